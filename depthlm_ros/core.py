@@ -1,0 +1,143 @@
+"""What passes between the rooms: frozen dataclasses, units in names, shapes in docstrings.
+
+Pixels: u to the right, v down, zero-based, (0, 0) is the *centre* of the top-left pixel (the
+convention of OpenCV and of sensor_msgs/CameraInfo).
+Optical frame (REP 103): x right, y down, z forward, metres.
+Depth is z along the optical axis, not the distance along the ray; NaN is unknown.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from depthlm_ros.errors import BadImage, BadIntrinsics
+
+
+@dataclass(frozen=True)
+class Intrinsics:
+    """A pinhole camera without distortion: focal lengths and principal point in pixels.
+
+    Raises BadIntrinsics for a focal length or size that is not a positive finite number.
+    """
+
+    fx_px: float
+    fy_px: float
+    cx_px: float
+    cy_px: float
+    width_px: int
+    height_px: int
+
+    def __post_init__(self) -> None:
+        for name in ("fx_px", "fy_px"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise BadIntrinsics(
+                    f"focal length {name[:2]} = {value}: it must be a positive number of pixels. "
+                    "Calibrate the camera, or publish the calibration you have."
+                )
+        for name in ("cx_px", "cy_px"):
+            if not math.isfinite(getattr(self, name)):
+                raise BadIntrinsics(f"principal point {name[:2]} = {getattr(self, name)} is not finite: calibrate the camera.")
+        if self.width_px < 1 or self.height_px < 1:
+            raise BadIntrinsics(f"image size {self.width_px} x {self.height_px}: both must be at least 1 pixel.")
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """(3, 3) float64 camera matrix K."""
+        return np.array([[self.fx_px, 0.0, self.cx_px], [0.0, self.fy_px, self.cy_px], [0.0, 0.0, 1.0]])
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """(width, height)."""
+        return self.width_px, self.height_px
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One rectified image and its camera.
+
+    rgb: uint8 (H, W, 3), red first. stamp_ns and frame_id are the image header's.
+    """
+
+    rgb: np.ndarray
+    intrinsics: Intrinsics
+    stamp_ns: int = 0
+    frame_id: str = ""
+
+    def __post_init__(self) -> None:
+        shape = self.rgb.shape
+        if self.rgb.dtype != np.uint8 or len(shape) != 3 or shape[2] != 3:
+            raise BadImage(f"image is {self.rgb.dtype} {shape}: expected uint8 (height, width, 3), red first.")
+        if (shape[1], shape[0]) != self.intrinsics.size_px:
+            raise BadImage(
+                f"image is {shape[1]} x {shape[0]} but its camera is "
+                f"{self.intrinsics.width_px} x {self.intrinsics.height_px}: use the intrinsics of this resolution."
+            )
+
+
+@dataclass(frozen=True)
+class DepthMap:
+    """Dense metric depth of one frame.
+
+    depth_m: float32 (H, W), z along the optical axis, NaN = unknown, +inf = nothing within range.
+    """
+
+    depth_m: np.ndarray
+    intrinsics: Intrinsics
+    stamp_ns: int = 0
+    frame_id: str = ""
+
+
+@dataclass(frozen=True)
+class PointDepths:
+    """Depth at N pixels.
+
+    uv_px: float64 (N, 2). depth_m, std_m: float32 (N,), NaN = unknown.
+    """
+
+    uv_px: np.ndarray
+    depth_m: np.ndarray
+    std_m: np.ndarray
+
+
+@dataclass(frozen=True)
+class Region:
+    """An axis-aligned box in the image, pixels; (x_px, y_px) is its top-left corner."""
+
+    x_px: float
+    y_px: float
+    width_px: float
+    height_px: float
+    label: str = ""
+
+
+class Status(enum.Enum):
+    """How a question ended, as far as the model is concerned."""
+
+    OK = "ok"
+    NOT_FOUND = "not_found"
+    NOT_UNDERSTOOD = "not_understood"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said, and what was measured for it.
+
+    text: the reply in words. value, std: a number and its standard deviation in `unit`
+    ("m", "deg", "" for none); NaN where the answer holds no number.
+    points_m: float64 (N, 3) in the camera's optical frame. regions: boxes the answer is about.
+    confidence: 0 to 1, the model's own probability of the words it chose.
+    """
+
+    text: str
+    status: Status = Status.OK
+    value: float = math.nan
+    unit: str = ""
+    std: float = math.nan
+    points_m: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
+    regions: tuple[Region, ...] = ()
+    confidence: float = math.nan
