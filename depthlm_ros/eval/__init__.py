@@ -1,0 +1,1 @@
+"""Evaluation: labelled photographs in, scores out."""
