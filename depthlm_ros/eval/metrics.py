@@ -3,7 +3,7 @@
 delta1 = mean[max(p/g, g/p) < 1.25], strict (Eigen et al. 2014; the one score that DepthLM and DepthVLM report).
 AbsRel = mean |p - g| / g.  RMSE = sqrt(mean (p - g)^2).
 A point counts if its true depth g is finite and positive. A missing prediction (NaN, infinite, zero or negative) is
-wrong in delta1 and stays out of AbsRel and RMSE; `parse_failures` says how many there were, so that silence does not pay.
+wrong in delta1 and stays out of AbsRel and RMSE; `parse_failures` says how many, so that silence does not pay.
 """
 
 from __future__ import annotations

@@ -1,0 +1,129 @@
+"""The cloud seen from outside: points projected into a virtual camera, the nearest wins.
+
+numpy and OpenCV only. Points are in the optical frame of the real camera: x right, y down, z forward, metres.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from depthlm_ros.pictures import BACKGROUND_RGB, GRID_RGB, ticks, write
+
+CAMERA_RGB = (255, 176, 64)
+NEAREST_M = 0.05
+
+
+@dataclass(frozen=True)
+class Viewpoint:
+    """A virtual pinhole camera: q = rotation @ p + shift_m is seen at focal_px * (qx, qy) / qz + centre_px."""
+
+    rotation: np.ndarray
+    shift_m: np.ndarray
+    focal_px: float
+    centre_px: np.ndarray
+
+    def project(self, points_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(N, 3) points to (N, 2) pixels and (N,) z in metres; points behind the camera get NaN pixels."""
+        seen_m = points_m @ self.rotation.T + self.shift_m
+        z_m = seen_m[:, 2]
+        ahead_m = np.where(z_m > NEAREST_M, z_m, np.nan)
+        return self.focal_px * seen_m[:, :2] / ahead_m[:, None] + self.centre_px, z_m
+
+
+def cloud_picture(
+    points_m: np.ndarray,
+    rgb: np.ndarray,
+    size_px: tuple[int, int] = (640, 480),
+    yaw_deg: float = 35.0,
+    pitch_deg: float = 22.0,
+) -> np.ndarray:
+    """Draw a cloud (H, W, 3) or (N, 3) in the colours `rgb` (same shape, uint8) over a grid in metres.
+
+    yaw_deg turns the view to the side (90 is a view from the side), pitch_deg lifts it. The small pyramid is the real
+    camera. Points with NaN are left out; an empty cloud gives an empty picture.
+    """
+    canvas = np.full((size_px[1], size_px[0], 3), BACKGROUND_RGB, np.uint8)
+    points_m, rgb = points_m.reshape(-1, 3), rgb.reshape(-1, 3)
+    known = np.isfinite(points_m).all(axis=1)
+    points_m, rgb = points_m[known].astype(np.float64), rgb[known]
+    if len(points_m) == 0:
+        write(canvas, "no points", (12, 24))
+        return canvas
+    view = viewpoint(points_m, size_px, yaw_deg, pitch_deg)
+    _draw_grid(canvas, view, points_m)
+    _draw_points(canvas, view, points_m, rgb)
+    _draw_camera(canvas, view, points_m)
+    return canvas
+
+
+def viewpoint(points_m: np.ndarray, size_px: tuple[int, int], yaw_deg: float, pitch_deg: float) -> Viewpoint:
+    """Look at the points and the real camera from the side and above, so that both fill the picture."""
+    low_m, high_m = np.percentile(points_m, (2, 98), axis=0)
+    low_m, high_m = np.minimum(low_m, 0.0), np.maximum(high_m, 0.0)
+    middle_m, extent_m = (low_m + high_m) / 2, float(np.linalg.norm(high_m - low_m))
+    yaw, pitch = np.radians(yaw_deg), np.radians(pitch_deg)
+    turn = np.array([[np.cos(yaw), 0, np.sin(yaw)], [0, 1, 0], [-np.sin(yaw), 0, np.cos(yaw)]])
+    lift = np.array([[1, 0, 0], [0, np.cos(pitch), -np.sin(pitch)], [0, np.sin(pitch), np.cos(pitch)]])
+    rotation = lift @ turn
+    shift_m = np.array([0.0, 0.0, 1.6 * extent_m]) - rotation @ middle_m
+    unit = Viewpoint(rotation, shift_m, 1.0, np.zeros(2))
+    corners_m = np.array(
+        [[x, y, z] for x in (low_m[0], high_m[0]) for y in (low_m[1], high_m[1]) for z in (low_m[2], high_m[2])]
+    )
+    seen = unit.project(corners_m)[0]
+    box_low, box_high = seen.min(axis=0), seen.max(axis=0)
+    size = np.array(size_px, np.float64)
+    focal_px = float(np.min(0.86 * size / (box_high - box_low)))
+    return Viewpoint(rotation, shift_m, focal_px, size / 2 - focal_px * (box_low + box_high) / 2)
+
+
+def _draw_points(canvas: np.ndarray, view: Viewpoint, points_m: np.ndarray, rgb: np.ndarray) -> None:
+    """Far to near, so that the nearest is written last; each point covers 2 x 2 pixels to close gaps."""
+    uv_px, z_m = view.project(points_m)
+    order = np.argsort(-z_m, kind="stable")
+    corner_px = np.floor(uv_px[order] - 0.5)
+    offsets_px = np.array([[0, 0], [1, 0], [0, 1], [1, 1]])
+    u_px, v_px = np.moveaxis(corner_px[:, None, :] + offsets_px, 2, 0).reshape(2, -1)
+    colours = np.repeat(rgb[order], len(offsets_px), axis=0)
+    inside = (u_px >= 0) & (v_px >= 0) & (u_px < canvas.shape[1]) & (v_px < canvas.shape[0])
+    canvas[v_px[inside].astype(int), u_px[inside].astype(int)] = colours[inside]
+
+
+def _draw_grid(canvas: np.ndarray, view: Viewpoint, points_m: np.ndarray) -> None:
+    """Lines at round metres on the level of the lowest points, and the distances in front of the camera."""
+    low_m, high_m = np.percentile(points_m, (1, 99), axis=0)
+    floor_m, far_m = high_m[1], high_m[2]
+    x_m, z_m = ticks(min(low_m[0], -0.5), max(high_m[0], 0.5)), ticks(0.0, max(far_m, 0.5))
+    for z in z_m:
+        _draw_line(canvas, view, (x_m[0], floor_m, z), (x_m[-1], floor_m, z), GRID_RGB)
+        _label(canvas, view, f"{z:g} m", (x_m[-1], floor_m, z))
+    for x in x_m:
+        _draw_line(canvas, view, (x, floor_m, z_m[0]), (x, floor_m, z_m[-1]), GRID_RGB)
+
+
+def _draw_camera(canvas: np.ndarray, view: Viewpoint, points_m: np.ndarray) -> None:
+    size_m = 0.06 * float(np.percentile(points_m[:, 2], 98))
+    corners_m = [(sx * 0.8 * size_m, sy * 0.6 * size_m, size_m) for sx, sy in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
+    for i, corner_m in enumerate(corners_m):
+        _draw_line(canvas, view, (0.0, 0.0, 0.0), corner_m, CAMERA_RGB)
+        _draw_line(canvas, view, corner_m, corners_m[(i + 1) % 4], CAMERA_RGB)
+
+
+Point = tuple[float, float, float]
+
+
+def _draw_line(canvas: np.ndarray, view: Viewpoint, from_m: Point, to_m: Point, colour: tuple[int, int, int]) -> None:
+    uv_px, _ = view.project(np.array([from_m, to_m]))
+    if np.isfinite(uv_px).all():
+        (u0, v0), (u1, v1) = np.rint(uv_px).astype(int).tolist()
+        cv2.line(canvas, (u0, v0), (u1, v1), colour, 1, cv2.LINE_AA)
+
+
+def _label(canvas: np.ndarray, view: Viewpoint, text: str, at_m: Point) -> None:
+    uv_px, _ = view.project(np.array([at_m]))
+    if np.isfinite(uv_px).all():
+        u_px, v_px = np.rint(uv_px[0]).astype(int).tolist()
+        write(canvas, text, (u_px + 4, v_px + 4), 0.4)
