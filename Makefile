@@ -1,0 +1,60 @@
+# One command for each thing to do; each makes what it needs first (scripts/setup.sh), once.
+#   PYTHON=python3.12            another Python (3.10 to 3.13)
+#   DEPTHLM_ROS, DEPTHLM_TORCH   see scripts/setup.sh
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-torch build demo test test-all check lint format bench train clean
+
+export PYTHON DEPTHLM_ROS DEPTHLM_TORCH
+# Message fields are checked, and nothing leaves or enters this machine's own graph.
+export ROS_PYTHON_CHECK_FIELDS = 1
+export ROS_AUTOMATIC_DISCOVERY_RANGE = LOCALHOST
+ifndef ROS_DOMAIN_ID
+export ROS_DOMAIN_ID := $(shell echo $$(( $$$$ % 90 + 10 )))
+endif
+
+ENTER := . ./env.sh &&
+TORCH := .venv-torch/bin/python
+
+help: ## this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
+
+setup: ## environment, ROS 2 and the built interfaces
+	@scripts/setup.sh
+
+setup-torch: ## second environment, with torch: training, export, tests marked torch
+	@scripts/setup.sh torch
+
+build: setup ## build and install the package anew (colcon)
+	@scripts/build.sh
+
+# IMAGES is a folder of pictures, or a video, of a camera with the focal lengths and principal point FX FY CX CY (pixels).
+demo: setup ## camera, node and two questions; pictures in out/  [IMAGES=folder FX= FY= CX= CY=]
+	@$(ENTER) python -m depthlm_ros.ros.demo $(if $(IMAGES),--images "$(IMAGES)") \
+		$(if $(FX),--fx $(FX)) $(if $(FY),--fy $(FY)) $(if $(CX),--cx $(CX)) $(if $(CY),--cy $(CY)) $(ARGS)
+
+test: setup setup-torch ## all tests but the slow ones, in both environments
+	@$(ENTER) python -m pytest -m "not slow and not torch" $(ARGS)
+	@$(TORCH) -m pytest -m "torch and not slow" $(ARGS)
+
+test-all: setup setup-torch ## all tests, the slow ones too
+	@$(ENTER) python -m pytest -m "not torch" $(ARGS)
+	@$(TORCH) -m pytest -m "torch" $(ARGS)
+
+lint: setup
+	@$(ENTER) ruff format --check . && ruff check . && mypy
+
+check: lint test ## format, lint, types, tests
+
+format: setup ## put the code into the one format
+	@$(ENTER) ruff format . && ruff check --fix .
+
+bench: setup ## rate, latency and overhead of the node; ends with one JSON line
+	@$(ENTER) python bench/node.py $(ARGS)
+
+train: setup-torch ## train the embedded model anew
+	@PATH="$(CURDIR)/.venv-torch/bin:$(CURDIR)/scripts:$$PATH" PYTHONPATH="$(CURDIR)" depthlm train $(ARGS)
+
+clean: ## remove what was built and written; keeps the environments
+	rm -rf build install log out dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +

