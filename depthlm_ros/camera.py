@@ -1,0 +1,228 @@
+"""What a camera is: the content of a CameraInfo in plain Python, and its scaling.
+
+Conventions (REP 103, REP 104, the comments of sensor_msgs/CameraInfo):
+- K and P belong to the full-resolution, unbinned, uncropped image. The image that is delivered is
+  that image cropped to the region of interest and then binned.
+- (0, 0) is the centre of the top-left pixel, so the image spans -0.5 .. width - 0.5.
+- A cropped and binned principal point is (cx - roi.x) / binning, as in ROS's image_geometry. Exact
+  averaging of bins would give (cx - roi.x + 0.5) / binning - 0.5; the difference is below half a
+  delivered pixel, and following image_geometry keeps all nodes of a robot in agreement.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from depthlm_ros.core import Intrinsics
+from depthlm_ros.errors import BadIntrinsics
+
+# Distortion model -> numbers of coefficients that OpenCV's model of that kind takes.
+COEFFICIENT_COUNTS = {
+    "plumb_bob": (0, 4, 5),
+    "rational_polynomial": (0, 8, 12, 14),
+    "equidistant": (4,),
+}
+
+# Colour of resampled pixels that show nothing the camera saw, and the source coordinate they are
+# given: far enough outside that no interpolation touches the image.
+UNSEEN_GREY = 128
+NOWHERE_PX = -16.0
+
+
+@dataclass(frozen=True)
+class Roi:
+    """Window of the sensor that is delivered, full-resolution pixels; 0 x 0 at (0, 0) = everything.
+
+    do_rectify is carried along only: the rectified image keeps the window of the raw one.
+    """
+
+    x_px: int = 0
+    y_px: int = 0
+    width_px: int = 0
+    height_px: int = 0
+    do_rectify: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class CameraModel:
+    """The content of one CameraInfo; two models are equal if their numbers are.
+
+    width_px, height_px: the full sensor image. d: distortion coefficients. k, r: (3, 3), p: (3, 4)
+    float64 (flat sequences are reshaped; all-zero r = identity; p[0, 0] = 0 = no P given).
+    binning 0 = 1. Raises BadIntrinsics for anything that no camera can have.
+    """
+
+    width_px: int
+    height_px: int
+    distortion_model: str
+    d: tuple[float, ...]
+    k: np.ndarray
+    r: np.ndarray
+    p: np.ndarray
+    binning_x: int = 1
+    binning_y: int = 1
+    roi: Roi = Roi()
+
+    def __post_init__(self) -> None:
+        r = _matrix("R", self.r, (3, 3))
+        as_used = {
+            "d": tuple(float(value) for value in self.d),
+            "k": _matrix("K", self.k, (3, 3)),
+            "r": r if r.any() else _read_only(np.eye(3)),
+            "p": _matrix("P", self.p, (3, 4)),
+            "binning_x": max(int(self.binning_x), 1),
+            "binning_y": max(int(self.binning_y), 1),
+        }
+        for name, value in as_used.items():
+            object.__setattr__(self, name, value)
+        _check_size_and_roi(self)
+        _check_matrices(self)
+        _check_distortion(self)
+
+    def _key(self) -> tuple:
+        matrices = (self.k.tobytes(), self.r.tobytes(), self.p.tobytes())
+        scalars = (self.width_px, self.height_px, self.binning_x, self.binning_y, self.roi)
+        return (self.distortion_model, self.d, *matrices, *scalars)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CameraModel) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    @property
+    def has_p(self) -> bool:
+        """Whether the projection matrix P is given."""
+        return bool(self.p[0, 0] > 0)
+
+    @property
+    def has_distortion(self) -> bool:
+        """Whether the lens bends rays; equidistant lenses do so even with zero coefficients."""
+        return self.distortion_model == "equidistant" or any(self.d)
+
+    @property
+    def window_px(self) -> tuple[int, int, int, int]:
+        """(x, y, width, height) of the delivered window on the sensor, unbinned pixels."""
+        if self.roi.width_px == 0:
+            return 0, 0, self.width_px, self.height_px
+        return self.roi.x_px, self.roi.y_px, self.roi.width_px, self.roi.height_px
+
+    @property
+    def delivered_size_px(self) -> tuple[int, int]:
+        """(width, height) of the image on the topic: the window, binned, rounded down."""
+        _, _, width, height = self.window_px
+        return width // self.binning_x, height // self.binning_y
+
+    @property
+    def delivered_k(self) -> np.ndarray:
+        """(3, 3) float64: K of the delivered raw image."""
+        return self._delivered(self.k)
+
+    @property
+    def delivered_p(self) -> np.ndarray:
+        """(3, 4) float64: P of the delivered image after rectification."""
+        return self._delivered(self.p)
+
+    def _delivered(self, matrix: np.ndarray) -> np.ndarray:
+        x, y, _, _ = self.window_px
+        scaled = matrix.copy()
+        scaled[:2, 2] -= (x, y)
+        scaled[0] /= self.binning_x
+        scaled[1] /= self.binning_y
+        return scaled
+
+    @property
+    def rectified_intrinsics(self) -> Intrinsics:
+        """Camera of the delivered image once it is rectified: from P where it is given, else from K."""
+        matrix = self.delivered_p if self.has_p else self.delivered_k
+        return Intrinsics(
+            float(matrix[0, 0]), float(matrix[1, 1]), float(matrix[0, 2]), float(matrix[1, 2]), *self.delivered_size_px
+        )
+
+    def check_image_size(self, width_px: int, height_px: int) -> None:
+        """Raise BadIntrinsics unless an image of this size is what this camera delivers."""
+        if (width_px, height_px) == self.delivered_size_px:
+            return
+        width, height = self.delivered_size_px
+        raise BadIntrinsics(
+            f"image is {width_px} x {height_px} but camera_info says {width} x {height} "
+            f"(sensor {self.width_px} x {self.height_px}, binning {self.binning_x} x {self.binning_y}, window "
+            f"{self.window_px}): use the camera_info of this image; a resized image needs a scaled camera_info."
+        )
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    array.flags.writeable = False
+    return array
+
+
+def _matrix(name: str, values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    array = np.array(values, dtype=np.float64)
+    if array.size != shape[0] * shape[1]:
+        raise BadIntrinsics(f"camera_info has {array.size} values in {name}: expected {shape[0]} x {shape[1]}.")
+    return _read_only(array.reshape(shape))
+
+
+def _check_size_and_roi(model: CameraModel) -> None:
+    if model.width_px < 1 or model.height_px < 1:
+        raise BadIntrinsics(
+            f"camera_info says the image is {model.width_px} x {model.height_px}: publish the calibrated size in it."
+        )
+    roi = model.roi
+    if roi == Roi(do_rectify=roi.do_rectify):
+        return
+    x_fits = 0 <= roi.x_px < roi.x_px + roi.width_px <= model.width_px
+    y_fits = 0 <= roi.y_px < roi.y_px + roi.height_px <= model.height_px
+    if not (x_fits and y_fits):
+        raise BadIntrinsics(
+            f"camera_info's roi {roi.width_px} x {roi.height_px} at ({roi.x_px}, {roi.y_px}) is not inside the sensor "
+            f"{model.width_px} x {model.height_px}: set the roi in full-resolution pixels, or to zeros for everything."
+        )
+
+
+def _check_matrices(model: CameraModel) -> None:
+    for row, name in enumerate(("fx", "fy")):
+        value = float(model.k[row, row])
+        if not (math.isfinite(value) and value > 0):
+            raise BadIntrinsics(
+                f"camera_info has {name} = {value}: the camera is not calibrated; calibrate it "
+                "(for example with camera_calibration) or publish the camera_info you know to be right."
+            )
+    for name, matrix in (("K", model.k), ("R", model.r), ("P", model.p)):
+        if not np.isfinite(matrix).all():
+            raise BadIntrinsics(
+                f"camera_info has NaN or inf in {name} = {matrix.tolist()}: calibrate the camera again."
+            )
+    if model.p[0, 0] < 0 or (model.has_p and model.p[1, 1] <= 0):
+        raise BadIntrinsics(
+            f"camera_info has P with fx = {model.p[0, 0]}, fy = {model.p[1, 1]}: both must be positive, "
+            "or P all zero if the image has never been rectified."
+        )
+    if abs(np.linalg.det(model.r) - 1.0) > 1e-2:
+        raise BadIntrinsics(f"camera_info has R = {model.r.tolist()}, which is no rotation: use the identity.")
+    if min(model.delivered_size_px) < 1:
+        raise BadIntrinsics(
+            f"camera_info's binning {model.binning_x} x {model.binning_y} leaves no pixel of the image."
+        )
+
+
+def _check_distortion(model: CameraModel) -> None:
+    if not model.distortion_model and not any(model.d):
+        return
+    counts = COEFFICIENT_COUNTS.get(model.distortion_model)
+    if counts is None:
+        known = ", ".join(COEFFICIENT_COUNTS)
+        raise BadIntrinsics(
+            f"camera_info has distortion_model {model.distortion_model!r}: known are {known}. "
+            "Rectify the image before this node and publish it with plumb_bob and zeros."
+        )
+    if len(model.d) not in counts:
+        raise BadIntrinsics(
+            f"camera_info has {len(model.d)} distortion coefficients for {model.distortion_model!r}: "
+            f"expected {' or '.join(str(count) for count in counts if count)}."
+        )
+    if not np.isfinite(model.d).all():
+        raise BadIntrinsics(f"camera_info has D = {model.d}: every coefficient must be finite; calibrate again.")

@@ -1,0 +1,97 @@
+"""From the image a camera delivers to the image a pinhole camera would have delivered."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from depthlm_ros.camera import NOWHERE_PX, UNSEEN_GREY, CameraModel
+from depthlm_ros.core import Intrinsics
+
+
+class Rectifier:
+    """Turns delivered images of one camera into rectified ones of the same size.
+
+    The maps are computed once, here; `rectify` only reads them and may be called from any thread.
+
+    intrinsics: the pinhole camera of the output (P where given, else K; cropped and binned).
+    valid: bool (H, W), False where the output shows nothing that the camera saw; None if all is seen.
+    """
+
+    def __init__(self, model: CameraModel, rectified: bool) -> None:
+        """rectified: the images arrive rectified already (topic image_rect), so nothing is to be done."""
+        self.model = model
+        self.intrinsics: Intrinsics = model.rectified_intrinsics
+        self.valid: np.ndarray | None = None
+        self._maps: tuple[np.ndarray, np.ndarray] | None = None
+        if not rectified and not _is_pinhole_already(model):
+            map_x, map_y, valid = _maps(model)
+            self._maps = cv2.convertMaps(map_x, map_y, cv2.CV_16SC2)
+            self.valid = None if valid.all() else valid
+
+    def rectify(self, image: np.ndarray) -> np.ndarray:
+        """The rectified image, same shape and dtype; the input itself where there is nothing to do.
+
+        image: (H, W) or (H, W, C). Raises BadIntrinsics if it has not the size this camera delivers.
+        """
+        self.model.check_image_size(image.shape[1], image.shape[0])
+        if self._maps is None:
+            return image
+        return cv2.remap(
+            image,
+            *self._maps,
+            interpolation=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_CONSTANT,
+            borderValue=(UNSEEN_GREY,) * 4,
+        )
+
+
+def _is_pinhole_already(model: CameraModel) -> bool:
+    same_matrix = not model.has_p or np.array_equal(model.p[:, :3], model.k)
+    return not model.has_distortion and same_matrix and np.array_equal(model.r, np.eye(3))
+
+
+def _maps(model: CameraModel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where each output pixel lies in the input, float32 (H, W) twice, and bool (H, W): it lies inside."""
+    k, size = model.delivered_k, model.delivered_size_px
+    new_k = model.rectified_intrinsics.matrix
+    d = np.array(model.d or (0.0,) * 4, np.float64)
+    fisheye = model.distortion_model == "equidistant"
+    init = cv2.fisheye.initUndistortRectifyMap if fisheye else cv2.initUndistortRectifyMap
+    map_x, map_y = init(k, d, np.array(model.r), new_k, size, cv2.CV_32FC1)
+    width, height = size
+    # A pixel spans half a pixel around its centre, so the image is seen up to there.
+    valid = (map_x >= -0.5) & (map_x <= width - 0.5) & (map_y >= -0.5) & (map_y <= height - 0.5)
+    valid &= ~_folded(model)
+    # Within the outer half pixel the border colour is continued; elsewhere the map points at nothing.
+    map_x = np.where(valid, map_x.clip(0, width - 1), NOWHERE_PX).astype(np.float32)
+    map_y = np.where(valid, map_y.clip(0, height - 1), NOWHERE_PX).astype(np.float32)
+    return map_x, map_y, valid
+
+
+def _folded(model: CameraModel) -> np.ndarray:
+    """bool (H, W): output pixels beyond the angle up to which the distortion polynomial describes a lens.
+
+    Past the radius where the distorted radius stops growing, a fitted polynomial turns back, and the
+    map would show the same scene twice. Rays behind the raw camera are as unseen as those.
+    """
+    camera = model.rectified_intrinsics
+    u, v = np.meshgrid(np.arange(camera.width_px), np.arange(camera.height_px))
+    pixels = np.stack([u, v, np.ones_like(u)], axis=-1)
+    raw_rays = pixels @ (np.linalg.inv(model.r) @ np.linalg.inv(camera.matrix)).T
+    behind = raw_rays[..., 2] <= 0
+    radius = np.hypot(raw_rays[..., 0], raw_rays[..., 1]) / np.where(behind, np.nan, raw_rays[..., 2])
+    samples = np.linspace(0.0, np.nanmax(radius), 4096)
+    turns = np.flatnonzero(np.diff(_distorted_radius(model, samples)) <= 0)
+    limit = samples[turns[0]] if turns.size else np.inf
+    return ~(radius <= limit)
+
+
+def _distorted_radius(model: CameraModel, radius: np.ndarray) -> np.ndarray:
+    """Radial part of the lens model as OpenCV defines it (calib3d); radius = tan(angle to the axis), (N,)."""
+    if model.distortion_model == "equidistant":
+        theta = np.arctan(radius)
+        return theta * (1.0 + np.polyval((*model.d[::-1], 0.0), theta**2))
+    k1, k2, _, _, k3, k4, k5, k6 = (*model.d, *(0.0,) * 8)[:8]
+    r2 = radius**2
+    return radius * (1.0 + np.polyval((k3, k2, k1, 0.0), r2)) / (1.0 + np.polyval((k6, k5, k4, 0.0), r2))
