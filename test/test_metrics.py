@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from depthlm_ros.eval.baselines import best_constant_m
+from depthlm_ros.eval.baselines import best_constant, constant
 from depthlm_ros.eval.metrics import mean_delta1, median_aligned, score
 
 NAN = math.nan
@@ -73,12 +73,11 @@ def test_image_mean_weighs_images_not_points_and_counts_an_empty_image_as_zero()
 
 def test_best_constant_beats_every_other_constant():
     true_m = np.random.default_rng(0).lognormal(1.0, 0.6, 500)
-    best = score(np.full(500, best_constant_m(true_m)), true_m).delta1
-    others = [score(np.full(500, c), true_m).delta1 for c in np.geomspace(0.2, 30, 2000)]
-    assert best >= max(others) > 0.2
+    others = [constant(c, true_m).delta1 for c in np.geomspace(0.2, 30, 2000)]
+    assert best_constant(true_m).delta1 >= max(others) > 0.2
 
 
 def test_best_constant_of_a_simple_set():
-    constant_m = best_constant_m(np.array([1.0, 5.0, 6.0, 7.0, 20.0, NAN]))
-    assert score(np.full(5, constant_m), np.array([1.0, 5.0, 6.0, 7.0, 20.0])).delta1 == pytest.approx(0.6)
-    assert math.isnan(best_constant_m(np.array([NAN])))
+    best = best_constant(np.array([1.0, 5.0, 6.0, 7.0, 20.0, NAN]))
+    assert best.depth_m == pytest.approx(math.sqrt(35)) and best.delta1 == pytest.approx(0.6)
+    assert math.isnan(best_constant(np.array([NAN])).depth_m)

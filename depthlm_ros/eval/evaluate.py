@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from depthlm_ros.core import Frame
 from depthlm_ros.errors import BadImage, BadInput, UnknownName
-from depthlm_ros.eval.metrics import Scores, mean_delta1, median_aligned, score
-from depthlm_ros.eval.records import LabelSet, Problem, Record, count_by_reason
+from depthlm_ros.eval.records import LabelSet, Problem, Record
+from depthlm_ros.eval.report import Report, report
 from depthlm_ros.imagefile import read_rgb
 
 if TYPE_CHECKING:
@@ -22,42 +21,6 @@ if TYPE_CHECKING:
 Predictor = Callable[[Frame, np.ndarray], np.ndarray]
 
 POINTS = ("dense", "words")
-
-
-@dataclass(frozen=True)
-class Report:
-    """Scores over all points of all images, and the same after each image is scaled by its median.
-
-    delta1_image_mean: unweighted mean of the images' delta1. seconds_per_image: mean time of the predictor, reading the
-    file not included; NaN without images. refused: images that the predictor would not take; their points count as
-    wrong. left_out: labels that could not be used, by no fault of the predictor.
-    """
-
-    scores: Scores
-    aligned: Scores
-    delta1_image_mean: float
-    seconds_per_image: float
-    images: int
-    refused: tuple[Problem, ...] = ()
-    left_out: tuple[Problem, ...] = ()
-
-    def as_dict(self) -> dict[str, object]:
-        """In plain Python types, the keys of the command line's contract first."""
-        return {
-            "delta1": self.scores.delta1,
-            "absrel": self.scores.absrel,
-            "rmse": self.scores.rmse_m,
-            "n": self.scores.n,
-            "parse_failures": self.scores.parse_failures,
-            "seconds_per_image": self.seconds_per_image,
-            "images": self.images,
-            "delta1_image_mean": self.delta1_image_mean,
-            "delta1_aligned": self.aligned.delta1,
-            "absrel_aligned": self.aligned.absrel,
-            "rmse_aligned": self.aligned.rmse_m,
-            "refused_images": len(self.refused),
-            "left_out": count_by_reason(self.left_out),
-        }
 
 
 def model_predictor(model: Model, points: str = "dense") -> Predictor:
@@ -70,11 +33,6 @@ def model_predictor(model: Model, points: str = "dense") -> Predictor:
     if points == "words":
         return lambda frame, uv_px: model.look(frame).tell_depth_at(uv_px).depth_m
     raise UnknownName(f"points '{points}' do not exist: choose one of {', '.join(POINTS)}.")
-
-
-def constant_predictor(depth_m: float) -> Predictor:
-    """Answers the same depth everywhere."""
-    return lambda frame, uv_px: np.full(len(uv_px), depth_m)
 
 
 def evaluate(predict: Predictor, labels: LabelSet) -> Report:
@@ -96,27 +54,6 @@ def evaluate(predict: Predictor, labels: LabelSet) -> Report:
     if not true_m:
         raise BadInput(f"{labels.path}: none of its {len(labels.records)} images is usable; the last: {left_out[-1]}")
     return report(predicted_m, true_m, seconds, refused, left_out)
-
-
-def report(
-    predicted_m: Sequence[np.ndarray],
-    true_m: Sequence[np.ndarray],
-    seconds: Sequence[float],
-    refused: Sequence[Problem] = (),
-    left_out: Sequence[Problem] = (),
-) -> Report:
-    """Score predictions that are already there: per image an array of metres (N_i,) and the seconds it took."""
-    aligned_m = [median_aligned(p, g) for p, g in zip(predicted_m, true_m, strict=True)]
-    per_image = [score(p, g) for p, g in zip(predicted_m, true_m, strict=True)]
-    return Report(
-        scores=score(np.concatenate(predicted_m), np.concatenate(true_m)),
-        aligned=score(np.concatenate(aligned_m), np.concatenate(true_m)),
-        delta1_image_mean=mean_delta1(per_image),
-        seconds_per_image=float(np.mean(seconds)) if len(seconds) else float("nan"),
-        images=len(true_m),
-        refused=tuple(refused),
-        left_out=tuple(left_out),
-    )
 
 
 def _predict(predict: Predictor, frame: Frame, record: Record) -> tuple[np.ndarray, list[Problem]]:
