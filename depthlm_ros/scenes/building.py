@@ -1,0 +1,161 @@
+"""The room itself: shell, doors, windows, pictures, skirting, columns, partitions, and the lights."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from depthlm_ros.scenes import colours
+from depthlm_ros.scenes.dice import Dice
+from depthlm_ros.scenes.primitives import PANES, PATCHES, Paint, Piece, Placed, Xyz, box
+
+# Smallest and largest width, length, height in metres, and how often the room occurs.
+ROOMS: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float, float], float]] = {
+    "living room": ((3.0, 6.5), (3.5, 8.0), (2.4, 3.0), 0.24),
+    "bedroom": ((2.6, 4.5), (3.0, 5.5), (2.3, 2.8), 0.10),
+    "office": ((2.5, 8.0), (3.0, 10.0), (2.4, 3.2), 0.24),
+    "kitchen": ((2.2, 4.5), (2.8, 6.0), (2.3, 2.9), 0.08),
+    "corridor": ((1.4, 3.5), (6.0, 30.0), (2.3, 3.5), 0.14),
+    "hall": ((6.0, 12.0), (9.0, 30.0), (3.0, 6.0), 0.10),
+    "lecture hall": ((6.0, 12.0), (8.0, 18.0), (2.9, 5.5), 0.10),
+}
+
+
+def sample_room(dice: Dice) -> tuple[str, Xyz]:
+    """Name and size (x, y, z) of a room."""
+    left = dice.unit()
+    for name, (_, _, _, share) in ROOMS.items():
+        left -= share
+        if left < 0:
+            break
+    width, length, height, _ = ROOMS[name]
+    return name, (dice.between(*width), dice.between(*length), dice.between(*height))
+
+
+def against_wall(size: Xyz, wall: int, along: float, gap: float) -> tuple[float, float, float]:
+    """x, y, yaw of a piece whose back is gap metres off a wall (0 x-, 1 x+, 2 y-, 3 y+); along: 0..1 of the wall."""
+    w, length = size[0], size[1]
+    if wall == 0:
+        return gap, along * length, math.pi / 2
+    if wall == 1:
+        return w - gap, along * length, -math.pi / 2
+    if wall == 2:
+        return along * w, gap, math.pi
+    return along * w, length - gap, 0.0
+
+
+def shell_paints(dice: Dice) -> tuple[Paint, ...]:
+    """Four walls (often alike), floor, ceiling."""
+    wall = colours.wall(dice)
+    other = colours.wall(dice) if dice.chance(0.3) else wall
+    walls = (wall, wall, other, wall) if dice.chance(0.5) else (wall, other, wall, wall)
+    return (*walls, colours.floor(dice), colours.ceiling(dice))
+
+
+def door(dice: Dice) -> Piece:
+    """2 m door leaf with frame and handle."""
+    w, h = dice.between(0.8, 1.0), dice.between(1.97, 2.12)
+    leaf, frame = colours.board(dice), colours.lacquer(dice)
+    parts = [
+        box((0, -0.02, h / 2), (w, 0.04, h), leaf),
+        box((dice.pick((-1, 1)) * (w / 2 - 0.07), -0.07, 1.03), (0.12, 0.04, 0.03), colours.metal(dice)),
+        box((0, -0.03, h + 0.04), (w + 0.16, 0.06, 0.08), frame),
+    ]
+    parts += [box((s * (w / 2 + 0.04), -0.03, h / 2), (0.08, 0.06, h), frame) for s in (-1, 1)]
+    return Piece("door", "", tuple(parts), (w + 0.16, 0.08, h + 0.08))
+
+
+def window(dice: Dice, room_height: float, day: float) -> Piece:
+    """Bright panes with frame and sill; day: how much brighter than white paper the outside is."""
+    w, foot = dice.between(0.8, 2.6), dice.pick((0.9, 0.9, 0.4, 0.1))
+    h = min(room_height - 0.3, dice.between(1.9, 2.5)) - foot
+    frame = dice.paint((0.75, 0.75, 0.73))
+    sky = Paint((0.75, 0.85, 1.0), (0.7, 0.7, 0.7), PANES, emission=day, seed=dice.seed())
+    parts = [
+        box((0, -0.01, foot + h / 2), (w, 0.02, h), sky),
+        box((0, -0.05, foot - 0.02), (w + 0.1, 0.16, 0.03), frame),
+    ]
+    parts += [box((s * (w / 2 + 0.03), -0.03, foot + h / 2), (0.06, 0.06, h), frame) for s in (-1, 1)]
+    if dice.chance(0.3):
+        cloth = colours.fabric(dice)
+        parts += [box((s * (w / 2 + 0.1), -0.1, foot / 2 + h / 2 + 0.1), (0.35, 0.08, h + foot), cloth) for s in (-1, 1)]
+    return Piece("window", "", tuple(parts), (w + 0.12, 0.12, foot + h))
+
+
+def picture(dice: Dice) -> Piece:
+    """Framed print, poster or white board, hung at eye level."""
+    w, h = dice.between(0.3, 1.4), dice.between(0.3, 1.0)
+    z = dice.between(1.35, 1.65)
+    art = dice.paint((0.6, 0.6, 0.6), texture=PATCHES, scale_m=dice.between(0.1, 0.6))
+    if dice.chance(0.25):
+        art, w = dice.paint((0.8, 0.8, 0.8), gloss=0.05), w * 2
+    parts = (box((0, -0.012, z), (w, 0.024, h), colours.board(dice)), box((0, -0.014, z), (w - 0.06, 0.026, h - 0.06), art))
+    return Piece("", "", parts, (w, 0.05, z + h / 2))
+
+
+def skirting(size: Xyz, dice: Dice) -> list[Placed]:
+    """A strip along each wall."""
+    paint, h, (w, length, _) = colours.board(dice), dice.between(0.05, 0.14), size
+    parts = (
+        box((w / 2, 0.006, h / 2), (w, 0.012, h), paint),
+        box((w / 2, length - 0.006, h / 2), (w, 0.012, h), paint),
+        box((0.006, length / 2, h / 2), (0.012, length, h), paint),
+        box((w - 0.006, length / 2, h / 2), (0.012, length, h), paint),
+    )
+    return [Placed(Piece("", "", parts, size), (0.0, 0.0, 0.0), 0.0, True)]
+
+
+def partition(size: Xyz, dice: Dice, paint: Paint) -> list[Placed]:
+    """A wall across the room with an open doorway: what is behind stays visible through it."""
+    w, length, h = size
+    y, gap, x = length * dice.between(0.5, 0.75), dice.between(0.9, min(2.5, w * 0.6)), w * dice.between(0.3, 0.7)
+    left, right, lintel = max(0.1, x - gap / 2), min(w - 0.1, x + gap / 2), dice.between(2.0, 2.2)
+    parts = (
+        box((left / 2, y, h / 2), (left, 0.14, h), paint),
+        box(((right + w) / 2, y, h / 2), (w - right, 0.14, h), paint),
+        box(((left + right) / 2, y, (lintel + h) / 2), (right - left, 0.139, h - lintel), paint),
+    )
+    return [Placed(Piece("", "", parts, size), (0.0, 0.0, 0.0), 0.0, True)]
+
+
+def columns(size: Xyz, dice: Dice, paint: Paint) -> list[Placed]:
+    """Two rows of square columns in a hall."""
+    w, length, h = size
+    thick, count = dice.between(0.3, 0.6), max(2, int(length / dice.between(4.0, 6.0)))
+    half = w * dice.between(0.22, 0.36)
+    column = Piece("", "", (box((0, 0, h / 2), (thick, thick, h), paint),), (thick, thick, h))
+    spots = [(w / 2 + s * half, (k + 0.5) * length / count, 0.0) for k in range(count) for s in (-1, 1)]
+    return [Placed(column, spot, 0.0, True) for spot in spots]
+
+
+def ceiling_lights(size: Xyz, dice: Dice, brightness: float) -> tuple[list[Placed], list[tuple[float, ...]]]:
+    """Lamps below the ceiling, at most four that cast light, and their rows for Scene.lights."""
+    w, length, h = size
+    count = min(4, max(1, round(length / dice.between(2.5, 5.0))))
+    warm = dice.between(0.6, 1.0)
+    long = dice.chance(0.5)
+    lx, ly, thick = (dice.between(0.9, 1.3), 0.25, 0.05) if long else (0.35, 0.35, 0.08)
+    glow = Paint((1.0, 0.9 + 0.1 * warm, 0.7 + 0.3 * warm), emission=3.0)
+    panel = Piece("", "", (box((0, 0, -thick / 2), (lx, ly, thick), glow),), (lx, ly, thick))
+    power = brightness * h * h * dice.between(0.5, 1.3)
+    placed, rows = [], []
+    for k in range(count):
+        x, y = w * dice.between(0.4, 0.6), (k + dice.between(0.35, 0.65)) * length / count
+        placed.append(Placed(panel, (x, y, h), 0.0, True))
+        rows.append((x, y, h - thick - 0.15, 0.12, power, power * (0.8 + 0.2 * warm), power * (0.5 + 0.5 * warm), 0.0, 0.0, -1.0))
+    return placed, rows
+
+
+def window_light(placed: Placed, day: float) -> tuple[float, ...]:
+    """The row for Scene.lights of a window."""
+    piece, (x, y, _), yaw = placed.piece, placed.xyz_m, placed.yaw
+    inward = (math.sin(yaw), -math.cos(yaw))
+    power = 0.8 * day * piece.size_m[0]
+    return (x + 0.3 * inward[0], y + 0.3 * inward[1], 1.5, 0.3, 0.9 * power, 0.96 * power, power, *inward, 0.0)
+
+
+def as_lights(rows: list[tuple[float, ...]]) -> np.ndarray:
+    """float32 (L, 10) of the strongest four."""
+    rows = sorted(rows, key=lambda row: -row[5])[:4]
+    return np.array(rows, np.float32).reshape(-1, 10)

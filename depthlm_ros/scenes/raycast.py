@@ -1,0 +1,203 @@
+"""Which solid does each pixel see, and how far: kernels over a lattice of rays.
+
+A ray is origin + t * direction with direction z = 1 in the camera's frame, so t is the z-depth. Each solid is
+tested only inside the screen rectangle of its bounding box; in its own unit space the direction is linear in
+(u, v), so a test costs a handful of operations.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+# Not the full fastmath set: infinities and comparisons with them must keep their meaning.
+JIT = {"cache": True, "nogil": True, "fastmath": {"nsz", "arcp", "contract", "reassoc"}, "error_model": "numpy"}
+BIG = 1e30
+NEAR_M = 0.02
+
+
+@njit(inline="always", **JIT)
+def box_entry(ox, oy, oz, dx, dy, dz):
+    """t at which a ray from outside enters the unit box, BIG if it misses."""
+    ix, iy, iz = 1.0 / (dx + 1e-20), 1.0 / (dy + 1e-20), 1.0 / (dz + 1e-20)
+    ax, bx = (-1.0 - ox) * ix, (1.0 - ox) * ix
+    ay, by = (-1.0 - oy) * iy, (1.0 - oy) * iy
+    az, bz = (-1.0 - oz) * iz, (1.0 - oz) * iz
+    near = max(max(min(ax, bx), min(ay, by)), min(az, bz))
+    far = min(min(max(ax, bx), max(ay, by)), max(az, bz))
+    return near if (near <= far) and (near > 0.0) else BIG
+
+
+@njit(**JIT)
+def ball_entry(ox, oy, oz, dx, dy, dz):
+    """t at which a ray from outside enters the unit ball, BIG if it misses."""
+    a = dx * dx + dy * dy + dz * dz
+    b = ox * dx + oy * dy + oz * dz
+    c = ox * ox + oy * oy + oz * oz - 1.0
+    disc = b * b - a * c
+    if disc < 0.0:
+        return BIG
+    t = (-b - math.sqrt(disc)) / a
+    return t if t > 0.0 else BIG
+
+
+@njit(**JIT)
+def frustum_entry(ox, oy, oz, dx, dy, dz, taper):
+    """t at which a ray from outside enters the frustum |z| <= 1, radius 1 - taper * (z + 1) / 2; BIG if it misses."""
+    best = BIG
+    k = 0.5 * taper
+    w = 1.0 - k - k * oz
+    a = dx * dx + dy * dy - k * k * dz * dz
+    b = ox * dx + oy * dy + k * dz * w
+    c = ox * ox + oy * oy - w * w
+    disc = b * b - a * c
+    if disc >= 0.0 and abs(a) > 1e-15:
+        root = math.sqrt(disc)
+        for sign in (-1.0, 1.0):
+            t = (-b + sign * root) / a
+            if 0.0 < t < best and abs(oz + t * dz) <= 1.0:
+                best = t
+    for cap in (-1.0, 1.0):
+        t = (cap - oz) / (dz + 1e-20)
+        if 0.0 < t < best:
+            x, y, r = ox + t * dx, oy + t * dy, 1.0 - k - k * cap
+            if x * x + y * y <= r * r:
+                best = t
+    return best
+
+
+@njit(inline="always", **JIT)
+def solid_entry(shape, taper, ox, oy, oz, dx, dy, dz):
+    """t at which a ray enters a solid, all in the solid's unit space."""
+    if shape == 0:
+        return box_entry(ox, oy, oz, dx, dy, dz)
+    if shape == 1:
+        return ball_entry(ox, oy, oz, dx, dy, dz)
+    return frustum_entry(ox, oy, oz, dx, dy, dz, taper)
+
+
+@njit(**JIT)
+def unit_maps(solids):
+    """float64 (N, 3, 3): maps from world directions to each solid's unit space (its axes are orthogonal)."""
+    maps = np.empty((solids.shape[0], 3, 3))
+    for n in range(solids.shape[0]):
+        for i in range(3):
+            a0, a1, a2 = float(solids[n, 3 + 3 * i]), float(solids[n, 4 + 3 * i]), float(solids[n, 5 + 3 * i])
+            q = 1.0 / (a0 * a0 + a1 * a1 + a2 * a2)
+            maps[n, i, 0], maps[n, i, 1], maps[n, i, 2] = a0 * q, a1 * q, a2 * q
+    return maps
+
+
+@njit(**JIT)
+def _corners(solid, R, t, out):
+    """The eight corners of a solid's bounding box in the camera's frame, into out (8, 3)."""
+    for k in range(8):
+        x, y, z = solid[0] - t[0], solid[1] - t[1], solid[2] - t[2]
+        for i in range(3):
+            s = 1.0 if (k >> i) & 1 else -1.0
+            x += s * solid[3 + 3 * i]
+            y += s * solid[4 + 3 * i]
+            z += s * solid[5 + 3 * i]
+        for j in range(3):
+            out[k, j] = R[0, j] * x + R[1, j] * y + R[2, j] * z
+
+
+@njit(**JIT)
+def screen_rect(solid, R, t, cam, corners, rect):
+    """Pixel rectangle (u0, v0, u1, v1) around the part of a solid in front of the camera; False if none is.
+
+    cam: fx, fy, cx, cy. Edges that cross the near plane are cut there.
+    """
+    _corners(solid, R, t, corners)
+    rect[0], rect[1], rect[2], rect[3] = BIG, BIG, -BIG, -BIG
+    for k in range(8):
+        for axis in range(4):
+            # axis 3 is the corner itself, the others the edges that leave it.
+            other = k if axis == 3 else k ^ (1 << axis)
+            z, z2 = corners[k, 2], corners[other, 2]
+            x, y = corners[k, 0], corners[k, 1]
+            if axis == 3:
+                if z < NEAR_M:
+                    continue
+            else:
+                if other < k or (z < NEAR_M) == (z2 < NEAR_M):
+                    continue
+                f = (NEAR_M - z) / (z2 - z)
+                x, y, z = x + f * (corners[other, 0] - x), y + f * (corners[other, 1] - y), NEAR_M
+            u, v = cam[0] * x / z + cam[2], cam[1] * y / z + cam[3]
+            rect[0], rect[1] = min(rect[0], u), min(rect[1], v)
+            rect[2], rect[3] = max(rect[2], u), max(rect[3], v)
+    return rect[2] >= rect[0]
+
+
+@njit(**JIT)
+def _ray_planes(m, R, cam, A, B, C):
+    """Direction in unit space as A * u + B * v + C."""
+    for i in range(3):
+        right = m[i, 0] * R[0, 0] + m[i, 1] * R[1, 0] + m[i, 2] * R[2, 0]
+        down = m[i, 0] * R[0, 1] + m[i, 1] * R[1, 1] + m[i, 2] * R[2, 1]
+        ahead = m[i, 0] * R[0, 2] + m[i, 1] * R[1, 2] + m[i, 2] * R[2, 2]
+        A[i], B[i] = right / cam[0], down / cam[1]
+        C[i] = ahead - A[i] * cam[2] - B[i] * cam[3]
+
+
+@njit(**JIT)
+def _trace_solid(shape, taper, o, A, B, C, offset, box4, index, depth, hit):
+    ox, oy, oz = o[0], o[1], o[2]
+    for j in range(box4[1], box4[3]):
+        v = j + offset
+        px, py, pz = B[0] * v + C[0], B[1] * v + C[1], B[2] * v + C[2]
+        for i in range(box4[0], box4[2]):
+            u = i + offset
+            t = solid_entry(shape, taper, ox, oy, oz, px + A[0] * u, py + A[1] * u, pz + A[2] * u)
+            if t < depth[j, i]:
+                depth[j, i] = t
+                hit[j, i] = index
+
+
+@njit(**JIT)
+def _trace_shell(shell, R, t, cam, offset, depth, hit):
+    """The room is a box seen from inside: fills every ray. hit = -1 - face."""
+    for j in range(depth.shape[0]):
+        y = (j + offset - cam[3]) / cam[1]
+        for i in range(depth.shape[1]):
+            x = (i + offset - cam[2]) / cam[0]
+            best, face = BIG, 0
+            for k in range(3):
+                d = R[k, 0] * x + R[k, 1] * y + R[k, 2]
+                side = 1 if d > 0.0 else 0
+                far = (shell[side, k] - t[k]) / (d + 1e-20)
+                if far < best:
+                    best, face = far, 2 * k + side
+            depth[j, i] = best
+            hit[j, i] = -1 - face
+
+
+@njit(**JIT)
+def trace(solids, maps, shell, R, t, cam, offset, height, width):
+    """Depth float64 (h, w) and index int16 (h, w) of what each ray sees; ray (i, j) passes pixel (i, j) + offset.
+
+    index: a solid's row, or -1 - face for the shell.
+    """
+    depth = np.empty((height, width))
+    hit = np.empty((height, width), np.int16)
+    _trace_shell(shell, R, t, cam, offset, depth, hit)
+    A, B, C, o = np.empty(3), np.empty(3), np.empty(3), np.empty(3)
+    corners, rect, box4 = np.empty((8, 3)), np.empty(4), np.empty(4, np.int64)
+    for n in range(solids.shape[0]):
+        if not screen_rect(solids[n], R, t, cam, corners, rect):
+            continue
+        for k in range(2):
+            size = width if k == 0 else height
+            box4[k] = int(max(0.0, math.floor(min(rect[k] - offset, 1e6))))
+            box4[k + 2] = int(min(float(size), math.ceil(max(rect[k + 2] - offset, -1e6)) + 1.0))
+        if box4[0] >= box4[2] or box4[1] >= box4[3]:
+            continue
+        m = maps[n]
+        for i in range(3):
+            o[i] = m[i, 0] * (t[0] - solids[n, 0]) + m[i, 1] * (t[1] - solids[n, 1]) + m[i, 2] * (t[2] - solids[n, 2])
+        _ray_planes(m, R, cam, A, B, C)
+        _trace_solid(int(solids[n, 12]), solids[n, 13], o, A, B, C, offset, box4, n, depth, hit)
+    return depth, hit

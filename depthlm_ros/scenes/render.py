@@ -1,0 +1,77 @@
+"""One picture of a scene with its exact depth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+from depthlm_ros.core import Intrinsics
+from depthlm_ros.scenes.primitives import Pose, Scene
+from depthlm_ros.scenes.raycast import JIT, trace, unit_maps
+from depthlm_ros.scenes.shading import shade
+
+FAR_M = 200.0
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """rgb: float32 (H, W, 3) linear light, not exposed. depth_m: float32 (H, W), z at pixel centres, NaN = nothing.
+
+    object_id: int16 (H, W), -1 = building. amodal_px: int64 (n,), pixels each object would cover with nothing
+    in front of it, by object id.
+    """
+
+    rgb: np.ndarray
+    depth_m: np.ndarray
+    object_id: np.ndarray
+    scene: Scene
+    pose: Pose
+
+
+@njit(**JIT)
+def _picture(solids, object_of, paints, shell, lights, ambient, near_list, shadow_list, R, t, cam, height, width):
+    maps = unit_maps(solids)
+    depth, hit = trace(solids, maps, shell, R, t, cam, 0.0, height, width)
+    scene = (solids, maps, shell, paints, near_list, shadow_list, lights, ambient)
+    centre, light = shade(*scene, R, t, cam, 0.0, depth, hit, np.empty((0, 0, 5)))
+    depth2, hit2 = trace(solids, maps, shell, R, t, cam, -0.5, height + 1, width + 1)
+    corner, _ = shade(*scene, R, t, cam, -0.5, depth2, hit2, light)
+    rgb = np.empty((height, width, 3), np.float32)
+    depth_m, object_id = np.empty((height, width), np.float32), np.empty((height, width), np.int16)
+    for j in range(height):
+        for i in range(width):
+            for c in range(3):
+                # Bright panes are cut before averaging: a clipped sensor does not let them bleed either.
+                near = min(4.0, corner[j, i, c]) + min(4.0, corner[j, i + 1, c])
+                near += min(4.0, corner[j + 1, i, c]) + min(4.0, corner[j + 1, i + 1, c])
+                rgb[j, i, c] = 0.5 * min(4.0, centre[j, i, c]) + 0.125 * near
+            depth_m[j, i] = depth[j, i] if depth[j, i] < FAR_M else np.nan
+            object_id[j, i] = object_of[hit[j, i]] if hit[j, i] >= 0 else -1
+    return rgb, depth_m, object_id
+
+
+def camera_vector(intrinsics: Intrinsics) -> np.ndarray:
+    """float64 (4,): fx, fy, cx, cy in pixels, as the kernels read them."""
+    return np.array([intrinsics.fx_px, intrinsics.fy_px, intrinsics.cx_px, intrinsics.cy_px])
+
+
+def render(scene: Scene, pose: Pose, intrinsics: Intrinsics) -> Rendered:
+    """Linear colour (each pixel's centre and four corners averaged), exact z-depth and object ids."""
+    rgb, depth_m, object_id = _picture(
+        scene.solids,
+        scene.object_of,
+        scene.paints,
+        scene.shell_m,
+        scene.lights,
+        scene.ambient,
+        scene.near_list,
+        scene.shadow_list,
+        pose.R,
+        pose.t,
+        camera_vector(intrinsics),
+        intrinsics.height_px,
+        intrinsics.width_px,
+    )
+    return Rendered(rgb, depth_m, object_id, scene, pose)

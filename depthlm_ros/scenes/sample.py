@@ -1,0 +1,194 @@
+"""Random scenes: a room, its furniture, small things, and two to six coloured objects with names."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from depthlm_ros.scenes import building, clutter, colours
+from depthlm_ros.scenes.dice import Dice
+from depthlm_ros.scenes.furniture import FREE_PIECES, WALL_PIECES, chair, coffee_table, office_chair
+from depthlm_ros.scenes.lookup import near_lists, shadow_lists
+from depthlm_ros.scenes.primitives import Piece, Placed, Scene, Xyz, pack
+from depthlm_ros.scenes.raycast import unit_maps
+
+
+class Layout:
+    """Pieces placed so far; nothing is put where its footprint would overlap another's."""
+
+    def __init__(self, size: Xyz) -> None:
+        self.size = size
+        self.placed: list[Placed] = []
+        self._taken: list[tuple[float, float, float, float]] = []
+
+    def put(self, piece: Piece, x: float, y: float, yaw: float, gap: float = 0.05) -> bool:
+        """Place on the floor if there is room."""
+        c, s = abs(math.cos(yaw)), abs(math.sin(yaw))
+        ex = (c * piece.size_m[0] + s * piece.size_m[1]) / 2
+        ey = (s * piece.size_m[0] + c * piece.size_m[1]) / 2
+        if x - ex < 0 or y - ey < 0 or x + ex > self.size[0] or y + ey > self.size[1] or piece.size_m[2] > self.size[2]:
+            return False
+        x0, x1, y0, y1 = x - ex - gap, x + ex + gap, y - ey - gap, y + ey + gap
+        for a0, a1, b0, b1 in self._taken:
+            if x0 < a1 and x1 > a0 and y0 < b1 and y1 > b0:
+                return False
+        self._taken.append((x0 + gap, x1 - gap, y0 + gap, y1 - gap))
+        self.placed.append(Placed(piece, (x, y, 0.0), yaw))
+        return True
+
+    def against_wall(self, piece: Piece, dice: Dice, wall: int | None = None) -> bool:
+        """Its back near a wall."""
+        wall = dice.whole(0, 3) if wall is None else wall
+        gap = piece.size_m[1] / 2 + dice.between(0.015, 0.06)
+        x, y, yaw = building.against_wall(self.size, wall, dice.unit(), gap)
+        return self.put(piece, x, y, yaw, 0.01)
+
+    def free(self, piece: Piece, dice: Dice, gap: float = 0.2) -> bool:
+        """Anywhere; mostly parallel to the walls."""
+        yaw = math.pi / 2 * dice.whole(0, 3) + (dice.between(-0.6, 0.6) if dice.chance(0.35) else 0.0)
+        return self.put(piece, self.size[0] * dice.unit(), self.size[1] * dice.unit(), yaw, gap)
+
+    def on_top(self, piece: Piece, under: Placed, dice: Dice) -> None:
+        """On a table or cabinet, away from its edge; things may touch each other."""
+        w, d, _ = under.piece.size_m
+        mx, my = max(0.0, w / 2 - piece.size_m[0] / 2), max(0.0, d / 2 - piece.size_m[1] / 2)
+        a, b, c, s = mx * dice.between(-1, 1), my * dice.between(-1, 1), math.cos(under.yaw), math.sin(under.yaw)
+        x, y = under.xyz_m[0] + c * a - s * b, under.xyz_m[1] + s * a + c * b
+        yaw = under.yaw + dice.between(-0.3, 0.3)
+        self.placed.append(Placed(piece, (x, y, under.xyz_m[2] + under.piece.top_m), yaw))
+
+
+def _furnish(layout: Layout, room: str, dice: Dice) -> None:
+    area = layout.size[0] * layout.size[1]
+    walls = min(9, 2 + int(area / 5)) if room != "corridor" else dice.whole(0, 4)
+    for _ in range(walls):
+        layout.against_wall(dice.pick(WALL_PIECES[room])(dice), dice)
+    if FREE_PIECES[room]:
+        for _ in range(min(4, 1 + int(area / 14))):
+            layout.free(dice.pick(FREE_PIECES[room])(dice), dice)
+    if room == "lecture hall":
+        _rows(layout, dice)
+    for item in [p for p in layout.placed if p.piece.kind == "table"]:
+        _seats(layout, item, room, dice)
+
+
+def _rows(layout: Layout, dice: Dice) -> None:
+    """Rows of long desks and benches that face the y- wall."""
+    w, length, _ = layout.size
+    wide, pitch, top, seat = w * dice.between(0.55, 0.85), dice.between(0.85, 1.1), colours.board(dice), colours.board(dice)
+    row = clutter.bench_row(dice, wide, top, seat)
+    y = dice.between(2.5, 4.0)
+    for _ in range(9):
+        if y > length - 1.5:
+            break
+        layout.put(row, w / 2, y, 0.0, 0.0)
+        y += pitch
+
+
+def _seats(layout: Layout, item: Placed, room: str, dice: Dice) -> None:
+    """Chairs that face a table."""
+    if item.piece.size_m[2] < 0.6 or dice.chance(0.3):
+        return
+    make = office_chair if room == "office" else chair
+    seat = make(dice)
+    w, d, _ = item.piece.size_m
+    for side in (-1, 1):
+        for k in range(max(1, int(w / 0.7))):
+            if dice.chance(0.35):
+                continue
+            a, b = -w / 2 + (k + 0.5) * w / max(1, int(w / 0.7)), side * (d / 2 + dice.between(0.12, 0.4))
+            c, s = math.cos(item.yaw), math.sin(item.yaw)
+            yaw = item.yaw + (math.pi if side < 0 else 0.0) + dice.between(-0.25, 0.25)
+            layout.put(seat, item.xyz_m[0] + c * a - s * b, item.xyz_m[1] + s * a + c * b, yaw, -0.06)
+
+
+def _small_things(layout: Layout, room: str, dice: Dice) -> None:
+    for item in list(layout.placed):
+        if item.piece.top_m > 0:
+            for _ in range(dice.whole(0, 3)):
+                piece = dice.pick(clutter.SMALL)(dice)
+                if piece.size_m[0] < item.piece.size_m[0]:
+                    layout.on_top(piece, item, dice)
+    for _ in range(dice.whole(1, 5) if room != "corridor" else dice.whole(0, 3)):
+        layout.free(dice.pick(clutter.FLOOR)(dice), dice, 0.1)
+
+
+def _named(layout: Layout, dice: Dice) -> None:
+    """Two to six simple coloured objects, each (colour, kind) once."""
+    names: set[tuple[str, str]] = set()
+    tops = [p for p in layout.placed if p.piece.top_m > 0]
+    for _ in range(dice.whole(2, 6)):
+        kind, colour = dice.pick(clutter.SIMPLE_KINDS), dice.pick(tuple(colours.NAMED))
+        if (colour, kind) in names:
+            continue
+        names.add((colour, kind))
+        if tops and dice.chance(0.45):
+            layout.on_top(clutter.coloured(dice, kind, colour, dice.between(0.1, 0.35)), dice.pick(tops), dice)
+            continue
+        piece = clutter.coloured(dice, kind, colour, dice.between(0.2, 0.8))
+        for _ in range(4):
+            if layout.free(piece, dice, 0.05):
+                break
+
+
+def _openings(layout: Layout, room: str, dice: Dice, day: float) -> list[tuple[float, ...]]:
+    """Doors, windows and pictures; returns the light that comes in."""
+    lights = []
+    doors = dice.whole(1, 2) if room != "corridor" else dice.whole(2, 7)
+    for _ in range(doors):
+        layout.against_wall(building.door(dice), dice, dice.whole(0, 1) if room == "corridor" else None)
+    wall = dice.whole(0, 3)
+    for _ in range(dice.whole(0, 3)):
+        piece = building.window(dice, layout.size[2], day)
+        if layout.against_wall(piece, dice, wall):
+            lights.append(building.window_light(layout.placed[-1], day))
+    for _ in range(dice.whole(0, 4)):
+        piece = building.picture(dice)
+        x, y, yaw = building.against_wall(layout.size, dice.whole(0, 3), dice.between(0.15, 0.85), 0.0)
+        layout.placed.append(Placed(piece, (x, y, 0.0), yaw, True))
+    return lights
+
+
+def _structure(layout: Layout, room: str, dice: Dice, paint: tuple) -> list[Placed]:
+    extra = building.skirting(layout.size, dice)
+    if room in ("living room", "office", "corridor", "hall") and layout.size[0] > 2.2 and dice.chance(0.3):
+        extra += building.partition(layout.size, dice, paint[0])
+    if room == "hall" and dice.chance(0.6):
+        extra += building.columns(layout.size, dice, paint[1])
+    if room in ("living room", "bedroom") and dice.chance(0.5):
+        x, y = layout.size[0] * dice.between(0.3, 0.7), layout.size[1] * dice.between(0.3, 0.7)
+        extra.append(Placed(clutter.rug(dice), (x, y, 0.0), dice.between(-0.2, 0.2), True))
+    return extra
+
+
+def sample_scene(rng: np.random.Generator) -> Scene:
+    """A furnished room as arrays; the same generator state gives the same scene."""
+    dice = Dice(rng)
+    room, size = building.sample_room(dice)
+    layout = Layout(size)
+    paints = building.shell_paints(dice)
+    day = dice.between(1.5, 5.0)
+    rows = _openings(layout, room, dice, day)
+    _furnish(layout, room, dice)
+    if room in ("living room", "hall") and dice.chance(0.5):
+        layout.free(coffee_table(dice), dice)
+    _small_things(layout, room, dice)
+    _named(layout, dice)
+    lamps, more = building.ceiling_lights(size, dice, dice.pick((0.3, 1.0, 1.0, 1.6)))
+    return assemble(layout.placed + _structure(layout, room, dice, paints) + lamps, paints, size, rows + more, dice, room)
+
+
+def assemble(
+    placed: list[Placed], paints: tuple, size: Xyz, light_rows: list[tuple[float, ...]], dice: Dice, room: str
+) -> Scene:
+    """Arrays and look-up lists of a scene from its pieces; the room's corner is the origin."""
+    solids, object_of, paint_rows, objects = pack(placed, paints)
+    shell = np.array([(0, 0, 0), size], np.float32)
+    lights = building.as_lights(light_rows)
+    sky, ground = dice.between(0.25, 0.6), dice.between(0.15, 0.4)
+    ambient = np.array([(sky, sky, sky * dice.between(0.85, 1.1)), (ground, ground * 0.95, ground * 0.85)], np.float32)
+    maps = unit_maps(solids)
+    shadow = shadow_lists(solids, paint_rows[6:, 9], maps, lights)
+    near = near_lists(solids, shell)
+    return Scene(solids, object_of, paint_rows, shell, lights, ambient, near, shadow, objects, room)
