@@ -1,0 +1,145 @@
+"""Messages in: images and camera calibrations become what the core understands.
+
+Nothing here trusts a message: sizes, strides and buffer lengths are checked against each other, and what does
+not fit raises BadImage with the numbers. Functions take the messages by their fields and import no ROS module.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+
+from depthlm_ros.camera import CameraModel, Roi
+from depthlm_ros.errors import BadImage
+from depthlm_ros.ros.encodings import ENCODINGS, Encoding
+
+# A JPEG or PNG that was cut short decodes to partly invented pixels; its end marker stands in the last bytes
+# (a few cameras append padding).
+_END_MARKS = ((b"\xff\xd8", b"\xff\xd9"), (b"\x89PNG", b"IEND"))
+_TAIL_BYTES = 1024
+
+
+def image_to_rgb(message: Any) -> np.ndarray:
+    """Pixels of a sensor_msgs/Image as uint8 (H, W, 3), red first.
+
+    For rgb8 without padding the array is a view of the message's buffer, which it keeps alive; do not write to it.
+    Raises BadImage for an unknown encoding and for sizes that do not fit the buffer.
+    """
+    encoding = ENCODINGS.get(message.encoding.lower())
+    if encoding is None:
+        return _ask_cv_bridge(message)
+    return encoding.to_rgb(_stored_pixels(message, encoding))
+
+
+def compressed_to_rgb(message: Any) -> np.ndarray:
+    """Pixels of a sensor_msgs/CompressedImage (jpeg or png) as uint8 (H, W, 3), red first.
+
+    The EXIF orientation is ignored: a turned picture would no longer fit its calibration.
+    Raises BadImage if the data does not decode, or ends early.
+    """
+    data = np.frombuffer(message.data, np.uint8)
+    _check_is_complete(data, message.format)
+    try:
+        bgr = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error as error:
+        raise BadImage(f"compressed image ({message.format!r}, {data.size} bytes) is refused: {error}.") from error
+    if bgr is None:
+        raise BadImage(
+            f"compressed image ({message.format!r}, {data.size} bytes) does not decode: send jpeg or png. "
+            "(compressedDepth is no colour image.)"
+        )
+    # image_transport states after "compressed" in which order the channels were handed to the codec.
+    stored_as_rgb = "rgb" in message.format.lower().rpartition("compressed")[2]
+    return bgr if stored_as_rgb else cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+
+
+def _check_is_complete(data: np.ndarray, image_format: str) -> None:
+    if data.size == 0:
+        raise BadImage(f"compressed image ({image_format!r}) holds no bytes: check the camera driver.")
+    head, tail = data[:4].tobytes(), data[-_TAIL_BYTES:].tobytes()
+    for start, end in _END_MARKS:
+        if head.startswith(start) and end not in tail:
+            raise BadImage(
+                f"compressed image ({image_format!r}) ends after {data.size} bytes without its end marker: "
+                "it was cut short; check the camera driver and the link."
+            )
+
+
+def camera_from_info(info: Any) -> CameraModel:
+    """The content of a sensor_msgs/CameraInfo. Raises BadIntrinsics for what no camera can have."""
+    roi = info.roi
+    return CameraModel(
+        width_px=info.width,
+        height_px=info.height,
+        distortion_model=info.distortion_model,
+        d=tuple(info.d),
+        k=np.asarray(info.k),
+        r=np.asarray(info.r),
+        p=np.asarray(info.p),
+        binning_x=info.binning_x,
+        binning_y=info.binning_y,
+        roi=Roi(roi.x_offset, roi.y_offset, roi.width, roi.height, roi.do_rectify),
+    )
+
+
+def info_key(info: Any) -> tuple:
+    """All that makes a calibration, without its header: two messages with equal keys are the same camera."""
+    roi = info.roi
+    window = (roi.x_offset, roi.y_offset, roi.width, roi.height)
+    numbers = tuple(np.asarray(field).tobytes() for field in (info.d, info.k, info.r, info.p))
+    return (info.width, info.height, info.distortion_model, info.binning_x, info.binning_y, window, numbers)
+
+
+def _stored_pixels(message: Any, encoding: Encoding) -> np.ndarray:
+    """(stored rows, W, channels), or (stored rows, W) for one channel, in the machine's byte order."""
+    _check_size(message, encoding)
+    width, rows = message.width, message.height * encoding.rows_per_2 // 2
+    row_bytes = width * encoding.bytes_per_pixel
+    step = message.step
+    needed = step * (rows - 1) + row_bytes  # the last row need not be padded
+    buffer = np.frombuffer(message.data, np.uint8)
+    if buffer.size < needed:
+        raise BadImage(
+            f"{message.encoding} image {width} x {message.height} with step {step} needs {needed} bytes "
+            f"but holds {buffer.size}: the driver sends a wrong size or a cut buffer."
+        )
+    lines = np.lib.stride_tricks.as_strided(buffer, (rows, row_bytes), (step, 1), writeable=False)
+    values = np.ascontiguousarray(lines).view(_byte_order(message, encoding))
+    values = values.astype(encoding.dtype, copy=False)
+    return values.reshape(rows, width, encoding.channels) if encoding.channels > 1 else values
+
+
+def _byte_order(message: Any, encoding: Encoding) -> np.dtype:
+    return np.dtype(encoding.dtype).newbyteorder(">" if message.is_bigendian else "<")
+
+
+def _check_size(message: Any, encoding: Encoding) -> None:
+    width, height, name = message.width, message.height, message.encoding
+    if min(width, height) < encoding.smallest_px:
+        raise BadImage(
+            f"{name} image is {width} x {height}: both must be at least {encoding.smallest_px} pixel; "
+            "check the camera driver."
+        )
+    if (encoding.even_width and width % 2) or (encoding.even_height and height % 2):
+        raise BadImage(f"{name} image is {width} x {height}: its colour is stored for pairs of pixels, use even sizes.")
+    if message.step < width * encoding.bytes_per_pixel:
+        raise BadImage(
+            f"{name} image has step {message.step}, but a row of {width} pixels takes "
+            f"{width * encoding.bytes_per_pixel} bytes: check the camera driver."
+        )
+
+
+def _ask_cv_bridge(message: Any) -> np.ndarray:
+    """The encodings that are not in our table, where cv_bridge is installed."""
+    known = ", ".join(sorted(ENCODINGS))
+    advice = f"encoding {message.encoding!r} is unknown. Known: {known}. Set the camera driver to one of them."
+    try:
+        from cv_bridge import CvBridge
+    except ImportError:
+        raise BadImage(advice) from None
+    try:
+        return CvBridge().imgmsg_to_cv2(message, desired_encoding="rgb8")
+    except Exception as error:  # cv_bridge raises its own, OpenCV's and KeyError; each means the same to the caller
+        raise BadImage(f"{advice} (cv_bridge: {error})") from error
