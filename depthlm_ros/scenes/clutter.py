@@ -44,7 +44,7 @@ def monitor(dice: Dice) -> Piece:
         box((0, 0.02, 0.008), (0.25, 0.18, 0.016), dark),
         box((0, -0.25, 0.012), (0.42, 0.14, 0.02), dark),
     )
-    return Piece("", "", parts, (w, 0.5, h + 0.1))
+    return Piece("monitor", "", parts, (w, 0.5, h + 0.1))
 
 
 def laptop(dice: Dice) -> Piece:
@@ -83,11 +83,12 @@ def stack(dice: Dice) -> Piece:
 def carton(dice: Dice) -> Piece:
     """Cardboard box, a crate, a printer: anything grey or brown of hand luggage size."""
     w, d, h = dice.between(0.2, 0.6), dice.between(0.2, 0.5), dice.between(0.12, 0.45)
-    paint = dice.paint(dice.pick(((0.35, 0.23, 0.13), (0.5, 0.5, 0.48), (0.08, 0.08, 0.08))), (0.3, 0.2, 0.1), dice.pick((PLAIN, NOISE)))
+    colour, rgb = dice.pick((("brown", (0.33, 0.20, 0.10)), ("gray", (0.3, 0.3, 0.29)), ("black", (0.03, 0.03, 0.03))))
+    paint = dice.paint(rgb, (rgb[0] * 0.8, rgb[1] * 0.8, rgb[2] * 0.8), dice.pick((PLAIN, NOISE)))
     parts = [box((0, 0, h / 2), (w, d, h), paint)]
     if dice.chance(0.5):
         parts.append(box((0, 0, h + 0.001), (0.05, d + 0.004, 0.004), dice.paint((0.5, 0.4, 0.25))))
-    return Piece("", "", tuple(parts), (w, d, h))
+    return Piece("box", colour, tuple(parts), (w, d, h))
 
 
 def plant(dice: Dice) -> Piece:
@@ -101,7 +102,7 @@ def plant(dice: Dice) -> Piece:
         a, s = dice.between(0, 6.28), dice.between(0.3, 0.6) * (h - pot)
         z = h - s / 2 - dice.between(0, 0.35) * (h - pot)
         parts.append(ball((0.35 * s * math.cos(a), 0.35 * s * math.sin(a), z), (s * 0.9, s * 0.7, s), leaf))
-    return Piece("", "", tuple(parts), (max(0.3, 0.6 * (h - pot)),) * 2 + (h,))
+    return Piece("plant", "", tuple(parts), (max(0.3, 0.6 * (h - pot)),) * 2 + (h,))
 
 
 def person(dice: Dice) -> Piece:
@@ -123,7 +124,7 @@ def person(dice: Dice) -> Piece:
 def bin_(dice: Dice) -> Piece:
     """Waste-paper bin."""
     h, r = dice.between(0.28, 0.6), dice.between(0.12, 0.2)
-    return Piece("", "", (frustum((0, 0, 0), r, h, dice.paint(dice.pick(colours.FABRICS)), -0.2),), (2 * r, 2 * r, h))
+    return Piece("bin", "", (frustum((0, 0, 0), r, h, dice.paint(dice.pick(colours.FABRICS)), -0.2),), (2 * r, 2 * r, h))
 
 
 def rug(dice: Dice) -> Piece:

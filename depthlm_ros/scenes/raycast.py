@@ -133,9 +133,20 @@ def screen_rect(solid, R, t, cam, corners, rect):
 
 
 @njit(**JIT)
-def _ray_planes(m, R, cam, A, B, C):
-    """Direction in unit space as A * u + B * v + C."""
+def pixel_window(rect, offset, height, width, window):
+    """Whole rays (i0, j0, i1, j1), ends excluded, of a lattice that a screen rectangle covers; False if none."""
+    for k in range(2):
+        size = width if k == 0 else height
+        window[k] = int(max(0.0, math.floor(min(rect[k] - offset, 1e6))))
+        window[k + 2] = int(min(float(size), math.ceil(max(rect[k + 2] - offset, -1e6)) + 1.0))
+    return window[0] < window[2] and window[1] < window[3]
+
+
+@njit(**JIT)
+def ray_planes(solid, m, R, t, cam, A, B, C, o):
+    """In a solid's unit space: the ray's origin o and its direction A * u + B * v + C."""
     for i in range(3):
+        o[i] = m[i, 0] * (t[0] - solid[0]) + m[i, 1] * (t[1] - solid[1]) + m[i, 2] * (t[2] - solid[2])
         right = m[i, 0] * R[0, 0] + m[i, 1] * R[1, 0] + m[i, 2] * R[2, 0]
         down = m[i, 0] * R[0, 1] + m[i, 1] * R[1, 1] + m[i, 2] * R[2, 1]
         ahead = m[i, 0] * R[0, 2] + m[i, 1] * R[1, 2] + m[i, 2] * R[2, 2]
@@ -144,12 +155,12 @@ def _ray_planes(m, R, cam, A, B, C):
 
 
 @njit(**JIT)
-def _trace_solid(shape, taper, o, A, B, C, offset, box4, index, depth, hit):
+def _trace_solid(shape, taper, o, A, B, C, offset, window, index, depth, hit):
     ox, oy, oz = o[0], o[1], o[2]
-    for j in range(box4[1], box4[3]):
+    for j in range(window[1], window[3]):
         v = j + offset
         px, py, pz = B[0] * v + C[0], B[1] * v + C[1], B[2] * v + C[2]
-        for i in range(box4[0], box4[2]):
+        for i in range(window[0], window[2]):
             u = i + offset
             t = solid_entry(shape, taper, ox, oy, oz, px + A[0] * u, py + A[1] * u, pz + A[2] * u)
             if t < depth[j, i]:
@@ -185,19 +196,12 @@ def trace(solids, maps, shell, R, t, cam, offset, height, width):
     hit = np.empty((height, width), np.int16)
     _trace_shell(shell, R, t, cam, offset, depth, hit)
     A, B, C, o = np.empty(3), np.empty(3), np.empty(3), np.empty(3)
-    corners, rect, box4 = np.empty((8, 3)), np.empty(4), np.empty(4, np.int64)
+    corners, rect, window = np.empty((8, 3)), np.empty(4), np.empty(4, np.int64)
     for n in range(solids.shape[0]):
         if not screen_rect(solids[n], R, t, cam, corners, rect):
             continue
-        for k in range(2):
-            size = width if k == 0 else height
-            box4[k] = int(max(0.0, math.floor(min(rect[k] - offset, 1e6))))
-            box4[k + 2] = int(min(float(size), math.ceil(max(rect[k + 2] - offset, -1e6)) + 1.0))
-        if box4[0] >= box4[2] or box4[1] >= box4[3]:
+        if not pixel_window(rect, offset, height, width, window):
             continue
-        m = maps[n]
-        for i in range(3):
-            o[i] = m[i, 0] * (t[0] - solids[n, 0]) + m[i, 1] * (t[1] - solids[n, 1]) + m[i, 2] * (t[2] - solids[n, 2])
-        _ray_planes(m, R, cam, A, B, C)
-        _trace_solid(int(solids[n, 12]), solids[n, 13], o, A, B, C, offset, box4, n, depth, hit)
+        ray_planes(solids[n], maps[n], R, t, cam, A, B, C, o)
+        _trace_solid(int(solids[n, 12]), solids[n, 13], o, A, B, C, offset, window, n, depth, hit)
     return depth, hit

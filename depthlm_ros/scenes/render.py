@@ -19,8 +19,7 @@ FAR_M = 200.0
 class Rendered:
     """rgb: float32 (H, W, 3) linear light, not exposed. depth_m: float32 (H, W), z at pixel centres, NaN = nothing.
 
-    object_id: int16 (H, W), -1 = building. amodal_px: int64 (n,), pixels each object would cover with nothing
-    in front of it, by object id.
+    object_id: int16 (H, W), -1 = building; others as in scene.objects.
     """
 
     rgb: np.ndarray

@@ -1,0 +1,236 @@
+"""Questions about a rendered picture, with the true reply."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from depthlm_ros.core import Intrinsics
+from depthlm_ros.scenes import phrases
+from depthlm_ros.scenes.clutter import SIMPLE_KINDS
+from depthlm_ros.scenes.colours import NAMED
+from depthlm_ros.scenes.dice import Dice
+from depthlm_ros.scenes.primitives import Scene
+from depthlm_ros.scenes.render import Rendered
+from depthlm_ros.scenes.visibility import Sighting, is_clear, sightings
+
+BoxText = Callable[[tuple[int, int, int, int], int, int], str]
+
+FURNITURE_KINDS = (
+    *("table", "chair", "shelf", "cabinet", "sofa", "bed", "lamp", "door", "window"),
+    *("person", "plant", "monitor", "bin"),
+)
+VOCABULARY = tuple(f"{c} {k}" for k in SIMPLE_KINDS for c in NAMED) + FURNITURE_KINDS
+ABSENT_SHARE, OUT_OF_SCOPE_SHARE, POINT_SHARE = 0.25, 0.04, 0.16
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question and its true reply.
+
+    uv_px: marked points, integer pixels of the picture. kind: distance, where, presence, closer, wide, tall, point,
+    points_apart, points_closer or out_of_scope. value: the number in the reply before rounding (NaN if none), in
+    `unit` ("m", or "" without a value). status: a value of core.Status. names: the objects asked about.
+    """
+
+    question: str
+    reply: str
+    uv_px: tuple[tuple[int, int], ...]
+    kind: str
+    value: float
+    unit: str
+    status: str
+    names: tuple[str, ...] = ()
+
+
+def normalised_box(edges_px: tuple[int, int, int, int], width_px: int, height_px: int) -> str:
+    """"(x1, y1, x2, y2)" from pixel edges, as integers from 0 to 1000 of the picture's width and height."""
+    x1, y1, x2, y2 = edges_px
+    sx, sy = 1000 / width_px, 1000 / height_px
+    return f"({round(x1 * sx)}, {round(y1 * sy)}, {round(x2 * sx)}, {round(y2 * sy)})"
+
+
+@dataclass(frozen=True)
+class _View:
+    """What questions are drawn from: clear holds one sighting per name that is plainly and only once in view."""
+
+    clear: tuple[Sighting, ...]
+    absent: tuple[str, ...]
+    rendered: Rendered
+    intrinsics: Intrinsics
+    box_text: BoxText
+
+    def box(self, seen: Sighting) -> str:
+        height, width = self.rendered.depth_m.shape
+        return self.box_text(seen.edges_px, width, height)
+
+
+def _view(scene: Scene, rendered: Rendered, intrinsics: Intrinsics, box_text: BoxText) -> _View:
+    by_name: dict[str, list[Sighting]] = {}
+    for seen in sightings(scene, rendered, intrinsics):
+        by_name.setdefault(seen.thing.name, []).append(seen)
+    picture_px = rendered.depth_m.size
+    clear = tuple(
+        group[0]
+        for group in by_name.values()
+        if len(group) == 1 and is_clear(group[0].pixels, group[0].share, group[0].inside, picture_px)
+    )
+    absent = tuple(name for name in VOCABULARY if name not in by_name)
+    return _View(clear, absent, rendered, intrinsics, box_text)
+
+
+def _answered(kind: str, text: str, reply: str, seen: Sighting, value: float, view: _View) -> Question:
+    name = seen.thing.name
+    return Question(text, reply.format(a=name, box=view.box(seen), x=value), (), kind, value, "m", "ok", (name,))
+
+
+def _distance(dice: Dice, view: _View, seen: Sighting) -> Question:
+    kind = dice.pick(("distance", "distance", "distance", "where", "presence"))
+    wordings = {"distance": phrases.DISTANCE, "where": phrases.WHERE, "presence": phrases.PRESENCE}[kind]
+    text = dice.pick(wordings).format(a=seen.thing.name, an=phrases.article(seen.thing.name))
+    reply = phrases.PRESENT if kind == "presence" else phrases.FOUND
+    return _answered(kind, text, reply, seen, seen.range_m, view)
+
+
+def _size(dice: Dice, view: _View, seen: Sighting) -> Question:
+    if dice.chance(0.5):
+        text = dice.pick(phrases.WIDE).format(a=seen.thing.name)
+        return _answered("wide", text, phrases.IS_WIDE, seen, seen.thing.wide_m, view)
+    text = dice.pick(phrases.TALL).format(a=seen.thing.name)
+    return _answered("tall", text, phrases.IS_TALL, seen, seen.thing.tall_m, view)
+
+
+def _closer(dice: Dice, view: _View, one: Sighting, two: Sighting) -> Question:
+    text = dice.pick(phrases.CLOSER).format(a=one.thing.name, b=two.thing.name)
+    near = one if one.range_m < two.range_m else two
+    reply = phrases.IS_CLOSER.format(a=near.thing.name, box=view.box(near), x=near.range_m)
+    return Question(text, reply, (), "closer", near.range_m, "m", "ok", (one.thing.name, two.thing.name))
+
+
+def _visible(dice: Dice, view: _View) -> Question:
+    seen, kind = dice.pick(view.clear), dice.unit()
+    if kind < 0.28 and len(view.clear) > 1:
+        other = dice.pick(view.clear)
+        low, high = sorted((seen.range_m, other.range_m))
+        if high > low * 1.08 and high > low + 0.1:
+            return _closer(dice, view, seen, other)
+    if 0.28 <= kind < 0.55:
+        whole = [s for s in view.clear if s.whole]
+        if whole:
+            return _size(dice, view, dice.pick(whole))
+    return _distance(dice, view, seen)
+
+
+def _absent_name(dice: Dice, view: _View) -> str:
+    """Half the time like something in view: its colour with another shape, or its shape in another colour."""
+    if view.clear and dice.chance(0.5):
+        words = set(dice.pick(view.clear).thing.name.split())
+        alike = [name for name in view.absent if words & set(name.split())]
+        if alike:
+            return dice.pick(alike)
+    if dice.chance(0.3):
+        rooms = [name for name in view.absent if name in FURNITURE_KINDS]
+        if rooms:
+            return dice.pick(rooms)
+    return dice.pick(view.absent)
+
+
+def _absent(dice: Dice, view: _View) -> Question:
+    name = _absent_name(dice, view)
+    kind = dice.pick(("distance", "distance", "where", "presence", "presence", "presence", "closer", "wide", "tall"))
+    names: tuple[str, ...] = (name,)
+    if kind == "closer" and not view.clear:
+        kind = "presence"
+    if kind == "closer":
+        pair = [name, dice.pick(view.clear).thing.name]
+        names = (pair[0], pair[1]) if dice.chance(0.5) else (pair[1], pair[0])
+    wordings = {
+        **{"distance": phrases.DISTANCE, "where": phrases.WHERE, "presence": phrases.PRESENCE},
+        **{"closer": phrases.CLOSER, "wide": phrases.WIDE, "tall": phrases.TALL},
+    }[kind]
+    text = dice.pick(wordings).format(a=names[0], b=names[-1], an=phrases.article(name))
+    return Question(text, phrases.ABSENT.format(a=name), (), kind, math.nan, "", "not_found", names)
+
+
+def _pixel(dice: Dice, view: _View) -> tuple[int, int] | None:
+    height, width = view.rendered.depth_m.shape
+    for _ in range(20):
+        u, v = int(dice.unit() * width), int(dice.unit() * height)
+        if math.isfinite(view.rendered.depth_m[v, u]):
+            return u, v
+    return None
+
+
+def _place(view: _View, uv: tuple[int, int]) -> tuple[float, float, float]:
+    k, z = view.intrinsics, float(view.rendered.depth_m[uv[1], uv[0]])
+    return (uv[0] - k.cx_px) * z / k.fx_px, (uv[1] - k.cy_px) * z / k.fy_px, z
+
+
+def _points(dice: Dice, view: _View) -> Question | None:
+    one, two, kind = _pixel(dice, view), _pixel(dice, view), dice.unit()
+    if one is None or two is None:
+        return None
+    a, b = _place(view, one), _place(view, two)
+    if kind < 0.6 or one == two:
+        return Question(dice.pick(phrases.POINT), phrases.POINT_IS.format(x=a[2]), (one,), "point", a[2], "m", "ok")
+    if kind < 0.8 or abs(math.log(a[2] / b[2])) < 0.05:
+        apart = math.dist(a, b)
+        text, reply = dice.pick(phrases.POINTS_APART), phrases.POINTS_ARE.format(x=apart)
+        return Question(text, reply, (one, two), "points_apart", apart, "m", "ok")
+    nth, near = ("first", a[2]) if a[2] < b[2] else ("second", b[2])
+    text, reply = dice.pick(phrases.POINTS_CLOSER), phrases.POINT_CLOSER.format(nth=nth, x=near)
+    return Question(text, reply, (one, two), "points_closer", near, "m", "ok")
+
+
+def _out_of_scope(dice: Dice) -> Question:
+    kind = dice.unit()
+    if kind < 0.5:
+        text = dice.pick(phrases.OUT_OF_SCOPE)
+    elif kind < 0.8:
+        # Word salad has no question in it: a question's frame would need one of its fixed phrases.
+        text = " ".join(dice.pick(phrases.WORDS) for _ in range(dice.whole(2, 8)))
+    else:
+        text = " ".join("".join(dice.pick(phrases.LETTERS) for _ in range(dice.whole(1, 9))) for _ in range(dice.whole(1, 5)))
+    return Question(text, phrases.NOT_UNDERSTOOD, (), "out_of_scope", math.nan, "", "not_understood")
+
+
+def _rough(dice: Dice, asked: Question) -> Question:
+    """As people type: sometimes without capitals or the question mark."""
+    text = asked.question
+    if dice.chance(0.15):
+        text = text.lower()
+    if dice.chance(0.12) and len(text) > 3:
+        text = text.rstrip("?.")
+    return asked if text == asked.question else Question(text, *list(vars(asked).values())[1:])
+
+
+def ask_about(
+    rng: np.random.Generator,
+    scene: Scene,
+    rendered: Rendered,
+    intrinsics: Intrinsics,
+    count: int,
+    box_text: BoxText = normalised_box,
+) -> list[Question]:
+    """`count` questions with true replies about a picture of the scene.
+
+    box_text(edges_px, width_px, height_px) writes a box into a reply. Objects that are neither plainly visible nor
+    without a single visible pixel are not asked about, nor are names that fit two visible objects.
+    """
+    dice, view = Dice(rng), _view(scene, rendered, intrinsics, box_text)
+    asked: list[Question] = []
+    for _ in range(count):
+        draw, question = dice.unit(), None
+        if draw < OUT_OF_SCOPE_SHARE:
+            question = _out_of_scope(dice)
+        elif draw < OUT_OF_SCOPE_SHARE + ABSENT_SHARE:
+            question = _absent(dice, view)
+        elif draw >= 1 - POINT_SHARE or not view.clear:
+            question = _points(dice, view)
+        if question is None:
+            question = _visible(dice, view) if view.clear else _absent(dice, view)
+        asked.append(_rough(dice, question))
+    return asked
