@@ -6,7 +6,7 @@ principal point in the middle. An image is stretched by f / fx and f / fy onto t
 Depth needs no correction for this. A pinhole camera puts a point at u = fx x / z + cx; stretching
 the image by s gives u' = (s fx) x / z + cx', the image that a camera of focal length s fx takes of
 the same, unmoved scene. So z at corresponding pixels is the same number of metres, and only the
-sampling differs (Yin et al., Metric3D, ICCV 2023, section 3.2: canonical transformation of the image).
+sampling differs (Yin et al., Metric3D, ICCV 2023: canonical camera transformation, method CSTM_image).
 """
 
 from __future__ import annotations
@@ -110,13 +110,14 @@ class CanonicalView:
         """
         if depth_canvas_m.shape != (self.y.canvas_px, self.x.canvas_px):
             raise BadImage(
-                f"depth is {depth_canvas_m.shape[1]} x {depth_canvas_m.shape[0]} but the canvas is "
-                f"{self.x.canvas_px} x {self.y.canvas_px}: pass the map the model made of this canvas."
+                f"depth has shape {depth_canvas_m.shape} but the canvas is {self.y.canvas_px} rows of "
+                f"{self.x.canvas_px}: pass the map the model made of this canvas."
             )
         seen_m = depth_canvas_m[slice(*self.y.visible), slice(*self.x.visible)]
         inverse = np.full(seen_m.shape, np.nan, np.float32)
         np.divide(1.0, seen_m, out=inverse, where=np.isfinite(seen_m) & (seen_m >= _TINY))
-        depth_m = interpolate_rows(interpolate_rows(inverse.T, self.x).T, self.y)
+        across = interpolate_rows(np.ascontiguousarray(inverse.T), self.x)
+        depth_m = interpolate_rows(np.ascontiguousarray(across.T), self.y)
         np.reciprocal(depth_m, out=depth_m)
         endless = np.isposinf(seen_m)
         if endless.any():

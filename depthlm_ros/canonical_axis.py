@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from depthlm_ros.camera import NOWHERE_PX
+from depthlm_ros.pinhole import ROWS_AT_ONCE
 
 # An image that overflows the canvas by so little still counts as inside: calibrations are rounded.
 _SLACK_PX = 0.01
@@ -113,13 +114,16 @@ def place_axis(image_px: int, canvas_px: int, scale: float, principal_px: float)
 
 
 def interpolate_rows(inverse: np.ndarray, axis: Axis) -> np.ndarray:
-    """(axis.image_px, M) from the visible canvas rows (n, M), linear along the first axis."""
-    first, weight = axis.taps
+    """float32 (axis.image_px, M) from the visible canvas rows, float32 (n, M), linear along the first axis."""
     rows = _with_margin(inverse)
-    out = rows[first]
-    slope = (rows[1:] - rows[:-1])[first]
-    slope *= weight[:, None]
-    out += slope
+    steps = np.diff(rows, axis=0)
+    first, weight = axis.taps
+    out = np.empty((axis.image_px, rows.shape[1]), np.float32)
+    for top in range(0, axis.image_px, ROWS_AT_ONCE):
+        part = slice(top, top + ROWS_AT_ONCE)
+        block = steps[first[part]]
+        block *= weight[part, None]
+        np.add(block, rows[first[part]], out=out[part])
     return out
 
 

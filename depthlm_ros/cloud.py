@@ -7,7 +7,7 @@ import numpy as np
 
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.errors import BadImage
-from depthlm_ros.pinhole import backproject, ray_slopes
+from depthlm_ros.pinhole import ROWS_AT_ONCE, backproject, ray_slopes
 
 _TINY = float(np.finfo(np.float32).tiny)
 _HUGE = float(np.finfo(np.float32).max)
@@ -34,19 +34,31 @@ class CloudBuilder:
         self._x = x[None, ::stride]
         self._y = y[::stride, None]
 
-    def build(self, depth_m: np.ndarray, rgb: np.ndarray) -> np.ndarray:
-        """float32 (H', W', 4), C-contiguous and new: x, y, z in metres and packed rgb, 16 bytes a point.
+    def build(self, depth_m: np.ndarray, rgb: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """float32 (H', W', 4), C-contiguous: x, y, z in metres and packed rgb, 16 bytes a point.
 
         depth_m: float32 (H, W). rgb: uint8 (H, W, 3), red first. H' = ceil(H / stride), likewise W'.
         x, y, z are NaN where the depth is unknown, infinite or out of range. The fourth value holds the
         bits 0x00RRGGBB, as PCL and RViz read a PointCloud2's field `rgb`. Little-endian.
+        out: an array of that shape to fill and return, for a caller who is done with an earlier cloud
+        or wants the points in a message's own memory; without it every call returns a new array.
+        Raises BadImage for another size than the camera's, ValueError for an `out` that cannot be filled.
         """
         self._check("depth", depth_m)
         self._check("image", rgb)
         step = slice(None, None, self.stride)
-        depth = depth_m[step, step]
-        z = np.where((depth >= self.min_m) & (depth <= self.max_m), depth, np.float32(np.nan))
-        return cv2.merge([self._x * z, self._y * z, z, packed_rgb(rgb[step, step])])
+        depth_m, rgb = depth_m[step, step], rgb[step, step]
+        cloud = np.empty((*depth_m.shape, 4), "<f4") if out is None else out
+        _check_memory(cloud, (*depth_m.shape, 4))
+        for top in range(0, len(depth_m), ROWS_AT_ONCE):
+            rows = slice(top, top + ROWS_AT_ONCE)
+            z = self._known(depth_m[rows])
+            cv2.merge([self._x * z, self._y[rows] * z, z, packed_rgb(rgb[rows])], cloud[rows])
+        return cloud
+
+    def _known(self, depth_m: np.ndarray) -> np.ndarray:
+        within = (depth_m >= self.min_m) & (depth_m <= self.max_m)
+        return np.where(within, depth_m, np.float32(np.nan))
 
     def _check(self, what: str, array: np.ndarray) -> None:
         width, height = self.intrinsics.size_px
@@ -55,6 +67,12 @@ class CloudBuilder:
                 f"{what} is {array.shape[1]} x {array.shape[0]} but the cloud's camera is {width} x {height}: "
                 "pass depth and image of the same frame as the intrinsics."
             )
+
+
+def _check_memory(out: np.ndarray, shape: tuple[int, int, int]) -> None:
+    # OpenCV would quietly make a new array instead of filling one that does not suit it.
+    if out.shape != shape or out.dtype != np.dtype("<f4") or not (out.flags.c_contiguous and out.flags.writeable):
+        raise ValueError(f"out is {out.dtype} {out.shape}: it must be writable, contiguous float32 {shape}.")
 
 
 def packed_rgb(rgb: np.ndarray) -> np.ndarray:

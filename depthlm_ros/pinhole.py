@@ -10,6 +10,10 @@ import numpy as np
 
 from depthlm_ros.core import Intrinsics
 
+# Whole-image arithmetic goes through so many rows at a time: the intermediate results then stay in
+# the cache and in memory the process already has, which is several times faster than whole images.
+ROWS_AT_ONCE = 32
+
 
 def ray_slopes(intrinsics: Intrinsics) -> tuple[np.ndarray, np.ndarray]:
     """x / z of every column, float32 (W,), and y / z of every row, float32 (H,)."""

@@ -37,13 +37,14 @@ class Rectifier:
         self.model.check_image_size(image.shape[1], image.shape[0])
         if self._maps is None:
             return image
-        return cv2.remap(
+        out = cv2.remap(
             image,
             *self._maps,
             interpolation=cv2.INTER_LINEAR,
             borderMode=cv2.BORDER_CONSTANT,
             borderValue=(UNSEEN_GREY,) * 4,
         )
+        return out.reshape(image.shape)  # OpenCV drops an axis of length one
 
 
 def _is_pinhole_already(model: CameraModel) -> bool:
@@ -72,26 +73,42 @@ def _maps(model: CameraModel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _folded(model: CameraModel) -> np.ndarray:
     """bool (H, W): output pixels beyond the angle up to which the distortion polynomial describes a lens.
 
-    Past the radius where the distorted radius stops growing, a fitted polynomial turns back, and the
+    Past the angle where the distorted radius stops growing, a fitted polynomial turns back, and the
     map would show the same scene twice. Rays behind the raw camera are as unseen as those.
     """
     camera = model.rectified_intrinsics
-    u, v = np.meshgrid(np.arange(camera.width_px), np.arange(camera.height_px))
-    pixels = np.stack([u, v, np.ones_like(u)], axis=-1)
-    raw_rays = pixels @ (np.linalg.inv(model.r) @ np.linalg.inv(camera.matrix)).T
-    behind = raw_rays[..., 2] <= 0
-    radius = np.hypot(raw_rays[..., 0], raw_rays[..., 1]) / np.where(behind, np.nan, raw_rays[..., 2])
-    samples = np.linspace(0.0, np.nanmax(radius), 4096)
-    turns = np.flatnonzero(np.diff(_distorted_radius(model, samples)) <= 0)
-    limit = samples[turns[0]] if turns.size else np.inf
-    return ~(radius <= limit)
+    width, height = camera.size_px
+    limit = _largest_angle(model)
+    # Directions within an angle below 90 degrees are a convex cone: if the corners are in, all are.
+    if (_angle_to_axis(model, np.array([0, width - 1]), np.array([0, height - 1])) <= limit).all():
+        return np.zeros((height, width), bool)
+    return ~(_angle_to_axis(model, np.arange(width), np.arange(height)) <= limit)
 
 
-def _distorted_radius(model: CameraModel, radius: np.ndarray) -> np.ndarray:
-    """Radial part of the lens model as OpenCV defines it (calib3d); radius = tan(angle to the axis), (N,)."""
+def _angle_to_axis(model: CameraModel, u_px: np.ndarray, v_px: np.ndarray) -> np.ndarray:
+    """Angle between the raw camera's axis and the ray of each rectified pixel, radians, (len(v), len(u))."""
+    camera = model.rectified_intrinsics
+    x = (u_px - camera.cx_px) / camera.fx_px
+    y = ((v_px - camera.cy_px) / camera.fy_px)[:, None]
+    raw_x, raw_y, raw_z = (row[0] * x + row[1] * y + row[2] for row in model.r.T)
+    return np.arctan2(np.hypot(raw_x, raw_y), raw_z)
+
+
+def _largest_angle(model: CameraModel) -> float:
+    """Angle from the axis, radians, up to which a larger angle means a larger distorted radius."""
+    angle = np.linspace(0.0, np.radians(89.9), 4096)
+    turns = np.flatnonzero(np.diff(_distorted_radius(model, angle)) <= 0)
+    return float(angle[turns[0]] if turns.size else angle[-1])
+
+
+def _distorted_radius(model: CameraModel, angle: np.ndarray) -> np.ndarray:
+    """Distance from the principal point at focal length 1, (N,), of rays at these angles to the axis, radians.
+
+    The radial part of the lens models as OpenCV's documentation defines them (calib3d, fisheye).
+    """
     if model.distortion_model == "equidistant":
-        theta = np.arctan(radius)
-        return theta * (1.0 + np.polyval((*model.d[::-1], 0.0), theta**2))
+        return angle * (1.0 + np.polyval((*model.d[::-1], 0.0), angle**2))
     k1, k2, _, _, k3, k4, k5, k6 = (*model.d, *(0.0,) * 8)[:8]
+    radius = np.tan(angle)
     r2 = radius**2
     return radius * (1.0 + np.polyval((k3, k2, k1, 0.0), r2)) / (1.0 + np.polyval((k6, k5, k4, 0.0), r2))

@@ -1,0 +1,172 @@
+"""CameraModel: what a CameraInfo means for the image that is delivered, and which ones are refused."""
+
+import math
+
+import numpy as np
+import pytest
+
+from depthlm_ros.camera import CameraModel, Roi
+from depthlm_ros.errors import BadIntrinsics
+
+K = (525.0, 0.0, 319.5, 0.0, 520.0, 241.0, 0.0, 0.0, 1.0)
+P = (500.0, 0.0, 310.0, 0.0, 0.0, 505.0, 250.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+NO_P = (0.0,) * 12
+
+
+def camera(**changes):
+    fields = {
+        "width_px": 640,
+        "height_px": 480,
+        "distortion_model": "plumb_bob",
+        "d": (0.1, -0.2, 0.001, 0.002, 0.05),
+        "k": K,
+        "r": np.eye(3),
+        "p": P,
+    }
+    return CameraModel(**{**fields, **changes})
+
+
+def test_rectified_camera_is_p_where_p_is_given():
+    out = camera().rectified_intrinsics
+    assert (out.fx_px, out.fy_px, out.cx_px, out.cy_px, *out.size_px) == (500.0, 505.0, 310.0, 250.0, 640, 480)
+
+
+def test_rectified_camera_is_k_where_p_is_all_zero():
+    out = camera(p=NO_P).rectified_intrinsics
+    assert (out.fx_px, out.fy_px, out.cx_px, out.cy_px) == (525.0, 520.0, 319.5, 241.0)
+
+
+def test_binning_zero_means_one():
+    assert camera(binning_x=0, binning_y=0) == camera(binning_x=1, binning_y=1)
+    assert camera(binning_x=0, binning_y=0).delivered_size_px == (640, 480)
+
+
+def test_window_is_cut_before_binning():
+    model = camera(roi=Roi(100, 40, 402, 302), binning_x=2, binning_y=4)
+    assert model.delivered_size_px == (201, 75)
+    expected_k = [[525 / 2, 0, (319.5 - 100) / 2], [0, 520 / 4, (241 - 40) / 4], [0, 0, 1]]
+    np.testing.assert_allclose(model.delivered_k, expected_k)
+    out = model.rectified_intrinsics
+    assert (out.fx_px, out.fy_px, out.cx_px, out.cy_px) == (250.0, 505 / 4, 105.0, 210 / 4)
+    assert out.size_px == (201, 75)
+
+
+def test_stereo_baseline_in_p_scales_with_binning():
+    p = list(P)
+    p[3] = -60.0
+    np.testing.assert_allclose(camera(p=p, binning_x=2, binning_y=2).delivered_p[:, 3], (-30.0, 0.0, 0.0))
+
+
+def test_roi_of_zeros_and_roi_of_the_whole_sensor_are_the_same_image():
+    whole = camera(roi=Roi(0, 0, 640, 480))
+    assert whole.rectified_intrinsics == camera().rectified_intrinsics
+
+
+def test_equal_numbers_are_equal_models_and_any_changed_number_is_not():
+    assert camera() == camera()
+    assert hash(camera()) == hash(camera())
+    changed_k = list(K)
+    changed_k[2] += 1e-9
+    for other in (camera(k=changed_k), camera(d=(0.1, -0.2, 0.001, 0.002)), camera(roi=Roi(0, 0, 640, 470))):
+        assert other != camera()
+
+
+def test_model_does_not_follow_later_changes_of_the_callers_arrays():
+    k = np.array(K)
+    model = camera(k=k)
+    k[0] = 1.0
+    assert model.k[0, 0] == 525.0
+    with pytest.raises(ValueError, match="read-only"):
+        model.k[0, 0] = 1.0
+
+
+def test_all_zero_rotation_counts_as_identity():
+    np.testing.assert_array_equal(camera(r=np.zeros(9)).r, np.eye(3))
+
+
+@pytest.mark.parametrize("focal", [0.0, -525.0, math.nan, math.inf])
+@pytest.mark.parametrize(("index", "name"), [(0, "fx"), (4, "fy")])
+def test_focal_length_that_no_camera_has_is_refused_by_name_and_value(focal, index, name):
+    k = list(K)
+    k[index] = focal
+    with pytest.raises(BadIntrinsics, match=f"camera_info has {name} = {focal}: the camera is not calibrated"):
+        camera(k=k)
+
+
+@pytest.mark.parametrize(("field", "length", "index"), [("k", 9, 2), ("r", 9, 0), ("p", 12, 6)])
+def test_nan_in_a_matrix_is_refused(field, length, index):
+    values = list({"k": K, "r": np.eye(3).ravel(), "p": P}[field])
+    assert len(values) == length
+    values[index] = math.nan
+    with pytest.raises(BadIntrinsics, match=f"NaN or inf in {field.upper()}"):
+        camera(**{field: values})
+
+
+def test_negative_focal_length_in_p_is_refused():
+    with pytest.raises(BadIntrinsics, match=r"P with fx = -500\.0"):
+        camera(p=(-500.0, *P[1:]))
+
+
+def test_matrix_with_too_few_values_is_refused():
+    with pytest.raises(BadIntrinsics, match="8 values in K: expected 3 x 3"):
+        camera(k=K[:8])
+
+
+def test_r_that_is_no_rotation_is_refused():
+    with pytest.raises(BadIntrinsics, match="no rotation"):
+        camera(r=2 * np.eye(3))
+
+
+@pytest.mark.parametrize(
+    ("model", "count"),
+    [("plumb_bob", 3), ("plumb_bob", 8), ("rational_polynomial", 5), ("equidistant", 5), ("equidistant", 0)],
+)
+def test_wrong_number_of_coefficients_names_the_model_and_the_number(model, count):
+    with pytest.raises(BadIntrinsics, match=f"has {count} distortion coefficients for '{model}': expected"):
+        camera(distortion_model=model, d=(0.01,) * count)
+
+
+def test_unknown_model_is_refused_with_the_known_ones():
+    with pytest.raises(BadIntrinsics, match=r"'thin_prism'.*plumb_bob, rational_polynomial, equidistant"):
+        camera(distortion_model="thin_prism")
+    with pytest.raises(BadIntrinsics, match="distortion_model ''"):
+        camera(distortion_model="", d=(0.1, 0, 0, 0, 0))
+
+
+def test_nan_coefficient_is_refused():
+    with pytest.raises(BadIntrinsics, match="coefficient must be finite"):
+        camera(d=(0.1, math.nan, 0, 0, 0))
+
+
+@pytest.mark.parametrize(("model", "d"), [("", ()), ("", (0.0,) * 5), ("plumb_bob", ()), ("rational_polynomial", ())])
+def test_no_coefficients_mean_no_distortion(model, d):
+    assert not camera(distortion_model=model, d=d).has_distortion
+
+
+def test_equidistant_lens_bends_rays_even_with_zero_coefficients():
+    assert camera(distortion_model="equidistant", d=(0.0,) * 4).has_distortion
+
+
+@pytest.mark.parametrize(
+    "roi", [Roi(600, 0, 100, 100), Roi(0, 400, 100, 100), Roi(-1, 0, 10, 10), Roi(10, 10, 0, 0), Roi(0, 0, 100, 0)]
+)
+def test_roi_outside_the_sensor_is_refused(roi):
+    with pytest.raises(BadIntrinsics, match=r"is not inside the sensor 640 x 480"):
+        camera(roi=roi)
+
+
+def test_size_zero_is_refused():
+    with pytest.raises(BadIntrinsics, match="image is 0 x 480"):
+        camera(width_px=0)
+
+
+def test_binning_that_leaves_no_pixel_is_refused():
+    with pytest.raises(BadIntrinsics, match="leaves no pixel"):
+        camera(binning_x=1000)
+
+
+def test_image_of_another_size_is_refused_with_both_sizes():
+    model = camera(binning_x=2, binning_y=2)
+    model.check_image_size(320, 240)
+    with pytest.raises(BadIntrinsics, match="image is 640 x 480 but camera_info says 320 x 240"):
+        model.check_image_size(640, 480)

@@ -1,0 +1,49 @@
+"""Pixels to rays to points and back, against the definitions and OpenCV."""
+
+import cv2
+import numpy as np
+import pytest
+
+from depthlm_ros.core import Intrinsics
+from depthlm_ros.pinhole import backproject, project, range_from_z, rays, z_from_range
+
+CAMERA = Intrinsics(300.0, 280.0, 70.0, 20.5, 160, 90)
+
+
+def test_rays_pass_through_pixel_centres_at_depth_one():
+    out = rays(CAMERA)
+    assert out.shape == (90, 160, 3)
+    assert out.dtype == np.float32
+    np.testing.assert_allclose(out[30, 100], [(100 - 70) / 300, (30 - 20.5) / 280, 1.0], rtol=1e-6)
+
+
+def test_projection_agrees_with_opencv():
+    points = np.random.default_rng(0).uniform((-2, -2, 0.5), (2, 2, 8), (200, 3))
+    expected, _ = cv2.projectPoints(points, np.zeros(3), np.zeros(3), CAMERA.matrix, None)
+    np.testing.assert_allclose(project(points, CAMERA), expected[:, 0], atol=1e-9)
+
+
+def test_backproject_undoes_project():
+    points = np.random.default_rng(1).uniform((-2, -2, 0.5), (2, 2, 8), (200, 3))
+    np.testing.assert_allclose(backproject(project(points, CAMERA), points[:, 2], CAMERA), points, atol=1e-12)
+
+
+def test_points_behind_the_camera_have_no_pixel():
+    assert np.isnan(project(np.array([[0.1, 0.1, -1.0], [0.0, 0.0, 0.0]]), CAMERA)).all()
+
+
+@pytest.mark.parametrize("depth_m", [np.nan, np.inf])
+def test_unknown_depth_gives_an_unknown_point(depth_m):
+    assert np.isnan(backproject(np.array([[70.0, 20.5]]), np.array([depth_m]), CAMERA)).all()
+
+
+def test_range_is_the_distance_of_the_point():
+    depth_m = np.random.default_rng(2).uniform(0.5, 9, (90, 160)).astype(np.float32)
+    points = rays(CAMERA).astype(np.float64) * depth_m[..., None]
+    np.testing.assert_allclose(range_from_z(depth_m, CAMERA), np.linalg.norm(points, axis=2), rtol=1e-6)
+
+
+def test_z_from_range_undoes_range_from_z_and_keeps_nan():
+    depth_m = np.random.default_rng(3).uniform(0.5, 9, (90, 160)).astype(np.float32)
+    depth_m[10:20] = np.nan
+    np.testing.assert_allclose(z_from_range(range_from_z(depth_m, CAMERA), CAMERA), depth_m, rtol=1e-6)
