@@ -161,7 +161,7 @@ def test_a_step_shorter_than_a_row_is_refused(encoding):
 @pytest.mark.parametrize("encoding", STORED)
 @pytest.mark.parametrize("size", [{"width": 0}, {"height": 0}, {"width": 0, "height": 0}])
 def test_an_empty_image_is_refused(encoding, size):
-    with pytest.raises(BadImage, match="at least [13] pixel"):
+    with pytest.raises(BadImage, match=r"at least [13] pixel"):
         image_to_rgb(message(encoding, STORED[encoding](quadrants()), **size))
 
 

@@ -1,0 +1,181 @@
+"""The node's parameters: one frozen dataclass that also says how each is declared, and its checks.
+
+config/depthlm.param.yaml holds the same names and defaults.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from depthlm_ros.errors import SetupError
+
+if TYPE_CHECKING:
+    from rclpy.node import Node
+    from rclpy.parameter import Parameter
+
+LONGEST_WAIT_S = 600.0
+FARTHEST_M = 1000.0
+
+
+class BadParameter(SetupError, ValueError):
+    """A parameter has a value that cannot be meant."""
+
+
+def _declared(
+    default: Any,
+    text: str,
+    choices: tuple[str, ...] = (),
+    limits: tuple[float, float] | None = None,
+    read_only: bool = True,
+) -> Any:
+    """A field and how it is declared. limits: least and greatest value, both allowed."""
+    facts = {"text": text, "choices": choices, "limits": limits, "read_only": read_only}
+    return dataclasses.field(default=default, metadata=facts)
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Raises BadParameter, naming parameter, value and what is allowed."""
+
+    model: str = _declared("tiny", "Name of an installed model, or the folder of an exported one.")
+    backend: str = _declared("auto", "What runs the model: auto, onnxruntime or torch.")
+    num_threads: int = _declared(0, "CPU threads of the backend; 0: all cores.", limits=(0, 1024))
+    mode: str = _declared(
+        "dense",
+        "dense: depth for every pixel (depth/image, depth/points). sparse: a grid of points that the model is asked "
+        "for in words, with standard deviations (depth/sparse).",
+        choices=("dense", "sparse"),
+    )
+    image_transport: str = _declared(
+        "raw",
+        "raw: `image` is sensor_msgs/Image. compressed: `image`/compressed is sensor_msgs/CompressedImage.",
+        choices=("raw", "compressed"),
+    )
+    rectified_input: bool = _declared(
+        False, "True: `image` is rectified already, so that P holds and K and D do not. False: it is raw."
+    )
+    depth_encoding: str = _declared(
+        "32FC1",
+        "Encoding of depth/image: 32FC1 in metres, NaN = unknown; or 16UC1 in millimetres, 0 = unknown.",
+        choices=("32FC1", "16UC1"),
+    )
+    min_depth_m: float = _declared(
+        0.0,
+        "Nearer depths are too near: -Inf in depth/image, NaN in clouds (REP 117). Metres.",
+        limits=(0.0, FARTHEST_M),
+        read_only=False,
+    )
+    max_depth_m: float = _declared(
+        100.0,
+        "Farther depths are nothing within range: +Inf in depth/image, NaN in clouds (REP 117). Metres.",
+        limits=(0.01, FARTHEST_M),
+        read_only=False,
+    )
+    cloud_stride: int = _declared(
+        1, "depth/points holds every n-th pixel of every n-th row.", limits=(1, 64), read_only=False
+    )
+    sparse_grid: tuple[int, ...] = _declared(
+        (6, 8), "Rows and columns of the grid of points in mode sparse.", limits=(1, 64)
+    )
+    query_timeout_s: float = _declared(
+        10.0,
+        "How long a question may wait for its answer if its request does not say. Seconds.",
+        limits=(0.05, LONGEST_WAIT_S),
+        read_only=False,
+    )
+    max_waiting_questions: int = _declared(
+        8, "More questions than this that wait at the same time are answered BUSY.", limits=(1, 64)
+    )
+    stale_after_s: float = _declared(
+        2.0,
+        "Without a new image, or without camera_info, for this long the node warns. Seconds.",
+        limits=(0.1, 3600.0),
+        read_only=False,
+    )
+    autostart: bool = _declared(
+        True, "True: the node configures and activates itself. False: a lifecycle manager does."
+    )
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check(field, getattr(self, field.name))
+        if self.min_depth_m >= self.max_depth_m:
+            raise BadParameter(
+                f"parameter min_depth_m is {self.min_depth_m:g} and max_depth_m is {self.max_depth_m:g}: "
+                "the least depth must be below the greatest."
+            )
+        if len(self.sparse_grid) != 2:
+            raise BadParameter(
+                f"parameter sparse_grid is {list(self.sparse_grid)}: give two numbers, rows and columns."
+            )
+
+
+def _check(field: dataclasses.Field, value: Any) -> None:
+    choices, limits = field.metadata["choices"], field.metadata["limits"]
+    if choices and value not in choices:
+        raise BadParameter(f"parameter {field.name} is {value!r}: it must be one of {', '.join(choices)}.")
+    if isinstance(value, str) and not value.strip():
+        raise BadParameter(f"parameter {field.name} is empty: {field.metadata['text']}")
+    if limits is None:
+        return
+    for number in value if isinstance(value, tuple) else (value,):
+        if not (math.isfinite(number) and limits[0] <= number <= limits[1]):
+            raise BadParameter(f"parameter {field.name} is {number}: it must be from {limits[0]:g} to {limits[1]:g}.")
+
+
+def declare(node: Node) -> Parameters:
+    """Declare every parameter on a node and return their values. Raises BadParameter."""
+    from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+
+    for field in _fields():
+        default = list(field.default) if isinstance(field.default, tuple) else field.default
+        try:
+            node.declare_parameter(field.name, default, _descriptor(field))
+        except (InvalidParameterTypeException, InvalidParameterValueException) as error:
+            raise BadParameter(f"parameter {field.name} cannot be used: {error}. {field.metadata['text']}") from error
+    return Parameters(**{field.name: _as_field(field, node.get_parameter(field.name).value) for field in _fields()})
+
+
+def changed(parameters: Parameters, news: Iterable[Parameter]) -> Parameters:
+    """The parameters with some values changed; names of others, such as use_sim_time, pass. Raises BadParameter."""
+    fields = {field.name: field for field in _fields()}
+    values = {new.name: _as_field(fields[new.name], new.value) for new in news if new.name in fields}
+    return dataclasses.replace(parameters, **values)
+
+
+def _fields() -> tuple[dataclasses.Field, ...]:
+    return dataclasses.fields(Parameters)
+
+
+def _as_field(field: dataclasses.Field, value: Any) -> Any:
+    """A parameter's value in the type of its field; whole numbers do for fractions, as people write them."""
+    kind = type(field.default)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is tuple and value is not None and all(isinstance(number, int) for number in value):
+        return tuple(value)
+    if not isinstance(value, kind):
+        raise BadParameter(f"parameter {field.name} is {value!r}: it must be of type {kind.__name__}.")
+    return value
+
+
+def _descriptor(field: dataclasses.Field) -> Any:
+    from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+
+    facts = field.metadata
+    descriptor = ParameterDescriptor(description=facts["text"], read_only=facts["read_only"])
+    if facts["choices"]:
+        descriptor.additional_constraints = "One of: " + ", ".join(facts["choices"])
+    # `max_depth_m: 50` is an integer to ROS, which would refuse it for a parameter of the static type double.
+    descriptor.dynamic_typing = isinstance(field.default, float)
+    if facts["limits"] and isinstance(field.default, float):
+        low, high = facts["limits"]
+        descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
+    elif facts["limits"] and isinstance(field.default, int):
+        low, high = facts["limits"]
+        descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high), step=1)]
+    return descriptor
