@@ -37,6 +37,15 @@ def depth_image(header: Header, depth_m: np.ndarray, encoding: str) -> Image:
     return message
 
 
+def colour_image(header: Header, rgb: np.ndarray) -> Image:
+    """An rgb8 image from uint8 (H, W, 3), red first."""
+    message = Image(header=header, encoding="rgb8")
+    message.height, message.width = rgb.shape[:2]
+    message.step = 3 * message.width
+    message.data = _bytes(rgb)
+    return message
+
+
 def millimetres(depth_m: np.ndarray) -> np.ndarray:
     """uint16 (H, W) millimetres, rounded; 0 where the depth is NaN, infinite, not positive or above 65.535 m."""
     rounded = np.rint(depth_m * np.float32(1000.0))

@@ -1,0 +1,108 @@
+"""What the replay camera shows: pictures in a folder, a video, labelled images, or a rendered room.
+
+A source is a function that starts from the beginning each time it is called, and yields shots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from depthlm_ros.core import Intrinsics
+from depthlm_ros.errors import BadImage, BadInput
+from depthlm_ros.eval.records import read_records
+from depthlm_ros.imagefile import read_rgb
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One picture of a pinhole camera. rgb: uint8 (H, W, 3). depth_m: float32 (H, W), z, where it is known exactly."""
+
+    name: str
+    rgb: np.ndarray
+    intrinsics: Intrinsics
+    depth_m: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Lens:
+    """Focal lengths and principal point in pixels of the picture, whatever its size."""
+
+    fx_px: float
+    fy_px: float
+    cx_px: float
+    cy_px: float
+
+    def intrinsics(self, rgb: np.ndarray) -> Intrinsics:
+        """The camera of a picture (H, W, 3) taken through this lens."""
+        return Intrinsics(self.fx_px, self.fy_px, self.cx_px, self.cy_px, rgb.shape[1], rgb.shape[0])
+
+
+Source = Callable[[], Iterator[Shot]]
+
+
+def pictures(path: Path, lens: Lens) -> Source:
+    """The pictures of a folder in the order of their names, one picture, or the frames of a video.
+
+    All must have one size, that of the first, because the lens is given for it; others raise BadImage when they
+    come. Raises BadInput if there is nothing to show.
+    """
+    if not path.exists():
+        raise BadInput(f"{path} does not exist: name a folder of pictures, a picture or a video.")
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES)
+        if not files:
+            raise BadInput(f"{path} holds no pictures ({', '.join(PICTURE_SUFFIXES)}).")
+        return lambda: _of_one_size(_read(files, lens))
+    if path.suffix.lower() in PICTURE_SUFFIXES:
+        return lambda: _read([path], lens)
+    return video(path, lens)
+
+
+def video(path: Path, lens: Lens) -> Source:
+    """The frames of a video. Raises BadInput if it cannot be opened."""
+    if not cv2.VideoCapture(str(path)).read()[0]:
+        raise BadInput(f"{path} is neither a picture nor a video that OpenCV can read.")
+    return lambda: _frames(path, lens)
+
+
+def labelled(path: Path) -> Source:
+    """The images of a labels file in DepthLM's JSONL schema, each with its own intrinsics. Raises BadInput."""
+    records = read_records(path).records
+    return lambda: (Shot(str(record.image), read_rgb(record.image), record.intrinsics) for record in records)
+
+
+def _read(files: list[Path], lens: Lens) -> Iterator[Shot]:
+    for file in files:
+        rgb = read_rgb(file)
+        yield Shot(file.name, rgb, lens.intrinsics(rgb))
+
+
+def _frames(path: Path, lens: Lens) -> Iterator[Shot]:
+    capture = cv2.VideoCapture(str(path))
+    number = 0
+    while True:
+        there, bgr = capture.read()
+        if not there:
+            return
+        rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+        yield Shot(f"frame {number}", rgb, lens.intrinsics(rgb))
+        number += 1
+
+
+def _of_one_size(shots: Iterator[Shot]) -> Iterator[Shot]:
+    first: Shot | None = None
+    for shot in shots:
+        first = first or shot
+        if shot.intrinsics.size_px != first.intrinsics.size_px:
+            raise BadImage(
+                f"{shot.name} is {shot.intrinsics.size_px} but {first.name} is {first.intrinsics.size_px}: "
+                "one lens belongs to one size; put other sizes into other folders, or use a labels file."
+            )
+        yield shot
