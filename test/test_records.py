@@ -112,7 +112,7 @@ def test_ray_distance_becomes_z(write_labels):
     assert depth_m[1] == pytest.approx(2 / math.sqrt(1 + (15.5 / 50) ** 2 + (11.5 / 51) ** 2))
 
 
-def test_the_image_ends_at_the_centres_of_its_last_pixels():
+def test_the_image_reaches_half_a_pixel_beyond_its_outer_centres():
     camera = Intrinsics(50, 50, 15, 11, 32, 24)
-    uv_px = np.array([[0, 0], [31, 23], [31.2, 0], [0, 23.5], [-0.1, 0], [math.nan, 1]])
-    assert inside_image(uv_px, camera).tolist() == [True, True, False, False, False, False]
+    uv_px = np.array([[0, 0], [31.4, 23.4], [31.5, 0], [0, 23.5], [-0.4, 0], [-0.5, 0], [math.nan, 1]])
+    assert inside_image(uv_px, camera).tolist() == [True, True, False, False, True, False, False]

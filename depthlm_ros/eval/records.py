@@ -115,9 +115,8 @@ def parse_record(line: str, where: str, folder: Path) -> tuple[Record, list[Prob
 
 
 def inside_image(uv_px: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
-    """bool (N,): which pixels (N, 2) lie between the centres of the image's first and last pixels."""
-    last_px = np.array([intrinsics.width_px - 1, intrinsics.height_px - 1])
-    return np.all((uv_px >= 0) & (uv_px <= last_px), axis=1)
+    """bool (N,): which pixels (N, 2) lie on the image, whose first pixel reaches from -0.5 to 0.5."""
+    return np.all((uv_px > -0.5) & (uv_px < np.array(intrinsics.size_px) - 0.5), axis=1)
 
 
 def _lines(path: Path) -> list[tuple[str, str]]:

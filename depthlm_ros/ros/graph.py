@@ -1,0 +1,99 @@
+"""A ROS graph of one's own: other processes, and this one listening to what they publish.
+
+The demo and the benchmarks run in it, so that what they show has passed through real topics between real processes.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import rclpy
+from geometry_msgs.msg import Point
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
+
+from depthlm_ros.errors import SetupError
+from depthlm_ros.ros.processes import Process, module, own_graph
+from depthlm_ros.srv import SpatialQuery
+
+CHECK_S = 0.5
+
+
+class Graph:
+    """Processes and nodes of one graph. A context manager: leaving it ends them all, also on SIGTERM and Ctrl-C."""
+
+    def __init__(self, log_folder: Path) -> None:
+        self._log_folder = log_folder
+        self._exit = ExitStack()
+        self._processes: list[Process] = []
+
+    def __enter__(self) -> Graph:
+        self._env = own_graph()
+        os.environ.update(self._env)
+        previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        self._exit.callback(signal.signal, signal.SIGTERM, previous)
+        # Python's own handlers: Ctrl-C is a KeyboardInterrupt here, and the processes are ended in order.
+        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+        self._exit.callback(rclpy.shutdown)
+        self._executor = SingleThreadedExecutor()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._exit.close()
+
+    def start(self, name: str, module_name: str, *args: str) -> Process:
+        """Run a module of this package as a process; its output goes to a log named after it."""
+        log = self._log_folder / f"{name.replace(' ', '_')}.log"
+        process = self._exit.enter_context(Process(name, module(module_name, *args), log, self._env))
+        self._processes.append(process)
+        return process
+
+    def add(self, node: Node) -> None:
+        """Let a node of this process take part."""
+        self._executor.add_node(node)
+        self._exit.callback(node.destroy_node)
+
+    def wait(self, until: Callable[[], bool], what: str, timeout_s: float) -> None:
+        """Take messages until it is so. Raises SetupError, with logs, if a process ends or it takes too long."""
+        deadline_s, check_s = time.monotonic() + timeout_s, 0.0
+        while not until():
+            self._executor.spin_once(timeout_sec=0.1)
+            now_s = time.monotonic()
+            if now_s > check_s:
+                check_s = now_s + CHECK_S
+                for process in self._processes:
+                    process.check()
+            if now_s > deadline_s:
+                logs = "\n".join(f"The end of {p.log}:\n{p.log_tail()}" for p in self._processes)
+                raise SetupError(f"no {what} within {timeout_s:g} s.\n{logs}")
+
+    def call(self, client: Any, request: Any, timeout_s: float) -> Any:
+        """Call a service and wait for its response. Raises SetupError as `wait` does."""
+        self.wait(client.service_is_ready, f"service {client.srv_name}", timeout_s)
+        future: Future = client.call_async(request)
+        self.wait(future.done, f"response of {client.srv_name}", timeout_s)
+        return future.result()
+
+    def ask(
+        self, node: Node, question: str, uv_px: Iterable[tuple[float, float]] = (), timeout_s: float = 30.0
+    ) -> SpatialQuery.Response:
+        """Ask through the service spatial_query about the latest look."""
+        pixels = [Point(x=float(u), y=float(v), z=0.0) for u, v in uv_px]
+        request = SpatialQuery.Request(question=question, pixels=pixels, timeout_s=float(timeout_s))
+        client = node.create_client(SpatialQuery, "spatial_query")
+        try:
+            return self.call(client, request, timeout_s)
+        finally:
+            node.destroy_client(client)
