@@ -66,7 +66,7 @@ class Graph:
         self._exit.callback(node.destroy_node)
 
     def wait(self, until: Callable[[], bool], what: str, timeout_s: float) -> None:
-        """Take messages until it is so. Raises SetupError, with logs, if a process ends or it takes too long."""
+        """Take messages until it is so. Raises SetupError, with logs, if a process fails or it takes too long."""
         deadline_s, check_s = time.monotonic() + timeout_s, 0.0
         while not until():
             self._executor.spin_once(timeout_sec=0.1)

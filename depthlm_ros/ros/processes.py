@@ -49,10 +49,15 @@ class Process:
     def pid(self) -> int:
         return self._popen.pid
 
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended, well or not."""
+        return self._popen.poll() is not None
+
     def check(self) -> None:
-        """Raises SetupError, with the end of its log, if the process has ended."""
+        """Raises SetupError, with the end of its log, if the process has failed."""
         code = self._popen.poll()
-        if code is not None:
+        if code:
             raise SetupError(f"the {self.name} ended with exit code {code}. The end of {self.log}:\n{self.log_tail()}")
 
     def log_tail(self) -> str:
