@@ -16,6 +16,14 @@ endif
 ENTER := . ./env.sh &&
 TORCH := .venv-torch/bin/python
 
+# The second environment's tests run even where the first has failed: one run shows everything.
+define both
+status=0; \
+( $(ENTER) DEPTHLM_MUST_RUN=ros python -m pytest -m "$(1)" $(ARGS) ) || status=$$?; \
+DEPTHLM_MUST_RUN=torch $(TORCH) -m pytest -m "$(2)" $(ARGS) || status=$$?; \
+exit $$status
+endef
+
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
 
@@ -34,12 +42,10 @@ demo: setup ## camera, node and two questions; pictures in out/  [IMAGES=folder 
 		$(if $(FX),--fx $(FX)) $(if $(FY),--fy $(FY)) $(if $(CX),--cx $(CX)) $(if $(CY),--cy $(CY)) $(ARGS)
 
 test: setup setup-torch ## all tests but the slow ones, in both environments
-	@$(ENTER) python -m pytest -m "not slow and not torch" $(ARGS)
-	@$(TORCH) -m pytest -m "torch and not slow" $(ARGS)
+	@$(call both,not slow and not torch,not slow and torch)
 
 test-all: setup setup-torch ## all tests, the slow ones too
-	@$(ENTER) python -m pytest -m "not torch" $(ARGS)
-	@$(TORCH) -m pytest -m "torch" $(ARGS)
+	@$(call both,not torch,torch)
 
 lint: setup
 	@$(ENTER) ruff format --check . && ruff check . && mypy

@@ -17,7 +17,9 @@ def requirements(name: str) -> list[str]:
 
 def data_files(*folders: str) -> list[tuple[str, list[str]]]:
     """Every file below the folders, for sys.prefix/share/depthlm_ros/<the same path>."""
-    files = [path.relative_to(ROOT) for folder in folders for path in sorted((ROOT / folder).rglob("*")) if path.is_file()]
+    files = [
+        path.relative_to(ROOT) for folder in folders for path in sorted((ROOT / folder).rglob("*")) if path.is_file()
+    ]
     return [(str(SHARE / path.parent), [str(path)]) for path in files]
 
 

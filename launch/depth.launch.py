@@ -27,7 +27,7 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         "backend",
         default_value="",
-        description="What runs the model: auto, onnxruntime, tensorrt or torch. Empty: as in params_file.",
+        description="What runs the model: auto, onnxruntime or torch. Empty: as in params_file.",
     ),
     DeclareLaunchArgument(
         "mode",
@@ -45,7 +45,10 @@ ARGUMENTS = [
         description="YAML file with the node's parameters.",
     ),
     DeclareLaunchArgument(
-        "rviz", default_value="false", choices=["true", "false"], description="Also open RViz with image, depth and cloud."
+        "rviz",
+        default_value="false",
+        choices=["true", "false"],
+        description="Also open RViz with image, depth and cloud.",
     ),
     DeclareLaunchArgument(
         "fixed_frame",
@@ -53,7 +56,9 @@ ARGUMENTS = [
         description="Frame in which RViz shows the cloud: the frame_id of the images. Used by RViz only.",
     ),
     DeclareLaunchArgument(
-        "log_level", default_value="info", description="Least severe messages to log: debug, info, warn, error or fatal."
+        "log_level",
+        default_value="info",
+        description="Least severe messages to log: debug, info, warn, error or fatal.",
     ),
     DeclareLaunchArgument(
         "use_sim_time",
@@ -78,6 +83,7 @@ def depth_node(context):
         parameters=[LaunchConfiguration("params_file"), {"use_sim_time": use_sim_time, **given}],
         remappings=[
             ("image", LaunchConfiguration("image_topic")),
+            ("image/compressed", [LaunchConfiguration("image_topic"), "/compressed"]),
             ("camera_info", LaunchConfiguration("camera_info_topic")),
         ],
         ros_arguments=["--log-level", LaunchConfiguration("log_level")],

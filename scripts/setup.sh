@@ -30,6 +30,8 @@ logged() {
     say "... done in $((SECONDS - begin)) s"
 }
 
+case $PWD in *[[:space:]]*) die "the path '$PWD' holds a space, which colcon's set-up files cannot take: move the folder." ;; esac
+
 digest() { sha256sum "$@" | sha256sum | cut -c1-16; }
 
 # ---- Python
@@ -132,7 +134,7 @@ make_venv() {
 pip_install() {
     local venv=$1 what=$2; shift 2
     HINT="pip could not install it. Without network access give pip a folder of wheels (PIP_FIND_LINKS); then run the same command again." \
-        logged "$what" "$venv/bin/python" -m pip install --disable-pip-version-check "$@"
+        logged "$what" "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off "$@"
 }
 
 # pip's cmake and colcon, where the system has none.
@@ -147,7 +149,7 @@ build_tools() {
 install_wheels() {
     local tools
     tools=$(build_tools)
-    # shellcheck disable=SC2086
+    # shellcheck disable=SC2086  # no tool, or several words
     pip_install .venv "installing ROS 2 (Kilted) and what the node needs" -c requirements/ros-constraints.txt \
         -r requirements/ros.txt "${default_requirements[@]}" $tools
     logged "fitting the ROS 2 wheels to this Python" .venv/bin/python scripts/fit_ros_wheels.py .venv/share
@@ -158,7 +160,7 @@ install_beside_distribution() {
     local tools
     tools=$(build_tools)
     .venv/bin/python -c 'import numpy; print("numpy<2" if numpy.__version__ < "2" else "numpy")' >.venv/constraints.txt
-    # shellcheck disable=SC2086
+    # shellcheck disable=SC2086  # no tool, or several words
     pip_install .venv "installing what the node needs beside $ros" -c .venv/constraints.txt "${default_requirements[@]}" $tools
 }
 

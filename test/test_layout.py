@@ -1,0 +1,178 @@
+"""The rooms of the package: who may import whom, what stays out of the running node, sizes, and one version."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "depthlm_ros"
+CODE = sorted(
+    path for folder in ("depthlm_ros", "bench", "launch", "scripts", "test") for path in (ROOT / folder).rglob("*.py")
+)
+
+GEOMETRY = {"camera", "canonical", "canonical_axis", "cloud", "pinhole", "rectify"}
+PICTURES = {"cloudview", "imagefile", "pictures"}
+BASE = {"core", "errors"}
+RUNTIME = BASE | GEOMETRY | PICTURES | {"families", "backends", "bundle", "model"}
+
+# Room (file or folder of depthlm_ros): rooms it may import, beside itself. What is not named here may import nothing.
+ROOMS = {
+    "__init__": set(),
+    "errors": set(),
+    "core": {"errors"},
+    **{name: BASE | GEOMETRY for name in GEOMETRY},
+    **{name: BASE | GEOMETRY | PICTURES for name in PICTURES},
+    "families": BASE | GEOMETRY,
+    "bundle": BASE,
+    "backends": BASE | {"bundle"},
+    "backends/torch_hf": BASE | {"bundle", "nets"},
+    "model": RUNTIME,
+    "scenes": BASE | GEOMETRY,
+    "nets": BASE,
+    "export": RUNTIME | {"nets"},
+    "train": RUNTIME | {"nets", "export", "eval", "scenes"},
+    "eval": RUNTIME | {"scenes"},
+    "ros": RUNTIME | {"eval", "scenes"},
+    "cli": RUNTIME | {"eval", "export", "train", "ros"},
+}
+
+# Libraries that only some rooms may import; "ros" stands for everything that comes with ROS 2.
+BUILD_SIDE = {"nets", "export", "train", "backends/torch_hf"}
+LIBRARIES = {
+    "torch": BUILD_SIDE,
+    "transformers": BUILD_SIDE,
+    "safetensors": BUILD_SIDE,
+    "onnx": {"export"},
+    "onnxscript": {"export"},
+    "onnxruntime": {"backends", "export"},
+    "tensorrt": {"backends", "export"},
+    "tokenizers": {"model", "bundle", "export", "train"},
+    "numba": {"scenes"},
+    "cv2": GEOMETRY | PICTURES | {"scenes", "eval", "ros", "train"},
+    "ros": {"ros"},
+}
+ROS_LIBRARIES = re.compile(
+    r"rclpy|rcl_interfaces|rosidl\w*|\w+_(msgs|interfaces)|std_srvs|message_filters|sensor_msgs_py|cv_bridge|tf2\w*|"
+    r"ament_index_python|launch\w*|diagnostic_updater"
+)
+
+
+def room_of(path: Path) -> str:
+    """The most special room that a file of the package belongs to."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    whole = "/".join(parts)
+    return whole if whole in ROOMS else parts[0]
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and full module name of every import in a file, inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module == "depthlm_ros":
+            yield from ((node.lineno, f"depthlm_ros.{alias.name}") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import; write the full name"
+            yield node.lineno, node.module or ""
+
+
+def forbidden(room: str, module: str) -> bool:
+    """Whether a room may not import a module."""
+    top, *rest = module.split(".")
+    if top == "depthlm_ros" and rest and rest[0] not in ("srv", "msg"):
+        return rest[0] not in ROOMS.get(room, set()) | {room.split("/")[0]}
+    library = "ros" if ROS_LIBRARIES.fullmatch(top) or top == "depthlm_ros" else top
+    return library in LIBRARIES and not {room, room.split("/")[0]} & LIBRARIES[library]
+
+
+def test_every_room_imports_only_what_the_design_allows():
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line}: room {room_of(path)} may not import {module}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for line, module in imports(path)
+        if forbidden(room_of(path), module)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_core_needs_nothing_but_numpy():
+    libraries = {
+        module.split(".")[0] for name in ("core", "errors") for _, module in imports(PACKAGE / f"{name}.py")
+    } - set(sys.stdlib_module_names)
+    assert libraries <= {"numpy", "depthlm_ros"}
+
+
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        ("depthlm_ros.core", "cv2 onnxruntime torch transformers rclpy numba"),
+        ("depthlm_ros.model", "torch transformers rclpy numba"),
+        ("depthlm_ros.backends.onnx_runtime", "torch transformers rclpy numba"),
+        ("depthlm_ros.cli", "onnxruntime torch transformers rclpy numba"),
+        pytest.param("depthlm_ros.ros.node", "torch transformers numba", marks=pytest.mark.ros),
+    ],
+)
+def test_importing_a_room_does_not_load(module, unwanted):
+    """In a process of its own, because this one has loaded much already."""
+    code = f"import sys, {module}; print(*sorted(set({unwanted.split()}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
+def test_the_source_holds_no_generated_packages():
+    """A folder srv or msg here would hide the generated one in the overlay."""
+    assert not [name for name in ("srv", "msg") if (PACKAGE / name).exists()]
+
+
+def test_every_folder_of_code_is_a_package():
+    """Otherwise pip leaves it out."""
+    folders = {path.parent for path in PACKAGE.rglob("*.py")}
+    assert not [folder for folder in folders if not (folder / "__init__.py").exists()]
+
+
+def test_functions_fit_on_a_page():
+    functions = (
+        (path, node)
+        for path in CODE
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    )
+    long = [f"{path.name}:{node.lineno} {node.name}" for path, node in functions if lines(node) > 60]
+    assert not long, f"longer than 60 lines: {', '.join(long)}"
+
+
+def lines(node: ast.stmt) -> int:
+    """Number of lines of a definition."""
+    return (node.end_lineno or node.lineno) - node.lineno + 1
+
+
+def test_package_setup_and_changelog_name_one_version():
+    package = ElementTree.parse(ROOT / "package.xml").findtext("version")
+    changelog = re.findall(r"^## (\d+\.\d+\.\d+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[0]
+    pip = subprocess.run(
+        [sys.executable, "setup.py", "--version"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    ).stdout.split()[-1]
+    assert package == changelog == pip
+
+
+def test_interfaces_are_all_generated():
+    """Every .srv and .msg file is named in CMakeLists.txt."""
+    cmake = (ROOT / "CMakeLists.txt").read_text()
+    files = [path.relative_to(ROOT).as_posix() for kind in ("srv", "msg") for path in (ROOT / kind).glob(f"*.{kind}")]
+    assert files
+    assert not [file for file in files if f'"{file}"' not in cmake]
+
+
+@pytest.mark.ros
+def test_source_tree_and_generated_interfaces_are_one_package():
+    import depthlm_ros.core
+    from depthlm_ros.srv import SpatialQuery
+
+    assert Path(depthlm_ros.core.__file__).parent == PACKAGE
+    assert SpatialQuery.Response.OK == 0
