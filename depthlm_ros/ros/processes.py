@@ -15,8 +15,8 @@ from types import TracebackType
 from depthlm_ros.errors import SetupError
 
 TAIL_LINES = 25
-# What a process is told in turn, and how long it may take to end.
-FAREWELLS = ((signal.SIGINT, 5.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 5.0))
+# What a process is told in turn until it ends.
+FAREWELLS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 
 
 def own_graph() -> dict[str, str]:
@@ -65,9 +65,12 @@ class Process:
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         return "\n".join(f"    {line}" for line in lines[-TAIL_LINES:]) or "    (nothing)"
 
-    def stop(self) -> int:
-        """End the process group, politely first; returns the exit code of the process."""
-        for farewell, patience_s in FAREWELLS:
+    def stop(self, patience_s: float = 5.0) -> int:
+        """End the process group, politely first; returns the exit code of the process.
+
+        patience_s: how long to wait for each of FAREWELLS to work.
+        """
+        for farewell in FAREWELLS:
             if self._popen.poll() is not None:
                 break
             self._signal(farewell)

@@ -1,0 +1,81 @@
+"""Processes that demo and benchmarks start: their failure is shown, and none is left behind."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from depthlm_ros.errors import SetupError
+from depthlm_ros.ros.processes import Process, own_graph
+
+READY = "print('ready', flush=True)\n"
+
+
+def start(tmp_path, code):
+    return Process("helper", [sys.executable, "-c", code], tmp_path / "helper.log", dict(os.environ))
+
+
+def wait_for(condition):
+    deadline_s = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+
+
+def is_alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    return state != "Z"
+
+
+def test_a_failed_process_is_named_with_code_and_the_end_of_its_log(tmp_path):
+    with start(tmp_path, "import sys\nfor i in range(99): print('line', i)\nsys.exit(7)") as process:
+        wait_for(lambda: process.ended)
+        with pytest.raises(SetupError, match=r"(?s)the helper ended with exit code 7.*helper\.log.*line 98") as caught:
+            process.check()
+    assert "line 50" not in str(caught.value)
+
+
+def test_a_process_that_runs_or_ended_well_is_no_failure(tmp_path):
+    with start(tmp_path, READY + "import time; time.sleep(60)") as process:
+        process.check()
+    with start(tmp_path, "pass") as process:
+        wait_for(lambda: process.ended)
+        process.check()
+
+
+def test_a_process_may_clean_up_when_told_to_end(tmp_path):
+    code = READY + "import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print('cleaned up')"
+    with start(tmp_path, code) as process:
+        wait_for(lambda: "ready" in process.log_tail())
+        assert process.stop() == 0
+    assert "cleaned up" in process.log_tail()
+
+
+def test_a_stubborn_process_and_its_child_are_ended(tmp_path):
+    child = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)"
+    code = (
+        "import signal, subprocess, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN); signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        f"print(subprocess.Popen([sys.executable, '-c', {child!r}]).pid, flush=True)\n"
+        "time.sleep(60)"
+    )
+    process = start(tmp_path, code)
+    wait_for(lambda: process.log_tail().strip().isdigit())
+    child_pid = int(process.log_tail())
+    assert process.stop(patience_s=0.3) == -9
+    wait_for(lambda: not is_alive(child_pid))
+
+
+def test_an_own_graph_keeps_a_domain_that_is_set_and_stays_on_this_machine(monkeypatch):
+    monkeypatch.setenv("ROS_DOMAIN_ID", "42")
+    assert own_graph()["ROS_DOMAIN_ID"] == "42"
+    monkeypatch.delenv("ROS_DOMAIN_ID")
+    env = own_graph()
+    assert 10 <= int(env["ROS_DOMAIN_ID"]) <= 99
+    assert env["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
