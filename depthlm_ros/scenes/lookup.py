@@ -39,60 +39,64 @@ def _direction(a, b):
 
 @njit(**JIT)
 def _cells():
-    """float64 (SIDE, SIDE, 4): central direction of each cell and the angle that covers it."""
-    cells = np.empty((SIDE, SIDE, 4))
+    """float64 (SIDE, SIDE, 3): central direction of each cell; the largest angle from a centre to its cell's corner."""
+    cells, least = np.empty((SIDE, SIDE, 3)), 1.0
     for j in range(SIDE):
         for i in range(SIDE):
             x, y, z = _direction((i + 0.5) / SIDE, (j + 0.5) / SIDE)
-            least = 1.0
             for k in range(4):
                 cx, cy, cz = _direction((i + (k & 1)) / SIDE, (j + (k >> 1)) / SIDE)
                 least = min(least, x * cx + y * cy + z * cz)
-            cells[j, i, 0], cells[j, i, 1], cells[j, i, 2], cells[j, i, 3] = x, y, z, 1.05 * math.acos(least)
-    return cells
+            cells[j, i, 0], cells[j, i, 1], cells[j, i, 2] = x, y, z
+    return cells, 1.02 * math.acos(least)
 
 
 @njit(**JIT)
-def _in_cone(solid, size, m, light, cell, c, distance, radius):
-    """May the solid cut a segment that leaves the light inside this cone of directions?"""
-    cosine = (c[0] * cell[0] + c[1] * cell[1] + c[2] * cell[2]) / distance
-    reach = radius + light[3]
-    if math.acos(min(1.0, max(-1.0, cosine))) > math.asin(min(1.0, reach / distance)) + cell[3]:
-        return False
-    grow = (distance + radius) * math.tan(cell[3]) + light[3]
-    o, d = np.empty(3), np.empty(3)
+def _grown(geo, n, lights, k, angle, g, o):
+    """Solid n's box seen from light k, grown by what a cone of this half angle and the light's size need.
+
+    Fills g, the map of directions to the unit space of the grown box, and o, the light in it. Returns whether the
+    light is inside, and the cosine below which a direction misses even the ball around the box.
+    """
+    c0, c1, c2 = geo[n, 0] - lights[k, 0], geo[n, 1] - lights[k, 1], geo[n, 2] - lights[k, 2]
+    distance = math.sqrt(c0 * c0 + c1 * c1 + c2 * c2) + 1e-9
+    radius = math.sqrt(geo[n, 12] ** 2 + geo[n, 13] ** 2 + geo[n, 14] ** 2)
+    grow = (distance + radius) * math.tan(angle) + lights[k, 3]
     inside = True
     for i in range(3):
-        f = size[i] / (size[i] + grow)
-        o[i] = -f * (m[i, 0] * c[0] + m[i, 1] * c[1] + m[i, 2] * c[2])
-        d[i] = f * (m[i, 0] * cell[0] + m[i, 1] * cell[1] + m[i, 2] * cell[2])
+        f = geo[n, 12 + i] / (geo[n, 12 + i] + grow)
+        g[i, 0], g[i, 1], g[i, 2] = f * geo[n, 3 + 3 * i], f * geo[n, 4 + 3 * i], f * geo[n, 5 + 3 * i]
+        o[i] = -(g[i, 0] * c0 + g[i, 1] * c1 + g[i, 2] * c2)
         inside = inside and abs(o[i]) <= 1.0
-    return inside or box_entry(o[0], o[1], o[2], d[0], d[1], d[2]) < BIG
+    wide = math.asin(min(1.0, (radius + lights[k, 3]) / distance)) + angle
+    return inside, c0 / distance, c1 / distance, c2 / distance, math.cos(min(math.pi, wide))
 
 
 @njit(**JIT)
-def shadow_lists(solids, emits, maps, lights):
-    """int16 (L, SIDE, SIDE, SHADOW_MAX): rows of solids in each direction from each light, -1 ends a list."""
-    cells = _cells()
+def shadow_lists(geo, emits, lights):
+    """int16 (L, SIDE, SIDE, SHADOW_MAX): rows of solids in each direction from each light, -1 ends a list.
+
+    geo: raycast.geometry. emits: (N,) emission of each solid; lamps and panes cast no shadow.
+    """
+    cells, angle = _cells()
     lists = np.full((lights.shape[0], SIDE, SIDE, SHADOW_MAX), -1, np.int16)
     used = np.zeros((SIDE, SIDE), np.int16)
-    size, c = np.empty(3), np.empty(3)
+    g, o = np.empty((3, 3)), np.empty(3)
     for k in range(lights.shape[0]):
         used[:] = 0
-        for n in range(solids.shape[0]):
+        for n in range(geo.shape[0]):
             if emits[n] > 0.0:
                 continue
-            for i in range(3):
-                a = solids[n, 3 + 3 * i : 6 + 3 * i]
-                size[i] = math.sqrt(a[0] * a[0] + a[1] * a[1] + a[2] * a[2])
-                c[i] = solids[n, i] - lights[k, i]
-            radius = math.sqrt(size[0] ** 2 + size[1] ** 2 + size[2] ** 2)
-            distance = math.sqrt(c[0] ** 2 + c[1] ** 2 + c[2] ** 2) + 1e-9
+            inside, cx, cy, cz, least = _grown(geo, n, lights, k, angle, g, o)
             for j in range(SIDE):
                 for i in range(SIDE):
-                    if used[j, i] < SHADOW_MAX and _in_cone(
-                        solids[n], size, maps[n], lights[k], cells[j, i], c, distance, radius
-                    ):
+                    x, y, z = cells[j, i, 0], cells[j, i, 1], cells[j, i, 2]
+                    if used[j, i] == SHADOW_MAX or (cx * x + cy * y + cz * z < least and not inside):
+                        continue
+                    dx = g[0, 0] * x + g[0, 1] * y + g[0, 2] * z
+                    dy = g[1, 0] * x + g[1, 1] * y + g[1, 2] * z
+                    dz = g[2, 0] * x + g[2, 1] * y + g[2, 2] * z
+                    if inside or box_entry(o[0], o[1], o[2], dx, dy, dz) < BIG:
                         lists[k, j, i, used[j, i]] = n
                         used[j, i] += 1
     return lists

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from depthlm_ros.scenes.primitives import Pose, Scene
-from depthlm_ros.scenes.raycast import trace, unit_maps
+from depthlm_ros.scenes.raycast import trace, geometry
 
 CLEAR_M = 0.25
 AHEAD_M = 0.4
@@ -35,7 +35,7 @@ def clearance_m(scene: Scene, t: np.ndarray) -> float:
 def glance(scene: Scene, pose: Pose) -> np.ndarray:
     """float64 (9, 12): a very small depth picture of 67 by 53 degrees."""
     cam = np.array([9.0, 9.0, 5.5, 4.0])
-    return trace(scene.solids, unit_maps(scene.solids), scene.shell_m, pose.R, pose.t, cam, 0.0, 9, 12)[0]
+    return trace(geometry(scene.solids), scene.shell_m, pose.R, pose.t, cam, 0.0, 9, 12)[0]
 
 
 def _propose(rng: np.random.Generator, scene: Scene) -> Pose:
@@ -59,6 +59,13 @@ def _propose(rng: np.random.Generator, scene: Scene) -> Pose:
     return look(t, yaw, pitch, math.radians(rng.normal(0, 1.5)))
 
 
+def dullness(depth_m: np.ndarray) -> float:
+    """Probability of refusing a view: bare walls and noses against furniture teach little, so few are kept."""
+    flat = np.std(np.log(depth_m)) < 0.2
+    median_m = np.median(depth_m)
+    return max(0.85 if flat else 0.0, 0.8 if median_m < 1.0 else 0.4 if median_m < 2.0 else 0.0)
+
+
 def sample_pose(rng: np.random.Generator, scene: Scene) -> Pose:
     """A camera 0.3 to 2 m above the floor with at least 0.4 m free ahead.
 
@@ -71,7 +78,7 @@ def sample_pose(rng: np.random.Generator, scene: Scene) -> Pose:
         depth = glance(scene, pose)
         if depth.min() < AHEAD_M * 0.7 or depth[3:6, 4:8].min() < AHEAD_M:
             continue
-        if np.median(depth) < 1.0 and attempt < 200 and rng.random() < 0.8:
+        if attempt < 200 and rng.random() < dullness(depth):
             continue
         return pose
     raise RuntimeError(f"no free place for a camera in a {scene.room} of {scene.shell_m[1]} m")

@@ -79,38 +79,44 @@ def solid_entry(shape, taper, ox, oy, oz, dx, dy, dz):
 
 
 @njit(**JIT)
-def unit_maps(solids):
-    """float64 (N, 3, 3): maps from world directions to each solid's unit space (its axes are orthogonal)."""
-    maps = np.empty((solids.shape[0], 3, 3))
+def geometry(solids):
+    """float64 (N, 17) from Scene.solids: centre 3, map from world directions to the unit space 9 (row-major),
+
+    half extents 3, shape, taper. The axes of a solid are orthogonal, so the map's rows are axes over squared length.
+    """
+    geo = np.empty((solids.shape[0], 17))
     for n in range(solids.shape[0]):
         for i in range(3):
             a0, a1, a2 = float(solids[n, 3 + 3 * i]), float(solids[n, 4 + 3 * i]), float(solids[n, 5 + 3 * i])
-            q = 1.0 / (a0 * a0 + a1 * a1 + a2 * a2)
-            maps[n, i, 0], maps[n, i, 1], maps[n, i, 2] = a0 * q, a1 * q, a2 * q
-    return maps
+            size2 = a0 * a0 + a1 * a1 + a2 * a2
+            geo[n, i] = solids[n, i]
+            geo[n, 3 + 3 * i], geo[n, 4 + 3 * i], geo[n, 5 + 3 * i] = a0 / size2, a1 / size2, a2 / size2
+            geo[n, 12 + i] = math.sqrt(size2)
+        geo[n, 15], geo[n, 16] = solids[n, 12], solids[n, 13]
+    return geo
 
 
 @njit(**JIT)
-def _corners(solid, R, t, out):
-    """The eight corners of a solid's bounding box in the camera's frame, into out (8, 3)."""
+def _corners(geo, n, R, t, out):
+    """The eight corners of solid n's bounding box in the camera's frame, into out (8, 3)."""
     for k in range(8):
-        x, y, z = solid[0] - t[0], solid[1] - t[1], solid[2] - t[2]
+        x, y, z = geo[n, 0] - t[0], geo[n, 1] - t[1], geo[n, 2] - t[2]
         for i in range(3):
-            s = 1.0 if (k >> i) & 1 else -1.0
-            x += s * solid[3 + 3 * i]
-            y += s * solid[4 + 3 * i]
-            z += s * solid[5 + 3 * i]
+            s = geo[n, 12 + i] * geo[n, 12 + i] * (1.0 if (k >> i) & 1 else -1.0)
+            x += s * geo[n, 3 + 3 * i]
+            y += s * geo[n, 4 + 3 * i]
+            z += s * geo[n, 5 + 3 * i]
         for j in range(3):
             out[k, j] = R[0, j] * x + R[1, j] * y + R[2, j] * z
 
 
 @njit(**JIT)
-def screen_rect(solid, R, t, cam, corners, rect):
-    """Pixel rectangle (u0, v0, u1, v1) around the part of a solid in front of the camera; False if none is.
+def screen_rect(geo, n, R, t, cam, corners, rect):
+    """Pixel rectangle (u0, v0, u1, v1) around the part of solid n in front of the camera; False if none is.
 
     cam: fx, fy, cx, cy. Edges that cross the near plane are cut there.
     """
-    _corners(solid, R, t, corners)
+    _corners(geo, n, R, t, corners)
     rect[0], rect[1], rect[2], rect[3] = BIG, BIG, -BIG, -BIG
     for k in range(8):
         for axis in range(4):
@@ -143,15 +149,14 @@ def pixel_window(rect, offset, height, width, window):
 
 
 @njit(**JIT)
-def ray_planes(solid, m, R, t, cam, A, B, C, o):
-    """In a solid's unit space: the ray's origin o and its direction A * u + B * v + C."""
+def ray_planes(geo, n, R, t, cam, A, B, C, o):
+    """In solid n's unit space: the ray's origin o and its direction A * u + B * v + C."""
     for i in range(3):
-        o[i] = m[i, 0] * (t[0] - solid[0]) + m[i, 1] * (t[1] - solid[1]) + m[i, 2] * (t[2] - solid[2])
-        right = m[i, 0] * R[0, 0] + m[i, 1] * R[1, 0] + m[i, 2] * R[2, 0]
-        down = m[i, 0] * R[0, 1] + m[i, 1] * R[1, 1] + m[i, 2] * R[2, 1]
-        ahead = m[i, 0] * R[0, 2] + m[i, 1] * R[1, 2] + m[i, 2] * R[2, 2]
-        A[i], B[i] = right / cam[0], down / cam[1]
-        C[i] = ahead - A[i] * cam[2] - B[i] * cam[3]
+        m0, m1, m2 = geo[n, 3 + 3 * i], geo[n, 4 + 3 * i], geo[n, 5 + 3 * i]
+        o[i] = m0 * (t[0] - geo[n, 0]) + m1 * (t[1] - geo[n, 1]) + m2 * (t[2] - geo[n, 2])
+        A[i] = (m0 * R[0, 0] + m1 * R[1, 0] + m2 * R[2, 0]) / cam[0]
+        B[i] = (m0 * R[0, 1] + m1 * R[1, 1] + m2 * R[2, 1]) / cam[1]
+        C[i] = m0 * R[0, 2] + m1 * R[1, 2] + m2 * R[2, 2] - A[i] * cam[2] - B[i] * cam[3]
 
 
 @njit(**JIT)
@@ -187,7 +192,7 @@ def _trace_shell(shell, R, t, cam, offset, depth, hit):
 
 
 @njit(**JIT)
-def trace(solids, maps, shell, R, t, cam, offset, height, width):
+def trace(geo, shell, R, t, cam, offset, height, width):
     """Depth float64 (h, w) and index int16 (h, w) of what each ray sees; ray (i, j) passes pixel (i, j) + offset.
 
     index: a solid's row, or -1 - face for the shell.
@@ -197,11 +202,11 @@ def trace(solids, maps, shell, R, t, cam, offset, height, width):
     _trace_shell(shell, R, t, cam, offset, depth, hit)
     A, B, C, o = np.empty(3), np.empty(3), np.empty(3), np.empty(3)
     corners, rect, window = np.empty((8, 3)), np.empty(4), np.empty(4, np.int64)
-    for n in range(solids.shape[0]):
-        if not screen_rect(solids[n], R, t, cam, corners, rect):
+    for n in range(geo.shape[0]):
+        if not screen_rect(geo, n, R, t, cam, corners, rect):
             continue
         if not pixel_window(rect, offset, height, width, window):
             continue
-        ray_planes(solids[n], maps[n], R, t, cam, A, B, C, o)
-        _trace_solid(int(solids[n, 12]), solids[n, 13], o, A, B, C, offset, window, n, depth, hit)
+        ray_planes(geo, n, R, t, cam, A, B, C, o)
+        _trace_solid(int(geo[n, 15]), geo[n, 16], o, A, B, C, offset, window, n, depth, hit)
     return depth, hit

@@ -9,8 +9,8 @@ from numba import njit
 
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.scenes.primitives import Pose, Scene
-from depthlm_ros.scenes.raycast import JIT, trace, unit_maps
-from depthlm_ros.scenes.shading import shade
+from depthlm_ros.scenes.raycast import JIT, trace, geometry
+from depthlm_ros.scenes.shading import shade_centres, shade_corners
 
 FAR_M = 200.0
 
@@ -31,12 +31,12 @@ class Rendered:
 
 @njit(**JIT)
 def _picture(solids, object_of, paints, shell, lights, ambient, near_list, shadow_list, R, t, cam, height, width):
-    maps = unit_maps(solids)
-    depth, hit = trace(solids, maps, shell, R, t, cam, 0.0, height, width)
-    scene = (solids, maps, shell, paints, near_list, shadow_list, lights, ambient)
-    centre, light = shade(*scene, R, t, cam, 0.0, depth, hit, np.empty((0, 0, 5)))
-    depth2, hit2 = trace(solids, maps, shell, R, t, cam, -0.5, height + 1, width + 1)
-    corner, _ = shade(*scene, R, t, cam, -0.5, depth2, hit2, light)
+    geo = geometry(solids)
+    depth, hit = trace(geo, shell, R, t, cam, 0.0, height, width)
+    scene = (geo, paints, shell, near_list, shadow_list, lights, ambient)
+    centre, light = shade_centres(scene, R, t, cam, depth, hit)
+    depth2, hit2 = trace(geo, shell, R, t, cam, -0.5, height + 1, width + 1)
+    corner = shade_corners(scene, R, t, cam, depth2, hit2, light)
     rgb = np.empty((height, width, 3), np.float32)
     depth_m, object_id = np.empty((height, width), np.float32), np.empty((height, width), np.int16)
     for j in range(height):

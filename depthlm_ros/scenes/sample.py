@@ -11,7 +11,7 @@ from depthlm_ros.scenes.dice import Dice
 from depthlm_ros.scenes.furniture import FREE_PIECES, WALL_PIECES, chair, coffee_table, office_chair
 from depthlm_ros.scenes.lookup import near_lists, shadow_lists
 from depthlm_ros.scenes.primitives import Piece, Placed, Scene, Xyz, pack
-from depthlm_ros.scenes.raycast import unit_maps
+from depthlm_ros.scenes.raycast import geometry
 
 
 class Layout:
@@ -188,7 +188,6 @@ def assemble(
     lights = building.as_lights(light_rows)
     sky, ground = dice.between(0.25, 0.6), dice.between(0.15, 0.4)
     ambient = np.array([(sky, sky, sky * dice.between(0.85, 1.1)), (ground, ground * 0.95, ground * 0.85)], np.float32)
-    maps = unit_maps(solids)
-    shadow = shadow_lists(solids, paint_rows[6:, 9], maps, lights)
+    shadow = shadow_lists(geometry(solids), paint_rows[6:, 9], lights)
     near = near_lists(solids, shell)
     return Scene(solids, object_of, paint_rows, shell, lights, ambient, near, shadow, objects, room)

@@ -1,4 +1,7 @@
-"""Light on what the rays see: direct light with soft shadows, ambient light, occlusion near surfaces."""
+"""Light on what the rays see: direct light with soft shadows, ambient light, occlusion near surfaces.
+
+`geo` is the table of raycast.geometry: one row of numbers per solid.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,8 @@ from depthlm_ros.scenes.raycast import JIT, solid_entry
 from depthlm_ros.scenes.texture import albedo, hash01
 
 
-@njit(**JIT)
-def surface(solids, maps, shell, index, p, q, n):
+@njit(inline="always", **JIT)
+def surface(geo, shell, index, p, q, n):
     """Fills q (local unit coordinates) and n (world normal) at world point p; returns the face: 0..5, or 6 if round."""
     if index < 0:
         face = -1 - index
@@ -22,42 +25,37 @@ def surface(solids, maps, shell, index, p, q, n):
         for i in range(3):
             q[i] = p[i] - 0.5 * (shell[0, i] + shell[1, i])
         return face
-    s, m = solids[index], maps[index]
-    x, y, z = p[0] - s[0], p[1] - s[1], p[2] - s[2]
+    x, y, z = p[0] - geo[index, 0], p[1] - geo[index, 1], p[2] - geo[index, 2]
     for i in range(3):
-        q[i] = m[i, 0] * x + m[i, 1] * y + m[i, 2] * z
+        q[i] = geo[index, 3 + 3 * i] * x + geo[index, 4 + 3 * i] * y + geo[index, 5 + 3 * i] * z
     gx, gy, gz, face = q[0], q[1], q[2], 6
-    shape = int(s[12])
-    if shape == 0:
+    if geo[index, 15] == 0.0:
         ax, ay, az = abs(gx), abs(gy), abs(gz)
         axis = 0 if (ax >= ay and ax >= az) else (1 if ay >= az else 2)
         side = 1.0 if q[axis] > 0.0 else -1.0
         face = 2 * axis + (1 if side > 0.0 else 0)
         gx, gy, gz = (side if axis == 0 else 0.0), (side if axis == 1 else 0.0), (side if axis == 2 else 0.0)
-    elif shape == 2:
-        k = 0.5 * s[13]
+    elif geo[index, 15] == 2.0:
+        k = 0.5 * geo[index, 16]
         if abs(q[2]) > 0.9995:
             gx, gy, gz, face = 0.0, 0.0, q[2], 5
         else:
             gz = k * (1.0 - k - k * q[2])
     for i in range(3):
-        n[i] = m[0, i] * gx + m[1, i] * gy + m[2, i] * gz
+        n[i] = geo[index, 3 + i] * gx + geo[index, 6 + i] * gy + geo[index, 9 + i] * gz
     length = 1.0 / math.sqrt(n[0] * n[0] + n[1] * n[1] + n[2] * n[2])
     n[0], n[1], n[2] = n[0] * length, n[1] * length, n[2] * length
     return face
 
 
-@njit(**JIT)
-def face_coordinates(solids, shell, index, face, q):
+@njit(inline="always", **JIT)
+def face_coordinates(geo, shell, index, face, q):
     """Metric coordinates on a face and its half extents: a_m, b_m, half_a, half_b; b is the more vertical one."""
     if index < 0:
         hx, hy, hz = 0.5 * (shell[1, 0] - shell[0, 0]), 0.5 * (shell[1, 1] - shell[0, 1]), 0.5 * (shell[1, 2] - shell[0, 2])
         x, y, z = q[0], q[1], q[2]
     else:
-        s = solids[index]
-        hx = math.sqrt(s[3] * s[3] + s[4] * s[4] + s[5] * s[5])
-        hy = math.sqrt(s[6] * s[6] + s[7] * s[7] + s[8] * s[8])
-        hz = math.sqrt(s[9] * s[9] + s[10] * s[10] + s[11] * s[11])
+        hx, hy, hz = geo[index, 12], geo[index, 13], geo[index, 14]
         x, y, z = q[0] * hx, q[1] * hy, q[2] * hz
     if face == 6:
         return math.atan2(q[1], q[0]) * hx, z, 3.2 * hx, hz
@@ -69,169 +67,186 @@ def face_coordinates(solids, shell, index, face, q):
 
 
 @njit(**JIT)
-def _gap(solids, maps, index, x, y, z):
-    """Distance from a point to a solid, good to a few percent near it (round solids as scaled balls or pipes)."""
-    s, m = solids[index], maps[index]
-    x, y, z = x - s[0], y - s[1], z - s[2]
-    total, radial, size = 0.0, 0.0, 0.0
-    for i in range(3):
-        h2 = s[3 + 3 * i] ** 2 + s[4 + 3 * i] ** 2 + s[5 + 3 * i] ** 2
-        q = abs(m[i, 0] * x + m[i, 1] * y + m[i, 2] * z)
-        shape = s[12]
-        if shape == 0 or (shape == 2 and i == 2):
-            d = max(0.0, q - 1.0)
-            total += d * d * h2
-        else:
-            radial += q * q
-            size = max(size, h2)
-    if radial > 1.0:
-        d = math.sqrt(radial) - 1.0
-        total += d * d * size
-    return math.sqrt(total)
+def _gap(geo, k, x, y, z, most):
+    """Distance from a point to solid k, good to a few percent near it (round solids as scaled balls or pipes).
+
+    Where it is clear that the distance exceeds `most`, `most` is returned.
+    """
+    x, y, z = x - geo[k, 0], y - geo[k, 1], z - geo[k, 2]
+    a = (abs(geo[k, 3] * x + geo[k, 4] * y + geo[k, 5] * z) - 1.0) * geo[k, 12]
+    if a > most:
+        return most
+    b = (abs(geo[k, 6] * x + geo[k, 7] * y + geo[k, 8] * z) - 1.0) * geo[k, 13]
+    if b > most:
+        return most
+    c = (abs(geo[k, 9] * x + geo[k, 10] * y + geo[k, 11] * z) - 1.0) * geo[k, 14]
+    if c > most:
+        return most
+    if geo[k, 15] > 0.0:
+        h, g = geo[k, 12], geo[k, 14]
+        ua, ub, uc = a / h + 1.0, b / geo[k, 13] + 1.0, c / g + 1.0
+        if geo[k, 15] == 1.0:
+            return max(0.0, math.sqrt(ua * ua + ub * ub + uc * uc) - 1.0) * max(h, g)
+        a, b = (math.sqrt(ua * ua + ub * ub) - 1.0) * h, 0.0
+    a, b, c = max(a, 0.0), max(b, 0.0), max(c, 0.0)
+    return math.sqrt(a * a + b * b + c * c)
 
 
-@njit(**JIT)
-def openness(solids, maps, shell, near_list, p, n):
+@njit(inline="always", **JIT)
+def openness(geo, shell, near_list, p, n):
     """Share of ambient light that reaches a point: how far the next surface is along the normal, at two distances."""
     i, j = int((p[0] - shell[0, 0]) / CELL_M), int((p[1] - shell[0, 1]) / CELL_M)
     i, j = max(0, min(near_list.shape[1] - 1, i)), max(0, min(near_list.shape[0] - 1, j))
     lost = 0.0
     for step in range(2):
-        h = 0.09 if step == 0 else REACH_M
+        h = REACH_M if step == 0 else 0.09
         x, y, z = p[0] + h * n[0], p[1] + h * n[1], p[2] + h * n[2]
         gap = min(min(x - shell[0, 0], shell[1, 0] - x), min(y - shell[0, 1], shell[1, 1] - y))
         gap = min(min(gap, h), min(z - shell[0, 2], shell[1, 2] - z))
         for k in range(NEAR_MAX):
             index = near_list[j, i, k]
-            if index < 0:
+            if index < 0 or gap <= 0.0:
                 break
-            gap = min(gap, _gap(solids, maps, index, x, y, z))
-        lost += (h - max(gap, 0.0)) / h * (0.35 if step == 0 else 0.45)
+            gap = min(gap, _gap(geo, index, x, y, z, gap))
+        if gap > 0.999 * h:
+            # The smaller ball lies in the larger one, which is empty.
+            break
+        lost += (h - max(gap, 0.0)) / h * (0.45 if step == 0 else 0.35)
     return 1.0 - lost
 
 
-@njit(**JIT)
-def shadowed(solids, maps, light_lists, light, p, target):
-    """Is a solid between p and target, a point of this light?"""
-    dx, dy, dz = target[0] - p[0], target[1] - p[1], target[2] - p[2]
-    a, b = octahedral(p[0] - light[0], p[1] - light[1], p[2] - light[2])
+@njit(inline="always", **JIT)
+def shadowed(geo, shadow_list, lights, light, px, py, pz, tx, ty, tz):
+    """Is a solid between point p and point t of this light?"""
+    dx, dy, dz = tx - px, ty - py, tz - pz
+    a, b = octahedral(px - lights[light, 0], py - lights[light, 1], pz - lights[light, 2])
     i, j = min(SIDE - 1, int(a * SIDE)), min(SIDE - 1, int(b * SIDE))
-    for k in range(SHADOW_MAX):
-        index = light_lists[j, i, k]
-        if index < 0:
+    for n in range(SHADOW_MAX):
+        k = shadow_list[light, j, i, n]
+        if k < 0:
             return False
-        s, m = solids[index], maps[index]
-        x, y, z = p[0] - s[0], p[1] - s[1], p[2] - s[2]
+        x, y, z = px - geo[k, 0], py - geo[k, 1], pz - geo[k, 2]
         t = solid_entry(
-            int(s[12]),
-            s[13],
-            m[0, 0] * x + m[0, 1] * y + m[0, 2] * z,
-            m[1, 0] * x + m[1, 1] * y + m[1, 2] * z,
-            m[2, 0] * x + m[2, 1] * y + m[2, 2] * z,
-            m[0, 0] * dx + m[0, 1] * dy + m[0, 2] * dz,
-            m[1, 0] * dx + m[1, 1] * dy + m[1, 2] * dz,
-            m[2, 0] * dx + m[2, 1] * dy + m[2, 2] * dz,
+            int(geo[k, 15]),
+            geo[k, 16],
+            geo[k, 3] * x + geo[k, 4] * y + geo[k, 5] * z,
+            geo[k, 6] * x + geo[k, 7] * y + geo[k, 8] * z,
+            geo[k, 9] * x + geo[k, 10] * y + geo[k, 11] * z,
+            geo[k, 3] * dx + geo[k, 4] * dy + geo[k, 5] * dz,
+            geo[k, 6] * dx + geo[k, 7] * dy + geo[k, 8] * dz,
+            geo[k, 9] * dx + geo[k, 10] * dy + geo[k, 11] * dz,
         )
         if t < 1.0:
             return True
     return False
 
 
-@njit(**JIT)
-def light_at(solids, maps, shell, near_list, shadow_list, lights, ambient, p, n, gloss, eye, noise, out):
+@njit(inline="always", **JIT)
+def light_at(geo, shell, near_list, shadow_list, lights, ambient, p, n, gloss, eye, noise, out):
     """Fills out: diffuse light r, g, b and a white highlight at world point p with normal n.
 
-    noise: two numbers in [0, 1) that place the shadow ray's end on the light.
+    noise: where on the light's ball the shadow ray ends, each in [-1, 1].
     """
-    free = openness(solids, maps, shell, near_list, p, n)
+    free = openness(geo, shell, near_list, p, n)
     up = 0.5 + 0.5 * n[2]
     for c in range(3):
         out[c] = free * (ambient[0, c] * up + ambient[1, c] * (1.0 - up))
     out[3] = 0.0
-    start, target = np.empty(3), np.empty(3)
-    for i in range(3):
-        start[i] = p[i] + 0.004 * n[i]
-    angle, height = 6.2831853 * noise[0], 2.0 * noise[1] - 1.0
-    ring = math.sqrt(1.0 - height * height)
+    px, py, pz = p[0] + 0.004 * n[0], p[1] + 0.004 * n[1], p[2] + 0.004 * n[2]
     for k in range(lights.shape[0]):
-        light = lights[k]
-        x, y, z = light[0] - p[0], light[1] - p[1], light[2] - p[2]
+        x, y, z = lights[k, 0] - p[0], lights[k, 1] - p[1], lights[k, 2] - p[2]
         far2 = x * x + y * y + z * z
         q = 1.0 / math.sqrt(far2)
         cosine = (x * n[0] + y * n[1] + z * n[2]) * q
-        facing = -(x * light[7] + y * light[8] + z * light[9]) * q
-        if light[7] == 0.0 and light[8] == 0.0 and light[9] == 0.0:
+        facing = -(x * lights[k, 7] + y * lights[k, 8] + z * lights[k, 9]) * q
+        if lights[k, 7] == 0.0 and lights[k, 8] == 0.0 and lights[k, 9] == 0.0:
             facing = 0.7
         if cosine <= 0.0 or facing <= 0.0:
             continue
         gain = cosine * facing / (far2 + 0.3)
-        if gain * light[5] < 0.03 * out[1]:
+        if gain * lights[k, 5] < 0.03 * out[1]:
             continue
-        target[0] = light[0] + light[3] * ring * math.cos(angle)
-        target[1] = light[1] + light[3] * ring * math.sin(angle)
-        target[2] = light[2] + light[3] * height
-        if shadowed(solids, maps, shadow_list[k], light, start, target):
+        r = lights[k, 3]
+        tx, ty, tz = lights[k, 0] + r * noise[0], lights[k, 1] + r * noise[1], lights[k, 2] + r * noise[2]
+        if shadowed(geo, shadow_list, lights, k, px, py, pz, tx, ty, tz):
             continue
         gain *= 0.6 + 0.4 * free
         for c in range(3):
-            out[c] += gain * light[4 + c]
+            out[c] += gain * lights[k, 4 + c]
         if gloss > 0.0:
             hx, hy, hz = x * q + eye[0], y * q + eye[1], z * q + eye[2]
             h = (hx * n[0] + hy * n[1] + hz * n[2]) / math.sqrt(hx * hx + hy * hy + hz * hz + 1e-12)
-            out[3] += gloss * light[5] * facing / (far2 + 0.3) * max(0.0, h) ** 60
+            out[3] += gloss * lights[k, 5] * facing / (far2 + 0.3) * max(0.0, h) ** 60
+
+
+@njit(inline="always", **JIT)
+def _borrow(known, around, j, i, key, out):
+    """Mean light of those neighbours of (j, i) that see the same face; False if none does."""
+    found = 0.0
+    out[0] = out[1] = out[2] = out[3] = 0.0
+    for k in range(4):
+        y, x = j + around[k, 0], i + around[k, 1]
+        if 0 <= y < known.shape[0] and 0 <= x < known.shape[1] and known[y, x, 4] == key:
+            found += 1.0
+            for c in range(4):
+                out[c] += known[y, x, c]
+    if found == 0.0:
+        return False
+    for c in range(4):
+        out[c] /= found
+    return True
 
 
 @njit(**JIT)
-def shade(solids, maps, shell, paints, near_list, shadow_list, lights, ambient, R, t, cam, offset, depth, hit, known):
-    """Colour of a lattice of hits: float64 (h, w, 3) linear, and the light on it (h, w, 5): r, g, b, highlight, key.
-
-    known: the light of the lattice at pixel centres, from which a corner ray takes its light where one of the four
-    centres around it sees the same face; an empty array when there is none.
-    """
+def _shade(scene, R, t, cam, offset, depth, hit, phase, known, around, colour, light):
+    """Every other ray of a lattice (phase 0 or 1, like a chessboard); where `around` has rows, light is borrowed."""
+    geo, paints, shell, near_list, shadow_list, lights, ambient = scene
     height, width = depth.shape
-    colour, light = np.empty((height, width, 3)), np.empty((height, width, 5))
-    p, q, n, eye, noise, out = np.empty(3), np.empty(3), np.empty(3), np.empty(3), np.empty(2), np.empty(4)
+    p, q, n, eye, noise, out = np.empty(3), np.empty(3), np.empty(3), np.empty(3), np.empty(3), np.empty(4)
     for j in range(height):
-        for i in range(width):
+        for i in range((j + phase) & 1, width, 2):
             x, y, far = (i + offset - cam[2]) / cam[0], (j + offset - cam[3]) / cam[1], depth[j, i]
             ray = 1.0 / math.sqrt(x * x + y * y + 1.0)
             for k in range(3):
                 d = R[k, 0] * x + R[k, 1] * y + R[k, 2]
                 p[k], eye[k] = t[k] + far * d, -d * ray
             index = int(hit[j, i])
-            face = surface(solids, maps, shell, index, p, q, n)
+            face = surface(geo, shell, index, p, q, n)
             key = float(index * 8 + face)
-            paint = paints[6 + index if index >= 0 else -1 - index]
-            if not _borrow(known, j, i, key, out):
-                noise[0], noise[1] = hash01(i, j, 11 + height), hash01(i, j, 12 + height)
-                light_at(
-                    solids, maps, shell, near_list, shadow_list, lights, ambient, p, n, paint[8], eye, noise, out
-                )
+            row = 6 + index if index >= 0 else -1 - index
+            if around.shape[0] == 0 or not _borrow(known, around, j, i, key, out):
+                for k in range(3):
+                    noise[k] = hash01(i, j, 11 + k) + hash01(i, j, 21 + k) - 1.0
+                light_at(geo, shell, near_list, shadow_list, lights, ambient, p, n, paints[row, 8], eye, noise, out)
             slant = max(0.12, abs(n[0] * eye[0] + n[1] * eye[1] + n[2] * eye[2]))
-            a, b, ha, hb = face_coordinates(solids, shell, index, face, q)
-            rgb = albedo(paint, a, b, ha, hb, far / (cam[0] * slant))
+            a, b, ha, hb = face_coordinates(geo, shell, index, face, q)
+            rgb = albedo(paints, row, a, b, ha, hb, far / (cam[0] * slant))
             for c in range(3):
-                colour[j, i, c] = rgb[c] * (out[c] + paint[9]) + out[3]
+                colour[j, i, c] = rgb[c] * (out[c] + paints[row, 9]) + out[3]
             for c in range(4):
                 light[j, i, c] = out[c]
             light[j, i, 4] = key
+
+
+@njit(**JIT)
+def shade_centres(scene, R, t, cam, depth, hit):
+    """Colour of the rays through pixel centres, float64 (h, w, 3), and the light on what they see (h, w, 5).
+
+    scene: geo, paints, shell, near_list, shadow_list, lights, ambient. The light (r, g, b, highlight, key of the
+    face) is computed for every other pixel; the rest take the mean of their neighbours on the same face.
+    """
+    colour, light = np.empty((*depth.shape, 3)), np.empty((*depth.shape, 5))
+    cross = np.array([[-1, 0], [1, 0], [0, -1], [0, 1]])
+    _shade(scene, R, t, cam, 0.0, depth, hit, 0, light, cross[:0], colour, light)
+    _shade(scene, R, t, cam, 0.0, depth, hit, 1, light, cross, colour, light)
     return colour, light
 
 
 @njit(**JIT)
-def _borrow(known, j, i, key, out):
-    """Mean light of the pixel centres around corner (j, i) that see the same face; False if none does."""
-    found = 0.0
-    out[0] = out[1] = out[2] = out[3] = 0.0
-    for dj in range(-1, 1):
-        for di in range(-1, 1):
-            y, x = j + dj, i + di
-            if 0 <= y < known.shape[0] and 0 <= x < known.shape[1] and known[y, x, 4] == key:
-                found += 1.0
-                for c in range(4):
-                    out[c] += known[y, x, c]
-    if found == 0.0:
-        return False
-    for c in range(4):
-        out[c] /= found
-    return True
+def shade_corners(scene, R, t, cam, depth, hit, known):
+    """Colour of the rays through pixel corners, float64 (h + 1, w + 1, 3), lit as the centres around them."""
+    colour, light = np.empty((*depth.shape, 3)), np.empty((*depth.shape, 5))
+    square = np.array([[-1, -1], [-1, 0], [0, -1], [0, 0]])
+    for phase in range(2):
+        _shade(scene, R, t, cam, -0.5, depth, hit, phase, known, square, colour, light)
+    return colour

@@ -87,10 +87,10 @@ def _mix_and_gain(kind, a, b, seed, fade):
 
 
 @njit(**JIT)
-def albedo(paint, a_m, b_m, half_a, half_b, footprint_m):
+def albedo(paints, row, a_m, b_m, half_a, half_b, footprint_m):
     """Albedo (r, g, b) at surface coordinates measured from the middle of a face of half extents half_a, half_b."""
-    kind, scale, seed = int(paint[6]), paint[7], int(paint[10])
-    r, g, c = float(paint[0]), float(paint[1]), float(paint[2])
+    kind, scale, seed = int(paints[row, 6]), paints[row, 7], int(paints[row, 10])
+    r, g, c = float(paints[row, 0]), float(paints[row, 1]), float(paints[row, 2])
     if kind == 0:
         gain = 0.94 + 0.12 * value_noise(a_m * 2.3 + 7.0, b_m * 2.3, seed)
         return r * gain, g * gain, c * gain
@@ -111,8 +111,8 @@ def albedo(paint, a_m, b_m, half_a, half_b, footprint_m):
         sky = 0.55 + 0.45 * value_noise(a_m * 1.5, b_m * 1.5 + 9.0, seed) if b_m > -0.35 * half_b else 0.35
         green = value_noise(a_m * 6.0, b_m * 6.0, seed + 1) * 0.3 if b_m <= -0.35 * half_b else 0.0
         if frame:
-            return 0.2 * paint[3], 0.2 * paint[4], 0.2 * paint[5]
+            return 0.2 * paints[row, 3], 0.2 * paints[row, 4], 0.2 * paints[row, 5]
         return r * (sky - green), g * (sky - 0.5 * green), c * (sky - green)
     mix, gain, mean = _mix_and_gain(kind, a, b, seed, fade)
     mix = mean + (mix - mean) * fade
-    return (r + (paint[3] - r) * mix) * gain, (g + (paint[4] - g) * mix) * gain, (c + (paint[5] - c) * mix) * gain
+    return (r + (paints[row, 3] - r) * mix) * gain, (g + (paints[row, 4] - g) * mix) * gain, (c + (paints[row, 5] - c) * mix) * gain

@@ -10,7 +10,7 @@ from numba import njit
 
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.scenes.primitives import Scene, SceneObject
-from depthlm_ros.scenes.raycast import BIG, JIT, pixel_window, ray_planes, screen_rect, solid_entry, unit_maps
+from depthlm_ros.scenes.raycast import BIG, JIT, pixel_window, ray_planes, screen_rect, solid_entry, geometry
 from depthlm_ros.scenes.render import Rendered, camera_vector
 
 # Enough to recognise an object by, at 128 x 96 pixels; in proportion for other sizes.
@@ -45,26 +45,26 @@ class Sighting:
 
 
 @njit(**JIT)
-def _stamp(solids, maps, R, t, cam, height, width, object_of, count):
+def _stamp(geo, R, t, cam, height, width, object_of, count):
     """int64 (count,): pixels of each object alone; float64 (count, 4): its projected bounds, pixels."""
     stamp = np.full((height, width), -1, np.int16)
     pixels, bounds = np.zeros(count, np.int64), np.empty((count, 4))
     bounds[:, :2], bounds[:, 2:] = BIG, -BIG
     A, B, C, o = np.empty(3), np.empty(3), np.empty(3), np.empty(3)
     corners, rect, window = np.empty((8, 3)), np.empty(4), np.empty(4, np.int64)
-    for n in range(solids.shape[0]):
+    for n in range(geo.shape[0]):
         k = object_of[n]
-        if k < 0 or not screen_rect(solids[n], R, t, cam, corners, rect):
+        if k < 0 or not screen_rect(geo, n, R, t, cam, corners, rect):
             continue
         for c in range(2):
             bounds[k, c], bounds[k, c + 2] = min(bounds[k, c], rect[c]), max(bounds[k, c + 2], rect[c + 2])
         if not pixel_window(rect, 0.0, height, width, window):
             continue
-        ray_planes(solids[n], maps[n], R, t, cam, A, B, C, o)
+        ray_planes(geo, n, R, t, cam, A, B, C, o)
         for j in range(window[1], window[3]):
             for i in range(window[0], window[2]):
                 x, y, z = A[0] * i + B[0] * j + C[0], A[1] * i + B[1] * j + C[1], A[2] * i + B[2] * j + C[2]
-                if stamp[j, i] != k and solid_entry(int(solids[n, 12]), solids[n, 13], o[0], o[1], o[2], x, y, z) < BIG:
+                if stamp[j, i] != k and solid_entry(int(geo[n, 15]), geo[n, 16], o[0], o[1], o[2], x, y, z) < BIG:
                     stamp[j, i] = k
                     pixels[k] += 1
     return pixels, bounds
@@ -104,9 +104,7 @@ def sightings(scene: Scene, rendered: Rendered, intrinsics: Intrinsics) -> list[
     count = int(scene.object_of.max(initial=-1)) + 1
     height, width = rendered.depth_m.shape
     pose, cam = rendered.pose, camera_vector(intrinsics)
-    alone, bounds = _stamp(
-        scene.solids, unit_maps(scene.solids), pose.R, pose.t, cam, height, width, scene.object_of, count
-    )
+    alone, bounds = _stamp(geometry(scene.solids), pose.R, pose.t, cam, height, width, scene.object_of, count)
     table = _tally(rendered.object_id, count)
     found = []
     for thing in scene.objects:
