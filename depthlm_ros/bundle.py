@@ -1,0 +1,151 @@
+"""The folder in which an exported model lives.
+
+    manifest.json      what the model is, how it is asked, and the SHA-256 of every file beside it
+    model.safetensors  the weights, once; the ONNX graphs point into this file
+    look_WxH.onnx      image -> depth, keys, values; one per canvas size
+    step.onnx          text after a look
+    tokenizer.json     config.json (for the torch backend)
+
+Nothing is loaded that the manifest does not vouch for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from depthlm_ros.errors import BadBundle, UnknownName
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A checked folder. Sizes are (width, height) in pixels.
+
+    before, after: token ids around the image. pixels_per_token: side of the square of canvas pixels that one image
+    token stands for. dense_std, words_std: standard deviation of the relative depth error on rendered validation
+    scenes, of the depth map and of depths in words.
+    """
+
+    folder: Path
+    name: str
+    family: str
+    focal_px: float
+    canvases_px: tuple[tuple[int, int], ...]
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    pixels_per_token: int
+    dense_std: float
+    words_std: float
+
+    @property
+    def step_path(self) -> Path:
+        return self.folder / "step.onnx"
+
+    @property
+    def tokenizer_path(self) -> Path:
+        return self.folder / "tokenizer.json"
+
+    def look_path(self, size_px: tuple[int, int]) -> Path:
+        """Graph for a canvas size. Raises BadBundle if the bundle has none."""
+        if size_px not in self.canvases_px:
+            known = ", ".join(f"{w}x{h}" for w, h in self.canvases_px)
+            raise BadBundle(f"{self.name} has no graph for {size_px[0]}x{size_px[1]}, only {known}.")
+        return self.folder / look_file(size_px)
+
+    def next_position(self, size_px: tuple[int, int]) -> int:
+        """Position id of the first token after the prefix (Qwen3-VL: an image advances it by its longer side)."""
+        return len(self.before) + max(size_px) // self.pixels_per_token + len(self.after)
+
+
+def look_file(size_px: tuple[int, int]) -> str:
+    return f"look_{size_px[0]}x{size_px[1]}.onnx"
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """Reads and checks a bundle. Raises BadBundle naming the file and what is wrong with it."""
+    manifest = _read_manifest(folder)
+    for name, digest in manifest["files"].items():
+        _check_file(folder / name, digest)
+    try:
+        return Bundle(
+            folder=folder,
+            name=str(manifest["name"]),
+            family=str(manifest["family"]),
+            focal_px=float(manifest["focal_px"]),
+            canvases_px=tuple((int(w), int(h)) for w, h in manifest["canvases_px"]),
+            before=tuple(manifest["prefix"]["before"]),
+            after=tuple(manifest["prefix"]["after"]),
+            pixels_per_token=int(manifest["pixels_per_token"]),
+            dense_std=float(manifest["relative_std"]["dense"]),
+            words_std=float(manifest["relative_std"]["words"]),
+        )
+    except (KeyError, TypeError, ValueError) as exc:
+        raise BadBundle(f"{folder / MANIFEST}: field {exc} is missing or wrong: {_REPAIR}") from exc
+
+
+_REPAIR = "restore the folder from the repository, or export the model again (depthlm export)."
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text())
+    except OSError as exc:
+        raise BadBundle(f"cannot read {path} ({exc.strerror}): {_REPAIR}") from exc
+    except ValueError as exc:
+        raise BadBundle(f"{path} is damaged ({exc}): {_REPAIR}") from exc
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise BadBundle(f"{path} lists no files: {_REPAIR}")
+    if manifest.get("format") != FORMAT:
+        raise BadBundle(f"{path} has format {manifest.get('format')}, this version reads {FORMAT}: {_REPAIR}")
+    return manifest
+
+
+def _check_file(path: Path, digest: str) -> None:
+    if Path(path.name) != Path(path.relative_to(path.parent)) or not path.is_file():
+        raise BadBundle(f"{path} is missing: {_REPAIR}")
+    found = file_digest(path)
+    if found != digest:
+        raise BadBundle(f"{path} is damaged: SHA-256 is {found[:12]}..., the manifest says {digest[:12]}...: {_REPAIR}")
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def find_bundle(model: str) -> Path:
+    """Folder of a model given by name or by path. Raises UnknownName listing the names that exist."""
+    given = Path(model).expanduser()
+    if given.is_dir():
+        return given
+    for root in engine_roots():
+        if (root / model).is_dir():
+            return root / model
+    known = sorted({path.parent.name for root in engine_roots() for path in root.glob(f"*/{MANIFEST}")})
+    raise UnknownName(
+        f"model {model!r} is neither a folder nor one of {', '.join(known) or 'the installed models (there are none)'}; "
+        f"looked in {', '.join(map(str, engine_roots()))}."
+    )
+
+
+def engine_roots() -> list[Path]:
+    """Folders that hold bundles: $DEPTHLM_ENGINES, the source tree, ROS prefixes, the Python prefix."""
+    share = Path("share") / "depthlm_ros" / "engines"
+    candidates = [Path(path) for path in os.environ.get("DEPTHLM_ENGINES", "").split(os.pathsep) if path]
+    candidates.append(Path(__file__).resolve().parent.parent / "engines")
+    candidates += [Path(path) / share for path in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if path]
+    candidates.append(Path(sys.prefix) / share)
+    return [path for path in candidates if path.is_dir()]

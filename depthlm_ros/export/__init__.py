@@ -1,0 +1,1 @@
+"""Checkpoint -> ONNX graphs -> bundle (the build side: torch and transformers live here, not on the robot)."""

@@ -1,0 +1,99 @@
+"""Position tables of Qwen3-VL for one still image of a fixed grid, computed once instead of per call.
+
+Formulas are those of Qwen3-VL (axial 2-D RoPE and resampled learned positions in the vision tower,
+interleaved M-RoPE in the language model).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class PromptLayout:
+    """Where things stand in the prefix: `before` text tokens, the image's grid of tokens, `after` text tokens."""
+
+    before: int
+    grid: tuple[int, int]
+    after: int
+
+    @property
+    def image_tokens(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def length(self) -> int:
+        return self.before + self.image_tokens + self.after
+
+    @property
+    def next_position(self) -> int:
+        """Position id of the first token after the prefix: an image advances it by its longer side only."""
+        return self.before + max(self.grid) + self.after
+
+
+def merge_order(grid: tuple[int, int], merge: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Row and column (N,) of each patch, in the order of the merged tokens (merge x merge patches together).
+
+    grid: patches (rows, columns).
+    """
+    rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+
+    def reorder(x: torch.Tensor) -> torch.Tensor:
+        blocks = x.reshape(grid[0] // merge, merge, grid[1] // merge, merge)
+        return blocks.permute(0, 2, 1, 3).reshape(-1)
+
+    return reorder(rows), reorder(columns)
+
+
+def vision_rope(grid: tuple[int, int], merge: int, head_dim: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """cos, sin (N, head_dim) of the vision tower's axial rotary embedding."""
+    rows, columns = merge_order(grid, merge)
+    half = head_dim // 2
+    inverse = 1.0 / theta ** (torch.arange(0, half, 2, dtype=torch.float32) / half)
+    angles = torch.cat([rows[:, None] * inverse, columns[:, None] * inverse], dim=-1)
+    angles = torch.cat([angles, angles], dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def learned_position_weights(grid: tuple[int, int], merge: int, side: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Indices (N, 4) and weights (N, 4) that resample the side x side learned grid (bilinear, aligned corners)."""
+    rows, columns = merge_order(grid, merge)
+    y = rows * ((side - 1) / max(grid[0] - 1, 1))
+    x = columns * ((side - 1) / max(grid[1] - 1, 1))
+    y0, x0 = y.floor().long().clamp(max=side - 1), x.floor().long().clamp(max=side - 1)
+    y1, x1 = (y0 + 1).clamp(max=side - 1), (x0 + 1).clamp(max=side - 1)
+    dy, dx = y - y0, x - x0
+    indices = torch.stack([y0 * side + x0, y0 * side + x1, y1 * side + x0, y1 * side + x1], dim=1)
+    weights = torch.stack([(1 - dy) * (1 - dx), (1 - dy) * dx, dy * (1 - dx), dy * dx], dim=1)
+    return indices, weights
+
+
+def prefix_positions(layout: PromptLayout) -> torch.Tensor:
+    """(3, P) time, row and column position ids of the prefix."""
+    text = torch.arange(layout.before).expand(3, -1)
+    rows, columns = torch.meshgrid(torch.arange(layout.grid[0]), torch.arange(layout.grid[1]), indexing="ij")
+    image = torch.stack([torch.zeros_like(rows), rows, columns]).reshape(3, -1) + layout.before
+    start = layout.before + max(layout.grid)
+    after = torch.arange(start, start + layout.after).expand(3, -1)
+    return torch.cat([text, image, after], dim=1)
+
+
+def text_rope(
+    positions: torch.Tensor, inverse_frequencies: torch.Tensor, sections: tuple[int, ...]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """cos, sin (..., T, head_dim) of the interleaved M-RoPE for positions (3, ..., T)."""
+    angles = positions[..., None].float() * inverse_frequencies
+    mixed = angles[0].clone()
+    for axis in (1, 2):
+        mixed[..., axis : sections[axis] * 3 : 3] = angles[axis][..., axis : sections[axis] * 3 : 3]
+    mixed = torch.cat([mixed, mixed], dim=-1)
+    return mixed.cos(), mixed.sin()
+
+
+def plain_rope(positions: torch.Tensor, inverse_frequencies: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """cos, sin (..., T, head_dim) for text, where the three M-RoPE positions are equal; positions (..., T)."""
+    angles = positions[..., None].float() * inverse_frequencies
+    angles = torch.cat([angles, angles], dim=-1)
+    return angles.cos(), angles.sin()

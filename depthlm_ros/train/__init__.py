@@ -1,0 +1,1 @@
+"""Training: rendered scenes in, a checkpoint out."""

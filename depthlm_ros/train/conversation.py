@@ -1,0 +1,63 @@
+"""Questions and replies about one image as one packed row of tokens.
+
+All questions of an image share its prefix and do not see each other (a block mask), which is also how they are
+asked at run time: any number of questions on one look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from depthlm_ros.families.base import Family, Prompt
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One prompt and the whole reply expected (its forced words included)."""
+
+    prompt: Prompt
+    reply: str
+
+
+@dataclass(frozen=True)
+class PackedRow:
+    """ids, segment, offset: int64 (Q,); segment is -1 where padded; offset counts within a segment.
+
+    label: int64 (Q,): the token that should follow this one, or -100 where nothing is asked of it.
+    """
+
+    ids: np.ndarray
+    segment: np.ndarray
+    offset: np.ndarray
+    label: np.ndarray
+
+
+def encode_turn(turn: Turn, family: Family, tokenizer: Tokenizer) -> tuple[list[int], int]:
+    """Token ids of question, header, reply and end; and how many of them are given rather than predicted."""
+    given = tokenizer.encode(turn.prompt.text + family.header + turn.prompt.forced).ids
+    predicted = tokenizer.encode(turn.reply.removeprefix(turn.prompt.forced) + family.end).ids
+    return given + predicted, len(given)
+
+
+def pack(turns: Sequence[Turn], family: Family, tokenizer: Tokenizer, length: int, pad_id: int) -> PackedRow:
+    """Packs turns one after the other into `length` tokens; a turn that no longer fits is left out."""
+    ids = np.full(length, pad_id, np.int64)
+    segment = np.full(length, -1, np.int64)
+    offset = np.zeros(length, np.int64)
+    label = np.full(length, -100, np.int64)
+    at = 0
+    for index, turn in enumerate(turns):
+        tokens, given = encode_turn(turn, family, tokenizer)
+        end = at + len(tokens)
+        if end > length:
+            continue
+        ids[at:end] = tokens
+        segment[at:end] = index
+        offset[at:end] = np.arange(len(tokens))
+        label[at + given - 1 : end - 1] = tokens[given:]
+        at = end
+    return PackedRow(ids, segment, offset, label)

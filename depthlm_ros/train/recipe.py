@@ -1,0 +1,75 @@
+"""A training run by name: sizes, data and schedule from one YAML file, and what is built from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import yaml
+from tokenizers import Tokenizer
+
+from depthlm_ros.errors import SetupError, UnknownName
+from depthlm_ros.families.base import Family
+from depthlm_ros.families.registry import family_named
+from depthlm_ros.nets.qwen3vl import Qwen3VLDepth
+from depthlm_ros.nets.small import SmallConfig, build
+from depthlm_ros.train.dataset import DataConfig, batch_texts
+from depthlm_ros.train.tokenizer import IMAGE, PAD, train_tokenizer
+from depthlm_ros.train.trainer import Affixes, TrainConfig
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One YAML file: name, family, licence, seed and the three groups of settings."""
+
+    name: str
+    family: str
+    licence: str
+    seed: int
+    model: SmallConfig
+    data: DataConfig
+    train: TrainConfig
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Raises SetupError naming the file and the unknown or missing key."""
+    try:
+        raw = yaml.safe_load(path.read_text())
+        groups = {"model": SmallConfig, "data": DataConfig, "train": TrainConfig}
+        settings = {key: _group(kind, raw.pop(key, {}), f"{path}: {key}") for key, kind in groups.items()}
+        return Recipe(**raw, **settings)
+    except (OSError, TypeError, AttributeError, yaml.YAMLError) as exc:
+        raise SetupError(f"recipe {path} is unusable: {exc}") from exc
+
+
+def _group(kind: type[T], values: dict[str, Any], where: str) -> T:
+    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    if unknown := set(values) - known:
+        raise UnknownName(f"{where} has unknown keys {sorted(unknown)}; known are {sorted(known)}.")
+    return kind(**{key: _frozen(value) for key, value in values.items()})
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+
+
+def make_tokenizer(recipe: Recipe) -> Tokenizer:
+    """Learnt from the questions and replies of a few rendered batches of the same recipe."""
+    rng = np.random.default_rng([recipe.seed, 1])
+    return train_tokenizer(batch_texts(rng, recipe.data, family_named(recipe.family), scenes=300), recipe.model.vocab)
+
+
+def make_model(recipe: Recipe, tokenizer: Tokenizer) -> Qwen3VLDepth:
+    """Randomly initialised from the recipe's seed."""
+    torch.manual_seed(recipe.seed)
+    return build(recipe.model, tokenizer.token_to_id(IMAGE), tokenizer.token_to_id(PAD))
+
+
+def affixes(tokenizer: Tokenizer, family: Family) -> Affixes:
+    before, after = (tuple(tokenizer.encode(text).ids) for text in (family.before, family.after))
+    return Affixes(before, after)

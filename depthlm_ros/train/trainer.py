@@ -1,0 +1,169 @@
+"""Trains a Qwen3-VL with a depth head on rendered scenes: dense depth and replies together, from nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+
+from depthlm_ros.families.base import Family
+from depthlm_ros.nets.positions import PromptLayout
+from depthlm_ros.nets.qwen3vl import Qwen3VLDepth
+from depthlm_ros.train.dataset import Batch, DataConfig, RenderedBatches
+from depthlm_ros.train.losses import gradient, next_token, silog
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long and how fast. Loss = silog + gradient_weight * gradient + text_weight * next_token."""
+
+    steps: int = 4000
+    warmup_steps: int = 200
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    gradient_weight: float = 0.5
+    text_weight: float = 0.5
+    bf16: bool = True
+    save_every: int = 200
+    hours: float = 0.0
+
+
+@dataclass(frozen=True)
+class Losses:
+    total: torch.Tensor
+    silog: torch.Tensor
+    gradient: torch.Tensor
+    text: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Affixes:
+    """Token ids of the fixed text before and after the image."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+
+def forward(model: Qwen3VLDepth, batch: Batch, affixes: Affixes, config: TrainConfig) -> Losses:
+    """One pass: image prefix and all packed questions in one sequence."""
+    height, width = batch.image.shape[1:3]
+    layout = PromptLayout(len(affixes.before), model.grid(height, width), len(affixes.after))
+    tokens, deep = model.see(batch.image)
+    count = len(batch.image)
+    before, after = (model.embed(torch.tensor(ids, device=batch.image.device)).expand(count, -1, -1)
+                     for ids in (affixes.before, affixes.after))
+    x = torch.cat([before, tokens, after, model.embed(batch.ids)], dim=1)
+    prefix_cos, prefix_sin = (t.expand(count, -1, -1) for t in model.prefix_rope(layout))
+    text_cos, text_sin = model.text_rope(batch.offset + layout.next_position)
+    cos, sin = torch.cat([prefix_cos, text_cos], 1), torch.cat([prefix_sin, text_sin], 1)
+    states, _, _ = model.decode(x, cos, sin, block_mask(batch.segment, layout.length), deep=deep, before=layout.before)
+    depth_m = model.depth(states, deep, layout)
+    asked = batch.label >= 0
+    logits = model.vlm.lm_head(states[:, layout.length :][asked])
+    text = next_token(logits, batch.label[asked]) if asked.any() else depth_m.new_zeros(())
+    dense, edges = silog(depth_m, batch.depth_m), gradient(depth_m, batch.depth_m)
+    return Losses(dense + config.gradient_weight * edges + config.text_weight * text, dense, edges, text)
+
+
+def block_mask(segment: torch.Tensor, prefix: int) -> torch.Tensor:
+    """(B, 1, P + Q, P + Q), True where attention is allowed: causal prefix, and each segment sees the prefix and itself, causally."""
+    row = torch.cat([segment.new_full((len(segment), prefix), -2), segment], dim=1)
+    causal = torch.ones(row.shape[1], row.shape[1], dtype=torch.bool, device=row.device).tril()
+    same = (row[:, :, None] == row[:, None, :]) | (row[:, None, :] == -2)
+    return (same & causal)[:, None]
+
+
+def learning_rate(step: int, progress: float, config: TrainConfig) -> float:
+    """Linear warm-up, then half a cosine down to 2 % over progress 0..1."""
+    warm = min(1.0, (step + 1) / config.warmup_steps)
+    return config.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
+
+
+class Trainer:
+    """Optimiser, checkpoints and log of one run in `folder`. Resumes from its checkpoint if there is one."""
+
+    def __init__(
+        self,
+        model: Qwen3VLDepth,
+        family: Family,
+        tokenizer_json: str,
+        affixes: Affixes,
+        data: DataConfig,
+        config: TrainConfig,
+        folder: Path,
+        seed: int,
+        device: str = "cpu",
+    ) -> None:
+        self.model, self.affixes, self.config, self.folder = model.to(device), affixes, config, folder
+        self.device, self.seed, self.step, self.spent_s = device, seed, 0, 0.0
+        self.data, self.family, self.tokenizer_json = data, family, tokenizer_json
+        decayed = [p for p in model.parameters() if p.ndim > 1]
+        plain = [p for p in model.parameters() if p.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        self.optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
+        folder.mkdir(parents=True, exist_ok=True)
+        self.checkpoint = folder / "checkpoint.pt"
+        if self.checkpoint.exists():
+            self._resume()
+
+    def run(self, workers: int = 1, report: Callable[[str], None] = print) -> None:
+        """Trains until config.steps, or config.hours of training where that is not 0."""
+        batches = RenderedBatches(self.data, self.family, self.tokenizer_json, self.seed, self.step)
+        loader = DataLoader(batches, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None)
+        started, spent_before = time.monotonic(), self.spent_s
+        for batch in loader:
+            if self._progress() >= 1.0:
+                break
+            losses = self.train_step(batch)
+            self.spent_s = spent_before + time.monotonic() - started
+            if self.step % 20 == 0:
+                self._log(losses, report)
+            if self.step % self.config.save_every == 0:
+                self.save()
+        self.save()
+
+    def train_step(self, batch: Batch) -> Losses:
+        """One optimiser step."""
+        rate = learning_rate(self.step, self._progress(), self.config)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        on_device = Batch(*(getattr(batch, name).to(self.device) for name in batch.__dataclass_fields__))
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.config.bf16):
+            losses = forward(self.model, on_device, self.affixes, self.config)
+        self.optimiser.zero_grad()
+        losses.total.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        self.optimiser.step()
+        self.step += 1
+        return losses
+
+    def save(self) -> None:
+        """Writes the checkpoint; a kill while writing leaves the last one whole."""
+        partial = self.checkpoint.with_suffix(".partial")
+        state = {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()}
+        torch.save({**state, "step": self.step, "spent_s": self.spent_s, "config": asdict(self.config)}, partial)
+        partial.replace(self.checkpoint)
+
+    def _resume(self) -> None:
+        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.spent_s = state["step"], state["spent_s"]
+
+    def _progress(self) -> float:
+        by_steps = self.step / self.config.steps
+        return max(by_steps, self.spent_s / 3600 / self.config.hours) if self.config.hours else by_steps
+
+    def _log(self, losses: Losses, report: Callable[[str], None]) -> None:
+        values = {name: round(float(getattr(losses, name)), 4) for name in losses.__dataclass_fields__}
+        line = {"step": self.step, "seconds": round(self.spent_s, 1), **values}
+        with (self.folder / "log.jsonl").open("a") as log:
+            log.write(json.dumps(line) + "\n")
+        report(json.dumps(line))
