@@ -26,6 +26,8 @@ COEFFICIENT_COUNTS = {
     "equidistant": (4,),
 }
 
+# OpenCV's fixed-point maps hold coordinates in 16 bits.
+MAX_SIDE_PX = 32767
 # Colour of resampled pixels that show nothing the camera saw, and the source coordinate they are
 # given: far enough outside that no interpolation touches the image.
 UNSEEN_GREY = 128
@@ -167,9 +169,10 @@ def _matrix(name: str, values: np.ndarray, shape: tuple[int, int]) -> np.ndarray
 
 
 def _check_size_and_roi(model: CameraModel) -> None:
-    if model.width_px < 1 or model.height_px < 1:
+    if not (1 <= model.width_px <= MAX_SIDE_PX and 1 <= model.height_px <= MAX_SIDE_PX):
         raise BadIntrinsics(
-            f"camera_info says the image is {model.width_px} x {model.height_px}: publish the calibrated size in it."
+            f"camera_info says the image is {model.width_px} x {model.height_px}: publish the calibrated size in it, "
+            f"1 to {MAX_SIDE_PX} pixels a side."
         )
     roi = model.roi
     if roi == Roi(do_rectify=roi.do_rectify):

@@ -86,7 +86,7 @@ class Axis:
     @property
     def block(self) -> int:
         """Image pixels averaged into one before resampling: what comes nearest to one canvas pixel."""
-        return max(1, round(1.0 / self.scale))
+        return min(max(1, round(1.0 / self.scale)), self.image_px)
 
     @cached_property
     def block_of_canvas(self) -> np.ndarray:

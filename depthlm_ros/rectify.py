@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import cv2
 import numpy as np
 
@@ -12,22 +14,17 @@ from depthlm_ros.core import Intrinsics
 class Rectifier:
     """Turns delivered images of one camera into rectified ones of the same size.
 
-    The maps are computed once, here; `rectify` only reads them and may be called from any thread.
+    The maps are computed once, for the first image of the right size: a camera_info that says a
+    nonsensical size must not cost its memory. Every method may be called from any thread.
 
     intrinsics: the pinhole camera of the output (P where given, else K; cropped and binned).
-    valid: bool (H, W), False where the output shows nothing that the camera saw; None if all is seen.
     """
 
     def __init__(self, model: CameraModel, rectified: bool) -> None:
         """rectified: the images arrive rectified already (topic image_rect), so nothing is to be done."""
         self.model = model
         self.intrinsics: Intrinsics = model.rectified_intrinsics
-        self.valid: np.ndarray | None = None
-        self._maps: tuple[np.ndarray, np.ndarray] | None = None
-        if not rectified and not _is_pinhole_already(model):
-            map_x, map_y, valid = _maps(model)
-            self._maps = cv2.convertMaps(map_x, map_y, cv2.CV_16SC2)
-            self.valid = None if valid.all() else valid
+        self._nothing_to_do = rectified or _is_pinhole_already(model)
 
     def rectify(self, image: np.ndarray) -> np.ndarray:
         """The rectified image, same shape and dtype; the input itself where there is nothing to do.
@@ -35,16 +32,28 @@ class Rectifier:
         image: (H, W) or (H, W, C). Raises BadIntrinsics if it has not the size this camera delivers.
         """
         self.model.check_image_size(image.shape[1], image.shape[0])
-        if self._maps is None:
+        if self._nothing_to_do:
             return image
+        map_x, map_y, _ = self._maps
         out = cv2.remap(
             image,
-            *self._maps,
+            map_x,
+            map_y,
             interpolation=cv2.INTER_LINEAR,
             borderMode=cv2.BORDER_CONSTANT,
             borderValue=(UNSEEN_GREY,) * 4,
         )
         return out.reshape(image.shape)  # OpenCV drops an axis of length one
+
+    @property
+    def valid(self) -> np.ndarray | None:
+        """bool (H, W), False where the output shows nothing that the camera saw; None if all is seen."""
+        return None if self._nothing_to_do else self._maps[2]
+
+    @cached_property
+    def _maps(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        map_x, map_y, valid = _float_maps(self.model)
+        return (*cv2.convertMaps(map_x, map_y, cv2.CV_16SC2), None if valid.all() else valid)
 
 
 def _is_pinhole_already(model: CameraModel) -> bool:
@@ -52,7 +61,7 @@ def _is_pinhole_already(model: CameraModel) -> bool:
     return not model.has_distortion and same_matrix and np.array_equal(model.r, np.eye(3))
 
 
-def _maps(model: CameraModel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _float_maps(model: CameraModel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where each output pixel lies in the input, float32 (H, W) twice, and bool (H, W): it lies inside."""
     k, size = model.delivered_k, model.delivered_size_px
     new_k = model.rectified_intrinsics.matrix

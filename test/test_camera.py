@@ -155,9 +155,10 @@ def test_roi_outside_the_sensor_is_refused(roi):
         camera(roi=roi)
 
 
-def test_size_zero_is_refused():
-    with pytest.raises(BadIntrinsics, match="image is 0 x 480"):
-        camera(width_px=0)
+@pytest.mark.parametrize("width", [0, 2**31])
+def test_size_that_no_camera_has_is_refused(width):
+    with pytest.raises(BadIntrinsics, match=f"image is {width} x 480: publish the calibrated size"):
+        camera(width_px=width)
 
 
 def test_binning_that_leaves_no_pixel_is_refused():

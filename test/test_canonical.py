@@ -122,6 +122,12 @@ def test_principal_point_is_in_the_middle_of_the_canvas_where_there_is_room():
     np.testing.assert_allclose((canvas.cx_px, canvas.cy_px), (63.5, 47.5))
 
 
+def test_visible_are_the_canvas_pixels_that_the_image_touches():
+    # 0.15 of the size: the image spans 18.925 .. 114.925 and 10.425 .. 82.425 on the canvas.
+    camera = Intrinsics(700.0, 700.0, 300.0, 250.0, 640, 480)
+    assert view_of(camera).visible == (18, 10, 115 - 18, 83 - 10)
+
+
 def test_image_with_a_far_off_principal_point_is_moved_just_inside():
     view = view_of(CAMERAS["principal point far off"])
     assert view.coverage == 1.0
@@ -290,6 +296,16 @@ def test_sky_stays_endless_and_does_not_stretch_what_is_beside_it():
     assert np.isposinf(depth_m[:240]).all()
     np.testing.assert_allclose(depth_m[np.isfinite(depth_m)], 2.0, rtol=1e-6)
     assert np.isfinite(depth_m[243:]).all()
+    assert not np.isinf(depth_m[240:]).any()
+
+
+@every_camera
+def test_sky_is_not_continued_beyond_the_canvas(camera):
+    view = view_of(camera)
+    depth_m = view.depth_to_image(np.full(view.canvas_size_px[::-1], np.inf, np.float32))
+    inside = view.contains(all_pixels(*camera.size_px)).reshape(depth_m.shape)
+    np.testing.assert_array_equal(np.isposinf(depth_m), inside)
+    assert np.isnan(depth_m[~inside]).all()
 
 
 def test_extrapolation_at_the_border_is_bounded_across_a_depth_edge():
@@ -307,7 +323,18 @@ def test_depth_of_another_canvas_is_refused():
         view_of(CAMERAS["vga"]).depth_to_image(np.zeros((128, 160), np.float32))
 
 
-def test_random_cameras_keep_plane_dot_and_mask_consistent():
+@pytest.mark.parametrize("focal_px", [1e-3, 5.0, 3e4, 1e9])
+def test_absurd_focal_lengths_neither_crash_nor_invent(focal_px):
+    camera = Intrinsics(focal_px, focal_px, 319.5, 239.5, 640, 480)
+    view = view_of(camera)
+    canvas = view.image_to_canvas(np.full((480, 640, 3), 9, np.uint8))
+    x, y, _, _ = view.visible
+    assert canvas[y, x].tolist() == [9, 9, 9]
+    depth_m = view.depth_to_image(np.full(view.canvas_size_px[::-1], 2.0, np.float32))
+    assert np.isfinite(depth_m).mean() == pytest.approx(view.coverage)
+
+
+def test_random_cameras_give_the_plane_back_and_nothing_off_the_canvas():
     rng = np.random.default_rng(11)
     for _ in range(60):
         width, height = (int(n) for n in rng.integers(8, 700, 2))

@@ -6,7 +6,7 @@ import pytest
 
 from depthlm_ros.camera import UNSEEN_GREY, CameraModel, Roi
 from depthlm_ros.errors import BadIntrinsics
-from depthlm_ros.pinhole import backproject, project
+from depthlm_ros.pinhole import backproject, project, rays
 from depthlm_ros.rectify import Rectifier
 
 K = np.array([[400.0, 0, 330.0], [0, 420.0, 228.0], [0, 0, 1]])
@@ -122,14 +122,34 @@ def test_everything_seen_needs_no_mask():
     assert Rectifier(camera(p=narrow), rectified=False).valid is None
 
 
-def test_beyond_the_turning_point_of_the_polynomial_nothing_is_shown_twice():
-    # r (1 - 0.3 r^2) grows up to r = 1 / sqrt(0.9) and falls back to 0 at r = 1.83: without a limit the
-    # corners (r = 2.1) would show the middle of the image again.
+def test_a_pixel_half_outside_the_input_is_the_last_that_counts_as_seen():
+    k = np.array([[400.0, 0, 319.5], [0, 400.0, 239.5], [0, 0, 1]])
+    p = np.hstack([k, np.zeros((3, 1))])
+    p[:2, 2] += (-10.3, 7.6)  # output (u, v) shows input (u + 10.3, v - 7.6)
+    valid = Rectifier(camera(("plumb_bob", ()), k, np.eye(3), p), rectified=False).valid
+    assert valid is not None
+    np.testing.assert_array_equal(valid.any(axis=0), np.arange(640) + 10.3 <= 639.5)
+    np.testing.assert_array_equal(valid.any(axis=1), np.arange(480) - 7.6 >= -0.5)
+
+
+TURNING_RADIUS = {  # lens whose distorted radius turns back, and the undistorted radius where it does
+    "k1": (("plumb_bob", (-0.3, 0, 0, 0)), (3 * 0.3) ** -0.5),
+    "k3": (("plumb_bob", (0, 0, 0, 0, -0.05)), (7 * 0.05) ** (-1 / 6)),
+    "denominator": (("rational_polynomial", (0, 0, 0, 0, 0, 0.9, 0, 0)), 0.9**-0.5),
+    "equidistant": (("equidistant", (-0.3, 0, 0, 0)), np.tan((3 * 0.3) ** -0.5)),
+}
+
+
+@pytest.mark.parametrize(("lens", "turning"), TURNING_RADIUS.values(), ids=TURNING_RADIUS.keys())
+@pytest.mark.parametrize("turned_rad", [0.0, 0.4])
+def test_beyond_the_turning_point_of_the_polynomial_nothing_is_shown_twice(lens, turning, turned_rad):
+    # For instance r (1 - 0.3 r^2) falls back to 0 at r = 1.83: without a limit the corners (r = 2.1)
+    # would show the middle of the image again.
     k = np.array([[190.0, 0, 319.5], [0, 190.0, 239.5], [0, 0, 1]])
-    rectifier = Rectifier(camera(("plumb_bob", (-0.3, 0, 0, 0)), k, np.eye(3), np.zeros((3, 4))), rectified=False)
-    u, v = np.meshgrid(np.arange(640), np.arange(480))
-    radius = np.hypot(u - 319.5, v - 239.5) / 190.0
-    turning = 1 / np.sqrt(0.9)
+    rotation = cv2.Rodrigues(np.array([0.0, turned_rad, 0.0]))[0]
+    rectifier = Rectifier(camera(lens, k, rotation, np.zeros((3, 4))), rectified=False)
+    raw = rays(rectifier.intrinsics) @ rotation  # = R^-1 ray, the ray in the frame of the raw camera
+    radius = np.where(raw[..., 2] > 0, np.hypot(raw[..., 0], raw[..., 1]) / raw[..., 2], np.inf)
     assert rectifier.valid is not None
     assert rectifier.valid[radius < turning - 0.01].all()
     assert not rectifier.valid[radius > turning + 0.01].any()
