@@ -25,8 +25,9 @@ ROOMS: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float, fl
 def sample_room(dice: Dice) -> tuple[str, Xyz]:
     """Name and size (x, y, z) of a room."""
     left = dice.unit()
-    for name, (_, _, _, share) in ROOMS.items():
-        left -= share
+    name = next(iter(ROOMS))
+    for name in ROOMS:
+        left -= ROOMS[name][3]
         if left < 0:
             break
     width, length, height, _ = ROOMS[name]
@@ -79,7 +80,9 @@ def window(dice: Dice, room_height: float, day: float) -> Piece:
     parts += [box((s * (w / 2 + 0.03), -0.03, foot + h / 2), (0.06, 0.06, h), frame) for s in (-1, 1)]
     if dice.chance(0.3):
         cloth = colours.fabric(dice)
-        parts += [box((s * (w / 2 + 0.1), -0.1, foot / 2 + h / 2 + 0.1), (0.35, 0.08, h + foot), cloth) for s in (-1, 1)]
+        parts += [
+            box((s * (w / 2 + 0.1), -0.1, foot / 2 + h / 2 + 0.1), (0.35, 0.08, h + foot), cloth) for s in (-1, 1)
+        ]
     return Piece("window", "", tuple(parts), (w + 0.12, 0.12, foot + h))
 
 
@@ -90,7 +93,10 @@ def picture(dice: Dice) -> Piece:
     art = dice.paint((0.6, 0.6, 0.6), texture=PATCHES, scale_m=dice.between(0.1, 0.6))
     if dice.chance(0.25):
         art, w = dice.paint((0.8, 0.8, 0.8), gloss=0.05), w * 2
-    parts = (box((0, -0.012, z), (w, 0.024, h), colours.board(dice)), box((0, -0.014, z), (w - 0.06, 0.026, h - 0.06), art))
+    parts = (
+        box((0, -0.012, z), (w, 0.024, h), colours.board(dice)),
+        box((0, -0.014, z), (w - 0.06, 0.026, h - 0.06), art),
+    )
     return Piece("", "", parts, (w, 0.05, z + h / 2))
 
 
@@ -139,11 +145,25 @@ def ceiling_lights(size: Xyz, dice: Dice, brightness: float) -> tuple[list[Place
     glow = Paint((1.0, 0.9 + 0.1 * warm, 0.7 + 0.3 * warm), emission=3.0)
     panel = Piece("", "", (box((0, 0, -thick / 2), (lx, ly, thick), glow),), (lx, ly, thick))
     power = brightness * h * h * dice.between(0.5, 1.3)
-    placed, rows = [], []
+    placed: list[Placed] = []
+    rows: list[tuple[float, ...]] = []
     for k in range(count):
         x, y = w * dice.between(0.4, 0.6), (k + dice.between(0.35, 0.65)) * length / count
         placed.append(Placed(panel, (x, y, h), 0.0, True))
-        rows.append((x, y, h - thick - 0.15, 0.12, power, power * (0.8 + 0.2 * warm), power * (0.5 + 0.5 * warm), 0.0, 0.0, -1.0))
+        rows.append(
+            (
+                x,
+                y,
+                h - thick - 0.15,
+                0.12,
+                power,
+                power * (0.8 + 0.2 * warm),
+                power * (0.5 + 0.5 * warm),
+                0.0,
+                0.0,
+                -1.0,
+            )
+        )
     return placed, rows
 
 

@@ -13,7 +13,9 @@ SIMPLE_KINDS = ("box", "ball", "cylinder", "cone")
 
 def coloured(dice: Dice, kind: str, colour: str, size_m: float) -> Piece:
     """A plain object of a named colour; size_m is roughly its largest extent."""
-    paint = Paint(dice.near(colours.NAMED[colour], 0.05), texture=PLAIN, gloss=dice.pick((0.0, 0.0, 0.03, 0.1)), seed=dice.seed())
+    paint = Paint(
+        dice.near(colours.NAMED[colour], 0.05), texture=PLAIN, gloss=dice.pick((0.0, 0.0, 0.03, 0.1)), seed=dice.seed()
+    )
     if kind == "ball":
         return Piece(kind, colour, (ball((0, 0, size_m / 2), (size_m,) * 3, paint),), (size_m,) * 3)
     if kind == "box":
@@ -63,7 +65,11 @@ def cup(dice: Dice) -> Piece:
     """Mug, glass or bottle."""
     paint = dice.paint(dice.pick(((0.8, 0.8, 0.78), (0.1, 0.2, 0.3), (0.4, 0.1, 0.06), (0.05, 0.15, 0.06))), gloss=0.1)
     if dice.chance(0.3):
-        parts = (frustum((0, 0, 0), 0.038, 0.2, paint), frustum((0, 0, 0.2), 0.038, 0.05, paint, 0.6), frustum((0, 0, 0.25), 0.014, 0.05, paint))
+        parts = (
+            frustum((0, 0, 0), 0.038, 0.2, paint),
+            frustum((0, 0, 0.2), 0.038, 0.05, paint, 0.6),
+            frustum((0, 0, 0.25), 0.014, 0.05, paint),
+        )
         return Piece("", "", parts, (0.08, 0.08, 0.3))
     h, r = dice.between(0.08, 0.13), dice.between(0.035, 0.05)
     return Piece("", "", (frustum((0, 0, 0), r, h, paint, dice.pick((0.0, -0.3, 0.2))),), (2 * r, 2 * r, h))
@@ -74,8 +80,15 @@ def stack(dice: Dice) -> Piece:
     parts, z = [], 0.0
     for _ in range(dice.whole(1, 4)):
         h = dice.between(0.008, 0.04)
-        paint = dice.paint(dice.pick(colours.FABRICS + ((0.8, 0.8, 0.78),)))
-        parts.append(box((0, 0, z + h / 2), (dice.between(0.16, 0.22), dice.between(0.22, 0.3), h), paint, yaw=dice.between(-0.2, 0.2)))
+        paint = dice.paint(dice.pick((*colours.FABRICS, (0.8, 0.8, 0.78))))
+        parts.append(
+            box(
+                (0, 0, z + h / 2),
+                (dice.between(0.16, 0.22), dice.between(0.22, 0.3), h),
+                paint,
+                yaw=dice.between(-0.2, 0.2),
+            )
+        )
         z += h
     return Piece("", "", tuple(parts), (0.25, 0.32, z))
 
@@ -96,7 +109,9 @@ def plant(dice: Dice) -> Piece:
     h, r = dice.between(0.3, 1.6), dice.between(0.08, 0.2)
     pot = min(0.4, h * 0.3)
     leaf = dice.paint((0.05, 0.16, 0.03), (0.13, 0.30, 0.07), NOISE, 0.05)
-    parts = [frustum((0, 0, 0), r, pot, dice.paint(dice.pick(((0.4, 0.16, 0.08), (0.7, 0.7, 0.68), (0.1, 0.1, 0.1)))), -0.25)]
+    parts = [
+        frustum((0, 0, 0), r, pot, dice.paint(dice.pick(((0.4, 0.16, 0.08), (0.7, 0.7, 0.68), (0.1, 0.1, 0.1)))), -0.25)
+    ]
     parts.append(frustum((0, 0, pot), 0.015, (h - pot) * 0.6, dice.paint((0.2, 0.12, 0.06))))
     for _ in range(dice.whole(3, 6)):
         a, s = dice.between(0, 6.28), dice.between(0.3, 0.6) * (h - pot)
@@ -124,7 +139,9 @@ def person(dice: Dice) -> Piece:
 def bin_(dice: Dice) -> Piece:
     """Waste-paper bin."""
     h, r = dice.between(0.28, 0.6), dice.between(0.12, 0.2)
-    return Piece("bin", "", (frustum((0, 0, 0), r, h, dice.paint(dice.pick(colours.FABRICS)), -0.2),), (2 * r, 2 * r, h))
+    return Piece(
+        "bin", "", (frustum((0, 0, 0), r, h, dice.paint(dice.pick(colours.FABRICS)), -0.2),), (2 * r, 2 * r, h)
+    )
 
 
 def rug(dice: Dice) -> Piece:
@@ -138,7 +155,12 @@ def rug(dice: Dice) -> Piece:
 def row_of_books(dice: Dice) -> Piece:
     """Books between supports."""
     w, h = dice.between(0.2, 0.5), dice.between(0.2, 0.3)
-    return Piece("", "", (box((0, 0, h / 2), (w, 0.18, h), dice.paint((0.25, 0.2, 0.18), texture=BOOKS, scale_m=0.03)),), (w, 0.18, h))
+    return Piece(
+        "",
+        "",
+        (box((0, 0, h / 2), (w, 0.18, h), dice.paint((0.25, 0.2, 0.18), texture=BOOKS, scale_m=0.03)),),
+        (w, 0.18, h),
+    )
 
 
 def bench_row(dice: Dice, wide: float, top: Paint, seat: Paint) -> Piece:

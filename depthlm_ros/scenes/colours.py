@@ -83,7 +83,9 @@ def floor(dice: Dice) -> Paint:
         joint = dice.between(0.3, 0.8)
         rgb2 = (base[0] * joint, base[1] * joint, base[2] * joint)
         texture = TILES if dice.chance(0.8) else CHECKER
-        return dice.paint(base, rgb2, texture, dice.pick((0.15, 0.3, 0.3, 0.45, 0.6)), gloss=dice.pick((0.0, 0.05, 0.15)))
+        return dice.paint(
+            base, rgb2, texture, dice.pick((0.15, 0.3, 0.3, 0.45, 0.6)), gloss=dice.pick((0.0, 0.05, 0.15))
+        )
     rgb2 = (base[0] * 0.8, base[1] * 0.8, base[2] * 0.8)
     if kind < 0.85:
         carpet = dice.pick(FABRICS) if dice.chance(0.5) else base

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Dice:
-    """Uniform numbers from a generator, fetched in blocks (a call of numpy's generator costs as much as 30 of these)."""
+    """Uniform numbers from a generator, fetched in blocks: a call of numpy's generator costs as much as 30 of these."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._rng = rng
@@ -55,6 +55,8 @@ class Dice:
             rgb[2] * gain * self.between(low, high),
         )
 
-    def paint(self, rgb: Rgb, rgb2: Rgb = (0.5, 0.5, 0.5), texture: int = 0, scale_m: float = 0.1, **more: float) -> Paint:
+    def paint(
+        self, rgb: Rgb, rgb2: Rgb = (0.5, 0.5, 0.5), texture: int = 0, scale_m: float = 0.1, **more: float
+    ) -> Paint:
         """A paint near these colours."""
         return Paint(self.near(rgb), self.near(rgb2), texture, scale_m, seed=self.seed(), **more)

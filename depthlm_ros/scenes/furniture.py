@@ -68,7 +68,10 @@ def desk(dice: Dice) -> Piece:
         box((-side * (w / 2 - 0.03), 0, h / 2 - 0.02), (0.04, d - 0.1, h - 0.04), leg),
         box((0, d / 2 - 0.03, h - 0.25), (w - 0.1, 0.02, 0.4), top),
     ]
-    parts += [box((side * (w / 2 - 0.22), -d / 2 + 0.055, 0.1 + 0.19 * k), (0.12, 0.02, 0.02), colours.metal(dice)) for k in range(3)]
+    parts += [
+        box((side * (w / 2 - 0.22), -d / 2 + 0.055, 0.1 + 0.19 * k), (0.12, 0.02, 0.02), colours.metal(dice))
+        for k in range(3)
+    ]
     return Piece("table", "", tuple(parts), (w, d, h), h)
 
 
@@ -79,9 +82,13 @@ def chair(dice: Dice) -> Piece:
     parts = [box((0, 0, seat - 0.025), (w, d, 0.05), cover if dice.chance(0.6) else wood)]
     parts += _legs(w, d, seat - 0.05, 0.035, wood, dice.chance(0.5))
     if dice.chance(0.5):
-        parts.append(box((0, d / 2 - 0.02, (seat + h) / 2 + 0.05), (w, 0.03, h - seat - 0.1), parts[0].paint, pitch=-0.1))
+        parts.append(
+            box((0, d / 2 - 0.02, (seat + h) / 2 + 0.05), (w, 0.03, h - seat - 0.1), parts[0].paint, pitch=-0.1)
+        )
     else:
-        parts += [box((s * (w / 2 - 0.02), d / 2 - 0.02, (seat + h) / 2), (0.03, 0.03, h - seat), wood) for s in (-1, 1)]
+        parts += [
+            box((s * (w / 2 - 0.02), d / 2 - 0.02, (seat + h) / 2), (0.03, 0.03, h - seat), wood) for s in (-1, 1)
+        ]
         parts += [box((0, d / 2 - 0.02, h - 0.05 - 0.13 * k), (w, 0.02, 0.07), wood) for k in range(2)]
     return Piece("chair", "", tuple(parts), (w, d, h))
 
@@ -109,7 +116,10 @@ def shelf(dice: Dice) -> Piece:
     step = (h - 0.08) / rows
     parts = [box((s * (w / 2 - 0.012), 0, h / 2), (0.024, d, h), wood) for s in (-1, 1)]
     parts += [box((0, 0, 0.06 + k * step), (w - 0.04, d, 0.024), wood) for k in range(rows)]
-    parts += [box((0, 0, h - 0.012), (w, d, 0.024), wood), box((0, d / 2 - 0.008, h / 2), (w - 0.03, 0.012, h - 0.05), wood)]
+    parts += [
+        box((0, 0, h - 0.012), (w, d, 0.024), wood),
+        box((0, d / 2 - 0.008, h / 2), (w - 0.03, 0.012, h - 0.05), wood),
+    ]
     for k in range(rows):
         if dice.chance(0.85):
             parts.append(_books(dice, w, d, 0.072 + k * step, step - 0.024))
@@ -132,7 +142,10 @@ def cabinet(dice: Dice) -> Piece:
     body, front = colours.board(dice), colours.board(dice)
     if dice.chance(0.6):
         front = body
-    parts = [box((0, 0.01, h / 2 + 0.02), (w, d - 0.02, h - 0.04), body), box((0, 0.03, 0.03), (w - 0.06, d - 0.1, 0.06), body)]
+    parts = [
+        box((0, 0.01, h / 2 + 0.02), (w, d - 0.02, h - 0.04), body),
+        box((0, 0.03, 0.03), (w - 0.06, d - 0.1, 0.06), body),
+    ]
     doors, handle = max(1, round(w / dice.between(0.4, 0.6))), colours.metal(dice)
     wide = w / doors
     for k in range(doors):
@@ -145,7 +158,12 @@ def cabinet(dice: Dice) -> Piece:
 def sofa(dice: Dice) -> Piece:
     """One to three seats with arms and cushions."""
     seats = dice.whole(1, 3)
-    w, d, h, seat = 0.35 + seats * dice.between(0.55, 0.72), dice.between(0.8, 1.0), dice.between(0.7, 0.95), dice.between(0.38, 0.45)
+    w, d, h, seat = (
+        0.35 + seats * dice.between(0.55, 0.72),
+        dice.between(0.8, 1.0),
+        dice.between(0.7, 0.95),
+        dice.between(0.38, 0.45),
+    )
     cover, arm = colours.fabric(dice), dice.between(0.12, 0.2)
     parts = [
         box((0, 0, seat / 2 - 0.02), (w, d, seat - 0.12), cover),

@@ -48,5 +48,6 @@ def photograph(rng: np.random.Generator, rendered: Rendered) -> np.ndarray:
     bytes_ = np.clip(image * 255 + 0.5, 0, 255).astype(np.uint8)
     if rng.random() < 0.3:
         done, code = cv2.imencode(".jpg", bytes_, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(60, 96))])
-        bytes_ = cv2.imdecode(code, cv2.IMREAD_COLOR) if done else bytes_
+        if done:
+            bytes_ = np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR), np.uint8)
     return bytes_

@@ -29,7 +29,12 @@ CLOSER = (
     "Is the {a} or the {b} closer?",
     "What is closer: the {a} or the {b}?",
 )
-WIDE = ("How wide is the {a}?", "How wide is the {a}?", "What is the width of the {a}?", "Tell me the width of the {a}.")
+WIDE = (
+    "How wide is the {a}?",
+    "How wide is the {a}?",
+    "What is the width of the {a}?",
+    "Tell me the width of the {a}.",
+)
 TALL = (
     "How tall is the {a}?",
     "How tall is the {a}?",
@@ -51,7 +56,12 @@ POINTS_APART = (
     "What is the distance between these points?",
     "How far is it between these points?",
 )
-POINTS_CLOSER = ("Which point is closer?", "Which point is closer?", "Which of these points is closer?", "Which point is nearer?")
+POINTS_CLOSER = (
+    "Which point is closer?",
+    "Which point is closer?",
+    "Which of these points is closer?",
+    "Which point is nearer?",
+)
 
 
 def article(name: str) -> str:
@@ -86,5 +96,5 @@ WORDS = (
     "the a of and to in is far how red blue table chair music dog run point meters where closer or wide tall time "
     "happy green seven paper house cloud quickly jump name color image camera robot world water sky apple river "
     "what why when who box ball see find song sleep eat drive fast slow big small"
-).split()
+)
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from depthlm_ros.scenes.primitives import Pose, Scene
-from depthlm_ros.scenes.raycast import trace, geometry
+from depthlm_ros.scenes.raycast import geometry, trace
 
 CLEAR_M = 0.25
 AHEAD_M = 0.4

@@ -47,7 +47,7 @@ class Question:
 
 
 def normalised_box(edges_px: tuple[int, int, int, int], width_px: int, height_px: int) -> str:
-    """"(x1, y1, x2, y2)" from pixel edges, as integers from 0 to 1000 of the picture's width and height."""
+    """ "(x1, y1, x2, y2)" from pixel edges, as integers from 0 to 1000 of the picture's width and height."""
     x1, y1, x2, y2 = edges_px
     sx, sy = 1000 / width_px, 1000 / height_px
     return f"({round(x1 * sx)}, {round(y1 * sy)}, {round(x2 * sx)}, {round(y2 * sy)})"
@@ -191,20 +191,13 @@ def _out_of_scope(dice: Dice) -> Question:
         text = dice.pick(phrases.OUT_OF_SCOPE)
     elif kind < 0.8:
         # Word salad has no question in it: a question's frame would need one of its fixed phrases.
-        text = " ".join(dice.pick(phrases.WORDS) for _ in range(dice.whole(2, 8)))
+        words = phrases.WORDS.split()
+        text = " ".join(dice.pick(words) for _ in range(dice.whole(2, 8)))
     else:
-        text = " ".join("".join(dice.pick(phrases.LETTERS) for _ in range(dice.whole(1, 9))) for _ in range(dice.whole(1, 5)))
+        text = " ".join(
+            "".join(dice.pick(phrases.LETTERS) for _ in range(dice.whole(1, 9))) for _ in range(dice.whole(1, 5))
+        )
     return Question(text, phrases.NOT_UNDERSTOOD, (), "out_of_scope", math.nan, "", "not_understood")
-
-
-def _rough(dice: Dice, asked: Question) -> Question:
-    """As people type: sometimes without capitals or the question mark."""
-    text = asked.question
-    if dice.chance(0.15):
-        text = text.lower()
-    if dice.chance(0.12) and len(text) > 3:
-        text = text.rstrip("?.")
-    return asked if text == asked.question else Question(text, *list(vars(asked).values())[1:])
 
 
 def ask_about(
@@ -232,5 +225,5 @@ def ask_about(
             question = _points(dice, view)
         if question is None:
             question = _visible(dice, view) if view.clear else _absent(dice, view)
-        asked.append(_rough(dice, question))
+        asked.append(question)
     return asked

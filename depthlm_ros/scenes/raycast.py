@@ -8,12 +8,14 @@ tested only inside the screen rectangle of its bounding box; in its own unit spa
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numba import njit
 
 # Not the full fastmath set: infinities and comparisons with them must keep their meaning.
-JIT = {"cache": True, "nogil": True, "fastmath": {"nsz", "arcp", "contract", "reassoc"}, "error_model": "numpy"}
+FASTMATH = {"nsz", "arcp", "contract", "reassoc"}
+JIT: dict[str, Any] = {"cache": True, "nogil": True, "fastmath": FASTMATH, "error_model": "numpy"}
 BIG = 1e30
 NEAR_M = 0.02
 

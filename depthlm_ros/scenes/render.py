@@ -9,7 +9,7 @@ from numba import njit
 
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.scenes.primitives import Pose, Scene
-from depthlm_ros.scenes.raycast import JIT, trace, geometry
+from depthlm_ros.scenes.raycast import JIT, geometry, trace
 from depthlm_ros.scenes.shading import shade_centres, shade_corners
 
 FAR_M = 200.0

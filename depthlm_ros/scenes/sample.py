@@ -76,7 +76,12 @@ def _furnish(layout: Layout, room: str, dice: Dice) -> None:
 def _rows(layout: Layout, dice: Dice) -> None:
     """Rows of long desks and benches that face the y- wall."""
     w, length, _ = layout.size
-    wide, pitch, top, seat = w * dice.between(0.55, 0.85), dice.between(0.85, 1.1), colours.board(dice), colours.board(dice)
+    wide, pitch, top, seat = (
+        w * dice.between(0.55, 0.85),
+        dice.between(0.85, 1.1),
+        colours.board(dice),
+        colours.board(dice),
+    )
     row = clutter.bench_row(dice, wide, top, seat)
     y = dice.between(2.5, 4.0)
     for _ in range(9):
@@ -114,9 +119,8 @@ def _small_things(layout: Layout, room: str, dice: Dice) -> None:
         layout.free(dice.pick(clutter.FLOOR)(dice), dice, 0.1)
 
 
-def _named(layout: Layout, dice: Dice) -> None:
-    """Two to six simple coloured objects, each (colour, kind) once."""
-    names: set[tuple[str, str]] = set()
+def _named(layout: Layout, dice: Dice, names: set[tuple[str, str]]) -> None:
+    """Two to six simple coloured objects, each (colour, kind) once; names are taken already."""
     tops = [p for p in layout.placed if p.piece.top_m > 0]
     for _ in range(dice.whole(2, 6)):
         kind, colour = dice.pick(clutter.SIMPLE_KINDS), dice.pick(tuple(colours.NAMED))
@@ -165,8 +169,18 @@ def _structure(layout: Layout, room: str, dice: Dice, paint: tuple) -> list[Plac
 def sample_scene(rng: np.random.Generator) -> Scene:
     """A furnished room as arrays; the same generator state gives the same scene."""
     dice = Dice(rng)
-    room, size = building.sample_room(dice)
+    return furnished(dice, *building.sample_room(dice), ())
+
+
+def furnished(dice: Dice, room: str, size: Xyz, wanted: tuple[tuple[str, str, float], ...]) -> Scene:
+    """A room of this kind and size; wanted: colour, kind and size_m of objects that get their place first."""
     layout = Layout(size)
+    for colour, kind, size_m in wanted:
+        piece = clutter.coloured(dice, kind, colour, size_m)
+        while not layout.put(
+            piece, size[0] * dice.between(0.3, 0.7), size[1] * dice.between(0.3, 0.7), dice.between(-1, 1), 0.3
+        ):
+            continue
     paints = building.shell_paints(dice)
     day = dice.between(1.5, 5.0)
     rows = _openings(layout, room, dice, day)
@@ -174,9 +188,11 @@ def sample_scene(rng: np.random.Generator) -> Scene:
     if room in ("living room", "hall") and dice.chance(0.5):
         layout.free(coffee_table(dice), dice)
     _small_things(layout, room, dice)
-    _named(layout, dice)
+    _named(layout, dice, {(colour, kind) for colour, kind, _ in wanted})
     lamps, more = building.ceiling_lights(size, dice, dice.pick((0.3, 1.0, 1.0, 1.6)))
-    return assemble(layout.placed + _structure(layout, room, dice, paints) + lamps, paints, size, rows + more, dice, room)
+    return assemble(
+        layout.placed + _structure(layout, room, dice, paints) + lamps, paints, size, rows + more, dice, room
+    )
 
 
 def assemble(

@@ -52,7 +52,11 @@ def surface(geo, shell, index, p, q, n):
 def face_coordinates(geo, shell, index, face, q):
     """Metric coordinates on a face and its half extents: a_m, b_m, half_a, half_b; b is the more vertical one."""
     if index < 0:
-        hx, hy, hz = 0.5 * (shell[1, 0] - shell[0, 0]), 0.5 * (shell[1, 1] - shell[0, 1]), 0.5 * (shell[1, 2] - shell[0, 2])
+        hx, hy, hz = (
+            0.5 * (shell[1, 0] - shell[0, 0]),
+            0.5 * (shell[1, 1] - shell[0, 1]),
+            0.5 * (shell[1, 2] - shell[0, 2]),
+        )
         x, y, z = q[0], q[1], q[2]
     else:
         hx, hy, hz = geo[index, 12], geo[index, 13], geo[index, 14]

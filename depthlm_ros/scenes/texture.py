@@ -64,7 +64,7 @@ def _books(a, b, seed):
 def _mix_and_gain(kind, a, b, seed, fade):
     """For the textures that mix two albedos: mix in [0, 1], gain, and the mix they fade to."""
     if kind == 1:
-        return float((int(math.floor(a)) + int(math.floor(b))) & 1), 1.0, 0.5
+        return float((math.floor(a) + math.floor(b)) & 1), 1.0, 0.5
     if kind == 2:
         i, j = math.floor(a), math.floor(b)
         joint = 1.0 if (a - i < 0.035 or b - j < 0.035) else 0.0
@@ -115,4 +115,8 @@ def albedo(paints, row, a_m, b_m, half_a, half_b, footprint_m):
         return r * (sky - green), g * (sky - 0.5 * green), c * (sky - green)
     mix, gain, mean = _mix_and_gain(kind, a, b, seed, fade)
     mix = mean + (mix - mean) * fade
-    return (r + (paints[row, 3] - r) * mix) * gain, (g + (paints[row, 4] - g) * mix) * gain, (c + (paints[row, 5] - c) * mix) * gain
+    return (
+        (r + (paints[row, 3] - r) * mix) * gain,
+        (g + (paints[row, 4] - g) * mix) * gain,
+        (c + (paints[row, 5] - c) * mix) * gain,
+    )

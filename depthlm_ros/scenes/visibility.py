@@ -10,7 +10,7 @@ from numba import njit
 
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.scenes.primitives import Scene, SceneObject
-from depthlm_ros.scenes.raycast import BIG, JIT, pixel_window, ray_planes, screen_rect, solid_entry, geometry
+from depthlm_ros.scenes.raycast import BIG, JIT, geometry, pixel_window, ray_planes, screen_rect, solid_entry
 from depthlm_ros.scenes.render import Rendered, camera_vector
 
 # Enough to recognise an object by, at 128 x 96 pixels; in proportion for other sizes.
