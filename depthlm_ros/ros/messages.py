@@ -81,7 +81,7 @@ def point_cloud(header: Header, points: np.ndarray, fields: Sequence[str]) -> Po
 
 def _bytes(values: np.ndarray) -> array.array:
     filled = array.array("B")
-    filled.frombytes(memoryview(np.ascontiguousarray(values)).cast("B"))
+    filled.frombytes(np.ascontiguousarray(values).data.cast("B"))
     return filled
 
 

@@ -1,0 +1,220 @@
+"""What waits for the worker: at most one image, the newest, and a few questions.
+
+One condition variable guards both, so that the worker sleeps in one place. Frames never queue: a newer image takes
+the place of the one that waits.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from depthlm_ros.ros.pairing import NS_PER_S, Arrival, Pair, Pairing, stamp_ns
+from depthlm_ros.ros.troubles import Troubles
+
+# An image older than the newest by less than this is late; by more, the camera's time has begun anew (a bag that
+# starts again, a simulation that was reset).
+RESTART_NS = NS_PER_S
+_NAP_S = 0.005
+_SLEEP_S = 0.5
+
+
+class Busy(Exception):
+    """Too many questions wait."""
+
+
+class Closed(Exception):
+    """The node stops; nothing will be answered any more."""
+
+
+class HasImage(Protocol):
+    """What the worker has made of an image."""
+
+    @property
+    def image(self) -> Arrival: ...
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A question that waits. work: called with what was seen, in the worker; its result ends up in `future`.
+
+    fresh: only an image taken after the request will do. asked_clock_ns: the node's clock at the request.
+    asked_number: number of the newest image that had arrived by then.
+    """
+
+    work: Callable[[Any], Any]
+    fresh: bool
+    asked_clock_ns: int
+    asked_number: int = 0
+    future: Future = field(default_factory=Future)
+
+    def accepts(self, image: Arrival) -> bool:
+        """Whether this image is new enough.
+
+        A camera whose clock is not the node's (a bag without simulated time, an unsynchronised driver) cannot tell
+        when an image was taken; then its arrival must do.
+        """
+        if not self.fresh:
+            return True
+        taken_later = image.stamp_ns > self.asked_clock_ns or not image.same_clock
+        return image.number > self.asked_number and taken_later
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Work: answer these from what was seen last."""
+
+    seen: Any
+    tickets: list[Ticket]
+
+
+class Inbox:
+    """Filled by the node's callbacks, emptied by one worker. `newest`, `received`, `dropped`: for diagnostics."""
+
+    def __init__(self, troubles: Troubles, max_questions: int) -> None:
+        self._troubles, self._max_questions = troubles, max_questions
+        self._changed = threading.Condition()
+        self._pairing = Pairing()
+        self._image: Arrival | None = None
+        self._seen: HasImage | None = None
+        self._tickets: list[Ticket] = []
+        self._open_tickets = 0
+        self._first_number = 0
+        self._idle = True
+        self._closed = False
+        self.newest: Arrival | None = None
+        self.received = self.dropped = 0
+
+    def put_image(self, message: Any, clock_ns: int) -> None:
+        """An image has arrived. clock_ns: the node's clock."""
+        with self._changed:
+            stamp = stamp_ns(message.header)
+            behind_ns = self.newest.stamp_ns - stamp if self.newest else 0
+            if behind_ns > RESTART_NS:
+                self._forget(f"the image's stamp went back by {behind_ns / NS_PER_S:.1f} s")
+            elif behind_ns > 0:
+                self._troubles.note("late image", _late(behind_ns))
+                return
+            self.received += 1
+            self.dropped += self._image is not None and not self._idle
+            self._image = self.newest = Arrival(message, stamp, time.monotonic_ns(), clock_ns, self.received)
+            self._changed.notify()
+
+    def put_info(self, info: Any) -> None:
+        """A calibration has arrived."""
+        with self._changed:
+            self._pairing.keep(info)
+            self._changed.notify()
+
+    @property
+    def has_info(self) -> bool:
+        """Whether any calibration has arrived."""
+        with self._changed:
+            return self._pairing.has_info
+
+    @property
+    def can_answer(self) -> bool:
+        """Whether there is anything to answer from: a look, or an image with a calibration."""
+        with self._changed:
+            return self._seen is not None or (self._image is not None and self._pairing.has_info)
+
+    def ask(self, ticket: Ticket) -> None:
+        """Put a question in. Raises Busy, or Closed."""
+        with self._changed:
+            if self._closed:
+                raise Closed
+            if self._open_tickets >= self._max_questions:
+                raise Busy
+            ticket.asked_number = self.received
+            self._open_tickets += 1
+            ticket.future.add_done_callback(self._one_less)
+            self._tickets.append(ticket)
+            self._changed.notify()
+
+    def next(self, is_watched: Callable[[], bool]) -> Pair | Questions | None:
+        """The next piece of work; waits for it. None: the inbox is closed.
+
+        is_watched: whether anybody receives what is published. If nobody does, only questions make an image
+        worth a look. Questions that can be answered go before images, and after each answered round a waiting
+        image comes first, because it is taken whenever no question can be answered.
+        """
+        with self._changed:
+            while not self._closed:
+                self._idle = not is_watched()
+                work = self._questions() or self._pair()
+                if work is not None:
+                    return work
+                self._changed.wait(_NAP_S if self._has_an_impatient_image() else _SLEEP_S)
+        return None
+
+    def done(self, seen: HasImage) -> None:
+        """The worker has looked; questions are answered from this now."""
+        with self._changed:
+            if seen.image.number >= self._first_number:
+                self._seen = seen
+
+    def forget(self, why: str) -> None:
+        """Time has jumped back: what was seen before is not the latest any more."""
+        with self._changed:
+            self._forget(why)
+
+    def close(self) -> None:
+        """Let the worker go, and everybody who waits."""
+        with self._changed:
+            self._closed = True
+            tickets, self._tickets = self._tickets, []
+            self._changed.notify_all()
+        for ticket in tickets:
+            if ticket.future.set_running_or_notify_cancel():
+                ticket.future.set_exception(Closed())
+
+    def _questions(self) -> Questions | None:
+        self._tickets = [ticket for ticket in self._tickets if not ticket.future.cancelled()]
+        ready = [ticket for ticket in self._tickets if self._answerable(ticket)]
+        if not ready:
+            return None
+        self._tickets = [ticket for ticket in self._tickets if ticket not in ready]
+        return Questions(self._seen, ready)
+
+    def _answerable(self, ticket: Ticket) -> bool:
+        if self._seen is None or not ticket.accepts(self._seen.image):
+            return False
+        # While nobody watches, the last look may be old: the image that waits is looked at first.
+        return not self._idle or self._image is None or self._seen.image.number >= ticket.asked_number
+
+    def _pair(self) -> Pair | None:
+        image = self._image
+        if image is None or not self._pairing.ready(image, time.monotonic_ns()):
+            return None
+        if self._idle and not any(ticket.accepts(image) for ticket in self._tickets):
+            return None
+        self._image = None
+        return self._pairing.pair(image)
+
+    def _has_an_impatient_image(self) -> bool:
+        """Whether an image will soon have waited long enough for the calibration of its own stamp."""
+        wanted = self._tickets or not self._idle
+        return bool(wanted) and self._image is not None and self._pairing.has_info
+
+    def _forget(self, why: str) -> None:
+        self._troubles.note(
+            "time went back", f"{why}: starting anew; if no bag was restarted, check the clock of the camera."
+        )
+        self._pairing.forget()
+        self._image = self._seen = self.newest = None
+        self._first_number = self.received + 1
+
+    def _one_less(self, _: Future) -> None:
+        with self._changed:
+            self._open_tickets -= 1
+
+
+def _late(behind_ns: int) -> str:
+    return (
+        f"an image is {behind_ns / 1e6:.1f} ms older than the one before and is left out: stamps must not go back; "
+        "check whether two cameras publish on the same topic."
+    )

@@ -1,0 +1,251 @@
+"""The depth node: a camera's images in, metric depth, clouds and answers out.
+
+    ros2 run depthlm_ros depth_node --ros-args -r image:=/camera/image_raw -r camera_info:=/camera/camera_info
+    python -m depthlm_ros.ros.node                (the same, without the ros2 command)
+
+A lifecycle node that configures and activates itself unless parameter `autostart` is false.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
+from rclpy.clock import Clock, ClockType, JumpThreshold
+from rclpy.duration import Duration
+from rclpy.executors import MultiThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.signals import SignalHandlerOptions
+from std_msgs.msg import Header
+
+from depthlm_ros.errors import SetupError
+from depthlm_ros.model import Model, load_model
+from depthlm_ros.ros.diagnostics import Health, diagnostics
+from depthlm_ros.ros.meter import Meter
+from depthlm_ros.ros.outlet import Outlet
+from depthlm_ros.ros.parameters import Parameters, changed, declare
+from depthlm_ros.ros.questions import Site, answer_depth, answer_spatial, refuse
+from depthlm_ros.ros.stream import Stream
+from depthlm_ros.ros.tf import Transforms
+from depthlm_ros.ros.troubles import Troubles
+from depthlm_ros.srv import QueryDepth, SpatialQuery
+
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+DIAGNOSTICS_PERIOD_S = 1.0
+# Beside one thread per question that may wait: camera, life cycle, timer, and a question to be refused.
+SPARE_THREADS = 4
+
+
+class DepthNode(LifecycleNode):
+    """Raises SetupError if a parameter is unusable."""
+
+    def __init__(self, **node_arguments: Any) -> None:
+        super().__init__("depth_node", **node_arguments)
+        self.parameters: Parameters = declare(self)
+        self._troubles = Troubles(self.get_logger().warning)
+        self._meter = Meter()
+        self._transforms = Transforms(self)
+        self._model: Model | None = None
+        self._outlet: Outlet | None = None
+        self._stream: Stream | None = None
+        self.add_on_set_parameters_callback(self._set_parameters)
+        self._serve()
+        self._watch_time()
+
+    def _serve(self) -> None:
+        """Services and diagnostics live as long as the node, and say so while it is not active."""
+        asked = ReentrantCallbackGroup()
+        self.create_service(SpatialQuery, "spatial_query", self._answer_spatial, callback_group=asked)
+        self.create_service(QueryDepth, "query_depth", self._answer_depth, callback_group=asked)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
+        self.create_timer(
+            DIAGNOSTICS_PERIOD_S,
+            self._diagnose,
+            callback_group=MutuallyExclusiveCallbackGroup(),
+            clock=Clock(clock_type=ClockType.STEADY_TIME),  # simulated time may stand still
+        )
+
+    def _watch_time(self) -> None:
+        back = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False)
+        self._jumps = self.get_clock().create_jump_callback(back, post_callback=self._time_went_back)
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the model and offer the topics."""
+        return self._attempt(self._configure)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Subscribe and begin to look."""
+        super().on_activate(state)
+        outcome = self._attempt(self._activate)
+        if outcome != SUCCESS:
+            super().on_deactivate(state)
+        return outcome
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop looking; the model stays loaded."""
+        self._stop_stream()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Let go of model and topics."""
+        self.release()
+        return SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """As cleanup, from any state."""
+        self.release()
+        return SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Back to the beginning, so that it can be configured again."""
+        self.release()
+        return SUCCESS
+
+    def _attempt(self, step: Any) -> TransitionCallbackReturn:
+        """Run a step of a transition; rclpy itself swallows exceptions without a word."""
+        try:
+            step()
+        except SetupError as error:
+            self.get_logger().fatal(str(error))
+            return FAILURE
+        except Exception as error:  # a transition must end, and its caller be told
+            self.get_logger().fatal(f"{type(error).__name__}: {error}; please report it.")
+            return FAILURE
+        return SUCCESS
+
+    def _configure(self) -> None:
+        started_s = time.perf_counter()
+        wanted = self.parameters
+        self._model = load_model(wanted.model, wanted.backend, wanted.num_threads)
+        self._outlet = Outlet(self, wanted.mode, self._troubles.note)
+        self.get_logger().info(
+            f"model {self._model.name} on {self._model.backend_name}, loaded in "
+            f"{time.perf_counter() - started_s:.2f} s; mode {wanted.mode}"
+        )
+
+    def _activate(self) -> None:
+        assert self._model and self._outlet, "ROS activates configured nodes only"
+        self._stream = Stream(self, self._model, self._outlet, self._meter, self._troubles)
+        self.get_logger().info(f"waiting for {self._stream.image_topic} and {self._stream.info_topic}")
+
+    def _stop_stream(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream:
+            stream.stop()
+
+    def release(self) -> None:
+        """Stop, and let go of everything that configuring acquired."""
+        self._stop_stream()
+        if self._outlet:
+            self._outlet.destroy(self)
+        self._outlet = self._model = None
+
+    def _set_parameters(self, news: list) -> SetParametersResult:
+        try:
+            self.parameters = changed(self.parameters, news)
+        except SetupError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
+
+    def _time_went_back(self, jump: Any) -> None:
+        if self._stream:
+            self._stream.inbox.forget("the node's clock went back")
+
+    def _site(self) -> Site | None:
+        stream, model = self._stream, self._model
+        if stream is None or model is None:
+            return None
+        return Site(model.name, self._clock_ns, lambda: self.parameters, stream.inbox, self._transforms)
+
+    def _clock_ns(self) -> int:
+        return self.get_clock().now().nanoseconds
+
+    def _answer_spatial(self, request: Any, response: Any) -> Any:
+        site = self._site()
+        return answer_spatial(site, request, response) if site else refuse(response, self._inactive())
+
+    def _answer_depth(self, request: Any, response: Any) -> Any:
+        site = self._site()
+        return answer_depth(site, request, response) if site else refuse(response, self._inactive())
+
+    def _inactive(self) -> str:
+        return f"the node is not active: `ros2 lifecycle set {self.get_fully_qualified_name()} activate` first."
+
+    def _diagnose(self) -> None:
+        header = Header(stamp=self.get_clock().now().to_msg())
+        self._diagnostics.publish(diagnostics(header, self.get_fully_qualified_name(), self._health()))
+
+    def _health(self) -> Health:
+        model, stream = self._model, self._stream
+        facts = stream.check(self.parameters.stale_after_s) if stream else {"state": "inactive"}
+        return Health(
+            model=model.name if model else self.parameters.model,
+            backend=model.backend_name if model else self.parameters.backend,
+            reading=self._meter.read(),
+            trouble_quiet_s=self._troubles.quiet_s,
+            last_trouble=self._troubles.last,
+            troubles=self._troubles.counts,
+            **facts,
+        )
+
+
+def start(node: DepthNode) -> bool:
+    """Configure and activate, if the node is to do that itself; False if it cannot (the log says why)."""
+    if not node.parameters.autostart:
+        node.get_logger().info("autostart is false: waiting for a lifecycle manager")
+        return True
+    return node.trigger_configure() == SUCCESS and node.trigger_activate() == SUCCESS
+
+
+def run(stop: threading.Event) -> bool:
+    """Make the node and work until `stop` is set; False if it could not start. Raises SetupError."""
+    node = DepthNode()
+    executor = MultiThreadedExecutor(num_threads=node.parameters.max_waiting_questions + SPARE_THREADS)
+    executor.add_node(node)
+    spinner = threading.Thread(target=_spin, args=(executor, stop), name="executor", daemon=True)
+    try:
+        started = start(node)
+        if started:
+            spinner.start()
+            stop.wait()
+        return started
+    finally:
+        node.release()
+        executor.shutdown(timeout_sec=5.0)
+        if spinner.is_alive():
+            spinner.join()
+        node.destroy_node()
+
+
+def _spin(executor: MultiThreadedExecutor, stop: threading.Event) -> None:
+    try:
+        executor.spin()
+    finally:
+        stop.set()
+
+
+def main(args: list[str] | None = None) -> None:
+    """Until SIGINT or SIGTERM, which end the process with 0; a set-up that cannot work ends it with 1."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        started = run(stop)
+    except SetupError as error:
+        rclpy.logging.get_logger("depth_node").fatal(str(error))
+        started = False
+    finally:
+        rclpy.try_shutdown()
+    sys.exit(0 if started else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""The work on one frame, without any ROS call: message and calibration in, what was seen out.
+
+Everything that depends on the camera only (rectification maps, rays) is kept until the calibration changes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from depthlm_ros.cloud import CloudBuilder, sparse_cloud
+from depthlm_ros.core import Answer, Frame, Intrinsics, PointDepths, Region
+from depthlm_ros.errors import BadIntrinsics
+from depthlm_ros.model import Model, View
+from depthlm_ros.rectify import Rectifier
+from depthlm_ros.ros.convert import camera_from_info, compressed_to_rgb, image_to_rgb, info_key
+from depthlm_ros.ros.pairing import Arrival, Pair
+from depthlm_ros.ros.troubles import Troubles
+
+CLOUD_FIELDS = ("x", "y", "z", "rgb")
+SPARSE_FIELDS = ("x", "y", "z", "std")
+
+
+class Stopwatch:
+    """Milliseconds spent in each stage of a frame."""
+
+    def __init__(self) -> None:
+        self._last_s = time.perf_counter()
+        self.stages_ms: dict[str, float] = {}
+
+    def lap(self, stage: str) -> None:
+        """Book the time since the last lap to a stage."""
+        now_s = time.perf_counter()
+        self.stages_ms[stage] = self.stages_ms.get(stage, 0.0) + 1e3 * (now_s - self._last_s)
+        self._last_s = now_s
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """One look and the image it was taken at.
+
+    unseen: bool (H, W), True where the rectified image shows nothing that the camera saw; None if there is no such
+    pixel. What the model says there is no measurement, so depth is NaN.
+    """
+
+    view: View
+    image: Arrival
+    unseen: np.ndarray | None
+    watch: Stopwatch = field(default_factory=Stopwatch)
+
+    @property
+    def header(self) -> Any:
+        """The image's header, unchanged."""
+        return self.image.message.header
+
+    @property
+    def camera(self) -> Intrinsics:
+        """The rectified camera, to which all pixels refer."""
+        return self.view.frame.intrinsics
+
+    def depth_m(self) -> np.ndarray:
+        """float32 (H, W) metres, NaN = unknown."""
+        depth_m = self.view.depth().depth_m
+        return depth_m if self.unseen is None else np.where(self.unseen, np.float32(np.nan), depth_m)
+
+    def depth_at(self, uv_px: np.ndarray) -> PointDepths:
+        """Depth at pixels (N, 2), read off the dense map."""
+        return self._where_seen(self.view.depth_at(uv_px))
+
+    def tell_depth_at(self, uv_px: np.ndarray) -> PointDepths:
+        """Depth at pixels (N, 2) in the model's words."""
+        return self._where_seen(self.view.tell_depth_at(uv_px))
+
+    def ask(self, question: str, uv_px: np.ndarray, regions: tuple[Region, ...]) -> Answer:
+        """A question in words."""
+        return self.view.ask(question, uv_px, regions)
+
+    def _where_seen(self, points: PointDepths) -> PointDepths:
+        if self.unseen is None:
+            return points
+        u, v = np.rint(points.uv_px).astype(int).T
+        width, height = self.camera.size_px
+        blind = self.unseen[v.clip(0, height - 1), u.clip(0, width - 1)]
+        nan = np.float32(np.nan)
+        return replace(points, depth_m=np.where(blind, nan, points.depth_m), std_m=np.where(blind, nan, points.std_m))
+
+
+class Eye:
+    """Turns images into looks. Used by one thread."""
+
+    def __init__(self, model: Model, compressed: bool, rectified: bool, troubles: Troubles) -> None:
+        self._model, self._rectified, self._troubles = model, rectified, troubles
+        self._to_rgb: Callable[[Any], np.ndarray] = compressed_to_rgb if compressed else image_to_rgb
+        self._key: tuple | None = None
+        self._rectifier: Rectifier | None = None
+
+    def look(self, pair: Pair) -> Seen:
+        """Decode, rectify, look. Raises BadInput for an unusable image or calibration, BackendFailed."""
+        watch, message = Stopwatch(), pair.image.message
+        rectifier = self._rectifier_of(pair)
+        watch.lap("rectify")
+        rgb = self._to_rgb(message)
+        watch.lap("decode")
+        rgb = rectifier.rectify(rgb)
+        frame = Frame(rgb, rectifier.intrinsics, pair.image.stamp_ns, message.header.frame_id)
+        watch.lap("rectify")
+        view = self._model.look(frame)
+        watch.lap("look")
+        return Seen(view, pair.image, None if rectifier.valid is None else ~rectifier.valid, watch)
+
+    def _rectifier_of(self, pair: Pair) -> Rectifier:
+        if pair.info is None:
+            raise BadIntrinsics(
+                f"the image is of camera frame {pair.image.message.header.frame_id!r} but camera_info is of "
+                f"{pair.other_frame_id!r}: it is a CameraInfo of another camera; remap camera_info to the one that "
+                "belongs to the images."
+            )
+        key = info_key(pair.info)
+        if key != self._key or self._rectifier is None:
+            before, self._key, self._rectifier = self._rectifier, key, None
+            self._rectifier = Rectifier(camera_from_info(pair.info), self._rectified)
+            self._tell_change(before)
+        return self._rectifier
+
+    def _tell_change(self, before: Rectifier | None) -> None:
+        if before is None or self._rectifier is None:
+            return
+        self._troubles.note(
+            "intrinsics changed",
+            f"the camera's calibration has changed from {_in_words(before.intrinsics)} to "
+            f"{_in_words(self._rectifier.intrinsics)}; the new one is used. If this is no zoom lens and no new "
+            "resolution, two sources publish on camera_info.",
+        )
+
+
+def _in_words(camera: Intrinsics) -> str:
+    return (
+        f"fx {camera.fx_px:g} fy {camera.fy_px:g} cx {camera.cx_px:g} cy {camera.cy_px:g} "
+        f"({camera.width_px} x {camera.height_px})"
+    )
+
+
+def within_range(depth_m: np.ndarray, least_m: float, most_m: float) -> np.ndarray:
+    """Depth with -Inf where it is too near and +Inf where nothing is within range, as REP 117 has it."""
+    near, far = depth_m < least_m, depth_m > most_m
+    if near.any():
+        depth_m = np.where(near, np.float32(-np.inf), depth_m)
+    return np.where(far, np.float32(np.inf), depth_m) if far.any() else depth_m
+
+
+@lru_cache(maxsize=2)
+def cloud_builder(camera: Intrinsics, stride: int, least_m: float, most_m: float) -> CloudBuilder:
+    """The builder of one camera's clouds, kept with its rays."""
+    return CloudBuilder(camera, stride, least_m, most_m)
+
+
+def grid_px(camera: Intrinsics, rows: int, columns: int) -> np.ndarray:
+    """float64 (rows * columns, 2): the centres of equal cells that cover the image, row by row."""
+    u = (np.arange(columns) + 0.5) * camera.width_px / columns - 0.5
+    v = (np.arange(rows) + 0.5) * camera.height_px / rows - 0.5
+    return np.stack(np.meshgrid(u, v), axis=-1).reshape(-1, 2)
+
+
+def told_grid(seen: Seen, rows: int, columns: int, least_m: float, most_m: float) -> np.ndarray:
+    """float32 (rows, columns, 4): x, y, z and standard deviation of a grid of pixels, depth in the model's words."""
+    told = seen.tell_depth_at(grid_px(seen.camera, rows, columns))
+    in_range = (told.depth_m >= least_m) & (told.depth_m <= most_m)
+    depth_m = np.where(in_range, told.depth_m, np.float32(np.nan))
+    return sparse_cloud(told.uv_px, depth_m, told.std_m, seen.camera).reshape(rows, columns, 4)

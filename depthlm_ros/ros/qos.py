@@ -1,0 +1,60 @@
+"""Quality of service: what we ask for, what we offer, and words for a mismatch, which ROS otherwise keeps silent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.qos import HistoryPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+
+try:
+    from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks
+
+# Cameras offer either reliability; best effort accepts both. Only the newest frame is of use.
+NEWEST_ONLY = {"history": HistoryPolicy.KEEP_LAST, "depth": 1, "reliability": ReliabilityPolicy.BEST_EFFORT}
+# A calibration is small and may come seldom.
+FEW = {"history": HistoryPolicy.KEEP_LAST, "depth": 10, "reliability": ReliabilityPolicy.BEST_EFFORT}
+OFFERED = {"history": HistoryPolicy.KEEP_LAST, "depth": 2, "reliability": ReliabilityPolicy.RELIABLE}
+
+
+def profile(policies: dict[str, Any]) -> QoSProfile:
+    """A new profile; rclpy writes the user's overrides into it."""
+    return QoSProfile(**policies)
+
+
+def overridable() -> QoSOverridingOptions:
+    """Lets parameters qos_overrides.<topic>.<subscription or publisher>.{history,depth,reliability} decide."""
+    return QoSOverridingOptions.with_default_policies()
+
+
+def on_unheard_publisher(topic: str, tell: Callable[[str, str], None]) -> SubscriptionEventCallbacks:
+    """Tells when a publisher of a topic we subscribe to offers less than we ask for."""
+
+    def incompatible(event: Any) -> None:
+        tell(
+            "incompatible QoS",
+            f"a publisher on {topic} is not heard: it offers a weaker {_policy(event)} than this node asks for. Remove "
+            f"qos_overrides.{topic}.subscription from the parameters, or change the publisher.",
+        )
+
+    return SubscriptionEventCallbacks(incompatible_qos=incompatible)
+
+
+def on_unserved_subscriber(topic: str, tell: Callable[[str, str], None]) -> PublisherEventCallbacks:
+    """Tells when a subscriber of a topic we publish asks for more than we offer."""
+
+    def incompatible(event: Any) -> None:
+        tell(
+            "incompatible QoS",
+            f"a subscriber of {topic} gets nothing: it asks for a stronger {_policy(event)} than this node offers. "
+            f"Change the subscriber, or set qos_overrides.{topic}.publisher.",
+        )
+
+    return PublisherEventCallbacks(incompatible_qos=incompatible)
+
+
+def _policy(event: Any) -> str:
+    return QoSPolicyKind(event.last_policy_kind).name.lower()

@@ -1,0 +1,95 @@
+"""What exists only while the node is active: subscriptions, inbox, worker and watchdog."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.subscription import Subscription
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from depthlm_ros.model import Model
+from depthlm_ros.ros import qos
+from depthlm_ros.ros.inbox import Inbox
+from depthlm_ros.ros.meter import Meter
+from depthlm_ros.ros.outlet import Outlet
+from depthlm_ros.ros.pipeline import Eye
+from depthlm_ros.ros.troubles import Troubles
+from depthlm_ros.ros.watchdog import Watchdog
+from depthlm_ros.ros.worker import Worker
+
+if TYPE_CHECKING:
+    from depthlm_ros.ros.node import DepthNode
+
+# How long a running look may take when the node is told to stop.
+LAST_LOOK_S = 30.0
+COMPRESSED_SUFFIX = "/compressed"
+
+
+class Stream:
+    """Begins to work when it is made; `stop` ends it."""
+
+    def __init__(self, node: DepthNode, model: Model, outlet: Outlet, meter: Meter, troubles: Troubles) -> None:
+        self._node, self._outlet, self._troubles = node, outlet, troubles
+        wanted = node.parameters
+        compressed = wanted.image_transport == "compressed"
+        self.image_topic, self.info_topic = _image_topic(node, compressed), node.resolve_topic_name("camera_info")
+        self.inbox = Inbox(troubles, wanted.max_waiting_questions)
+        eye = Eye(model, compressed, wanted.rectified_input, troubles)
+        self._worker = Worker(self.inbox, eye, self._publish, outlet.is_watched, meter, troubles)
+        kind = CompressedImage if compressed else Image
+        image_type = f"sensor_msgs/msg/{kind.__name__}"
+        self._watchdog = Watchdog(node, self.inbox, troubles, self.image_topic, image_type, self.info_topic)
+        self._worker.start()
+        self._camera = MutuallyExclusiveCallbackGroup()
+        self._subscriptions = [
+            self._subscribe(CameraInfo, self.info_topic, qos.FEW, self.inbox.put_info),
+            self._subscribe(kind, self.image_topic, qos.NEWEST_ONLY, self._take_image),
+        ]
+
+    def stop(self) -> None:
+        """Stop listening, let everybody go who waits, and wait for the look that runs."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        self.inbox.close()
+        self._worker.join(LAST_LOOK_S)
+        if self._worker.is_alive():
+            self._node.get_logger().error(f"the model has not come back within {LAST_LOOK_S:g} s; going on without it")
+
+    def check(self, patience_s: float) -> dict[str, Any]:
+        """Look after the inputs, and return the facts that diagnostics tells about the stream."""
+        missing = self._watchdog.missing(patience_s)
+        self._watchdog.bark(missing)
+        newest = self.inbox.newest
+        return {
+            "state": "active",
+            "received": self.inbox.received,
+            "dropped": self.inbox.dropped,
+            "newest_age_s": (time.monotonic_ns() - newest.arrived_ns) / 1e9 if newest else float("nan"),
+            "missing": missing,
+            "watched": self._outlet.is_watched(),
+        }
+
+    def _subscribe(self, kind: type, topic: str, policies: dict[str, Any], callback: Any) -> Subscription:
+        return self._node.create_subscription(
+            kind,
+            topic,
+            callback,
+            qos.profile(policies),
+            callback_group=self._camera,
+            event_callbacks=qos.on_unheard_publisher(topic, self._troubles.note),
+            qos_overriding_options=qos.overridable(),
+        )
+
+    def _take_image(self, message: Any) -> None:
+        self.inbox.put_image(message, self._node.get_clock().now().nanoseconds)
+
+    def _publish(self, seen: Any) -> None:
+        self._outlet.publish(seen, self._node.parameters)
+
+
+def _image_topic(node: DepthNode, compressed: bool) -> str:
+    """The resolved topic; for compressed images the camera's base topic plus a suffix, as image_transport has it."""
+    topic = node.resolve_topic_name("image")
+    return topic + COMPRESSED_SUFFIX if compressed and not topic.endswith(COMPRESSED_SUFFIX) else topic
