@@ -29,8 +29,10 @@ from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
+from depthlm_ros.core import Intrinsics
 from depthlm_ros.errors import DepthLMError
 from depthlm_ros.ros.messages import colour_image, depth_image, rectified_camera_info
+from depthlm_ros.ros.room import rendered_room
 from depthlm_ros.ros.sources import Lens, Shot, Source, labelled, pictures
 
 TOPICS = ("image", "camera_info", "depth_truth/image")
@@ -79,8 +81,8 @@ def arguments() -> argparse.ArgumentParser:
     room = parser.add_argument_group("the rendered room (without --images and --labels)")
     room.add_argument("--size", type=int, nargs=2, default=(640, 480), metavar=("W", "H"), help="pixels (640 480)")
     room.add_argument("--focal", type=float, help="focal length in pixels (0.8 times the width)")
-    room.add_argument("--seed", type=int, default=0, help="which room (0)")
-    room.add_argument("--steps", type=int, default=60, help="pictures on the camera's closed path (60)")
+    room.add_argument("--seed", type=int, help="which room (the demo's)")
+    room.add_argument("--steps", type=int, default=24, help="pictures on the camera's way, before it turns back (24)")
     parser.add_argument("--rate", type=float, default=10.0, help="pictures per second (10)")
     parser.add_argument("--once", action="store_true", help="end after the last picture instead of beginning again")
     parser.add_argument("--wait", type=float, default=0.0, metavar="S", help="first wait so long for a subscriber (0)")
@@ -94,13 +96,18 @@ def source_from(options: argparse.Namespace) -> Source:
     if options.labels:
         return labelled(options.labels)
     if not options.images:
-        from depthlm_ros.ros.room import rendered_room
-
-        return rendered_room(*options.size, focal_px=options.focal, seed=options.seed, steps=options.steps)
+        rclpy.logging.get_logger("replay_camera").info(f"rendering {options.steps} pictures of a room ...")
+        return rendered_room(_room_camera(options), options.steps, options.seed)
     missing = [f"--{name}" for name in ("fx", "fy", "cx", "cy") if getattr(options, name) is None]
     if missing:
         arguments().error(f"--images needs the lens; missing: {' '.join(missing)}. No depth is right without it.")
     return pictures(options.images, Lens(options.fx, options.fy, options.cx, options.cy))
+
+
+def _room_camera(options: argparse.Namespace) -> Intrinsics:
+    width, height = options.size
+    focal_px = 0.8 * width if options.focal is None else options.focal
+    return Intrinsics(focal_px, focal_px, (width - 1) / 2, (height - 1) / 2, width, height)
 
 
 def replay(camera: ReplayCamera, source: Source, options: argparse.Namespace, stop: threading.Event) -> None:
@@ -131,6 +138,8 @@ def main(args: Sequence[str] | None = None) -> None:
     options = arguments().parse_args(remove_ros_args(command)[1:])
     if not 0 < options.rate <= 1000:
         arguments().error(f"--rate is {options.rate:g}: give a number of pictures per second, at most 1000.")
+    if options.steps < 2:
+        arguments().error(f"--steps is {options.steps}: a way has at least 2 pictures.")
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
