@@ -83,7 +83,6 @@ def depth_node(context):
         parameters=[LaunchConfiguration("params_file"), {"use_sim_time": use_sim_time, **given}],
         remappings=[
             ("image", LaunchConfiguration("image_topic")),
-            ("image/compressed", [LaunchConfiguration("image_topic"), "/compressed"]),
             ("camera_info", LaunchConfiguration("camera_info_topic")),
         ],
         ros_arguments=["--log-level", LaunchConfiguration("log_level")],

@@ -63,6 +63,10 @@ ROS_LIBRARIES = re.compile(
 )
 
 
+OWN = {"depthlm_ros"}
+IMPORTED_AS = {"opencv-python-headless": "cv2", "PyYAML": "yaml"}
+
+
 def room_of(path: Path) -> str:
     """The most special room that a file of the package belongs to."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
@@ -167,6 +171,31 @@ def test_interfaces_are_all_generated():
     files = [path.relative_to(ROOT).as_posix() for kind in ("srv", "msg") for path in (ROOT / kind).glob(f"*.{kind}")]
     assert files
     assert not [file for file in files if f'"{file}"' not in cmake]
+
+
+def libraries(*rooms: str) -> set[str]:
+    """What the rooms import from outside: neither this package nor Python's own modules."""
+    files = [path for path in PACKAGE.rglob("*.py") if room_of(path) in rooms]
+    return {module.split(".")[0] for path in files for _, module in imports(path)} - OWN - set(sys.stdlib_module_names)
+
+
+def required(*names: str) -> set[str]:
+    """What requirements/NAME.txt brings, as it is imported."""
+    lines = [line for name in names for line in (ROOT / "requirements" / f"{name}.txt").read_text().splitlines()]
+    return {IMPORTED_AS.get(name, name) for line in lines if (name := re.match(r"[\w-]*", line)[0])}
+
+
+def test_every_ros_package_in_use_is_declared():
+    declared = {element.text for element in ElementTree.parse(ROOT / "package.xml").iter() if "depend" in element.tag}
+    used = {library for library in libraries("ros") if ROS_LIBRARIES.fullmatch(library)}
+    assert used - declared <= {"cv_bridge"}  # used only where it is installed
+
+
+def test_the_running_node_needs_only_what_pip_is_told_to_install():
+    used = {library for library in libraries(*RUNTIME, "cli", "eval", "ros") if not ROS_LIBRARIES.fullmatch(library)}
+    assert used <= required("base")
+    assert libraries("scenes") <= required("base", "scenes")
+    assert libraries(*BUILD_SIDE) <= required("base", "scenes", "torch")
 
 
 @pytest.mark.ros
