@@ -85,6 +85,7 @@ class Inbox:
         self._open_tickets = 0
         self._first_number = 0
         self._idle = True
+        self._answered_last = False
         self._closed = False
         self.newest: Arrival | None = None
         self.received = self.dropped = 0
@@ -139,13 +140,12 @@ class Inbox:
         """The next piece of work; waits for it. None: the inbox is closed.
 
         is_watched: whether anybody receives what is published. If nobody does, only questions make an image
-        worth a look. Questions that can be answered go before images, and after each answered round a waiting
-        image comes first, because it is taken whenever no question can be answered.
+        worth a look. Images and rounds of questions take turns where both wait.
         """
         with self._changed:
             while not self._closed:
                 self._idle = not is_watched()
-                work = self._questions() or self._pair()
+                work = self._turn()
                 if work is not None:
                     return work
                 self._changed.wait(_NAP_S if self._has_an_impatient_image() else _SLEEP_S)
@@ -171,6 +171,12 @@ class Inbox:
         for ticket in tickets:
             if ticket.future.set_running_or_notify_cancel():
                 ticket.future.set_exception(Closed())
+
+    def _turn(self) -> Pair | Questions | None:
+        kinds = (self._pair, self._questions) if self._answered_last else (self._questions, self._pair)
+        work = kinds[0]() or kinds[1]()
+        self._answered_last = isinstance(work, Questions)
+        return work
 
     def _questions(self) -> Questions | None:
         self._tickets = [ticket for ticket in self._tickets if not ticket.future.cancelled()]
