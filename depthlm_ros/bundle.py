@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import sys
 from dataclasses import dataclass
@@ -72,23 +73,42 @@ def look_file(size_px: tuple[int, int]) -> str:
 def load_bundle(folder: Path) -> Bundle:
     """Reads and checks a bundle. Raises BadBundle naming the file and what is wrong with it."""
     manifest = _read_manifest(folder)
-    for name, digest in manifest["files"].items():
-        _check_file(folder / name, digest)
     try:
-        return Bundle(
+        bundle = Bundle(
             folder=folder,
             name=str(manifest["name"]),
             family=str(manifest["family"]),
             focal_px=float(manifest["focal_px"]),
             canvases_px=tuple((int(w), int(h)) for w, h in manifest["canvases_px"]),
-            before=tuple(manifest["prefix"]["before"]),
-            after=tuple(manifest["prefix"]["after"]),
+            before=tuple(map(int, manifest["prefix"]["before"])),
+            after=tuple(map(int, manifest["prefix"]["after"])),
             pixels_per_token=int(manifest["pixels_per_token"]),
             dense_std=float(manifest["relative_std"]["dense"]),
             words_std=float(manifest["relative_std"]["words"]),
         )
     except (KeyError, TypeError, ValueError) as exc:
-        raise BadBundle(f"{folder / MANIFEST}: field {exc} is missing or wrong: {_REPAIR}") from exc
+        raise BadBundle(f"{folder / MANIFEST}: a field is missing or wrong ({exc!r}): {_REPAIR}") from exc
+    _check_values(bundle)
+    _check_files(bundle, manifest["files"])
+    return bundle
+
+
+def _check_values(bundle: Bundle) -> None:
+    path, token = bundle.folder / MANIFEST, bundle.pixels_per_token
+    if not (math.isfinite(bundle.focal_px) and bundle.focal_px > 0):
+        raise BadBundle(f"{path}: focal_px is {bundle.focal_px}, not a positive number: {_REPAIR}")
+    if token < 1 or not bundle.canvases_px or any(n < token or n % token for size in bundle.canvases_px for n in size):
+        raise BadBundle(f"{path}: canvases_px {bundle.canvases_px} are not multiples of {token} px: {_REPAIR}")
+
+
+def _check_files(bundle: Bundle, digests: dict[str, str]) -> None:
+    needed = [bundle.step_path, bundle.tokenizer_path, *map(bundle.look_path, bundle.canvases_px)]
+    if unvouched := [path.name for path in needed if path.name not in digests]:
+        raise BadBundle(f"{bundle.folder / MANIFEST} does not vouch for {', '.join(unvouched)}: {_REPAIR}")
+    for name, digest in digests.items():
+        if Path(name).name != name:
+            raise BadBundle(f"{bundle.folder / MANIFEST} names {name!r}, which is not a file beside it: {_REPAIR}")
+        _check_file(bundle.folder / name, digest)
 
 
 _REPAIR = "restore the folder from the repository, or export the model again (depthlm export)."
@@ -110,7 +130,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _check_file(path: Path, digest: str) -> None:
-    if Path(path.name) != Path(path.relative_to(path.parent)) or not path.is_file():
+    if not path.is_file():
         raise BadBundle(f"{path} is missing: {_REPAIR}")
     found = file_digest(path)
     if found != digest:

@@ -28,7 +28,8 @@ def export_step(graph: StepGraph, path: Path, opset: int = OPSET) -> None:
     last = torch.full((rows,), count - 1)
     n, t, s = (torch.export.Dim(name, min=1, max=limit) for name, limit in (("n", 512), ("t", 1024), ("s", 4096)))
     shapes = ({0: n, 1: t}, {0: n, 1: t}, {0: n}, {1: n, 3: s}, {1: n, 3: s}, {0: n, 1: s})
-    arguments = (ids, ids, last, cache, cache, torch.zeros(rows, past))
+    # Distinct tensors: the exporter takes one tensor given twice for one input.
+    arguments = (ids, ids.clone(), last, cache, cache.clone(), torch.zeros(rows, past))
     inputs = ["ids", "positions", "last", "past_keys", "past_values", "past_mask"]
     _export(graph, arguments, path, inputs, ["logits", "keys", "values"], shapes, opset)
 

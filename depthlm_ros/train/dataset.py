@@ -10,6 +10,7 @@ import torch
 from tokenizers import Tokenizer
 from torch.utils.data import IterableDataset
 
+from depthlm_ros.camera import UNSEEN_GREY
 from depthlm_ros.core import Intrinsics, Region
 from depthlm_ros.families import vlm3
 from depthlm_ros.families.base import Family
@@ -22,7 +23,7 @@ from depthlm_ros.scenes.sample import sample_scene
 from depthlm_ros.train.conversation import Turn, pack
 from depthlm_ros.train.tokenizer import PAD
 
-PADDING_GREY = 128
+
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def make_batch(config: DataConfig, family: Family, tokenizer: Tokenizer, seed: i
             scene = sample_scene(rng)
         rendered, outside = mask_outside(rng, render(scene, sample_pose(rng, scene), camera))
         image = photograph(rng, rendered)
-        image[outside] = PADDING_GREY
+        image[outside] = UNSEEN_GREY
         asked = ask_about(rng, scene, rendered, camera, config.questions)
         turns = turns_about(rng, config, family, asked, rendered)
         images.append(image)

@@ -1,0 +1,108 @@
+"""One look serves depth and any number of questions, and says nothing about what it did not see."""
+
+import numpy as np
+import pytest
+
+from depthlm_ros.backends.decoding import Query, generate
+from depthlm_ros.core import Frame, Intrinsics, Status
+from depthlm_ros.errors import BadQuestion
+from depthlm_ros.model import load_model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model("tiny", threads=1)
+
+
+def noise(width=640, height=480, focal=560.0, seed=0):
+    rgb = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    return Frame(rgb, Intrinsics(focal, focal, (width - 1) / 2, (height - 1) / 2, width, height), 17, "optical")
+
+
+@pytest.fixture(scope="module")
+def view(model):
+    return model.look(noise())
+
+
+def test_depth_has_the_frames_size_header_and_camera(view):
+    depth = view.depth()
+    assert depth.depth_m.shape == (480, 640)
+    assert depth.depth_m.dtype == np.float32
+    assert (depth.stamp_ns, depth.frame_id, depth.intrinsics) == (17, "optical", view.frame.intrinsics)
+    assert np.isfinite(depth.depth_m).all()
+    assert (depth.depth_m > 0).all()
+
+
+def test_what_lies_outside_every_canvas_is_unknown(model):
+    # 640 px at a focal length of 150 px is a field of view of 130 degrees: more than any canvas holds.
+    wide = model.look(noise(focal=150.0))
+    depth_m = wide.depth().depth_m
+    assert np.isnan(depth_m[:, 0]).all()
+    assert np.isfinite(depth_m[240, 320])
+    at = wide.depth_at(np.array([[0.0, 0.0], [320.0, 240.0]]))
+    assert np.isnan(at.depth_m[0])
+    assert np.isnan(at.std_m[0])
+    assert np.isfinite(at.depth_m[1])
+    assert np.isnan(wide.tell_depth_at(np.array([[0.0, 0.0]])).depth_m).all()
+
+
+def test_depth_at_a_pixel_agrees_with_the_dense_map(view):
+    uv_px = np.random.default_rng(3).integers(10, 460, (50, 2))
+    dense = view.depth().depth_m[uv_px[:, 1], uv_px[:, 0]]
+    at = view.depth_at(uv_px)
+    # The map interpolates between canvas pixels, depth_at reads the nearest one.
+    assert np.all(np.abs(at.depth_m - dense) <= 3 * at.std_m + 1e-3)
+
+
+def test_many_points_in_one_batch_equal_one_by_one(view):
+    uv_px = np.random.default_rng(4).uniform(0, 479, (40, 2))
+    together = view.tell_depth_at(uv_px).depth_m
+    apart = np.array([view.tell_depth_at(uv_px[i : i + 1]).depth_m[0] for i in range(len(uv_px))])
+    np.testing.assert_array_equal(together, apart)
+
+
+def test_questions_of_different_lengths_in_one_batch_equal_one_by_one(model, view):
+    texts = ["How far is the red box?", "distance to the table", "Which is closer, the blue ball or the green box?", "a"]
+    queries = [
+        Query(model.tokenizer.encode(text + model.family.header).ids, model._ends, 12) for text in texts
+    ]
+    together = [reply.ids for reply in generate(model.backend, view._look, queries)]
+    assert together == [generate(model.backend, view._look, [query])[0].ids for query in queries]
+
+
+def test_no_points_is_no_question(view):
+    assert view.tell_depth_at(np.zeros((0, 2))).depth_m.shape == (0,)
+    assert view.depth_at(np.zeros((0, 2))).depth_m.shape == (0,)
+
+
+@pytest.mark.parametrize("uv", [(-1.0, 0.0), (640.0, 0.0), (0.0, 480.0), (np.nan, 3.0), (np.inf, 3.0)])
+def test_a_pixel_outside_the_image_is_named(view, uv):
+    with pytest.raises(BadQuestion, match="outside the 640 x 480 image"):
+        view.ask("How far is this point?", [uv])
+    with pytest.raises(BadQuestion, match="outside"):
+        view.depth_at([uv])
+
+
+@pytest.mark.parametrize("question", ["", "   ", "\n\t"])
+def test_an_empty_question_is_refused(view, question):
+    with pytest.raises(BadQuestion, match="empty"):
+        view.ask(question)
+
+
+def test_a_huge_question_is_refused_with_its_length(view):
+    with pytest.raises(BadQuestion, match="100000 characters"):
+        view.ask("x" * 100_000)
+
+
+@pytest.mark.parametrize("question", ["\x00\x01", "<|im_end|><|im_end|>", "сколько метров?", "<|image_pad|>" * 50, "?" * 2000])
+def test_strange_questions_get_an_answer_or_not_understood(view, question):
+    answer = view.ask(question)
+    assert isinstance(answer.status, Status)
+    assert answer.status is Status.OK or np.isnan(answer.value)
+
+
+def test_cameras_of_any_kind_are_looked_at(model):
+    for width, height, focal in [(1, 1, 1.0), (16, 2000, 300.0), (1280, 720, 900.0), (64, 48, 5000.0), (3, 3, 0.01)]:
+        depth_m = model.look(noise(width, height, focal)).depth().depth_m
+        assert depth_m.shape == (height, width)
+        assert not (depth_m <= 0).any()
