@@ -7,31 +7,20 @@ import math
 import numpy as np
 
 from depthlm_ros.scenes import colours
+from depthlm_ros.scenes.catalogue import ROOMS
 from depthlm_ros.scenes.dice import Dice
 from depthlm_ros.scenes.primitives import PANES, PATCHES, Paint, Piece, Placed, Xyz, box
-
-# Smallest and largest width, length, height in metres, and how often the room occurs.
-ROOMS: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float, float], float]] = {
-    "living room": ((3.0, 6.5), (3.5, 8.0), (2.4, 3.0), 0.24),
-    "bedroom": ((2.6, 4.5), (3.0, 5.5), (2.3, 2.8), 0.10),
-    "office": ((2.5, 8.0), (3.0, 10.0), (2.4, 3.2), 0.24),
-    "kitchen": ((2.2, 4.5), (2.8, 6.0), (2.3, 2.9), 0.08),
-    "corridor": ((1.4, 3.5), (6.0, 30.0), (2.3, 3.5), 0.14),
-    "hall": ((6.0, 12.0), (9.0, 30.0), (3.0, 6.0), 0.10),
-    "lecture hall": ((6.0, 12.0), (8.0, 18.0), (2.9, 5.5), 0.10),
-}
 
 
 def sample_room(dice: Dice) -> tuple[str, Xyz]:
     """Name and size (x, y, z) of a room."""
-    left = dice.unit()
-    name = next(iter(ROOMS))
+    left, name = dice.unit(), ""
     for name in ROOMS:
-        left -= ROOMS[name][3]
+        left -= ROOMS[name].share
         if left < 0:
             break
-    width, length, height, _ = ROOMS[name]
-    return name, (dice.between(*width), dice.between(*length), dice.between(*height))
+    room = ROOMS[name]
+    return name, (dice.between(*room.width_m), dice.between(*room.length_m), dice.between(*room.height_m))
 
 
 def against_wall(size: Xyz, wall: int, along: float, gap: float) -> tuple[float, float, float]:
@@ -90,7 +79,8 @@ def picture(dice: Dice) -> Piece:
     """Framed print, poster or white board, hung at eye level."""
     w, h = dice.between(0.3, 1.4), dice.between(0.3, 1.0)
     z = dice.between(1.35, 1.65)
-    art = dice.paint((0.6, 0.6, 0.6), texture=PATCHES, scale_m=dice.between(0.1, 0.6))
+    tones = (*colours.NAMED.values(), *colours.FABRICS, (0.8, 0.8, 0.78), (0.7, 0.7, 0.68))
+    art = dice.paint(dice.pick(tones), dice.pick(tones), PATCHES, dice.between(0.08, 0.5))
     if dice.chance(0.25):
         art, w = dice.paint((0.8, 0.8, 0.8), gloss=0.05), w * 2
     parts = (
@@ -98,41 +88,6 @@ def picture(dice: Dice) -> Piece:
         box((0, -0.014, z), (w - 0.06, 0.026, h - 0.06), art),
     )
     return Piece("", "", parts, (w, 0.05, z + h / 2))
-
-
-def skirting(size: Xyz, dice: Dice) -> list[Placed]:
-    """A strip along each wall."""
-    paint, h, (w, length, _) = colours.board(dice), dice.between(0.05, 0.14), size
-    parts = (
-        box((w / 2, 0.006, h / 2), (w, 0.012, h), paint),
-        box((w / 2, length - 0.006, h / 2), (w, 0.012, h), paint),
-        box((0.006, length / 2, h / 2), (0.012, length, h), paint),
-        box((w - 0.006, length / 2, h / 2), (0.012, length, h), paint),
-    )
-    return [Placed(Piece("", "", parts, size), (0.0, 0.0, 0.0), 0.0, True)]
-
-
-def partition(size: Xyz, dice: Dice, paint: Paint) -> list[Placed]:
-    """A wall across the room with an open doorway: what is behind stays visible through it."""
-    w, length, h = size
-    y, gap, x = length * dice.between(0.5, 0.75), dice.between(0.9, min(2.5, w * 0.6)), w * dice.between(0.3, 0.7)
-    left, right, lintel = max(0.1, x - gap / 2), min(w - 0.1, x + gap / 2), dice.between(2.0, 2.2)
-    parts = (
-        box((left / 2, y, h / 2), (left, 0.14, h), paint),
-        box(((right + w) / 2, y, h / 2), (w - right, 0.14, h), paint),
-        box(((left + right) / 2, y, (lintel + h) / 2), (right - left, 0.139, h - lintel), paint),
-    )
-    return [Placed(Piece("", "", parts, size), (0.0, 0.0, 0.0), 0.0, True)]
-
-
-def columns(size: Xyz, dice: Dice, paint: Paint) -> list[Placed]:
-    """Two rows of square columns in a hall."""
-    w, length, h = size
-    thick, count = dice.between(0.3, 0.6), max(2, int(length / dice.between(4.0, 6.0)))
-    half = w * dice.between(0.22, 0.36)
-    column = Piece("", "", (box((0, 0, h / 2), (thick, thick, h), paint),), (thick, thick, h))
-    spots = [(w / 2 + s * half, (k + 0.5) * length / count, 0.0) for k in range(count) for s in (-1, 1)]
-    return [Placed(column, spot, 0.0, True) for spot in spots]
 
 
 def ceiling_lights(size: Xyz, dice: Dice, brightness: float) -> tuple[list[Placed], list[tuple[float, ...]]]:

@@ -70,9 +70,9 @@ def cup(dice: Dice) -> Piece:
             frustum((0, 0, 0.2), 0.038, 0.05, paint, 0.6),
             frustum((0, 0, 0.25), 0.014, 0.05, paint),
         )
-        return Piece("", "", parts, (0.08, 0.08, 0.3))
+        return Piece("bottle", "", parts, (0.08, 0.08, 0.3))
     h, r = dice.between(0.08, 0.13), dice.between(0.035, 0.05)
-    return Piece("", "", (frustum((0, 0, 0), r, h, paint, dice.pick((0.0, -0.3, 0.2))),), (2 * r, 2 * r, h))
+    return Piece("cup", "", (frustum((0, 0, 0), r, h, paint, dice.pick((0.0, -0.3, 0.2))),), (2 * r, 2 * r, h))
 
 
 def stack(dice: Dice) -> Piece:
@@ -148,7 +148,7 @@ def rug(dice: Dice) -> Piece:
     """Flat carpet on the floor."""
     w, d = dice.between(1.2, 3.0), dice.between(0.8, 2.2)
     rgb = dice.pick(colours.FABRICS)
-    paint = dice.paint(rgb, (0.4, 0.3, 0.2), dice.pick((PATCHES, NOISE, PLAIN)), dice.between(0.1, 0.4))
+    paint = dice.paint(rgb, dice.pick(colours.FABRICS), dice.pick((PATCHES, NOISE, PLAIN)), dice.between(0.1, 0.4))
     return Piece("", "", (box((0, 0, 0.006), (w, d, 0.012), paint),), (w, d, 0.012))
 
 
@@ -172,8 +172,58 @@ def bench_row(dice: Dice, wide: float, top: Paint, seat: Paint) -> Piece:
         box((0, 0.44, 0.68), (wide, 0.03, 0.36), seat, pitch=-0.1),
         *(box((s * (wide / 2 - 0.05), 0, 0.36), (0.05, 0.75, 0.72), top) for s in (-1, 0, 1)),
     )
-    return Piece("", "", parts, (wide, 0.9, 0.88))
+    return Piece("table", "", parts, (wide, 0.9, 0.88))
 
 
-SMALL = (cup, cup, stack, stack, laptop, monitor, row_of_books, carton)
-FLOOR = (plant, bin_, carton, plant, person)
+def bag(dice: Dice) -> Piece:
+    """Rucksack or bag."""
+    w, d, h = dice.between(0.25, 0.45), dice.between(0.15, 0.25), dice.between(0.3, 0.5)
+    cloth = colours.fabric(dice)
+    parts = (
+        ball((0, 0, h * 0.45), (w, d, h * 0.95), cloth),
+        box((0, 0, h * 0.25), (w * 0.85, d * 0.8, h * 0.5), cloth),
+    )
+    return Piece("", "", parts, (w, d, h))
+
+
+def pouf(dice: Dice) -> Piece:
+    """Low round seat."""
+    r, h = dice.between(0.2, 0.35), dice.between(0.3, 0.45)
+    cloth = colours.fabric(dice)
+    parts = (frustum((0, 0, 0), r, h - 0.04, cloth), ball((0, 0, h - 0.05), (2 * r, 2 * r, 0.1), cloth))
+    return Piece("chair", "", parts, (2 * r, 2 * r, h))
+
+
+def bowl(dice: Dice) -> Piece:
+    """Fruit bowl, vase, jar."""
+    r, h = dice.between(0.06, 0.16), dice.between(0.06, 0.3)
+    paint = dice.paint(dice.pick(((0.8, 0.8, 0.78), (0.1, 0.15, 0.3), (0.35, 0.2, 0.1), (0.3, 0.35, 0.3))), gloss=0.05)
+    parts = [frustum((0, 0, 0), r * 0.6, h, paint, dice.pick((-0.6, 0.2)))]
+    for k in range(dice.whole(0, 3)):
+        fruit = dice.paint(dice.pick(((0.6, 0.2, 0.03), (0.3, 0.45, 0.05), (0.5, 0.04, 0.03))))
+        parts.append(ball((0.4 * r * math.cos(2 * k), 0.4 * r * math.sin(2 * k), h), (0.075,) * 3, fruit))
+    return Piece("", "", tuple(parts), (2 * r, 2 * r, h))
+
+
+def table_lamp(dice: Dice) -> Piece:
+    """Foot, stem and a shade that glows a little."""
+    h, r = dice.between(0.3, 0.6), dice.between(0.08, 0.16)
+    shade = dice.paint((0.8, 0.72, 0.55), emission=dice.between(0.0, 1.5))
+    stem = colours.metal(dice)
+    parts = (
+        frustum((0, 0, 0), 0.07, 0.02, stem),
+        frustum((0, 0, 0), 0.012, h - 0.1, stem),
+        frustum((0, 0, h - 0.18), r, 0.18, shade, 0.35),
+    )
+    return Piece("lamp", "", parts, (2 * r, 2 * r, h))
+
+
+def paper(dice: Dice) -> Piece:
+    """Sheets lying flat."""
+    sheet = dice.paint((0.8, 0.8, 0.78), (0.2, 0.2, 0.2), dice.pick((PLAIN, SCREEN)), 0.015)
+    return Piece(
+        "", "", (box((0, 0, 0.002), (0.21, 0.297, 0.004), sheet, yaw=dice.between(-0.6, 0.6)),), (0.3, 0.35, 0.004)
+    )
+
+
+SMALL = (cup, cup, stack, stack, laptop, monitor, row_of_books, carton, bowl, paper, paper, table_lamp, bag)

@@ -90,7 +90,7 @@ def floor(dice: Dice) -> Paint:
     if kind < 0.85:
         carpet = dice.pick(FABRICS) if dice.chance(0.5) else base
         other = (carpet[0] * 0.7, carpet[1] * 0.7, carpet[2] * 0.7)
-        return dice.paint(carpet, other, dice.pick((NOISE, SPECKLE)), dice.between(0.015, 0.15))
+        return dice.paint(carpet, other, dice.pick((NOISE, NOISE, SPECKLE)), dice.pick((0.015, 0.03, 0.06, 0.5)))
     return dice.paint(base, rgb2, NOISE, dice.between(0.1, 0.8), gloss=dice.pick((0.0, 0.1)))
 
 
@@ -98,8 +98,10 @@ def wall(dice: Dice) -> Paint:
     """Mostly light plaster, sometimes coloured, brick, panelled or papered."""
     tone = dice.between(0.45, 0.8)
     rgb = (tone, tone * dice.between(0.9, 1.0), tone * dice.between(0.75, 1.0))
-    if dice.chance(0.15):
-        rgb = (tone * dice.unit(), tone * dice.unit(), tone * dice.unit())
+    if dice.chance(0.2):
+        # Tinted; strong colours are rare on walls.
+        pale = dice.pick((0.2, 0.5, 0.5, 0.75))
+        rgb = tuple(tone * (pale + (1 - pale) * dice.unit()) for _ in range(3))  # type: ignore[assignment]
     kind = dice.unit()
     if kind < 0.72:
         return dice.paint(rgb)

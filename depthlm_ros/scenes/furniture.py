@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from depthlm_ros.scenes import colours
 from depthlm_ros.scenes.dice import Dice
 from depthlm_ros.scenes.primitives import BOOKS, PLAIN, Paint, Part, Piece, ball, box, frustum
@@ -31,6 +29,11 @@ def coffee_table(dice: Dice) -> Piece:
     if dice.chance(0.3):
         return _round_table(dice, dice.between(0.5, 0.95), h)
     return _table(dice, dice.between(0.8, 1.3), dice.between(0.45, 0.7), h)
+
+
+def conference_table(dice: Dice) -> Piece:
+    """Long table for six to fourteen."""
+    return _table(dice, dice.between(2.0, 4.0), dice.between(0.9, 1.4), dice.between(0.72, 0.76))
 
 
 def _table(dice: Dice, w: float, d: float, h: float) -> Piece:
@@ -205,23 +208,3 @@ def lamp(dice: Dice) -> Piece:
         frustum((0, 0, h - 0.3), r, 0.3, shade, dice.between(0.0, 0.5)),
     )
     return Piece("lamp", "", parts, (2 * r, 2 * r, h))
-
-
-WALL_PIECES: dict[str, tuple[Callable[[Dice], Piece], ...]] = {
-    "living room": (shelf, cabinet, sofa, cabinet, lamp, shelf, chair),
-    "bedroom": (bed, cabinet, shelf, lamp, cabinet, chair),
-    "office": (desk, shelf, cabinet, desk, cabinet, chair),
-    "corridor": (cabinet, shelf, chair, cabinet),
-    "hall": (cabinet, shelf, sofa, table, chair),
-    "lecture hall": (cabinet, table, chair),
-    "kitchen": (cabinet, cabinet, shelf, table),
-}
-FREE_PIECES: dict[str, tuple[Callable[[Dice], Piece], ...]] = {
-    "living room": (table, sofa, coffee_table, chair),
-    "bedroom": (chair, bed),
-    "office": (desk, table, office_chair, cabinet),
-    "corridor": (),
-    "hall": (table, chair, sofa, shelf),
-    "lecture hall": (chair, table),
-    "kitchen": (table,),
-}

@@ -179,3 +179,11 @@ def _scene_object(object_id: int, item: Placed) -> SceneObject:
     x, y, z = item.xyz_m
     centre = (x, y, z + piece.size_m[2] / 2)
     return SceneObject(object_id, name, piece.kind, centre, max(piece.size_m[:2]), piece.size_m[2])
+
+
+def gap_m(solids: np.ndarray, point_m: np.ndarray) -> float:
+    """Distance from a point to the nearest bounding box of solids (N, 14); 0 inside one, inf if there are none."""
+    axes = solids[:, 3:12].reshape(-1, 3, 3)
+    half = np.sqrt((axes**2).sum(2))
+    local = np.abs(np.einsum("nij,nj->ni", axes, point_m.astype(np.float32) - solids[:, :3])) / half
+    return float(np.sqrt((np.maximum(local - half, 0) ** 2).sum(1)).min(initial=math.inf))

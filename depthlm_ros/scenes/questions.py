@@ -21,7 +21,7 @@ BoxText = Callable[[tuple[int, int, int, int], int, int], str]
 
 FURNITURE_KINDS = (
     *("table", "chair", "shelf", "cabinet", "sofa", "bed", "lamp", "door", "window"),
-    *("person", "plant", "monitor", "bin"),
+    *("person", "plant", "monitor", "bin", "bench", "fridge", "cup", "bottle"),
 )
 VOCABULARY = tuple(f"{c} {k}" for k in SIMPLE_KINDS for c in NAMED) + FURNITURE_KINDS
 ABSENT_SHARE, OUT_OF_SCOPE_SHARE, POINT_SHARE = 0.25, 0.04, 0.16

@@ -6,11 +6,12 @@ import math
 
 import numpy as np
 
-from depthlm_ros.scenes import building, clutter, colours
+from depthlm_ros.scenes import building, clutter, colours, structure
+from depthlm_ros.scenes.catalogue import ROOMS
 from depthlm_ros.scenes.dice import Dice
-from depthlm_ros.scenes.furniture import FREE_PIECES, WALL_PIECES, chair, coffee_table, office_chair
+from depthlm_ros.scenes.furniture import chair, office_chair
 from depthlm_ros.scenes.lookup import near_lists, shadow_lists
-from depthlm_ros.scenes.primitives import Piece, Placed, Scene, Xyz, pack
+from depthlm_ros.scenes.primitives import Piece, Placed, Scene, Xyz, gap_m, pack
 from depthlm_ros.scenes.raycast import geometry
 
 
@@ -59,18 +60,17 @@ class Layout:
         self.placed.append(Placed(piece, (x, y, under.xyz_m[2] + under.piece.top_m), yaw))
 
 
-def _furnish(layout: Layout, room: str, dice: Dice) -> None:
-    area = layout.size[0] * layout.size[1]
-    walls = min(9, 2 + int(area / 5)) if room != "corridor" else dice.whole(0, 4)
-    for _ in range(walls):
-        layout.against_wall(dice.pick(WALL_PIECES[room])(dice), dice)
-    if FREE_PIECES[room]:
-        for _ in range(min(4, 1 + int(area / 14))):
-            layout.free(dice.pick(FREE_PIECES[room])(dice), dice)
-    if room == "lecture hall":
+def _furnish(layout: Layout, name: str, dice: Dice) -> None:
+    room, (w, length, _), filled = ROOMS[name], layout.size, dice.between(0.5, 1.4)
+    for _ in range(min(14, round(filled * room.crowd[0] * (w + length)) + 1)):
+        layout.against_wall(dice.pick(room.at_wall)(dice), dice)
+    if room.free:
+        for _ in range(min(8, round(filled * room.crowd[1] * w * length) + 1)):
+            layout.free(dice.pick(room.free)(dice), dice)
+    if name == "lecture hall":
         _rows(layout, dice)
     for item in [p for p in layout.placed if p.piece.kind == "table"]:
-        _seats(layout, item, room, dice)
+        _seats(layout, item, name, dice)
 
 
 def _rows(layout: Layout, dice: Dice) -> None:
@@ -93,9 +93,9 @@ def _rows(layout: Layout, dice: Dice) -> None:
 
 def _seats(layout: Layout, item: Placed, room: str, dice: Dice) -> None:
     """Chairs that face a table."""
-    if item.piece.size_m[2] < 0.6 or dice.chance(0.3):
+    if item.piece.top_m < 0.6 or dice.chance(0.3):
         return
-    make = office_chair if room == "office" else chair
+    make = office_chair if room in ("office", "laboratory") or dice.chance(0.1) else chair
     seat = make(dice)
     w, d, _ = item.piece.size_m
     for side in (-1, 1):
@@ -111,12 +111,12 @@ def _seats(layout: Layout, item: Placed, room: str, dice: Dice) -> None:
 def _small_things(layout: Layout, room: str, dice: Dice) -> None:
     for item in list(layout.placed):
         if item.piece.top_m > 0:
-            for _ in range(dice.whole(0, 3)):
+            for _ in range(dice.whole(0, 2 + int(2 * item.piece.size_m[0]))):
                 piece = dice.pick(clutter.SMALL)(dice)
                 if piece.size_m[0] < item.piece.size_m[0]:
                     layout.on_top(piece, item, dice)
     for _ in range(dice.whole(1, 5) if room != "corridor" else dice.whole(0, 3)):
-        layout.free(dice.pick(clutter.FLOOR)(dice), dice, 0.1)
+        layout.free(dice.pick(ROOMS[room].loose)(dice), dice, 0.1)
 
 
 def _named(layout: Layout, dice: Dice, names: set[tuple[str, str]]) -> None:
@@ -154,16 +154,9 @@ def _openings(layout: Layout, room: str, dice: Dice, day: float) -> list[tuple[f
     return lights
 
 
-def _structure(layout: Layout, room: str, dice: Dice, paint: tuple) -> list[Placed]:
-    extra = building.skirting(layout.size, dice)
-    if room in ("living room", "office", "corridor", "hall") and layout.size[0] > 2.2 and dice.chance(0.3):
-        extra += building.partition(layout.size, dice, paint[0])
-    if room == "hall" and dice.chance(0.6):
-        extra += building.columns(layout.size, dice, paint[1])
-    if room in ("living room", "bedroom") and dice.chance(0.5):
-        x, y = layout.size[0] * dice.between(0.3, 0.7), layout.size[1] * dice.between(0.3, 0.7)
-        extra.append(Placed(clutter.rug(dice), (x, y, 0.0), dice.between(-0.2, 0.2), True))
-    return extra
+def _rug(layout: Layout, dice: Dice) -> Placed:
+    x, y = layout.size[0] * dice.between(0.3, 0.7), layout.size[1] * dice.between(0.3, 0.7)
+    return Placed(clutter.rug(dice), (x, y, 0.0), dice.between(-0.2, 0.2), True)
 
 
 def sample_scene(rng: np.random.Generator) -> Scene:
@@ -185,14 +178,21 @@ def furnished(dice: Dice, room: str, size: Xyz, wanted: tuple[tuple[str, str, fl
     day = dice.between(1.5, 5.0)
     rows = _openings(layout, room, dice, day)
     _furnish(layout, room, dice)
-    if room in ("living room", "hall") and dice.chance(0.5):
-        layout.free(coffee_table(dice), dice)
     _small_things(layout, room, dice)
     _named(layout, dice, {(colour, kind) for colour, kind, _ in wanted})
     lamps, more = building.ceiling_lights(size, dice, dice.pick((0.3, 1.0, 1.0, 1.6)))
-    return assemble(
-        layout.placed + _structure(layout, room, dice, paints) + lamps, paints, size, rows + more, dice, room
-    )
+    building_parts = structure.sample_structure(size, room, dice, paints) + lamps
+    if room in ("living room", "bedroom") and dice.chance(0.5):
+        building_parts.append(_rug(layout, dice))
+    return assemble(layout.placed + building_parts, paints, size, rows + more, dice, room)
+
+
+def _free_lights(solids: np.ndarray, emits: np.ndarray, lights: np.ndarray) -> np.ndarray:
+    """Lights that are not inside a solid, made small enough that no part of them is."""
+    dark = solids[emits == 0]
+    room = np.array([gap_m(dark, light[:3]) for light in lights], np.float32)
+    lights[:, 3] = np.minimum(lights[:, 3], 0.9 * room)
+    return lights[room > 0.02]
 
 
 def assemble(
@@ -201,7 +201,7 @@ def assemble(
     """Arrays and look-up lists of a scene from its pieces; the room's corner is the origin."""
     solids, object_of, paint_rows, objects = pack(placed, paints)
     shell = np.array([(0, 0, 0), size], np.float32)
-    lights = building.as_lights(light_rows)
+    lights = _free_lights(solids, paint_rows[6:, 9], building.as_lights(light_rows))
     sky, ground = dice.between(0.25, 0.6), dice.between(0.15, 0.4)
     ambient = np.array([(sky, sky, sky * dice.between(0.85, 1.1)), (ground, ground * 0.95, ground * 0.85)], np.float32)
     shadow = shadow_lists(geometry(solids), paint_rows[6:, 9], lights)

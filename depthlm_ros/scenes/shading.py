@@ -12,7 +12,7 @@ from numba import njit
 
 from depthlm_ros.scenes.lookup import CELL_M, NEAR_MAX, REACH_M, SHADOW_MAX, SIDE, octahedral
 from depthlm_ros.scenes.raycast import JIT, solid_entry
-from depthlm_ros.scenes.texture import albedo, hash01
+from depthlm_ros.scenes.texture import albedo
 
 
 @njit(inline="always", **JIT)
@@ -220,7 +220,10 @@ def _shade(scene, R, t, cam, offset, depth, hit, phase, known, around, colour, l
             row = 6 + index if index >= 0 else -1 - index
             if around.shape[0] == 0 or not _borrow(known, around, j, i, key, out):
                 for k in range(3):
-                    noise[k] = hash01(i, j, 11 + k) + hash01(i, j, 21 + k) - 1.0
+                    # Roberts' R2 and R1 sequences over the pixels: neighbours get well spread points.
+                    x = i * (0.7548776662 if k == 0 else 0.5698402910 if k == 1 else 0.6180339887)
+                    x += j * (0.5698402910 if k == 0 else 0.7548776662 if k == 1 else 0.3819660113)
+                    noise[k] = 1.2 * (x - math.floor(x)) - 0.6
                 light_at(geo, shell, near_list, shadow_list, lights, ambient, p, n, paints[row, 8], eye, noise, out)
             slant = max(0.12, abs(n[0] * eye[0] + n[1] * eye[1] + n[2] * eye[2]))
             a, b, ha, hb = face_coordinates(geo, shell, index, face, q)

@@ -102,10 +102,13 @@ def albedo(paints, row, a_m, b_m, half_a, half_b, footprint_m):
         keep = 1.0 - empty
         return keep * (x * fade + r * w) + 0.03, keep * (y * fade + g * w) + 0.03, keep * (z * fade + c * w) + 0.03
     if kind == 7:
-        n0 = value_noise(a, b, seed) + 0.35 * value_noise(a * 4.0, b * 4.0, seed + 5)
-        n1 = value_noise(a * 0.8 + 3.0, b, seed + 1) + 0.35 * value_noise(a * 5.0, b * 3.0, seed + 6)
-        n2 = value_noise(a, b * 0.7 + 9.0, seed + 2)
-        return r * n0 * 1.3, g * n1 * 1.3, c * n2 * 1.7
+        # A print: two tones in large shapes, a third in small ones.
+        n0 = value_noise(a, b, seed)
+        n0 = min(1.0, max(0.0, 3.0 * n0 - 1.0)) * 0.8 + 0.2 * value_noise(a * 4.0, b * 4.0, seed + 5)
+        n1 = 1.0 if value_noise(a * 2.0 + 3.0, b * 2.0, seed + 1) > 0.72 else 0.0
+        x, y, z = hash01(seed, 1, 7), hash01(seed, 2, 7), hash01(seed, 3, 7)
+        r, g, c = r + (paints[row, 3] - r) * n0, g + (paints[row, 4] - g) * n0, c + (paints[row, 5] - c) * n0
+        return r + (x * x - r) * n1, g + (y * y - g) * n1, c + (z * z - c) * n1
     if kind == 11:
         frame = abs(abs(a_m) - half_a) < 0.05 or abs(abs(b_m) - half_b) < 0.05 or abs(a_m) < 0.025
         sky = 0.55 + 0.45 * value_noise(a_m * 1.5, b_m * 1.5 + 9.0, seed) if b_m > -0.35 * half_b else 0.35
