@@ -32,7 +32,7 @@ def depth_image(header: Header, depth_m: np.ndarray, encoding: str) -> Image:
     pixels = depth_m if encoding == "32FC1" else millimetres(depth_m)
     message = Image(header=header, encoding=encoding, is_bigendian=int(sys.byteorder == "big"))
     message.height, message.width = depth_m.shape
-    message.step = pixels.strides[0]
+    message.step = pixels.itemsize * message.width
     message.data = _bytes(pixels)
     return message
 

@@ -1,0 +1,124 @@
+"""From a message and a calibration to a look: a camera is computed once, and what it did not see has no depth."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from depthlm_ros.core import Intrinsics
+from depthlm_ros.errors import BadImage, BadIntrinsics
+from depthlm_ros.model import load_model
+from depthlm_ros.ros.pairing import Arrival, Pair
+from depthlm_ros.ros.pipeline import Eye, cloud_builder, grid_px, told_grid, within_range
+from depthlm_ros.ros.troubles import Troubles
+
+TINY = Path(__file__).parents[1] / "engines" / "tiny"
+WIDTH, HEIGHT = 160, 120
+
+
+@pytest.fixture(scope="module")
+def model():
+    if not TINY.is_dir():
+        pytest.skip("engines/tiny is not here: `make train` makes it")
+    return load_model("tiny", threads=1)
+
+
+@pytest.fixture
+def troubles():
+    return Troubles(lambda line: None)
+
+
+def info(fx: float = 150.0, d: tuple = (0.0,) * 5, frame_id: str = "camera", **fields) -> SimpleNamespace:
+    roi = SimpleNamespace(x_offset=0, y_offset=0, width=0, height=0, do_rectify=False)
+    k = np.array([fx, 0, (WIDTH - 1) / 2, 0, fx, (HEIGHT - 1) / 2, 0, 0, 1])
+    values = {"width": WIDTH, "height": HEIGHT, "distortion_model": "plumb_bob", "d": d, "k": k, "r": np.eye(3).ravel()}
+    values |= {"p": np.zeros(12), "binning_x": 0, "binning_y": 0, "roi": roi}
+    return SimpleNamespace(header=SimpleNamespace(frame_id=frame_id), **{**values, **fields})
+
+
+def pair(calibration: SimpleNamespace | None, rgb: np.ndarray | None = None, other: str = "", **fields) -> Pair:
+    rgb = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8) if rgb is None else rgb
+    header = SimpleNamespace(frame_id="camera", stamp=SimpleNamespace(sec=1, nanosec=2))
+    values = {"encoding": "rgb8", "width": WIDTH, "height": HEIGHT, "step": 3 * WIDTH, "is_bigendian": 0}
+    message = SimpleNamespace(header=header, **{**values, "data": bytearray(rgb.tobytes()), **fields})
+    return Pair(Arrival(message, 1_000_000_002, 0, 0, 1), calibration, other)
+
+
+def test_a_look_is_of_the_rectified_camera_and_carries_the_header(model, troubles):
+    calibration = info(p=np.array([140.0, 0, 70, 0, 0, 141, 50, 0, 0, 0, 1, 0]))
+    seen = Eye(model, False, False, troubles).look(pair(calibration))
+    assert seen.camera == Intrinsics(140.0, 141.0, 70.0, 50.0, WIDTH, HEIGHT)
+    assert seen.header.stamp.nanosec == 2 and seen.view.frame.stamp_ns == 1_000_000_002
+    assert seen.depth_m().shape == (HEIGHT, WIDTH) and seen.depth_m().dtype == np.float32
+    assert {"decode", "rectify", "look"} <= set(seen.watch.stages_ms)
+
+
+def test_the_same_camera_is_not_computed_twice_and_a_new_one_is_said(model, troubles):
+    eye = Eye(model, False, False, troubles)
+    first = eye.look(pair(info())).camera
+    assert eye.look(pair(info())).camera is first
+    assert troubles.counts == {}
+    assert eye.look(pair(info(fx=151.0))).camera.fx_px == 151.0
+    assert troubles.counts == {"intrinsics changed": 1} and "fx 150" in troubles.last and "fx 151" in troubles.last
+
+
+def test_a_bad_calibration_or_image_costs_one_frame(model, troubles):
+    eye = Eye(model, False, False, troubles)
+    with pytest.raises(BadIntrinsics, match=r"fx = 0\.0"):
+        eye.look(pair(info(fx=0.0)))
+    with pytest.raises(BadIntrinsics, match="another camera"):
+        eye.look(pair(None, other="left"))
+    with pytest.raises(BadIntrinsics, match="320 x 240"):
+        eye.look(pair(info(width=320, height=240)))
+    with pytest.raises(BadImage, match="rgb99"):
+        eye.look(pair(info(), encoding="rgb99"))
+    assert np.isfinite(eye.look(pair(info())).depth_m()).any()
+
+
+def test_pixels_that_the_camera_did_not_see_have_no_depth(model, troubles):
+    # A strong barrel lens with P as wide as K: the corners of the rectified image lie outside the raw one.
+    seen = Eye(model, False, False, troubles).look(pair(info(d=(0.4, 0.0, 0.0, 0.0, 0.0))))
+    assert seen.unseen is not None and seen.unseen[0, 0] and not seen.unseen[HEIGHT // 2, WIDTH // 2]
+    assert np.isnan(seen.depth_m()[seen.unseen]).all()
+    uv_px = np.array([[0.0, 0.0], [WIDTH / 2, HEIGHT / 2]])
+    for told in (seen.depth_at(uv_px), seen.tell_depth_at(uv_px)):
+        assert np.isnan(told.depth_m[0]) and np.isnan(told.std_m[0])
+    assert np.isfinite(seen.depth_at(uv_px).depth_m[1])
+
+
+def test_an_image_that_is_rectified_already_is_not_bent_again(model, troubles):
+    rgb = np.random.default_rng(1).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    bent = info(d=(0.4, 0.0, 0.0, 0.0, 0.0))
+    assert np.array_equal(Eye(model, False, True, troubles).look(pair(bent, rgb)).view.frame.rgb, rgb)
+    assert not np.array_equal(Eye(model, False, False, troubles).look(pair(bent, rgb)).view.frame.rgb, rgb)
+
+
+def test_depths_out_of_range_are_infinite_and_the_model_s_own_map_stays_as_it_was():
+    depth_m = np.array([[0.1, 1.0, 9.0, np.nan]], np.float32)
+    ranged = within_range(depth_m, 0.5, 5.0)
+    assert np.array_equal(ranged, np.array([[-np.inf, 1.0, np.inf, np.nan]], np.float32), equal_nan=True)
+    assert depth_m[0, 0] == np.float32(0.1) and ranged.dtype == np.float32
+
+
+def test_a_grid_covers_the_image_with_equal_cells():
+    grid = grid_px(Intrinsics(1.0, 1.0, 0.0, 0.0, 8, 6), rows=3, columns=4)
+    assert grid[0].tolist() == [0.5, 0.5] and grid[-1].tolist() == [6.5, 4.5]
+    assert grid[1].tolist() == [2.5, 0.5] and len(grid) == 12
+
+
+def test_the_told_grid_is_the_model_s_words_as_points(model, troubles):
+    seen = Eye(model, False, False, troubles).look(pair(info()))
+    told = seen.tell_depth_at(grid_px(seen.camera, 2, 3))
+    cloud = told_grid(seen, 2, 3, 0.0, 1000.0)
+    assert cloud.shape == (2, 3, 4)
+    assert np.array_equal(cloud[..., 2].ravel(), told.depth_m, equal_nan=True)
+    known = np.isfinite(told.depth_m)
+    assert np.isnan(told_grid(seen, 2, 3, 2000.0, 3000.0)).all()
+    assert np.array_equal(np.isfinite(cloud[..., 3]).ravel(), known & np.isfinite(told.std_m))
+
+
+def test_rays_are_kept_for_one_camera():
+    camera = Intrinsics(100.0, 100.0, 5.0, 5.0, 11, 11)
+    assert cloud_builder(camera, 2, 0.0, 9.0) is cloud_builder(camera, 2, 0.0, 9.0)
+    assert cloud_builder(camera, 1, 0.0, 9.0) is not cloud_builder(camera, 2, 0.0, 9.0)
