@@ -271,6 +271,12 @@ class TestPairing:
         pairing.keep(message(START_NS + 10))
         assert pairing.ready(following, 2000)
 
+    def test_a_calibration_that_came_too_late_for_its_image_makes_the_next_image_wait(self):
+        pairing = self.pairing(message(START_NS - NS_PER_S))
+        pairing.pair(arrival())
+        pairing.keep(message(START_NS))
+        assert not pairing.ready(arrival(START_NS + 10, arrived_ns=1000), 1001)
+
     def test_an_image_of_a_camera_that_calibrates_seldom_does_not_wait(self):
         pairing = self.pairing(message(START_NS - NS_PER_S))
         pairing.pair(arrival())

@@ -57,10 +57,12 @@ class Pairing:
 
     _infos: deque = field(default_factory=lambda: deque(maxlen=_KEPT))
     _exact_before: bool = False
+    _paired_stamp_ns: int = -1
 
     def keep(self, info: Any) -> None:
-        """A calibration has arrived."""
+        """A calibration has arrived; perhaps too late for its image, but then the next one's is worth waiting for."""
         self._infos.append(info)
+        self._exact_before |= stamp_ns(info.header) == self._paired_stamp_ns
 
     def forget(self) -> None:
         """Time has jumped: stamps from before mean nothing now."""
@@ -81,7 +83,7 @@ class Pairing:
     def pair(self, image: Arrival) -> Pair:
         """The image with its calibration."""
         own = self._own(image)
-        self._exact_before = own is not None
+        self._exact_before, self._paired_stamp_ns = own is not None, image.stamp_ns
         info = own or next((info for info in reversed(self._infos) if _same_camera(image, info)), None)
         if info is None and self._infos:
             return Pair(image, None, other_frame_id=self._infos[-1].header.frame_id)
