@@ -34,7 +34,7 @@ LOOSE = (c.plant, c.bin_, c.carton, c.plant, e.stool, c.bin_, c.carton, c.person
 
 ROOMS: dict[str, Room] = {
     "living room": Room(
-        *((3.0, 6.5), (3.5, 8.0), (2.4, 3.0), 0.20),
+        *((3.0, 6.5), (3.5, 8.0), (2.4, 3.0), 0.17),
         (f.shelf, f.cabinet, f.sofa, f.cabinet, f.lamp, f.shelf, e.television, f.sofa, e.radiator, f.table, f.desk),
         (f.table, f.sofa, f.coffee_table, f.coffee_table, f.chair, e.stool),
         LOOSE,
@@ -48,7 +48,7 @@ ROOMS: dict[str, Room] = {
         (0.5, 0.1),
     ),
     "office": Room(
-        *((2.5, 8.0), (3.0, 10.0), (2.4, 3.2), 0.17),
+        *((2.5, 8.0), (3.0, 10.0), (2.4, 3.2), 0.15),
         (f.desk, f.shelf, f.cabinet, f.desk, f.cabinet, f.chair, e.radiator, e.copier, e.coat_stand, f.shelf),
         (f.desk, f.desk, f.table, f.office_chair, f.cabinet, e.screen_wall),
         LOOSE,
@@ -69,35 +69,35 @@ ROOMS: dict[str, Room] = {
         (0.12, 0.0),
     ),
     "hall": Room(
-        *((6.0, 12.0), (9.0, 30.0), (3.0, 6.0), 0.09),
+        *((6.0, 12.0), (9.0, 30.0), (3.0, 6.0), 0.10),
         (f.cabinet, f.shelf, f.sofa, f.table, f.chair, e.bench, e.copier, e.radiator),
         (f.table, f.table, f.chair, f.sofa, e.bench, e.screen_wall, f.shelf),
         LOOSE,
         (0.3, 0.05),
     ),
     "lecture hall": Room(
-        *((6.0, 12.0), (8.0, 18.0), (2.9, 5.5), 0.07),
+        *((6.0, 12.0), (8.0, 18.0), (2.9, 5.5), 0.09),
         (f.cabinet, f.table, f.chair, e.radiator, e.bench),
         (f.chair, f.table),
         LOOSE,
         (0.15, 0.01),
     ),
     "meeting room": Room(
-        *((3.0, 6.5), (4.0, 9.0), (2.4, 3.2), 0.07),
+        *((3.0, 6.5), (4.0, 9.0), (2.4, 3.2), 0.06),
         (f.cabinet, f.shelf, f.cabinet, e.television, e.radiator, e.coat_stand),
         (f.conference_table, f.conference_table, f.chair),
         LOOSE,
         (0.3, 0.07),
     ),
     "laboratory": Room(
-        *((3.5, 8.0), (5.0, 12.0), (2.6, 3.6), 0.07),
+        *((3.5, 8.0), (5.0, 12.0), (2.6, 3.6), 0.06),
         (e.lab_bench, e.lab_bench, f.cabinet, e.rack, f.shelf, f.desk, e.fridge),
         (e.lab_bench, f.table, f.office_chair, e.stool, e.machine),
         LOOSE,
         (0.5, 0.12),
     ),
     "workshop": Room(
-        *((5.0, 12.0), (8.0, 28.0), (3.2, 6.0), 0.06),
+        *((5.0, 12.0), (8.0, 28.0), (3.2, 6.0), 0.08),
         (e.rack, e.rack, e.machine, e.lab_bench, f.cabinet, e.pile),
         (e.machine, e.machine, f.table, e.pile, e.rack),
         (*LOOSE, e.pile, c.carton),

@@ -7,7 +7,8 @@ import math
 import numpy as np
 from numba import njit
 
-from depthlm_ros.scenes.raycast import BIG, JIT, box_entry
+from depthlm_ros.scenes.jit import JIT, cached
+from depthlm_ros.scenes.raycast import BIG, box_entry
 
 CELL_M = 0.75
 REACH_M = 0.35
@@ -72,7 +73,7 @@ def _grown(geo, n, lights, k, angle, g, o):
     return inside, c0 / distance, c1 / distance, c2 / distance, math.cos(min(math.pi, wide))
 
 
-@njit(**JIT)
+@cached
 def shadow_lists(geo, emits, lights):
     """int16 (L, SIDE, SIDE, SHADOW_MAX): rows of solids in each direction from each light, -1 ends a list.
 
@@ -102,7 +103,7 @@ def shadow_lists(geo, emits, lights):
     return lists
 
 
-@njit(**JIT)
+@cached
 def near_lists(solids, shell):
     """int16 (ny, nx, NEAR_MAX): rows of solids within REACH_M of each CELL_M square of the floor, -1 ends a list."""
     nx = int(min(60.0, (shell[1, 0] - shell[0, 0]) / CELL_M)) + 1

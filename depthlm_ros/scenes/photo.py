@@ -9,10 +9,10 @@ from depthlm_ros.scenes.render import Rendered
 
 
 def expose(rng: np.random.Generator, rgb: np.ndarray) -> np.ndarray:
-    """Linear light to linear sensor values: metered exposure with an error of about a third of a stop."""
+    """Linear light to linear sensor values: metered exposure with an error of about half a stop."""
     grey = rgb.mean(axis=2)
     level = 0.6 * float(np.median(grey)) + 0.4 * float(np.minimum(grey, 4 * np.median(grey)).mean()) + 1e-4
-    gain = 0.20 / level * 2.0 ** rng.normal(0, 0.35)
+    gain = 0.20 / level * 2.0 ** rng.normal(0, 0.5)
     balance = np.exp(rng.normal(0, 0.07, 3)).astype(np.float32)
     return rgb * (np.float32(gain) * balance)
 

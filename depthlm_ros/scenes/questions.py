@@ -111,7 +111,8 @@ def _closer(dice: Dice, view: _View, one: Sighting, two: Sighting) -> Question:
 
 
 def _visible(dice: Dice, view: _View) -> Question:
-    seen, kind = dice.pick(view.clear), dice.unit()
+    coloured = [s for s in view.clear if s.thing.kind in SIMPLE_KINDS]
+    seen, kind = dice.pick(coloured if coloured and dice.chance(0.5) else view.clear), dice.unit()
     if kind < 0.28 and len(view.clear) > 1:
         other = dice.pick(view.clear)
         low, high = sorted((seen.range_m, other.range_m))

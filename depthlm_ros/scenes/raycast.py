@@ -8,14 +8,12 @@ tested only inside the screen rectangle of its bounding box; in its own unit spa
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from numba import njit
 
-# Not the full fastmath set: infinities and comparisons with them must keep their meaning.
-FASTMATH = {"nsz", "arcp", "contract", "reassoc"}
-JIT: dict[str, Any] = {"cache": True, "nogil": True, "fastmath": FASTMATH, "error_model": "numpy"}
+from depthlm_ros.scenes.jit import JIT, cached
+
 BIG = 1e30
 NEAR_M = 0.02
 
@@ -80,7 +78,7 @@ def solid_entry(shape, taper, ox, oy, oz, dx, dy, dz):
     return frustum_entry(ox, oy, oz, dx, dy, dz, taper)
 
 
-@njit(**JIT)
+@cached
 def geometry(solids):
     """float64 (N, 17) from Scene.solids: centre 3, map from world directions to the unit space 9 (row-major),
 
@@ -193,7 +191,7 @@ def _trace_shell(shell, R, t, cam, offset, depth, hit):
             hit[j, i] = -1 - face
 
 
-@njit(**JIT)
+@cached
 def trace(geo, shell, R, t, cam, offset, height, width):
     """Depth float64 (h, w) and index int16 (h, w) of what each ray sees; ray (i, j) passes pixel (i, j) + offset.
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
 from depthlm_ros.core import Intrinsics
+from depthlm_ros.scenes.jit import cached
 from depthlm_ros.scenes.primitives import Pose, Scene
-from depthlm_ros.scenes.raycast import JIT, geometry, trace
+from depthlm_ros.scenes.raycast import geometry, trace
 from depthlm_ros.scenes.shading import shade_centres, shade_corners
 
 FAR_M = 200.0
@@ -29,7 +29,7 @@ class Rendered:
     pose: Pose
 
 
-@njit(**JIT)
+@cached
 def _picture(solids, object_of, paints, shell, lights, ambient, near_list, shadow_list, R, t, cam, height, width):
     geo = geometry(solids)
     depth, hit = trace(geo, shell, R, t, cam, 0.0, height, width)

@@ -14,6 +14,8 @@ from depthlm_ros.scenes.lookup import near_lists, shadow_lists
 from depthlm_ros.scenes.primitives import Piece, Placed, Scene, Xyz, gap_m, pack
 from depthlm_ros.scenes.raycast import geometry
 
+TRIES = 4
+
 
 class Layout:
     """Pieces placed so far; nothing is put where its footprint would overlap another's."""
@@ -39,16 +41,21 @@ class Layout:
         return True
 
     def against_wall(self, piece: Piece, dice: Dice, wall: int | None = None) -> bool:
-        """Its back near a wall."""
-        wall = dice.whole(0, 3) if wall is None else wall
+        """Its back near a wall; a few places are tried."""
         gap = piece.size_m[1] / 2 + dice.between(0.015, 0.06)
-        x, y, yaw = building.against_wall(self.size, wall, dice.unit(), gap)
-        return self.put(piece, x, y, yaw, 0.01)
+        for _ in range(TRIES):
+            side = dice.whole(0, 3) if wall is None else wall
+            if self.put(piece, *building.against_wall(self.size, side, dice.unit(), gap), 0.01):
+                return True
+        return False
 
     def free(self, piece: Piece, dice: Dice, gap: float = 0.2) -> bool:
-        """Anywhere; mostly parallel to the walls."""
-        yaw = math.pi / 2 * dice.whole(0, 3) + (dice.between(-0.6, 0.6) if dice.chance(0.35) else 0.0)
-        return self.put(piece, self.size[0] * dice.unit(), self.size[1] * dice.unit(), yaw, gap)
+        """Anywhere; mostly parallel to the walls; a few places are tried."""
+        for _ in range(TRIES):
+            yaw = math.pi / 2 * dice.whole(0, 3) + (dice.between(-0.6, 0.6) if dice.chance(0.35) else 0.0)
+            if self.put(piece, self.size[0] * dice.unit(), self.size[1] * dice.unit(), yaw, gap):
+                return True
+        return False
 
     def on_top(self, piece: Piece, under: Placed, dice: Dice) -> None:
         """On a table or cabinet, away from its edge; things may touch each other."""
@@ -131,9 +138,7 @@ def _named(layout: Layout, dice: Dice, names: set[tuple[str, str]]) -> None:
             layout.on_top(clutter.coloured(dice, kind, colour, dice.between(0.1, 0.35)), dice.pick(tops), dice)
             continue
         piece = clutter.coloured(dice, kind, colour, dice.between(0.2, 0.8))
-        for _ in range(4):
-            if layout.free(piece, dice, 0.05):
-                break
+        layout.free(piece, dice, 0.05)
 
 
 def _openings(layout: Layout, room: str, dice: Dice, day: float) -> list[tuple[float, ...]]:

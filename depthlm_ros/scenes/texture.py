@@ -6,7 +6,7 @@ import math
 
 from numba import njit
 
-from depthlm_ros.scenes.raycast import JIT
+from depthlm_ros.scenes.jit import JIT
 
 
 @njit(inline="always", **JIT)

@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
 from depthlm_ros.core import Intrinsics
+from depthlm_ros.scenes.jit import cached
 from depthlm_ros.scenes.primitives import Scene, SceneObject
-from depthlm_ros.scenes.raycast import BIG, JIT, geometry, pixel_window, ray_planes, screen_rect, solid_entry
+from depthlm_ros.scenes.raycast import BIG, geometry, pixel_window, ray_planes, screen_rect, solid_entry
 from depthlm_ros.scenes.render import Rendered, camera_vector
 
 # Enough to recognise an object by, at 128 x 96 pixels; in proportion for other sizes.
@@ -44,7 +44,7 @@ class Sighting:
         return self.share >= WHOLE_SHARE and self.inside >= WHOLE_INSIDE
 
 
-@njit(**JIT)
+@cached
 def _stamp(geo, R, t, cam, height, width, object_of, count):
     """int64 (count,): pixels of each object alone; float64 (count, 4): its projected bounds, pixels."""
     stamp = np.full((height, width), -1, np.int16)
@@ -70,7 +70,7 @@ def _stamp(geo, R, t, cam, height, width, object_of, count):
     return pixels, bounds
 
 
-@njit(**JIT)
+@cached
 def _tally(object_id, count):
     """int64 (count, 5): visible pixels and first and last column and row of each object."""
     table = np.zeros((count, 5), np.int64)
