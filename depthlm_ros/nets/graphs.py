@@ -23,18 +23,18 @@ class LookGraph(nn.Module):
         self.model = model
         self.layout = PromptLayout(len(before), model.grid(size_px[1], size_px[0]), len(after))
         with torch.no_grad():
-            self.register_buffer("before", model.embed(torch.tensor([before])).clone())
-            self.register_buffer("after", model.embed(torch.tensor([after])).clone())
+            self.register_buffer("prefix_before", model.embed(torch.tensor([before])).clone())
+            self.register_buffer("prefix_after", model.embed(torch.tensor([after])).clone())
             cos, sin = model.prefix_rope(self.layout)
-        self.register_buffer("cos", cos)
-        self.register_buffer("sin", sin)
-        self.register_buffer("mask", causal_mask(self.layout.length))
+        self.register_buffer("prefix_cos", cos)
+        self.register_buffer("prefix_sin", sin)
+        self.register_buffer("prefix_mask", causal_mask(self.layout.length))
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         tokens, deep = self.model.see(image)
-        x = torch.cat([self.before, tokens, self.after], dim=1)
+        x = torch.cat([self.prefix_before, tokens, self.prefix_after], dim=1)
         states, keys, values = self.model.decode(
-            x, self.cos, self.sin, self.mask, deep=deep, before=self.layout.before
+            x, self.prefix_cos, self.prefix_sin, self.prefix_mask, deep=deep, before=self.layout.before
         )
         return self.model.depth(states, deep, self.layout), keys, values
 

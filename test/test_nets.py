@@ -1,0 +1,146 @@
+"""Our forward pass is transformers' forward pass; the head is DepthVLM's."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from depthlm_ros.nets.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
+from depthlm_ros.nets.dpt import DptConfig, DptHead, FusionBlock, ResidualConvUnit  # noqa: E402
+from depthlm_ros.nets.graphs import LookGraph, StepGraph  # noqa: E402
+from depthlm_ros.nets.positions import PromptLayout, prefix_positions  # noqa: E402
+from depthlm_ros.nets.qwen3vl import causal_mask  # noqa: E402
+from depthlm_ros.nets.small import SmallConfig, build  # noqa: E402
+
+pytestmark = pytest.mark.torch
+IMAGE_ID, PAD_ID = 5, 0
+BEFORE, AFTER, QUESTION = [7, 8, 9], [10, 11], [20, 21, 22, 23]
+SIZE = (64, 48)
+SMALL = SmallConfig(vocab=64, vision_width=48, vision_depth=4, vision_heads=2, deepstack=(0, 1, 2), width=48, depth=4,
+                    heads=4, heads_kv=2, feed_forward=64, head_projected=(8, 8, 8, 8), head_features=8)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(1)
+    model = build(SMALL, IMAGE_ID, PAD_ID).eval()
+    with torch.no_grad():
+        for parameter in model.vlm.parameters():
+            # Larger than the usual initialisation, so that a wrong position or a missing norm shows.
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model
+
+
+@pytest.fixture(scope="module")
+def image():
+    return torch.randint(0, 256, (1, SIZE[1], SIZE[0], 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+
+
+def hf_patches(image, config):
+    """Pixels as transformers' image processor hands them to the vision tower: (patches, 3 * 2 * p * p)."""
+    p, m = config.patch_size, config.spatial_merge_size
+    pixels = (image[0].permute(2, 0, 1).float() / 255 - 0.5) / 0.5
+    rows, columns = pixels.shape[1] // p, pixels.shape[2] // p
+    x = pixels[None].repeat(2, 1, 1, 1).reshape(1, 2, 3, rows // m, m, p, columns // m, m, p)
+    x = x.permute(0, 3, 6, 4, 7, 2, 1, 5, 8)
+    return x.reshape(rows * columns, -1), torch.tensor([[1, rows, columns]])
+
+
+def hf_logits(model, image, text):
+    """transformers' own logits over [before, image, after, text]."""
+    patches, grid = hf_patches(image, model.vlm.config.vision_config)
+    layout = PromptLayout(len(BEFORE), model.grid(SIZE[1], SIZE[0]), len(AFTER))
+    ids = torch.tensor([BEFORE + [IMAGE_ID] * layout.image_tokens + AFTER + text])
+    positions = torch.cat(
+        [prefix_positions(layout), (torch.arange(len(text)) + layout.next_position).expand(3, -1)], dim=1
+    )
+    with torch.no_grad():
+        output = model.vlm(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            position_ids=positions[:, None],
+            pixel_values=patches,
+            image_grid_thw=grid,
+            mm_token_type_ids=(ids == IMAGE_ID).int(),
+            use_cache=False,
+        )
+    return output.logits[0], layout
+
+
+def test_look_then_step_gives_transformers_logits(model, image):
+    expected, _ = hf_logits(model, image, QUESTION)
+    with torch.no_grad():
+        _, keys, values = LookGraph(model, BEFORE, AFTER, SIZE)(image)
+        layout = PromptLayout(len(BEFORE), model.grid(SIZE[1], SIZE[0]), len(AFTER))
+        positions = torch.arange(len(QUESTION))[None] + layout.next_position
+        logits, _, _ = StepGraph(model)(
+            torch.tensor([QUESTION]), positions, torch.tensor([3]), keys, values, torch.zeros(1, layout.length)
+        )
+    torch.testing.assert_close(logits[0], expected[-1], rtol=1e-4, atol=1e-4)
+
+
+def test_transformers_positions_are_ours(model, image):
+    _, grid = hf_patches(image, model.vlm.config.vision_config)
+    layout = PromptLayout(len(BEFORE), model.grid(SIZE[1], SIZE[0]), len(AFTER))
+    ids = torch.tensor([BEFORE + [IMAGE_ID] * layout.image_tokens + AFTER])
+    expected, _ = model.vlm.model.get_rope_index(
+        ids, mm_token_type_ids=(ids == IMAGE_ID).int(), image_grid_thw=grid, attention_mask=torch.ones_like(ids)
+    )
+    torch.testing.assert_close(prefix_positions(layout), expected[:, 0])
+
+
+def test_text_does_not_change_what_was_seen(model, image):
+    """Causality: the prefix's keys and values are the same whatever is asked after it."""
+    with torch.no_grad():
+        tokens, deep = model.see(image)
+        layout = PromptLayout(len(BEFORE), model.grid(SIZE[1], SIZE[0]), len(AFTER))
+        keys = []
+        for question in ([1, 2, 3], [60, 61, 62]):
+            ids = [model.embed(torch.tensor([part])) for part in (BEFORE, AFTER + question)]
+            x = torch.cat([ids[0], tokens, ids[1]], dim=1)
+            cos, sin = model.text_rope(torch.arange(x.shape[1])[None])
+            keys.append(model.decode(x, cos, sin, causal_mask(x.shape[1]), deep=deep, before=layout.before)[1])
+    torch.testing.assert_close(keys[0][..., : layout.length, :], keys[1][..., : layout.length, :], rtol=0, atol=0)
+
+
+def test_a_checkpoint_comes_back_rounded_to_half_precision(model, image, tmp_path):
+    save_checkpoint(model, tmp_path)
+    loaded = load_checkpoint(tmp_path).eval()
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name], tensor, rtol=0, atol=0)
+
+
+def test_transformers_loads_the_checkpoint_by_itself(model, tmp_path):
+    from transformers import Qwen3VLForConditionalGeneration
+
+    save_checkpoint(model, tmp_path)
+    loaded, report = Qwen3VLForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert all(key.startswith("depth_head.") for key in report["unexpected_keys"])
+    expected = model.vlm.state_dict()
+    for name, tensor in loaded.state_dict().items():
+        torch.testing.assert_close(tensor.float(), expected[name], rtol=0, atol=0)
+
+
+def test_the_residual_is_relu_of_the_input():
+    unit = ResidualConvUnit(2)
+    for parameter in unit.parameters():
+        torch.nn.init.zeros_(parameter)
+    x = torch.tensor([-1.0, 2.0]).reshape(1, 2, 1, 1).expand(1, 2, 3, 3)
+    torch.testing.assert_close(unit(x), x.clamp(min=0))
+
+
+def test_mixing_channels_before_resizing_is_exact():
+    torch.manual_seed(0)
+    block = FusionBlock(4, with_skip=False)
+    x = torch.randn(1, 4, 5, 6)
+    after = block.out_conv(torch.nn.functional.interpolate(block.unit(x), size=(10, 12), mode="bilinear", align_corners=True))
+    torch.testing.assert_close(block(x, None, (10, 12)), after)
+
+
+@pytest.mark.parametrize("pixels", [16, 32])
+def test_head_gives_positive_metres_at_the_images_size(pixels):
+    head = DptHead(DptConfig(12, (8, 8, 8, 8), 8, pixels_per_token=pixels))
+    depth_m = head([torch.randn(2, 6, 12) for _ in range(4)], (2, 3))
+    assert depth_m.shape == (2, 2 * pixels, 3 * pixels)
+    assert (depth_m > 0).all()

@@ -1,0 +1,169 @@
+"""Training learns, resumes where it stopped, and asks in training as it asks at run time."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from depthlm_ros.errors import SetupError, UnknownName  # noqa: E402
+from depthlm_ros.families.registry import family_named  # noqa: E402
+from depthlm_ros.nets.positions import PromptLayout  # noqa: E402
+from depthlm_ros.nets.qwen3vl import causal_mask  # noqa: E402
+from depthlm_ros.nets.small import SmallConfig  # noqa: E402
+from depthlm_ros.train.conversation import Turn, encode_turn, pack  # noqa: E402
+from depthlm_ros.train.dataset import DataConfig, batch_texts, make_batch  # noqa: E402
+from depthlm_ros.train.losses import gradient, silog  # noqa: E402
+from depthlm_ros.train.recipe import Recipe, affixes, make_model, make_tokenizer, read_recipe  # noqa: E402
+from depthlm_ros.train.trainer import TrainConfig, Trainer, block_mask, learning_rate  # noqa: E402
+
+pytestmark = pytest.mark.torch
+FAMILY = family_named("tiny")
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = SmallConfig(vocab=512, vision_width=48, vision_depth=4, vision_heads=2, deepstack=(0, 1, 2), width=48, depth=3,
+                    heads=4, heads_kv=2, feed_forward=64, head_projected=(8, 8, 8, 8), head_features=8)
+RECIPE = Recipe("test", "tiny", "Apache-2.0", 3, SMALL, DataConfig(canvases=((64, 48), (96, 64)), focal_px=48.0, batch=4),
+                TrainConfig(steps=10, warmup_steps=2, learning_rate=3e-3, bf16=False, save_every=1000))
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return make_tokenizer(RECIPE)
+
+
+@pytest.fixture(scope="module")
+def batch(tokenizer):
+    return make_batch(RECIPE.data, FAMILY, tokenizer, 3, 0)
+
+
+def trainer(tokenizer, folder, **changes):
+    config = replace(RECIPE.train, **changes)
+    return Trainer(make_model(RECIPE, tokenizer), FAMILY, tokenizer.to_str(), affixes(tokenizer, FAMILY), RECIPE.data,
+                   config, folder, RECIPE.seed)
+
+
+def test_loss_falls_on_a_fixed_batch(tokenizer, batch, tmp_path):
+    run = trainer(tokenizer, tmp_path, steps=1000)
+    losses = [run.train_step(batch) for _ in range(30)]
+    assert float(losses[-1].silog.detach()) < 0.8 * float(losses[0].silog.detach())
+    assert float(losses[-1].text.detach()) < 0.8 * float(losses[0].text.detach())
+
+
+def test_a_resumed_run_equals_one_that_never_stopped(tokenizer, tmp_path):
+    whole = trainer(tokenizer, tmp_path / "whole", steps=4)
+    whole.run(workers=0, report=lambda _: None)
+    first = trainer(tokenizer, tmp_path / "parts", steps=4)
+    first.train_step(make_batch(RECIPE.data, FAMILY, tokenizer, RECIPE.seed, 0))
+    first.train_step(make_batch(RECIPE.data, FAMILY, tokenizer, RECIPE.seed, 1))
+    first.save()
+    second = trainer(tokenizer, tmp_path / "parts", steps=4)
+    assert second.step == 2
+    second.run(workers=0, report=lambda _: None)
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(second.model.state_dict()[name], tensor), name
+
+
+def test_a_batch_depends_on_seed_and_step_only(tokenizer, batch):
+    again = make_batch(RECIPE.data, FAMILY, tokenizer, 3, 0)
+    other = make_batch(RECIPE.data, FAMILY, tokenizer, 3, 1)
+    assert torch.equal(batch.image, again.image)
+    assert torch.equal(batch.ids, again.ids)
+    assert batch.image.shape != other.image.shape or not torch.equal(batch.image, other.image)
+
+
+def test_questions_packed_in_one_row_do_not_see_each_other(tokenizer, batch):
+    """The states of a packed question equal those of the same question alone after the same image."""
+    torch.manual_seed(0)
+    model = make_model(RECIPE, tokenizer).eval()
+    image = batch.image[:1]
+    fixed = affixes(tokenizer, FAMILY)
+    layout = PromptLayout(len(fixed.before), model.grid(*image.shape[1:3]), len(fixed.after))
+    turns = [Turn(FAMILY.question_prompt(text, np.zeros((0, 2)), (), (64, 48)), "There is no red box in this image.")
+             for text in ("How far is the red box?", "Where is the blue ball?")]
+    row = pack(turns, FAMILY, tokenizer, 96, 0)
+    with torch.no_grad():
+        tokens, deep = model.see(image)
+        prefix = torch.cat([model.embed(torch.tensor([fixed.before])), tokens, model.embed(torch.tensor([fixed.after]))], 1)
+
+        def states(ids, offsets, mask):
+            x = torch.cat([prefix, model.embed(ids)], 1)
+            cos, sin = model.prefix_rope(layout)
+            text_cos, text_sin = model.text_rope(offsets + layout.next_position)
+            return model.decode(x, torch.cat([cos, text_cos], 1), torch.cat([sin, text_sin], 1), mask, deep=deep,
+                                before=layout.before)[0][0, layout.length:]
+
+        segment = torch.from_numpy(row.segment)[None]
+        packed = states(torch.from_numpy(row.ids)[None], torch.from_numpy(row.offset)[None], block_mask(segment, layout.length))
+        ids, _ = encode_turn(turns[1], FAMILY, tokenizer)
+        alone = states(torch.tensor([ids]), torch.arange(len(ids))[None], causal_mask(layout.length + len(ids)))
+    torch.testing.assert_close(packed[row.segment == 1], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_only_replies_are_learnt(tokenizer):
+    turn = Turn(FAMILY.point_prompt(3, 4, (64, 48)), "<think> The point is around 2.31 meters away from the camera. "
+                                                     "</think>\n\n<answer> 2.31 </answer>")
+    row = pack([turn], FAMILY, tokenizer, 64, 0)
+    taught = tokenizer.decode(row.label[row.label >= 0].tolist(), skip_special_tokens=False)
+    assert taught == "2.31 meters away from the camera. </think>\n\n<answer> 2.31 </answer><|im_end|>"
+
+
+def test_a_point_question_is_short_and_comes_back_unchanged(tokenizer):
+    prompt = FAMILY.point_prompt(63, 47, (64, 48))
+    text = prompt.text + FAMILY.header + prompt.forced
+    ids = tokenizer.encode(text).ids
+    assert len(ids) <= 13
+    assert tokenizer.decode(ids, skip_special_tokens=False) == text
+
+
+@pytest.mark.parametrize("text", ["How far is the red box?", "déjà vu 距離", "1234.5 (6, 7)", "tabs\tand\nlines", "  "])
+def test_any_text_survives_the_tokenizer(tokenizer, text):
+    assert tokenizer.decode(tokenizer.encode(text).ids) == text
+
+
+def test_every_reply_of_the_renderer_is_read_back_by_the_family(tokenizer):
+    rng = np.random.default_rng(5)
+    texts = list(batch_texts(rng, DataConfig(), FAMILY, scenes=30))
+    for text in texts[1::2]:
+        if text.startswith("<think>"):
+            assert FAMILY.read_point(text.removeprefix("<think> The point is around ")) > 0
+        else:
+            reply = FAMILY.read_reply(text, (128, 96))
+            assert (reply.value > 0) == (reply.status.value == "ok"), text
+
+
+def test_silog_is_the_formula():
+    predicted, truth = torch.tensor([[[1.0, 2.0, 9.0]]]), torch.tensor([[[2.0, 2.0, float("nan")]]])
+    d = np.log([0.5, 1.0])
+    expected = np.sqrt((d**2).mean() - 0.5 * d.mean() ** 2 + 1e-8)
+    assert float(silog(predicted, truth)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_losses_without_labels_are_zero_and_finite():
+    predicted = torch.ones(2, 4, 4, requires_grad=True)
+    loss = silog(predicted, torch.full((2, 4, 4), float("nan"))) + gradient(predicted, torch.full((2, 4, 4), float("nan")))
+    loss.backward()
+    assert float(loss.detach()) == 0.0
+    assert torch.isfinite(predicted.grad).all()
+
+
+def test_learning_rate_warms_up_and_decays():
+    config = TrainConfig(learning_rate=1.0, warmup_steps=10)
+    assert learning_rate(0, 0.0, config) == pytest.approx(0.1)
+    assert learning_rate(10, 0.0, config) == pytest.approx(1.0)
+    assert learning_rate(99, 1.0, config) == pytest.approx(0.02)
+
+
+def test_the_recipe_of_the_embedded_model_is_readable():
+    recipe = read_recipe(ROOT / "config" / "train" / "tiny.yaml")
+    assert recipe.name == "tiny"
+
+
+@pytest.mark.parametrize(("text", "error"), [("model: {layers: 3}", UnknownName), ("seed: [", SetupError), ("", SetupError)])
+def test_a_wrong_recipe_names_what_is_wrong(tmp_path, text, error):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(error, match="recipe.yaml"):
+        read_recipe(path)
