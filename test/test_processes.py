@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -79,3 +80,14 @@ def test_an_own_graph_keeps_a_domain_that_is_set_and_stays_on_this_machine(monke
     env = own_graph()
     assert 10 <= int(env["ROS_DOMAIN_ID"]) <= 99
     assert env["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
+
+
+def test_an_own_graph_has_shared_memory_for_images_unless_the_user_chose_a_profile(monkeypatch):
+    for name in ("FASTDDS_DEFAULT_PROFILES_FILE", "ROS_DISTRO"):
+        monkeypatch.delenv(name, raising=False)
+    profile = ElementTree.parse(own_graph()["FASTDDS_DEFAULT_PROFILES_FILE"])
+    sizes = [int(size.text) for size in profile.iter("{http://www.eprosima.com}segment_size")]
+    image_depth_and_cloud = 640 * 480 * (3 + 4 + 16)
+    assert sizes and min(sizes) > image_depth_and_cloud
+    monkeypatch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", "mine.xml")
+    assert own_graph()["FASTDDS_DEFAULT_PROFILES_FILE"] == "mine.xml"

@@ -79,6 +79,11 @@ class Graph:
                 logs = "\n".join(f"The end of {p.log}:\n{p.log_tail()}" for p in self._processes)
                 raise SetupError(f"no {what} within {timeout_s:g} s.\n{logs}")
 
+    def spin(self, seconds: float) -> None:
+        """Take messages for so long. Raises SetupError if a process fails."""
+        end_s = time.monotonic() + seconds
+        self.wait(lambda: time.monotonic() >= end_s, "end", 2 * seconds + 1.0)
+
     def call(self, client: Any, request: Any, timeout_s: float) -> Any:
         """Call a service and wait for its response. Raises SetupError as `wait` does."""
         self.wait(client.service_is_ready, f"service {client.srv_name}", timeout_s)
