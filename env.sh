@@ -23,7 +23,7 @@ _depthlm_enter() {
     if [ "$ros" = wheels ]; then
         # What the wheels would otherwise set by starting every python twice.
         libs=$(printf '%s:' "$root"/.venv/lib "$root"/.venv/lib/python3*/site-packages/ros_*.libs)
-        export LD_LIBRARY_PATH="$libs${LD_LIBRARY_PATH:-}" _ROS_WHEELS_BOOTSTRAP_COMPLETE=1
+        export LD_LIBRARY_PATH="${libs%:}${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" _ROS_WHEELS_BOOTSTRAP_COMPLETE=1
         export AMENT_PREFIX_PATH="$root/.venv"
     fi
     # shellcheck disable=SC1091
