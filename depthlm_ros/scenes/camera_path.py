@@ -15,6 +15,8 @@ from depthlm_ros.scenes.sample import furnished
 KEEP_M = 0.35
 CANDIDATES = 150
 HEIGHT_M = 1.3
+# The fastest turn, per whole flight: more would blur a real camera.
+TURN_DEG = 130.0
 DEMO_SEED = 4
 
 
@@ -34,7 +36,7 @@ def camera_path(scene: Scene, n_frames: int) -> list[Pose]:
     best, most = None, -1.0
     for _ in range(CANDIDATES):
         poses = _flight(rng, scene, n_frames)
-        if min(clearance_m(scene, pose.t) for pose in poses) < KEEP_M:
+        if _turn_deg(poses) > TURN_DEG or min(clearance_m(scene, pose.t) for pose in poses) < KEEP_M:
             continue
         seen = _worth(scene, poses[:: max(1, n_frames // 8)])
         if seen > most:
@@ -58,6 +60,13 @@ def _flight(rng: np.random.Generator, scene: Scene, n_frames: int) -> list[Pose]
         ahead = (1 - e) * gaze[0] + e * gaze[1] - t
         poses.append(look(t, math.atan2(ahead[1], ahead[0]), math.atan2(ahead[2], math.hypot(*ahead[:2])) * 0.7))
     return poses
+
+
+def _turn_deg(poses: list[Pose]) -> float:
+    """The largest turn between two frames, times the number of frames."""
+    ahead = np.array([pose.R[:, 2] for pose in poses])
+    cosine = (ahead[1:] * ahead[:-1]).sum(1).min(initial=1.0)
+    return len(poses) * math.degrees(math.acos(min(1.0, cosine)))
 
 
 def _targets(scene: Scene) -> list:

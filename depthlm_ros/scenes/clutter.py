@@ -117,7 +117,7 @@ def plant(dice: Dice) -> Piece:
         a, s = dice.between(0, 6.28), dice.between(0.3, 0.6) * (h - pot)
         z = h - s / 2 - dice.between(0, 0.35) * (h - pot)
         parts.append(ball((0.35 * s * math.cos(a), 0.35 * s * math.sin(a), z), (s * 0.9, s * 0.7, s), leaf))
-    return Piece("plant", "", tuple(parts), (max(0.3, 0.6 * (h - pot)),) * 2 + (h,))
+    return Piece("plant", "", tuple(parts), (max(0.3, 0.85 * (h - pot)),) * 2 + (h,))
 
 
 def person(dice: Dice) -> Piece:

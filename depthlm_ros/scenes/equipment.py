@@ -6,7 +6,7 @@ import math
 
 from depthlm_ros.scenes import colours
 from depthlm_ros.scenes.dice import Dice
-from depthlm_ros.scenes.primitives import NOISE, PANES, PLAIN, SCREEN, STRIPES, Part, Piece, ball, box, frustum
+from depthlm_ros.scenes.primitives import FRUSTUM, NOISE, PANES, PLAIN, SCREEN, STRIPES, Part, Piece, ball, box, frustum
 
 
 def kitchen_counter(dice: Dice) -> Piece:
@@ -102,7 +102,7 @@ def lab_bench(dice: Dice) -> Piece:
         parts += [box((s * (w / 2 - 0.03), d / 2 - 0.05, (h + high) / 2), (0.04, 0.06, high - h), leg) for s in (-1, 1)]
         parts += [box((0, d / 2 - 0.15, z), (w, 0.3, 0.025), top) for z in (high - 0.4, high)]
     for k in range(dice.whole(1, 4)):
-        x = (k / 4 - 0.4 + dice.between(0, 0.15)) * w
+        x = (k / 3 - 0.5) * (w - 0.6) + dice.between(-0.05, 0.05)
         parts += _instrument(dice, x, h)
     return Piece("table", "", tuple(parts), (w, d, h), 0.0)
 
@@ -127,9 +127,7 @@ def machine(dice: Dice) -> Piece:
     parts = [
         box((0, 0, h / 2), (w, d, h), paint),
         box((dice.between(-0.3, 0.3) * w, 0.2 * d, h + high / 2), (0.3 * w, 0.5 * d, high), paint),
-        Part(
-            2, (dice.between(-0.3, 0.3) * w, -0.2 * d, h + 0.12), (0.12, 0.12, 0.35 * w), steel, 0.0, 0.3, math.pi / 2
-        ),
+        Part(FRUSTUM, (0.1 * w, -0.2 * d, h + 0.12), (0.12, 0.12, 0.35 * w), steel, 0.0, math.pi / 2, math.pi / 2),
         box(
             (0.35 * w, -d / 2 - 0.03, h * 0.8),
             (0.3, 0.06, 0.35),

@@ -50,8 +50,8 @@ class Part(NamedTuple):
 class Piece(NamedTuple):
     """Something that stands in a room.
 
-    kind and colour are its name ("red box", "table"); an empty kind is never asked about.
-    size_m: extent along its own x, y and z. Its back is at +y. top_m: height of a free surface, 0 for none.
+    kind and colour are its name ("red box", "table"); an empty kind is never asked about. size_m: the space it
+    takes along its own x, y and z when it is placed. Its back is at +y. top_m: height of a free surface, 0 for none.
     """
 
     kind: str
@@ -72,7 +72,10 @@ class Placed(NamedTuple):
 
 @dataclass(frozen=True)
 class SceneObject:
-    """An object that may be asked about. wide_m is the larger horizontal extent, tall_m the vertical one."""
+    """An object that may be asked about.
+
+    wide_m: the larger of its extents along its own two horizontal axes; tall_m: the vertical one.
+    """
 
     object_id: int
     name: str
@@ -126,8 +129,12 @@ def ball(centre: Xyz, size: Xyz, paint: Paint) -> Part:
 
 
 def frustum(foot: Xyz, radius: float, height: float, paint: Paint, taper: float = 0.0) -> Part:
-    """An upright cylinder (taper 0) to cone (taper 1) by the centre of its foot."""
+    """An upright cylinder (taper 0) to cone (taper 1) by the centre of its foot; below 0 it widens upwards."""
     centre = (foot[0], foot[1], foot[2] + height / 2)
+    if taper < 0:
+        # Upside down, so that the unit shape still has its largest radius, 1, at its foot.
+        top = radius * (1 - taper)
+        return Part(FRUSTUM, centre, (top, top, -height / 2), paint, 1 - 1 / (1 - taper))
     return Part(FRUSTUM, centre, (radius, radius, height / 2), paint, taper)
 
 
@@ -153,32 +160,44 @@ def _paint_row(paint: Paint) -> tuple[float, ...]:
 
 
 def pack(placed: list[Placed], shell_paints: tuple[Paint, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple]:
-    """Arrays solids, object_of, paints (see Scene) and the SceneObjects of the placed pieces."""
-    solids, object_of, paints, objects = [], [], [_paint_row(p) for p in shell_paints], []
+    """Arrays solids, object_of, paints (see Scene) and the SceneObjects of the placed pieces that have a kind."""
+    rows: list[tuple[float, ...]] = []
+    object_of, paints, objects = [], [_paint_row(p) for p in shell_paints], []
     next_id = 0
     for item in placed:
         object_id = -1 if item.background else next_id
-        if not item.background:
-            next_id += 1
-            objects.append(_scene_object(object_id, item))
+        first = len(rows)
         for part in item.piece.parts:
-            solids.append(_solid_row(part, item.xyz_m, item.yaw))
+            rows.append(_solid_row(part, item.xyz_m, item.yaw))
             paints.append(_paint_row(part.paint))
             object_of.append(object_id)
-    return (
-        np.array(solids, np.float32).reshape(-1, 14),
-        np.array(object_of, np.int16),
-        np.array(paints, np.float32),
-        tuple(o for o in objects if o.kind),
-    )
+        if not item.background:
+            next_id += 1
+            if item.piece.kind:
+                objects.append((object_id, item, first, len(rows)))
+    solids = np.array(rows, np.float32).reshape(-1, 14)
+    reach, middle = _reach(solids, np.array([item.yaw for item in placed for _ in item.piece.parts]))
+    things = tuple(_scene_object(k, item, middle[a:b], reach[a:b]) for k, item, a, b in objects)
+    return solids, np.array(object_of, np.int16), np.array(paints, np.float32), things
 
 
-def _scene_object(object_id: int, item: Placed) -> SceneObject:
-    piece = item.piece
-    name = f"{piece.colour} {piece.kind}".strip()
+def _reach(solids: np.ndarray, yaw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Half extents and centres (N, 3) of solids along the axes of a frame turned by yaw (N,) about z."""
+    c, s, zero = np.cos(yaw), np.sin(yaw), np.zeros_like(yaw)
+    turn = np.stack([c, -s, zero, s, c, zero, zero, zero, zero + 1], -1).reshape(-1, 3, 3)
+    axes = solids[:, 3:12].reshape(-1, 3, 3) @ turn
+    across, up = np.sqrt((axes[:, :2] ** 2).sum(1)), np.abs(axes[:, 2])
+    by_shape = np.stack([np.abs(axes).sum(1), np.sqrt((axes**2).sum(1)), across + up])
+    reach = by_shape[solids[:, 12].astype(int), np.arange(len(solids))]
+    return reach, np.einsum("ni,nij->nj", solids[:, :3], turn)
+
+
+def _scene_object(object_id: int, item: Placed, middle: np.ndarray, reach: np.ndarray) -> SceneObject:
+    size = (middle + reach).max(0) - (middle - reach).min(0)
     x, y, z = item.xyz_m
-    centre = (x, y, z + piece.size_m[2] / 2)
-    return SceneObject(object_id, name, piece.kind, centre, max(piece.size_m[:2]), piece.size_m[2])
+    name = f"{item.piece.colour} {item.piece.kind}".strip()
+    centre = (x, y, z + item.piece.size_m[2] / 2)
+    return SceneObject(object_id, name, item.piece.kind, centre, float(size[:2].max()), float(size[2]))
 
 
 def gap_m(solids: np.ndarray, point_m: np.ndarray) -> float:
