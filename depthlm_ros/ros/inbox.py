@@ -210,7 +210,6 @@ class Inbox:
         self._troubles.note(
             "time went back", f"{why}: starting anew; if no bag was restarted, check the clock of the camera."
         )
-        self._pairing.forget()
         self._image = self._seen = self.newest = None
         self._first_number = self.received + 1
 

@@ -8,7 +8,6 @@ A lifecycle node that configures and activates itself unless parameter `autostar
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
 import time
@@ -32,6 +31,7 @@ from depthlm_ros.ros.meter import Meter
 from depthlm_ros.ros.outlet import Outlet
 from depthlm_ros.ros.parameters import Parameters, changed, declare
 from depthlm_ros.ros.questions import Site, answer_depth, answer_spatial, refuse
+from depthlm_ros.ros.stopping import Stop
 from depthlm_ros.ros.stream import Stream
 from depthlm_ros.ros.tf import Transforms
 from depthlm_ros.ros.troubles import Troubles
@@ -204,7 +204,7 @@ def start(node: DepthNode) -> bool:
     return node.trigger_configure() == SUCCESS and node.trigger_activate() == SUCCESS
 
 
-def run(stop: threading.Event) -> bool:
+def run(stop: Stop) -> bool:
     """Make the node and work until `stop` is set; False if it could not start. Raises SetupError."""
     node = DepthNode()
     executor = MultiThreadedExecutor(num_threads=node.parameters.max_waiting_questions + SPARE_THREADS)
@@ -224,7 +224,7 @@ def run(stop: threading.Event) -> bool:
         node.destroy_node()
 
 
-def _spin(executor: MultiThreadedExecutor, stop: threading.Event) -> None:
+def _spin(executor: MultiThreadedExecutor, stop: Stop) -> None:
     try:
         executor.spin()
     finally:
@@ -233,9 +233,7 @@ def _spin(executor: MultiThreadedExecutor, stop: threading.Event) -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Until SIGINT or SIGTERM, which end the process with 0; a set-up that cannot work ends it with 1."""
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    stop = Stop()
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     try:
         started = run(stop)

@@ -64,11 +64,6 @@ class Pairing:
         self._infos.append(info)
         self._exact_before |= stamp_ns(info.header) == self._paired_stamp_ns
 
-    def forget(self) -> None:
-        """Time has jumped: stamps from before mean nothing now."""
-        self._infos.clear()
-        self._exact_before = False
-
     @property
     def has_info(self) -> bool:
         """Whether any calibration has arrived."""

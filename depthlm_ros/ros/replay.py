@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import signal
 import sys
 import threading
 import time
@@ -34,6 +33,7 @@ from depthlm_ros.errors import DepthLMError
 from depthlm_ros.ros.messages import colour_image, depth_image, rectified_camera_info
 from depthlm_ros.ros.room import rendered_room
 from depthlm_ros.ros.sources import Lens, Shot, Source, labelled, pictures
+from depthlm_ros.ros.stopping import Stop
 
 TOPICS = ("image", "camera_info", "depth_truth/image")
 
@@ -110,7 +110,7 @@ def _room_camera(options: argparse.Namespace) -> Intrinsics:
     return Intrinsics(focal_px, focal_px, (width - 1) / 2, (height - 1) / 2, width, height)
 
 
-def replay(camera: ReplayCamera, source: Source, options: argparse.Namespace, stop: threading.Event) -> None:
+def replay(camera: ReplayCamera, source: Source, options: argparse.Namespace, stop: Stop) -> None:
     """Show the source at its rate until it ends or `stop` is set."""
     for _ in range(int(options.wait * 20)):
         if camera.watched or stop.wait(0.05):
@@ -140,9 +140,7 @@ def main(args: Sequence[str] | None = None) -> None:
         arguments().error(f"--rate is {options.rate:g}: give a number of pictures per second, at most 1000.")
     if options.steps < 2:
         arguments().error(f"--steps is {options.steps}: a way has at least 2 pictures.")
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    stop = Stop()
     rclpy.init(args=command, signal_handler_options=SignalHandlerOptions.NO)
     camera = ReplayCamera(options.frame_id, options.best_effort)
     spinner = threading.Thread(target=spin, args=(camera,), daemon=True)
