@@ -27,6 +27,8 @@ from depthlm_ros.srv import SpatialQuery
 ROOM_QUESTIONS = ("How far is the red box?", "Which is closer, the blue ball or the red box?")
 PIXEL_QUESTION = "How far is this point?"
 TRUTH_TOPIC = "depth_truth/image"
+# "There is no red box" is an answer, too.
+ANSWERED = (SpatialQuery.Response.OK, SpatialQuery.Response.NOT_FOUND)
 # Error is measured on every n-th pixel of every n-th row.
 TRUTH_STRIDE = 4
 
@@ -103,7 +105,10 @@ def run(args: argparse.Namespace) -> int:
     assert frame is not None  # receive() waited for it
     pictures = write_pictures(frame, args.out)
     print(table(frame, tally, listener, replies, pictures))
-    return 0 if all(reply.answered for reply in replies) else 1
+    unanswered = [reply.question for reply in replies if not reply.answered]
+    if unanswered:
+        raise SetupError(f"no answer to: {' '.join(unanswered)} (see the table and {args.out / 'log'}).")
+    return 0
 
 
 def camera_options(args: argparse.Namespace) -> list[str]:
@@ -148,8 +153,9 @@ def ask(graph: Graph, listener: Listener, question: str, uv_px: list[tuple[float
     asked_s = time.monotonic()
     response = graph.ask(listener, question, uv_px)
     seconds = time.monotonic() - asked_s
-    answered = response.status in (SpatialQuery.Response.OK, SpatialQuery.Response.NOT_FOUND)
-    return Reply(question + about, response.answer or response.message, seconds, answered)
+    answered = response.status in ANSWERED
+    text = " ".join((response.answer if answered else f"none: {response.message or response.answer}").split())
+    return Reply(question + about, text, seconds, answered)
 
 
 def write_pictures(frame: Parts, folder: Path) -> list[Path]:
