@@ -48,6 +48,11 @@ class Tally:
             grid = slice(None, None, TRUTH_STRIDE)
             self.errors.append(score(parts.depth_m[grid, grid], parts.true_m[grid, grid]))
 
+    def forget(self) -> None:
+        """Begin again, so that the start of the processes is no part of rate and latency."""
+        for kept in (self.arrived_ns, self.latency_s, self.errors):
+            kept.clear()
+
     @property
     def rate_hz(self) -> float:
         """Frames per second between the first and the last arrival."""
@@ -133,6 +138,7 @@ def receive(graph: Graph, listener: Listener, tally: Tally, args: argparse.Names
     say("waiting for the first depth and its cloud ...")
     graph.wait(lambda: listener.newest("rgb", "depth_m", "cloud") is not None, "depth with its cloud", args.timeout)
     say(f"receiving {args.frames} frames ...")
+    tally.forget()
     graph.wait(lambda: len(tally.arrived_ns) >= max(args.frames, 2), f"{args.frames} frames", args.timeout)
 
 
