@@ -31,7 +31,7 @@ from depthlm_ros.ros.meter import Meter
 from depthlm_ros.ros.outlet import Outlet
 from depthlm_ros.ros.parameters import Parameters, changed, declare
 from depthlm_ros.ros.questions import Site, answer_depth, answer_spatial, refuse
-from depthlm_ros.ros.stopping import Stop
+from depthlm_ros.ros.stopping import Stop, spin
 from depthlm_ros.ros.stream import Stream
 from depthlm_ros.ros.tf import Transforms
 from depthlm_ros.ros.troubles import Troubles
@@ -58,6 +58,10 @@ class DepthNode(LifecycleNode):
         self.add_on_set_parameters_callback(self._set_parameters)
         self._serve()
         self._watch_time()
+
+    def tell(self, reason: str, message: str) -> None:
+        """Count a trouble, and log it now and then."""
+        self._troubles.note(reason, message)
 
     def _serve(self) -> None:
         """Services and diagnostics live as long as the node, and say so while it is not active."""
@@ -209,7 +213,7 @@ def run(stop: Stop) -> bool:
     node = DepthNode()
     executor = MultiThreadedExecutor(num_threads=node.parameters.max_waiting_questions + SPARE_THREADS)
     executor.add_node(node)
-    spinner = threading.Thread(target=_spin, args=(executor, stop), name="executor", daemon=True)
+    spinner = threading.Thread(target=spin, args=(executor, stop, node.tell), name="executor", daemon=True)
     try:
         started = start(node)
         if started:
@@ -222,13 +226,6 @@ def run(stop: Stop) -> bool:
         if spinner.is_alive():
             spinner.join()
         node.destroy_node()
-
-
-def _spin(executor: MultiThreadedExecutor, stop: Stop) -> None:
-    try:
-        executor.spin()
-    finally:
-        stop.set()
 
 
 def main(args: list[str] | None = None) -> None:
