@@ -156,7 +156,7 @@ def find_bundle(model: str) -> Path:
             return root / model
     known = sorted({path.parent.name for root in engine_roots() for path in root.glob(f"*/{MANIFEST}")})
     raise UnknownName(
-        f"model {model!r} is neither a folder nor one of {', '.join(known) or 'the installed models (there are none)'}; "
+        f"model {model!r} is neither a folder nor an installed model ({', '.join(known) or 'there are none'}); "
         f"looked in {', '.join(map(str, engine_roots()))}."
     )
 

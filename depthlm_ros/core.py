@@ -41,7 +41,9 @@ class Intrinsics:
                 )
         for name in ("cx_px", "cy_px"):
             if not math.isfinite(getattr(self, name)):
-                raise BadIntrinsics(f"principal point {name[:2]} = {getattr(self, name)} is not finite: calibrate the camera.")
+                raise BadIntrinsics(
+                    f"principal point {name[:2]} = {getattr(self, name)} is not finite: calibrate the camera."
+                )
         if self.width_px < 1 or self.height_px < 1:
             raise BadIntrinsics(f"image size {self.width_px} x {self.height_px}: both must be at least 1 pixel.")
 

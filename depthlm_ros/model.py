@@ -122,7 +122,7 @@ class View:
         depth_m = np.full(len(uv_px), np.nan)
         seen = np.flatnonzero(self._canonical.contains(uv_px))
         canvas, size_px = self._canonical.uv_to_canvas(uv_px), self._canonical.canvas_size_px
-        prompts = [self.model.family.point_prompt(*canvas[index], size_px) for index in seen]
+        prompts = [self.model.family.point_prompt(u, v, size_px) for u, v in canvas[seen]]
         for index, (text, _) in zip(seen, self.model.reply_to(self._look, prompts), strict=True):
             depth_m[index] = self.model.family.read_point(text)
         std_m = self.model.bundle.words_std * depth_m
@@ -171,7 +171,9 @@ class View:
         if outside.any():
             u, v = uv_px[outside][0]
             width, height = self.frame.intrinsics.size_px
-            raise BadQuestion(f"pixel ({u:g}, {v:g}) is outside the {width} x {height} image: u 0..{width - 1}, v 0..{height - 1}.")
+            raise BadQuestion(
+                f"pixel ({u:g}, {v:g}) is outside the {width} x {height} image: u 0..{width - 1}, v 0..{height - 1}."
+            )
         return uv_px
 
     def _in_frame(self, uv_px: np.ndarray) -> np.ndarray:

@@ -51,7 +51,7 @@ def test_a_changed_file_is_refused_by_name(copy, file):
 def test_a_truncated_file_is_refused_by_name(copy):
     raw = (copy / "model.safetensors").read_bytes()
     (copy / "model.safetensors").write_bytes(raw[: len(raw) // 2])
-    with pytest.raises(BadBundle, match="model.safetensors is damaged"):
+    with pytest.raises(BadBundle, match=r"model\.safetensors is damaged"):
         load_bundle(copy)
 
 
@@ -64,7 +64,7 @@ def test_a_missing_file_is_refused_by_name(copy):
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": 1}'])
 def test_a_damaged_manifest_is_refused(copy, text):
     (copy / MANIFEST).write_text(text)
-    with pytest.raises(BadBundle, match="manifest.json"):
+    with pytest.raises(BadBundle, match=r"manifest\.json"):
         load_bundle(copy)
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from depthlm_ros.core import Region, Status
+from depthlm_ros.errors import UnknownName
 from depthlm_ros.families import vlm3
 from depthlm_ros.families.registry import family_named
-from depthlm_ros.errors import UnknownName
 
 TINY = family_named("tiny")
 SIZE = (128, 96)
@@ -66,7 +66,15 @@ def test_reply_that_something_is_absent_is_not_found():
 
 @pytest.mark.parametrize(
     "text",
-    ["I do not understand the question.", "", "meters", "The red box is near.", "the 7", "at (1, 2, 3, 4)", "\x00\ufffd"],
+    [
+        "I do not understand the question.",
+        "",
+        "meters",
+        "The red box is near.",
+        "the 7",
+        "at (1, 2, 3, 4)",
+        "\x00\ufffd",
+    ],
 )
 def test_words_without_a_measure_are_not_understood(text):
     reply = TINY.read_reply(text, SIZE)

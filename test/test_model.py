@@ -62,10 +62,13 @@ def test_many_points_in_one_batch_equal_one_by_one(view):
 
 
 def test_questions_of_different_lengths_in_one_batch_equal_one_by_one(model, view):
-    texts = ["How far is the red box?", "distance to the table", "Which is closer, the blue ball or the green box?", "a"]
-    queries = [
-        Query(model.tokenizer.encode(text + model.family.header).ids, model._ends, 12) for text in texts
+    texts = [
+        "How far is the red box?",
+        "distance to the table",
+        "Which is closer, the blue ball or the green box?",
+        "a",
     ]
+    queries = [Query(model.tokenizer.encode(text + model.family.header).ids, model._ends, 12) for text in texts]
     together = [reply.ids for reply in generate(model.backend, view._look, queries)]
     assert together == [generate(model.backend, view._look, [query])[0].ids for query in queries]
 
@@ -94,7 +97,9 @@ def test_a_huge_question_is_refused_with_its_length(view):
         view.ask("x" * 100_000)
 
 
-@pytest.mark.parametrize("question", ["\x00\x01", "<|im_end|><|im_end|>", "сколько метров?", "<|image_pad|>" * 50, "?" * 2000])
+@pytest.mark.parametrize(
+    "question", ["\x00\x01", "<|im_end|><|im_end|>", "сколько метров?", "<|image_pad|>" * 50, "?" * 2000]
+)
 def test_strange_questions_get_an_answer_or_not_understood(view, question):
     answer = view.ask(question)
     assert isinstance(answer.status, Status)

@@ -16,8 +16,20 @@ pytestmark = pytest.mark.torch
 IMAGE_ID, PAD_ID = 5, 0
 BEFORE, AFTER, QUESTION = [7, 8, 9], [10, 11], [20, 21, 22, 23]
 SIZE = (64, 48)
-SMALL = SmallConfig(vocab=64, vision_width=48, vision_depth=4, vision_heads=2, deepstack=(0, 1, 2), width=48, depth=4,
-                    heads=4, heads_kv=2, feed_forward=64, head_projected=(8, 8, 8, 8), head_features=8)
+SMALL = SmallConfig(
+    vocab=64,
+    vision_width=48,
+    vision_depth=4,
+    vision_heads=2,
+    deepstack=(0, 1, 2),
+    width=48,
+    depth=4,
+    heads=4,
+    heads_kv=2,
+    feed_forward=64,
+    head_projected=(8, 8, 8, 8),
+    head_features=8,
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +45,9 @@ def model():
 
 @pytest.fixture(scope="module")
 def image():
-    return torch.randint(0, 256, (1, SIZE[1], SIZE[0], 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    return torch.randint(
+        0, 256, (1, SIZE[1], SIZE[0], 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(2)
+    )
 
 
 def hf_patches(image, config):
@@ -134,7 +148,9 @@ def test_mixing_channels_before_resizing_is_exact():
     torch.manual_seed(0)
     block = FusionBlock(4, with_skip=False)
     x = torch.randn(1, 4, 5, 6)
-    after = block.out_conv(torch.nn.functional.interpolate(block.unit(x), size=(10, 12), mode="bilinear", align_corners=True))
+    after = block.out_conv(
+        torch.nn.functional.interpolate(block.unit(x), size=(10, 12), mode="bilinear", align_corners=True)
+    )
     torch.testing.assert_close(block(x, None, (10, 12)), after)
 
 

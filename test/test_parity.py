@@ -1,4 +1,4 @@
-"""The exported graphs say what torch says: look, append and decode, on a freshly exported model and on the embedded one."""
+"""The exported graphs say what torch says: look, append and decode, on a freshly exported model and on tiny."""
 
 import numpy as np
 import pytest
@@ -24,9 +24,21 @@ def fresh(tmp_path_factory):
     """A random model with another patch size than the embedded one, exported at two canvas sizes."""
     torch.manual_seed(3)
     tokenizer = train_tokenizer(["How far is the red box? It is 2.31 meters away."] * 3, 512)
-    config = SmallConfig(vocab=512, patch_px=16, vision_width=48, vision_depth=4, vision_heads=2, deepstack=(0, 1, 3),
-                         width=48, depth=3, heads=4, heads_kv=2, feed_forward=64, head_projected=(8, 8, 8, 8),
-                         head_features=8)
+    config = SmallConfig(
+        vocab=512,
+        patch_px=16,
+        vision_width=48,
+        vision_depth=4,
+        vision_heads=2,
+        deepstack=(0, 1, 3),
+        width=48,
+        depth=3,
+        heads=4,
+        heads_kv=2,
+        feed_forward=64,
+        head_projected=(8, 8, 8, 8),
+        head_features=8,
+    )
     model = build(config, tokenizer.token_to_id(IMAGE), tokenizer.token_to_id(PAD))
     facts = BundleFacts("fresh", 100.0, ((96, 64), (64, 64)), 0.1, 0.1, "Apache-2.0")
     folder = tmp_path_factory.mktemp("fresh") / "fresh"
@@ -82,8 +94,9 @@ def test_positions_matter(pair):
     mask = np.zeros((1, look.keys.shape[3]), np.float32)
     ids = np.array([[3, 4, 5]])
     logits = [
-        ours.step(StepInput(ids, look.next_position + shift + np.arange(3)[None], np.array([2]), look.keys, look.values,
-                            mask)).logits
+        ours.step(
+            StepInput(ids, look.next_position + shift + np.arange(3)[None], np.array([2]), look.keys, look.values, mask)
+        ).logits
         for shift in (0, 40)
     ]
     assert np.abs(logits[0] - logits[1]).max() > 1e-4

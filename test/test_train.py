@@ -23,10 +23,29 @@ from depthlm_ros.train.trainer import TrainConfig, Trainer, block_mask, learning
 pytestmark = pytest.mark.torch
 FAMILY = family_named("tiny")
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = SmallConfig(vocab=512, vision_width=48, vision_depth=4, vision_heads=2, deepstack=(0, 1, 2), width=48, depth=3,
-                    heads=4, heads_kv=2, feed_forward=64, head_projected=(8, 8, 8, 8), head_features=8)
-RECIPE = Recipe("test", "tiny", "Apache-2.0", 3, SMALL, DataConfig(canvases=((64, 48), (96, 64)), focal_px=48.0, batch=4),
-                TrainConfig(steps=10, warmup_steps=2, learning_rate=3e-3, bf16=False, save_every=1000))
+SMALL = SmallConfig(
+    vocab=512,
+    vision_width=48,
+    vision_depth=4,
+    vision_heads=2,
+    deepstack=(0, 1, 2),
+    width=48,
+    depth=3,
+    heads=4,
+    heads_kv=2,
+    feed_forward=64,
+    head_projected=(8, 8, 8, 8),
+    head_features=8,
+)
+RECIPE = Recipe(
+    "test",
+    "tiny",
+    "Apache-2.0",
+    3,
+    SMALL,
+    DataConfig(canvases=((64, 48), (96, 64)), focal_px=48.0, batch=4),
+    TrainConfig(steps=10, warmup_steps=2, learning_rate=3e-3, bf16=False, save_every=1000),
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +60,16 @@ def batch(tokenizer):
 
 def trainer(tokenizer, folder, **changes):
     config = replace(RECIPE.train, **changes)
-    return Trainer(make_model(RECIPE, tokenizer), FAMILY, tokenizer.to_str(), affixes(tokenizer, FAMILY), RECIPE.data,
-                   config, folder, RECIPE.seed)
+    return Trainer(
+        make_model(RECIPE, tokenizer),
+        FAMILY,
+        tokenizer.to_str(),
+        affixes(tokenizer, FAMILY),
+        RECIPE.data,
+        config,
+        folder,
+        RECIPE.seed,
+    )
 
 
 def test_loss_falls_on_a_fixed_batch(tokenizer, batch, tmp_path):
@@ -81,30 +108,39 @@ def test_questions_packed_in_one_row_do_not_see_each_other(tokenizer, batch):
     image = batch.image[:1]
     fixed = affixes(tokenizer, FAMILY)
     layout = PromptLayout(len(fixed.before), model.grid(*image.shape[1:3]), len(fixed.after))
-    turns = [Turn(FAMILY.question_prompt(text, np.zeros((0, 2)), (), (64, 48)), "There is no red box in this image.")
-             for text in ("How far is the red box?", "Where is the blue ball?")]
+    turns = [
+        Turn(FAMILY.question_prompt(text, np.zeros((0, 2)), (), (64, 48)), "There is no red box in this image.")
+        for text in ("How far is the red box?", "Where is the blue ball?")
+    ]
     row = pack(turns, FAMILY, tokenizer, 96, 0)
     with torch.no_grad():
         tokens, deep = model.see(image)
-        prefix = torch.cat([model.embed(torch.tensor([fixed.before])), tokens, model.embed(torch.tensor([fixed.after]))], 1)
+        prefix = torch.cat(
+            [model.embed(torch.tensor([fixed.before])), tokens, model.embed(torch.tensor([fixed.after]))], 1
+        )
 
         def states(ids, offsets, mask):
             x = torch.cat([prefix, model.embed(ids)], 1)
             cos, sin = model.prefix_rope(layout)
             text_cos, text_sin = model.text_rope(offsets + layout.next_position)
-            return model.decode(x, torch.cat([cos, text_cos], 1), torch.cat([sin, text_sin], 1), mask, deep=deep,
-                                before=layout.before)[0][0, layout.length:]
+            return model.decode(
+                x, torch.cat([cos, text_cos], 1), torch.cat([sin, text_sin], 1), mask, deep=deep, before=layout.before
+            )[0][0, layout.length :]
 
         segment = torch.from_numpy(row.segment)[None]
-        packed = states(torch.from_numpy(row.ids)[None], torch.from_numpy(row.offset)[None], block_mask(segment, layout.length))
+        packed = states(
+            torch.from_numpy(row.ids)[None], torch.from_numpy(row.offset)[None], block_mask(segment, layout.length)
+        )
         ids, _ = encode_turn(turns[1], FAMILY, tokenizer)
         alone = states(torch.tensor([ids]), torch.arange(len(ids))[None], causal_mask(layout.length + len(ids)))
     torch.testing.assert_close(packed[row.segment == 1], alone, rtol=1e-4, atol=1e-5)
 
 
 def test_only_replies_are_learnt(tokenizer):
-    turn = Turn(FAMILY.point_prompt(3, 4, (64, 48)), "<think> The point is around 2.31 meters away from the camera. "
-                                                     "</think>\n\n<answer> 2.31 </answer>")
+    turn = Turn(
+        FAMILY.point_prompt(3, 4, (64, 48)),
+        "<think> The point is around 2.31 meters away from the camera. </think>\n\n<answer> 2.31 </answer>",
+    )
     row = pack([turn], FAMILY, tokenizer, 64, 0)
     taught = tokenizer.decode(row.label[row.label >= 0].tolist(), skip_special_tokens=False)
     assert taught == "2.31 meters away from the camera. </think>\n\n<answer> 2.31 </answer><|im_end|>"
@@ -143,7 +179,9 @@ def test_silog_is_the_formula():
 
 def test_losses_without_labels_are_zero_and_finite():
     predicted = torch.ones(2, 4, 4, requires_grad=True)
-    loss = silog(predicted, torch.full((2, 4, 4), float("nan"))) + gradient(predicted, torch.full((2, 4, 4), float("nan")))
+    loss = silog(predicted, torch.full((2, 4, 4), float("nan"))) + gradient(
+        predicted, torch.full((2, 4, 4), float("nan"))
+    )
     loss.backward()
     assert float(loss.detach()) == 0.0
     assert torch.isfinite(predicted.grad).all()
@@ -161,9 +199,11 @@ def test_the_recipe_of_the_embedded_model_is_readable():
     assert recipe.name == "tiny"
 
 
-@pytest.mark.parametrize(("text", "error"), [("model: {layers: 3}", UnknownName), ("seed: [", SetupError), ("", SetupError)])
+@pytest.mark.parametrize(
+    ("text", "error"), [("model: {layers: 3}", UnknownName), ("seed: [", SetupError), ("", SetupError)]
+)
 def test_a_wrong_recipe_names_what_is_wrong(tmp_path, text, error):
     path = tmp_path / "recipe.yaml"
     path.write_text(text)
-    with pytest.raises(error, match="recipe.yaml"):
+    with pytest.raises(error, match=r"recipe\.yaml"):
         read_recipe(path)

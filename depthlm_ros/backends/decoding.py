@@ -84,8 +84,9 @@ class _Rows:
             ids[row, : len(query.ids)] = query.ids
         positions = np.broadcast_to(self.first_position + np.arange(self.longest), ids.shape).copy()
         # The question's own attention needs the prefix only; the empty slots behind it are left out.
-        prefix = (np.ascontiguousarray(x[:, :, :, : self.prefix]) for x in (self.keys, self.values))
-        return StepInput(ids, positions, self.lengths - 1, *prefix, np.ascontiguousarray(self.mask[:, : self.prefix]))
+        keys, values = (np.ascontiguousarray(x[:, :, :, : self.prefix]) for x in (self.keys, self.values))
+        mask = np.ascontiguousarray(self.mask[:, : self.prefix])
+        return StepInput(ids, positions, self.lengths - 1, keys, values, mask)
 
     def take(self, logits: np.ndarray) -> None:
         """Chooses each row's next token."""

@@ -45,6 +45,15 @@ def _export(
 ) -> None:
     with torch.no_grad():
         torch.onnx.export(
-            graph.eval(), arguments, str(path), input_names=inputs, output_names=outputs, dynamic_shapes=shapes,
-            opset_version=opset, dynamo=True, external_data=True, verbose=False, optimize=True,
+            graph.eval(),
+            arguments,
+            str(path),
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_shapes=shapes,
+            opset_version=opset,
+            dynamo=True,
+            external_data=True,
+            verbose=False,
+            optimize=True,
         )

@@ -12,6 +12,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from depthlm_ros.bundle import FORMAT, MANIFEST, file_digest, look_file
+from depthlm_ros.errors import SetupError
 from depthlm_ros.export.dedupe import share_weights
 from depthlm_ros.export.graphs import OPSET, export_look, export_step
 from depthlm_ros.families.base import Family
@@ -38,6 +39,7 @@ def write_bundle(
 ) -> None:
     """Exports into a temporary folder and moves it over `folder` file by file, the manifest last: a killed export
     leaves a folder that does not load rather than a wrong one. Other files in `folder` stay."""
+    check_canvases(facts.canvases_px, model.pixels_per_token)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as name:
         work = Path(name)
@@ -68,6 +70,14 @@ def write_bundle(
         }
         (folder / MANIFEST).unlink(missing_ok=True)
         for file in files:
+            (work / file).chmod(0o644)  # some writers make files for their owner only
             shutil.move(work / file, folder / file)
         (work / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
         shutil.move(work / MANIFEST, folder / MANIFEST)
+
+
+def check_canvases(canvases_px: tuple[tuple[int, int], ...], token_px: int) -> None:
+    """Raises SetupError naming a size that is not made of whole image tokens."""
+    for width, height in canvases_px:
+        if width < token_px or height < token_px or width % token_px or height % token_px:
+            raise SetupError(f"canvas {width} x {height}: both sides must be a multiple of {token_px} px, one token.")

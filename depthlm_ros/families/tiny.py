@@ -55,8 +55,13 @@ class Tiny:
         if not number:
             # Words without a number are no measurement: the embedded model was taught none such.
             return Reply(text, Status.NOT_UNDERSTOOD)
-        return Reply(_BOX.sub("", text).replace("  ", " ").replace(" at is", " is"), Status.OK, value, unit,
-                     tuple(box for box in boxes if box is not None))
+        return Reply(
+            _BOX.sub("", text).replace("  ", " ").replace(" at is", " is"),
+            Status.OK,
+            value,
+            unit,
+            tuple(box for box in boxes if box is not None),
+        )
 
 
 def point_mark(u_px: float, v_px: float, size_px: tuple[int, int]) -> str:

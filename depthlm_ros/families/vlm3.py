@@ -29,9 +29,7 @@ def point_prompt(u_px: float, v_px: float, size_px: tuple[int, int]) -> Prompt:
     """The depth question for one pixel. Its reply begins with known words, so only the number is decoded."""
     nx = normalised(u_px, size_px[0], COORDINATE_SCALE)
     ny = normalised(v_px, size_px[1], COORDINATE_SCALE)
-    return Prompt(
-        POINT_QUESTION.format(nx=nx, ny=ny), forced=POINT_REPLY_START, number_only=True, max_new_tokens=8
-    )
+    return Prompt(POINT_QUESTION.format(nx=nx, ny=ny), forced=POINT_REPLY_START, number_only=True, max_new_tokens=8)
 
 
 def read_point(reply: str) -> float:

@@ -53,7 +53,9 @@ def load_checkpoint(folder: Path) -> Qwen3VLDepth:
         state["vlm.lm_head.weight"] = state["vlm.model.language_model.embed_tokens.weight"]
     missing, unexpected = model.load_state_dict(state, strict=False)
     if missing or unexpected:
-        raise BadBundle(f"{folder / WEIGHTS_FILE}: missing {missing[:3]}, unexpected {unexpected[:3]}: export it again.")
+        raise BadBundle(
+            f"{folder / WEIGHTS_FILE}: missing {missing[:3]}, unexpected {unexpected[:3]}: export it again."
+        )
     return model
 
 

@@ -65,7 +65,11 @@ class StepGraph(nn.Module):
         causal = causal_mask(count, ids.device).expand(rows, 1, count, count)
         past = past_mask[:, None, None, :].expand(rows, 1, count, past_mask.shape[1])
         states, keys, values = self.model.decode(
-            self.model.embed(ids), cos, sin, torch.cat([past, causal], dim=-1), (past_keys.unbind(0), past_values.unbind(0))
+            self.model.embed(ids),
+            cos,
+            sin,
+            torch.cat([past, causal], dim=-1),
+            (past_keys.unbind(0), past_values.unbind(0)),
         )
         chosen = states[torch.arange(rows, device=ids.device), last]
         return self.model.vlm.lm_head(chosen), keys, values

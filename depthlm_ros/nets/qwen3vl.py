@@ -77,8 +77,9 @@ class Qwen3VLDepth(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Language model over embeddings x (B, T, C).
 
-        mask: additive, or boolean with True where attention is allowed; broadcastable to (B, heads, T, S + T), S = past length. past: keys and values per layer,
-        (B, heads_kv, S, D). deep: DeepStack tokens added to the image's positions, which begin at `before`.
+        mask: additive, or boolean with True where attention is allowed; broadcastable to (B, heads, T, S + T), S =
+        past length. past: keys and values per layer, (B, heads_kv, S, D). deep: DeepStack tokens added to the
+        image's positions, which begin at `before`.
         Returns final normed states (B, T, C) and the new keys and values (layers, B, heads_kv, T, D).
         """
         keys, values = [], []

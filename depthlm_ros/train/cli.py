@@ -21,8 +21,12 @@ DEFAULT_RECIPE = Path(__file__).resolve().parent.parent.parent / "config" / "tra
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--recipe", type=Path, default=DEFAULT_RECIPE, help="YAML file (default: config/train/tiny.yaml)")
-    parser.add_argument("--run", type=Path, default=Path("runs/tiny"), help="folder of checkpoints; resumes from it")
+    parser.add_argument(
+        "--recipe", type=Path, default=DEFAULT_RECIPE, help="YAML file (default: config/train/tiny.yaml)"
+    )
+    parser.add_argument(
+        "--run", type=Path, dest="run_folder", default=Path("runs/tiny"), help="folder of checkpoints; resumes from it"
+    )
     parser.add_argument("--out", type=Path, default=None, help="write the bundle here (default: RUN/bundle)")
     parser.add_argument("--steps", type=int, default=None, help="override the recipe's number of steps")
     parser.add_argument("--hours", type=float, default=None, help="stop (with the schedule complete) after this long")
@@ -39,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     recipe = replace(recipe, train=replace(recipe.train, **changes))
     if args.threads:
         torch.set_num_threads(args.threads)
-    tokenizer = run_tokenizer(recipe, args.run)
+    tokenizer = run_tokenizer(recipe, args.run_folder)
     family = family_named(recipe.family)
     trainer = Trainer(
         make_model(recipe, tokenizer),
@@ -48,13 +52,13 @@ def run(args: argparse.Namespace) -> int:
         affixes(tokenizer, family),
         recipe.data,
         recipe.train,
-        args.run,
+        args.run_folder,
         recipe.seed,
         args.device,
     )
     if not args.export_only:
         trainer.run(args.workers)
-    export(trainer, recipe, tokenizer, args.out or args.run / "bundle", args.validation_images)
+    export(trainer, recipe, tokenizer, args.out or args.run_folder / "bundle", args.validation_images)
     return 0
 
 

@@ -15,15 +15,13 @@ from depthlm_ros.core import Intrinsics, Region
 from depthlm_ros.families import vlm3
 from depthlm_ros.families.base import Family
 from depthlm_ros.pinhole import range_from_z
-from depthlm_ros.scenes.questions import Question, ask_about
 from depthlm_ros.scenes.photo import photograph
-from depthlm_ros.scenes.render import Rendered, render
 from depthlm_ros.scenes.pose import sample_pose
+from depthlm_ros.scenes.questions import Question, ask_about
+from depthlm_ros.scenes.render import Rendered, render
 from depthlm_ros.scenes.sample import sample_scene
 from depthlm_ros.train.conversation import Turn, pack
-from depthlm_ros.train.tokenizer import PAD
-
-
+from depthlm_ros.train.tokenizer import PAD, token_id
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ def make_batch(config: DataConfig, family: Family, tokenizer: Tokenizer, seed: i
         turns = turns_about(rng, config, family, asked, rendered)
         images.append(image)
         depths.append(rendered.depth_m)
-        rows.append(pack(turns, family, tokenizer, config.row_tokens, tokenizer.token_to_id(PAD)))
+        rows.append(pack(turns, family, tokenizer, config.row_tokens, token_id(tokenizer, PAD)))
 
     def stack(name: str) -> torch.Tensor:
         return torch.from_numpy(np.stack([getattr(row, name) for row in rows]))
@@ -128,7 +126,9 @@ def turns_about(
 ) -> list[Turn]:
     """VLM3 point questions, then the questions about objects and marks, then one about a region."""
     size_px = (rendered.depth_m.shape[1], rendered.depth_m.shape[0])
-    turns = [point_turn(u, v, depth_m, family, size_px) for u, v, depth_m in sample_points(rng, rendered, config.points)]
+    turns = [
+        point_turn(u, v, depth_m, family, size_px) for u, v, depth_m in sample_points(rng, rendered, config.points)
+    ]
     for question in asked:
         uv_px = np.asarray(question.uv_px, float).reshape(-1, 2)
         turns.append(Turn(family.question_prompt(as_typed(rng, question.question), uv_px, (), size_px), question.reply))

@@ -17,7 +17,7 @@ from depthlm_ros.families.registry import family_named
 from depthlm_ros.nets.qwen3vl import Qwen3VLDepth
 from depthlm_ros.nets.small import SmallConfig, build
 from depthlm_ros.train.dataset import DataConfig, batch_texts
-from depthlm_ros.train.tokenizer import IMAGE, PAD, train_tokenizer
+from depthlm_ros.train.tokenizer import IMAGE, PAD, token_id, train_tokenizer
 from depthlm_ros.train.trainer import Affixes, TrainConfig
 
 T = TypeVar("T")
@@ -40,9 +40,10 @@ def read_recipe(path: Path) -> Recipe:
     """Raises SetupError naming the file and the unknown or missing key."""
     try:
         raw = yaml.safe_load(path.read_text())
-        groups = {"model": SmallConfig, "data": DataConfig, "train": TrainConfig}
-        settings = {key: _group(kind, raw.pop(key, {}), f"{path}: {key}") for key, kind in groups.items()}
-        return Recipe(**raw, **settings)
+        model = _group(SmallConfig, raw.pop("model", {}), f"{path}: model")
+        data = _group(DataConfig, raw.pop("data", {}), f"{path}: data")
+        train = _group(TrainConfig, raw.pop("train", {}), f"{path}: train")
+        return Recipe(**raw, model=model, data=data, train=train)
     except (OSError, TypeError, AttributeError, yaml.YAMLError) as exc:
         raise SetupError(f"recipe {path} is unusable: {exc}") from exc
 
@@ -67,7 +68,7 @@ def make_tokenizer(recipe: Recipe) -> Tokenizer:
 def make_model(recipe: Recipe, tokenizer: Tokenizer) -> Qwen3VLDepth:
     """Randomly initialised from the recipe's seed."""
     torch.manual_seed(recipe.seed)
-    return build(recipe.model, tokenizer.token_to_id(IMAGE), tokenizer.token_to_id(PAD))
+    return build(recipe.model, token_id(tokenizer, IMAGE), token_id(tokenizer, PAD))
 
 
 def affixes(tokenizer: Tokenizer, family: Family) -> Affixes:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from depthlm_ros.errors import BadBundle
 from depthlm_ros.families.tiny import Tiny
 from depthlm_ros.families.vlm3 import POINT_QUESTION, POINT_REPLY, POINT_REPLY_START
 
@@ -23,6 +24,14 @@ def fixed_phrases() -> tuple[str, ...]:
     start, _, end = POINT_QUESTION.partition("{nx}, {ny}")
     middle, last = POINT_REPLY.removeprefix(POINT_REPLY_START).split("{depth_m:.2f}")[1:]
     return (start, end, POINT_REPLY_START, middle, last, Tiny.header)
+
+
+def token_id(tokenizer: Tokenizer, token: str) -> int:
+    """Id of a token that must exist. Raises BadBundle if it does not."""
+    found = tokenizer.token_to_id(token)
+    if found is None:
+        raise BadBundle(f"the tokenizer has no token {token!r}: it is not one that this package made.")
+    return int(found)
 
 
 def train_tokenizer(texts: Iterable[str], vocab: int) -> Tokenizer:

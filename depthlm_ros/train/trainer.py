@@ -57,8 +57,10 @@ def forward(model: Qwen3VLDepth, batch: Batch, affixes: Affixes, config: TrainCo
     layout = PromptLayout(len(affixes.before), model.grid(height, width), len(affixes.after))
     tokens, deep = model.see(batch.image)
     count = len(batch.image)
-    before, after = (model.embed(torch.tensor(ids, device=batch.image.device)).expand(count, -1, -1)
-                     for ids in (affixes.before, affixes.after))
+    before, after = (
+        model.embed(torch.tensor(ids, device=batch.image.device)).expand(count, -1, -1)
+        for ids in (affixes.before, affixes.after)
+    )
     x = torch.cat([before, tokens, after, model.embed(batch.ids)], dim=1)
     prefix_cos, prefix_sin = (t.expand(count, -1, -1) for t in model.prefix_rope(layout))
     text_cos, text_sin = model.text_rope(batch.offset + layout.next_position)
@@ -73,7 +75,8 @@ def forward(model: Qwen3VLDepth, batch: Batch, affixes: Affixes, config: TrainCo
 
 
 def block_mask(segment: torch.Tensor, prefix: int) -> torch.Tensor:
-    """(B, 1, P + Q, P + Q), True where attention is allowed: causal prefix, and each segment sees the prefix and itself, causally."""
+    """(B, 1, P + Q, P + Q), True where attention is allowed: causally, within the prefix, from each segment to the
+    prefix, and within each segment."""
     row = torch.cat([segment.new_full((len(segment), prefix), -2), segment], dim=1)
     causal = torch.ones(row.shape[1], row.shape[1], dtype=torch.bool, device=row.device).tril()
     same = (row[:, :, None] == row[:, None, :]) | (row[:, None, :] == -2)

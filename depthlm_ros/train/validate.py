@@ -9,9 +9,9 @@ import numpy as np
 from depthlm_ros.core import Frame
 from depthlm_ros.model import Model, View
 from depthlm_ros.scenes.photo import photograph
+from depthlm_ros.scenes.pose import sample_pose
 from depthlm_ros.scenes.questions import Question, ask_about
 from depthlm_ros.scenes.render import render
-from depthlm_ros.scenes.pose import sample_pose
 from depthlm_ros.scenes.sample import sample_scene
 from depthlm_ros.train.dataset import canvas_camera
 
@@ -54,7 +54,9 @@ def validate(model: Model, images: int, seed: int = 1, points: int = 8) -> Score
         v, u = (axis[rng.integers(0, len(axis), points)] for axis in np.nonzero(truth_m > 0))
         told = view.tell_depth_at(np.stack([u, v], 1)).depth_m
         words.append((told, truth_m[v, u]))
-        answers += [(question, answer_matches(view, question)) for question in ask_about(rng, scene, rendered, camera, 4)]
+        answers += [
+            (question, answer_matches(view, question)) for question in ask_about(rng, scene, rendered, camera, 4)
+        ]
     return summary(images, dense, words, answers)
 
 

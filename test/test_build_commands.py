@@ -1,0 +1,87 @@
+"""`depthlm train` and `depthlm export` as a user runs them: what they write loads and works."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from depthlm_ros.core import Frame, Intrinsics
+from depthlm_ros.model import load_model
+
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
+ROOT = Path(__file__).resolve().parent.parent
+RECIPE = {
+    "name": "mini",
+    "family": "tiny",
+    "licence": "Apache-2.0",
+    "seed": 5,
+    "model": {
+        "vocab": 512,
+        "vision_width": 48,
+        "vision_depth": 4,
+        "vision_heads": 2,
+        "deepstack": [0, 1, 2],
+        "width": 48,
+        "depth": 3,
+        "heads": 4,
+        "heads_kv": 2,
+        "feed_forward": 64,
+        "head_projected": [8, 8, 8, 8],
+        "head_features": 8,
+    },
+    "data": {"canvases": [[64, 48]], "focal_px": 48.0, "batch": 4},
+    "train": {"steps": 3, "warmup_steps": 1, "bf16": False, "save_every": 2},
+}
+
+
+def depthlm(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "depthlm_ros.cli", *map(str, arguments)],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        timeout=600,
+    )
+
+
+def look(folder, size_px):
+    camera = Intrinsics(50.0, 50.0, 31.5, 23.5, 64, 48)
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    model = load_model(str(folder))
+    assert model.bundle.canvases_px == (size_px,)
+    return model.look(Frame(image, camera)).depth().depth_m
+
+
+def test_train_writes_a_bundle_that_works_and_export_gives_it_another_canvas(tmp_path):
+    recipe = tmp_path / "mini.yaml"
+    recipe.write_text(yaml.safe_dump(RECIPE))
+    done = depthlm("train", "--recipe", recipe, "--run", tmp_path / "run", "--validation-images", 3, "--workers", 0)
+    assert done.returncode == 0, done.stderr
+    bundle = tmp_path / "run" / "bundle"
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert manifest["provenance"]["steps_done"] == 3
+    assert manifest["provenance"]["recipe"]["seed"] == 5
+    assert json.loads((bundle / "scores_rendered.json").read_text())["images"] == 3
+    depth_m = look(bundle, (64, 48))
+
+    done = depthlm("export", "--model", bundle, "--canvas", 96, 64, "--out", tmp_path / "wide")
+    assert done.returncode == 0, done.stderr
+    wide_m = look(tmp_path / "wide", (96, 64))
+    assert np.isfinite(depth_m).all()
+    assert np.isfinite(wide_m).all()
+    assert not np.array_equal(depth_m, wide_m)
+
+
+def test_export_to_a_size_that_is_no_multiple_of_a_token_is_refused(tmp_path):
+    done = depthlm("export", "--model", "tiny", "--canvas", 100, 70, "--out", tmp_path / "odd")
+    assert done.returncode != 0
+    assert "multiple of 16" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "odd" / "manifest.json").exists()
