@@ -1,5 +1,6 @@
 """A node's life: it starts, pauses, stops, says why it cannot start, and survives what a camera may send it."""
 
+import itertools
 import os
 import shutil
 import signal
@@ -15,10 +16,12 @@ pytestmark = pytest.mark.ros
 pytest.importorskip("rclpy")
 pytest.importorskip("depthlm_ros.srv")
 
+from builtin_interfaces.msg import Time  # noqa: E402
 from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
 from geometry_msgs.msg import Point  # noqa: E402
 from lifecycle_msgs.msg import Transition  # noqa: E402
 from rig import CAMERA, new_rig, picture  # noqa: E402
+from rosgraph_msgs.msg import Clock  # noqa: E402
 
 from depthlm_ros.ros.messages import colour_image, rectified_camera_info  # noqa: E402
 from depthlm_ros.ros.pairing import stamp_ns  # noqa: E402
@@ -206,6 +209,24 @@ def test_a_late_image_is_left_out_and_a_camera_that_begins_anew_is_followed(last
     lasting.of_stamp("depth/image", anew_ns + 10_000_000)
 
 
+def test_simulated_time_that_jumps_back_makes_the_node_forget_what_it_saw(rig):
+    clock = rig.node.create_publisher(Clock, "/clock", 10)
+
+    def shoot_at(second):
+        clock.publish(Clock(clock=Time(sec=second)))
+        return rig.shoot(colour_image(rig.header(second * 1_000_000_000), picture()))
+
+    rig.start("-p", "use_sim_time:=true")
+    second = itertools.count(1000)
+    rig.shoot_until("depth/image", lambda: shoot_at(next(second)))
+    assert rig.ask("query_depth", ONE_PIXEL).success
+    clock.publish(Clock(clock=Time(sec=10)))
+    rig.wait(lambda: "clock went back" in rig.log, "note of the jump")
+    assert rig.ask("query_depth", ONE_PIXEL).status == QueryDepth.Response.NO_IMAGE
+    rig.shoot_until("depth/image", lambda: shoot_at(next(second) - 990))
+    assert rig.ask("query_depth", ONE_PIXEL).header.stamp.sec < 1000
+
+
 def test_images_without_camera_info_are_named_with_both_topics(rig):
     rig.start("-p", "stale_after_s:=0.3", watched=("depth/image",))
     rig.wait(lambda: rig.node.count_subscribers(f"{rig.namespace}/image"), "subscriber")
@@ -236,6 +257,29 @@ def test_a_camera_that_stops_shows_as_stale(lasting):
     assert health["message"] == "images stopped" and float(health["last_image_age_s"]) > 4
     answer = lasting.ask("query_depth", ONE_PIXEL)
     assert answer.success and "s ago" in answer.message
+
+
+def test_a_model_that_fails_again_and_again_shows_as_an_error_and_the_node_goes_on(rig, tmp_path):
+    copy = tmp_path / "model"
+    shutil.copytree(TINY, copy)
+    graphs = {path: path.read_bytes() for path in copy.glob("look_*.onnx")}
+    rig.start("-p", f"model:={copy}", watched=())
+    rig.wait(lambda: "waiting for" in rig.log, "start")
+    for path in graphs:
+        path.write_bytes(b"broken")  # a graph is read when it is first needed
+    rig.listen("depth/image")
+
+    def shoot_and_see():
+        rig.shoot()
+        return rig.health and rig.health[-1].level == DiagnosticStatus.ERROR and rig.health[-1]
+
+    status = rig.wait(shoot_and_see, "level ERROR")
+    assert "failed" in status.message and ".onnx" in status.message
+    assert rig.log.count("cannot load") <= 5
+    for path, graph in graphs.items():
+        path.write_bytes(graph)
+    rig.shoot_until("depth/image")
+    assert rig.newest_health()["failures_in_a_row"] == "0"
 
 
 def test_diagnostics_tell_what_a_monitor_needs(lasting):

@@ -96,7 +96,9 @@ def source_from(options: argparse.Namespace) -> Source:
     if options.labels:
         return labelled(options.labels)
     if not options.images:
-        rclpy.logging.get_logger("replay_camera").info(f"rendering {options.steps} pictures of a room ...")
+        rclpy.logging.get_logger("replay_camera").info(
+            f"rendering {options.steps} pictures of a room (the first time, its code is compiled) ..."
+        )
         return rendered_room(_room_camera(options), options.steps, options.seed)
     missing = [f"--{name}" for name in ("fx", "fy", "cx", "cy") if getattr(options, name) is None]
     if missing:
