@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 
@@ -37,7 +39,7 @@ def photograph(rng: np.random.Generator, rendered: Rendered) -> np.ndarray:
     height, width = rgb.shape[:2]
     rgb = rgb * _vignette(rng, height, width)[:, :, None]
     if rng.random() < 0.3:
-        rgb = cv2.GaussianBlur(rgb, (0, 0), rng.uniform(0.2, 0.6) * width / 128)
+        rgb = cv2.GaussianBlur(rgb, (0, 0), rng.uniform(0.2, 0.6) * math.sqrt(width / 128))
     shot, read = rng.uniform(0.0, 0.03), rng.uniform(0.0, 0.008)
     noise = rng.standard_normal(rgb.shape, dtype=np.float32)
     rgb = rgb + noise * np.sqrt(np.float32(read**2) + np.float32(shot**2) * np.maximum(rgb, 0))

@@ -80,7 +80,7 @@ def sample_pose(rng: np.random.Generator, scene: Scene) -> Pose:
         depth, things = glance(scene, pose)
         if depth.min() < AHEAD_M * 0.7 or depth[3:6, 4:8].min() < AHEAD_M:
             continue
-        if attempt < 200 and rng.random() > min(1.0, 0.02 * things * things):
+        if attempt < 200 and rng.random() > ((things - 1) / 7) ** 2:
             continue
         return pose
     raise RuntimeError(f"no free place for a camera in a {scene.room} of {scene.shell_m[1]} m")
