@@ -236,7 +236,7 @@ def test_images_without_camera_info_are_named_with_both_topics(rig):
         return f"no camera_info on {rig.namespace}/camera_info" in rig.log and f"{rig.namespace}/image" in rig.log
 
     rig.wait(told, "warning")
-    rig.wait(lambda: told() and rig.health[-1].level == DiagnosticStatus.ERROR, "level ERROR")
+    rig.wait(lambda: told() and rig.health and rig.health[-1].level == DiagnosticStatus.ERROR, "level ERROR")
     refused = rig.ask("query_depth", ONE_PIXEL)
     assert not refused.success and "no camera_info" in refused.message
     rig.shoot_until("depth/image")

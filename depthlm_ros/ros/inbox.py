@@ -162,6 +162,11 @@ class Inbox:
         with self._changed:
             self._forget(why)
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
     def close(self) -> None:
         """Let the worker go, and everybody who waits."""
         with self._changed:

@@ -26,6 +26,9 @@ REASONS: tuple[tuple[type[Exception], str], ...] = (
     (BackendFailed, "model failed"),
 )
 
+# After a failure that is not of one frame, so that a lasting one does not take a whole core.
+PAUSE_S = 0.1
+
 
 class Worker(threading.Thread):
     """Runs from start() until the inbox is closed.
@@ -48,12 +51,19 @@ class Worker(threading.Thread):
 
     def run(self) -> None:
         """Work until the inbox is closed."""
-        while (work := self._inbox.next(self._is_watched)) is not None:
-            if isinstance(work, Questions):
-                for ticket in work.tickets:
-                    self._answer(ticket, work.seen)
-            else:
-                self._look(work)
+        while not self._inbox.closed:
+            try:
+                self._work(self._inbox.next(self._is_watched))
+            except Exception as error:  # of the inbox or of ROS; without this thread the node would be deaf and dumb
+                self._note(error)
+                time.sleep(PAUSE_S)
+
+    def _work(self, work: Pair | Questions | None) -> None:
+        if isinstance(work, Questions):
+            for ticket in work.tickets:
+                self._answer(ticket, work.seen)
+        elif work is not None:
+            self._look(work)
 
     def _look(self, pair: Pair) -> None:
         waited_ms = (time.monotonic_ns() - pair.image.arrived_ns) / 1e6
