@@ -11,6 +11,7 @@ pytestmark = pytest.mark.ros
 pytest.importorskip("rclpy")
 pytest.importorskip("depthlm_ros.srv")
 
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E402
 from rig import CAMERA, depth_of, new_rig, picture, points_of  # noqa: E402
 from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 
@@ -119,6 +120,25 @@ def test_a_flood_is_thinned_to_the_newest_frames_in_order(dense):
     assert float(health["total_p50_ms"]) > 0 and float(health["rate_hz"]) > 0
 
 
+def test_images_larger_than_the_transport_s_buffer_arrive_where_the_camera_offers_reliable_delivery(rig):
+    # 7.4 MB through Fast DDS's 512 kB of shared memory, from a process that has no profile: best effort loses these.
+    camera = Intrinsics(1800.0, 1800.0, 959.5, 639.5, 1920, 1280)
+    rig.start("-p", "cloud_stride:=8", watched=("depth/points",))
+    rgb = picture(camera=camera)
+    rig.shoot_until("depth/points", lambda: rig.shoot(colour_image(rig.header(), rgb), camera=camera))
+    (heard,) = rig.node.get_subscriptions_info_by_topic(f"{rig.namespace}/image")
+    if "got lost on the way" in rig.log:
+        assert heard.qos_profile.reliability == ReliabilityPolicy.RELIABLE and "asked for from now on" in rig.log
+
+
+def test_images_are_asked_for_in_best_effort_and_outputs_offered_reliably(dense):
+    (heard,) = dense.node.get_subscriptions_info_by_topic(f"{dense.namespace}/image")
+    assert heard.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
+    for name in DENSE:
+        (offered,) = dense.node.get_publishers_info_by_topic(f"{dense.namespace}/{name}")
+        assert offered.qos_profile.reliability == ReliabilityPolicy.RELIABLE
+
+
 def test_nothing_is_looked_at_while_nobody_receives(rig):
     rig.start(watched=())
     rig.wait(lambda: rig.node.count_subscribers(f"{rig.namespace}/image"), "subscriber")
@@ -213,8 +233,6 @@ def test_names_can_be_remapped(rig):
 
 
 def test_a_subscriber_that_asks_for_more_than_is_offered_is_named(rig):
-    from rclpy.qos import DurabilityPolicy, QoSProfile
-
     rig.start(watched=())
     strict = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     rig.node.create_subscription(Image, "depth/image", lambda message: None, strict)
@@ -222,8 +240,6 @@ def test_a_subscriber_that_asks_for_more_than_is_offered_is_named(rig):
 
 
 def test_a_camera_that_offers_less_than_is_asked_for_is_named(rig):
-    from rclpy.qos import QoSProfile, ReliabilityPolicy
-
     best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
     rig.publishers["image"] = rig.node.create_publisher(Image, "weak", best_effort)
     override = f"qos_overrides.{rig.namespace}/weak.subscription.reliability:=reliable"

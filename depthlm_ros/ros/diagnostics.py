@@ -19,7 +19,8 @@ TROUBLE_SHOWS_S = 5.0
 class Health:
     """All that the status is made from.
 
-    missing: an input that does not come, "" if all do. watched: whether anybody receives the outputs.
+    dropped: frames that a newer one replaced. lost: frames that the transport lost. missing: an input that does not
+    come, "" if all do. watched: whether anybody receives the outputs.
     """
 
     state: str
@@ -28,6 +29,7 @@ class Health:
     reading: Reading
     received: int = 0
     dropped: int = 0
+    lost: int = 0
     newest_age_s: float = math.nan
     missing: str = ""
     watched: bool = False
@@ -67,6 +69,7 @@ def key_values(health: Health) -> dict[str, str]:
     counts = {
         "frames_received": health.received,
         "frames_dropped": health.dropped,
+        "frames_lost_on_the_way": health.lost,
         "frames_looked_at": reading.frames,
         "questions_answered": reading.questions,
         "failures_in_a_row": reading.failures,

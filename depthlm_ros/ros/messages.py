@@ -1,8 +1,8 @@
 """Messages out: depth images, calibrations, clouds and answers as sensor_msgs and depthlm_ros.srv messages.
 
-Byte fields are filled by array.frombytes from a buffer: assigning bytes or an ndarray to `.data` costs a Python
-object per byte. Numbers are cast to Python's own types, because rclpy does not check them and numpy scalars
-arrive as garbage.
+Byte fields are copied from buffer to buffer: assigning bytes or an ndarray to `.data` costs a Python object per byte.
+A message that was published may be filled again: fresh memory for megabytes costs more than writing them. Numbers are
+cast to Python's own types, because rclpy does not check them and numpy scalars arrive as garbage.
 """
 
 from __future__ import annotations
@@ -23,17 +23,19 @@ DEPTH_ENCODINGS = ("32FC1", "16UC1")
 _LARGEST_MM = 65535.0
 
 
-def depth_image(header: Header, depth_m: np.ndarray, encoding: str) -> Image:
-    """A depth image as REP 118 has it, from float32 (H, W) metres.
+def depth_image(header: Header, depth_m: np.ndarray, encoding: str, message: Image | None = None) -> Image:
+    """A depth image as REP 118 has it, from float32 (H, W) metres. message: one to be filled again.
 
     32FC1: metres, NaN and infinities as they are. 16UC1: millimetres, 0 = unknown; what 16 bits cannot hold,
     65.535 m and beyond as well as infinities, is unknown too, because a saturated value would be an invented one.
     """
     pixels = depth_m if encoding == "32FC1" else millimetres(depth_m)
-    message = Image(header=header, encoding=encoding, is_bigendian=int(sys.byteorder == "big"))
+    message = message or Image()
+    message.header, message.encoding = header, encoding
+    message.is_bigendian = int(sys.byteorder == "big")
     message.height, message.width = depth_m.shape
     message.step = pixels.itemsize * message.width
-    message.data = _bytes(pixels)
+    _fill(message, pixels)
     return message
 
 
@@ -42,7 +44,7 @@ def colour_image(header: Header, rgb: np.ndarray) -> Image:
     message = Image(header=header, encoding="rgb8")
     message.height, message.width = rgb.shape[:2]
     message.step = 3 * message.width
-    message.data = _bytes(rgb)
+    _fill(message, rgb)
     return message
 
 
@@ -64,25 +66,32 @@ def rectified_camera_info(header: Header, camera: Intrinsics) -> CameraInfo:
     return message
 
 
-def point_cloud(header: Header, points: np.ndarray, fields: Sequence[str]) -> PointCloud2:
-    """An organised cloud from float32 (H, W, len(fields)), one value per field; unknown points are NaN."""
-    height, width, channels = points.shape
-    message = PointCloud2(header=header, height=height, width=width, is_dense=False)
+def point_cloud(
+    header: Header, points: np.ndarray, fields: Sequence[str], message: PointCloud2 | None = None
+) -> PointCloud2:
+    """An organised cloud from float32 (H, W, len(fields)), one value per field; unknown points are NaN.
+
+    message: one to be filled again.
+    """
+    message = message or PointCloud2()
+    message.height, message.width, channels = points.shape
+    message.header, message.is_dense = header, False
     message.is_bigendian = sys.byteorder == "big"
     message.fields = [
         PointField(name=name, offset=4 * place, datatype=PointField.FLOAT32, count=1)
         for place, name in enumerate(fields)
     ]
     message.point_step = 4 * channels
-    message.row_step = message.point_step * width
-    message.data = _bytes(points)
+    message.row_step = message.point_step * message.width
+    _fill(message, points)
     return message
 
 
-def _bytes(values: np.ndarray) -> array.array:
-    filled = array.array("B")
-    filled.frombytes(np.ascontiguousarray(values).data.cast("B"))
-    return filled
+def _fill(message: Image | PointCloud2, values: np.ndarray) -> None:
+    size = values.nbytes
+    if len(message.data) != size:
+        message.data = array.array("B", bytes(size))
+    np.frombuffer(message.data, values.dtype)[:] = values.ravel()
 
 
 def points_from(points_m: np.ndarray) -> list[Point]:

@@ -34,6 +34,7 @@ from depthlm_ros.ros.questions import Site, answer_depth, answer_spatial, refuse
 from depthlm_ros.ros.stopping import Stop, spin
 from depthlm_ros.ros.stream import Stream
 from depthlm_ros.ros.tf import Transforms
+from depthlm_ros.ros.transport import use_large_shared_memory
 from depthlm_ros.ros.troubles import Troubles
 from depthlm_ros.srv import QueryDepth, SpatialQuery
 
@@ -231,6 +232,7 @@ def run(stop: Stop) -> bool:
 def main(args: list[str] | None = None) -> None:
     """Until SIGINT or SIGTERM, which end the process with 0; a set-up that cannot work ends it with 1."""
     stop = Stop()
+    use_large_shared_memory()
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     try:
         started = run(stop)

@@ -38,6 +38,8 @@ class Outlet:
             )
             for name, kind in (DENSE if mode == "dense" else SPARSE).items()
         }
+        # Publishing copies, so the large messages are filled anew for every frame.
+        self._image, self._cloud = Image(), PointCloud2()
 
     def destroy(self, node: LifecycleNode) -> None:
         """Take the topics away."""
@@ -65,11 +67,12 @@ class Outlet:
         seen.watch.lap("depth")
         self._send(
             "depth/image",
-            lambda: depth_image(seen.header, within_range(depth_m, near, far), parameters.depth_encoding),
+            lambda: depth_image(seen.header, within_range(depth_m, near, far), parameters.depth_encoding, self._image),
         )
         builder = cloud_builder(seen.camera, parameters.cloud_stride, near, far)
         self._send(
-            "depth/points", lambda: point_cloud(seen.header, builder.build(depth_m, seen.view.frame.rgb), CLOUD_FIELDS)
+            "depth/points",
+            lambda: point_cloud(seen.header, builder.build(depth_m, seen.view.frame.rgb), CLOUD_FIELDS, self._cloud),
         )
 
     def _publish_sparse(self, seen: Seen, parameters: Parameters) -> None:

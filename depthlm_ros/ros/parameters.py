@@ -58,6 +58,11 @@ class Parameters:
     rectified_input: bool = _declared(
         False, "True: `image` is rectified already, so that P holds and K and D do not. False: it is raw."
     )
+    adapt_reliability: bool = _declared(
+        True,
+        "True: where best effort loses many images and the camera offers reliable delivery, ask for that. "
+        "False: keep to best effort, or to what qos_overrides say.",
+    )
     depth_encoding: str = _declared(
         "32FC1",
         "Encoding of depth/image: 32FC1 in metres, NaN = unknown; or 16UC1 in millimetres, 0 = unknown.",

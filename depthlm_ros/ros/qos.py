@@ -9,9 +9,11 @@ from rclpy.qos import HistoryPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolic
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
 try:
-    from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
+    from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks, UnsupportedEventTypeError
 except ImportError:  # Humble
-    from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks
+    from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks, UnsupportedEventTypeError
+
+__all__ = ["UnsupportedEventTypeError"]  # from where this version of rclpy has it
 
 # Cameras offer either reliability; best effort accepts both. Only the newest frame is of use.
 NEWEST_ONLY = {"history": HistoryPolicy.KEEP_LAST, "depth": 1, "reliability": ReliabilityPolicy.BEST_EFFORT}
@@ -25,13 +27,16 @@ def profile(policies: dict[str, Any]) -> QoSProfile:
     return QoSProfile(**policies)
 
 
-def overridable() -> QoSOverridingOptions:
+def overridable(reliability: bool = True) -> QoSOverridingOptions:
     """Lets parameters qos_overrides.<topic>.<subscription or publisher>.{history,depth,reliability} decide."""
-    return QoSOverridingOptions.with_default_policies()
+    kinds = [QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH]
+    return QoSOverridingOptions([*kinds, QoSPolicyKind.RELIABILITY] if reliability else kinds)
 
 
-def on_unheard_publisher(topic: str, tell: Callable[[str, str], None]) -> SubscriptionEventCallbacks:
-    """Tells when a publisher of a topic we subscribe to offers less than we ask for."""
+def on_unheard_publisher(
+    topic: str, tell: Callable[[str, str], None], on_lost: Callable[[Any], None] | None = None
+) -> SubscriptionEventCallbacks:
+    """Tells when a publisher of a topic we subscribe to offers less than we ask for; passes on losses."""
 
     def incompatible(event: Any) -> None:
         tell(
@@ -40,7 +45,7 @@ def on_unheard_publisher(topic: str, tell: Callable[[str, str], None]) -> Subscr
             f"qos_overrides.{topic}.subscription from the parameters, or change the publisher.",
         )
 
-    return SubscriptionEventCallbacks(incompatible_qos=incompatible)
+    return SubscriptionEventCallbacks(incompatible_qos=incompatible, message_lost=on_lost)
 
 
 def on_unserved_subscriber(topic: str, tell: Callable[[str, str], None]) -> PublisherEventCallbacks:

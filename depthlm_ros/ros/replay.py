@@ -34,6 +34,7 @@ from depthlm_ros.ros.messages import colour_image, depth_image, rectified_camera
 from depthlm_ros.ros.room import rendered_room
 from depthlm_ros.ros.sources import Lens, Shot, Source, labelled, pictures
 from depthlm_ros.ros.stopping import Stop
+from depthlm_ros.ros.transport import use_large_shared_memory
 
 TOPICS = ("image", "camera_info", "depth_truth/image")
 
@@ -143,6 +144,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if options.steps < 2:
         arguments().error(f"--steps is {options.steps}: a way has at least 2 pictures.")
     stop = Stop()
+    use_large_shared_memory()
     rclpy.init(args=command, signal_handler_options=SignalHandlerOptions.NO)
     camera = ReplayCamera(options.frame_id, options.best_effort)
     spinner = threading.Thread(target=spin, args=(camera,), daemon=True)

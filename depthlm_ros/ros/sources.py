@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -18,6 +19,9 @@ from depthlm_ros.eval.records import read_records
 from depthlm_ros.imagefile import read_rgb
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
+
+# A short folder is decoded once: shown in a loop, the processor belongs to those who look at it.
+KEPT_PICTURES = 50
 
 
 @dataclass(frozen=True)
@@ -80,8 +84,13 @@ def labelled(path: Path) -> Source:
 
 def _read(files: list[Path], lens: Lens) -> Iterator[Shot]:
     for file in files:
-        rgb = read_rgb(file)
+        rgb = _read_once(file) if len(files) <= KEPT_PICTURES else read_rgb(file)
         yield Shot(file.name, rgb, lens.intrinsics(rgb))
+
+
+@lru_cache(maxsize=KEPT_PICTURES)
+def _read_once(file: Path) -> np.ndarray:
+    return read_rgb(file)
 
 
 def _frames(path: Path, lens: Lens) -> Iterator[Shot]:

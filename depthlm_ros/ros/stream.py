@@ -11,6 +11,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from depthlm_ros.model import Model
 from depthlm_ros.ros import qos
+from depthlm_ros.ros.delivery import Delivery
 from depthlm_ros.ros.inbox import Inbox
 from depthlm_ros.ros.meter import Meter
 from depthlm_ros.ros.outlet import Outlet
@@ -43,15 +44,15 @@ class Stream:
         self._watchdog = Watchdog(node, self.inbox, troubles, self.image_topic, image_type, self.info_topic)
         self._worker.start()
         self._camera = MutuallyExclusiveCallbackGroup()
-        self._subscriptions = [
-            self._subscribe(CameraInfo, self.info_topic, qos.FEW, self.inbox.put_info),
-            self._subscribe(kind, self.image_topic, qos.NEWEST_ONLY, self._take_image),
-        ]
+        self._infos = self._subscribe_to_infos()
+        self._images = Delivery(
+            node, kind, self.image_topic, self._take_image, self._camera, wanted.adapt_reliability, troubles.note
+        )
 
     def stop(self) -> None:
         """Stop listening, let everybody go who waits, and wait for the look that runs."""
-        for subscription in self._subscriptions:
-            self._node.destroy_subscription(subscription)
+        self._images.destroy()
+        self._node.destroy_subscription(self._infos)
         self.inbox.close()
         self._worker.join(LAST_LOOK_S)
         if self._worker.is_alive():
@@ -66,19 +67,20 @@ class Stream:
             "state": "active",
             "received": self.inbox.received,
             "dropped": self.inbox.dropped,
+            "lost": self._images.lost,
             "newest_age_s": (time.monotonic_ns() - newest.arrived_ns) / 1e9 if newest else float("nan"),
             "missing": missing,
             "watched": self._outlet.is_watched(),
         }
 
-    def _subscribe(self, kind: type, topic: str, policies: dict[str, Any], callback: Any) -> Subscription:
+    def _subscribe_to_infos(self) -> Subscription:
         return self._node.create_subscription(
-            kind,
-            topic,
-            callback,
-            qos.profile(policies),
+            CameraInfo,
+            self.info_topic,
+            self.inbox.put_info,
+            qos.profile(qos.FEW),
             callback_group=self._camera,
-            event_callbacks=qos.on_unheard_publisher(topic, self._troubles.note),
+            event_callbacks=qos.on_unheard_publisher(self.info_topic, self._troubles.note),
             qos_overriding_options=qos.overridable(),
         )
 

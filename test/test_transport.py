@@ -1,0 +1,32 @@
+"""Which transport the package's processes choose, and when they leave the choice to the user."""
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from depthlm_ros.ros.transport import PROFILE, USER_DECIDES, use_large_shared_memory
+
+CLOUD_BYTES = 640 * 480 * 16
+
+
+def test_shared_memory_holds_several_clouds():
+    sizes = [int(node.text) for node in ElementTree.parse(PROFILE).iter() if node.tag.endswith("segment_size")]
+    assert len(sizes) == 1 and sizes[0] >= 4 * CLOUD_BYTES
+
+
+@pytest.mark.parametrize(
+    ("distribution", "name"),
+    [("humble", "FASTRTPS_DEFAULT_PROFILES_FILE"), ("kilted", "FASTDDS_DEFAULT_PROFILES_FILE")],
+)
+def test_the_profile_is_named_as_this_version_of_fast_dds_reads_it(distribution, name):
+    environment = {"ROS_DISTRO": distribution}
+    use_large_shared_memory(environment)
+    assert environment == {"ROS_DISTRO": distribution, name: str(PROFILE)} and Path(environment[name]).is_file()
+
+
+@pytest.mark.parametrize("name", USER_DECIDES)
+def test_a_user_s_own_choice_stays(name):
+    environment = {name: "mine"}
+    use_large_shared_memory(environment)
+    assert environment == {name: "mine"}
