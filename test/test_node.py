@@ -131,11 +131,12 @@ def test_images_larger_than_the_transport_s_buffer_arrive_where_the_camera_offer
         assert heard.qos_profile.reliability == ReliabilityPolicy.RELIABLE and "asked for from now on" in rig.log
 
 
-def test_images_are_asked_for_in_best_effort_and_outputs_offered_reliably(dense):
-    (heard,) = dense.node.get_subscriptions_info_by_topic(f"{dense.namespace}/image")
-    assert heard.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
+def test_images_are_asked_for_in_best_effort_and_outputs_offered_reliably(rig):
+    rig.start(watched=DENSE)
+    heard = rig.wait(lambda: rig.node.get_subscriptions_info_by_topic(f"{rig.namespace}/image"), "subscriber")
+    assert [info.qos_profile.reliability for info in heard] == [ReliabilityPolicy.BEST_EFFORT]
     for name in DENSE:
-        (offered,) = dense.node.get_publishers_info_by_topic(f"{dense.namespace}/{name}")
+        (offered,) = rig.node.get_publishers_info_by_topic(f"{rig.namespace}/{name}")
         assert offered.qos_profile.reliability == ReliabilityPolicy.RELIABLE
 
 
