@@ -271,6 +271,17 @@ class TestPairing:
         pairing.keep(message(START_NS + 10))
         assert pairing.ready(following, 2000)
 
+    def test_newer_images_do_not_prolong_the_wait_when_calibrations_have_stopped(self):
+        pairing = self.pairing(message(START_NS))
+        pairing.pair(arrival())
+        half_ns = PATIENCE_NS // 2
+        assert not pairing.ready(arrival(START_NS + 10, arrived_ns=0), 0)
+        assert not pairing.ready(arrival(START_NS + 20, arrived_ns=half_ns), half_ns)
+        newest = arrival(START_NS + 30, arrived_ns=PATIENCE_NS)
+        assert pairing.ready(newest, PATIENCE_NS)
+        pairing.pair(newest)
+        assert pairing.ready(arrival(START_NS + 40, arrived_ns=PATIENCE_NS + 1), PATIENCE_NS + 1)
+
     def test_a_calibration_that_came_too_late_for_its_image_makes_the_next_image_wait(self):
         pairing = self.pairing(message(START_NS - NS_PER_S))
         pairing.pair(arrival())

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 NS_PER_S = 1_000_000_000
-# How long an image waits for the calibration of its own stamp, if the image before had one.
-PATIENCE_NS = 30_000_000
+# How long images wait for a calibration of their own stamp, if the image before had one.
+PATIENCE_NS = 100_000_000
 _KEPT = 16
 # How far a stamp may lie from the clock on arrival and still be of the same clock: jitter, and a slow camera.
 _AHEAD_NS, _BEHIND_NS = NS_PER_S // 10, 5 * NS_PER_S
@@ -58,6 +58,7 @@ class Pairing:
     _infos: deque = field(default_factory=lambda: deque(maxlen=_KEPT))
     _exact_before: bool = False
     _paired_stamp_ns: int = -1
+    _waiting_since_ns: int | None = None
 
     def keep(self, info: Any) -> None:
         """A calibration has arrived; perhaps too late for its image, but then the next one's is worth waiting for."""
@@ -70,14 +71,22 @@ class Pairing:
         return bool(self._infos)
 
     def ready(self, image: Arrival, now_ns: int) -> bool:
-        """Whether there is no better calibration to wait for."""
+        """Whether there is no better calibration to wait for.
+
+        The wait is counted from the first image that waited: newer ones that take its place do not prolong it.
+        """
         if not self._infos:
             return False
-        return not self._exact_before or now_ns - image.arrived_ns >= PATIENCE_NS or self._own(image) is not None
+        if not self._exact_before or self._own(image) is not None:
+            return True
+        if self._waiting_since_ns is None:
+            self._waiting_since_ns = image.arrived_ns
+        return now_ns - self._waiting_since_ns >= PATIENCE_NS
 
     def pair(self, image: Arrival) -> Pair:
         """The image with its calibration."""
         own = self._own(image)
+        self._waiting_since_ns = None
         self._exact_before, self._paired_stamp_ns = own is not None, image.stamp_ns
         info = own or next((info for info in reversed(self._infos) if _same_camera(image, info)), None)
         if info is None and self._infos:
