@@ -51,6 +51,10 @@ class Bundle:
         return self.folder / "step.onnx"
 
     @property
+    def weights_path(self) -> Path:
+        return self.folder / "model.safetensors"
+
+    @property
     def tokenizer_path(self) -> Path:
         return self.folder / "tokenizer.json"
 
@@ -102,7 +106,8 @@ def _check_values(bundle: Bundle) -> None:
 
 
 def _check_files(bundle: Bundle, digests: dict[str, str]) -> None:
-    needed = [bundle.step_path, bundle.tokenizer_path, *map(bundle.look_path, bundle.canvases_px)]
+    needed = [bundle.weights_path, bundle.step_path, bundle.tokenizer_path]
+    needed += map(bundle.look_path, bundle.canvases_px)
     if unvouched := [path.name for path in needed if path.name not in digests]:
         raise BadBundle(f"{bundle.folder / MANIFEST} does not vouch for {', '.join(unvouched)}: {_REPAIR}")
     for name, digest in digests.items():
@@ -148,12 +153,13 @@ def file_digest(path: Path) -> str:
 
 def find_bundle(model: str) -> Path:
     """Folder of a model given by name or by path. Raises UnknownName listing the names that exist."""
-    given = Path(model).expanduser()
-    if given.is_dir():
-        return given
+    # Names first: a folder "tiny" that happens to lie in the working directory is not the installed model.
     for root in engine_roots():
-        if (root / model).is_dir():
+        if (root / model / MANIFEST).is_file():
             return root / model
+    given = Path(model).expanduser()
+    if model and given.is_dir():
+        return given
     known = sorted({path.parent.name for root in engine_roots() for path in root.glob(f"*/{MANIFEST}")})
     raise UnknownName(
         f"model {model!r} is neither a folder nor an installed model ({', '.join(known) or 'there are none'}); "

@@ -62,13 +62,15 @@ class Intrinsics:
 class Frame:
     """One rectified image and its camera.
 
-    rgb: uint8 (H, W, 3), red first. stamp_ns and frame_id are the image header's.
+    rgb: uint8 (H, W, 3), red first. stamp_ns and frame_id are the image header's. seen: bool (H, W), False where
+    rectification left nothing that the camera saw, so that nothing is known there; None: all was seen.
     """
 
     rgb: np.ndarray
     intrinsics: Intrinsics
     stamp_ns: int = 0
     frame_id: str = ""
+    seen: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         shape = self.rgb.shape
@@ -79,6 +81,8 @@ class Frame:
                 f"image is {shape[1]} x {shape[0]} but its camera is "
                 f"{self.intrinsics.width_px} x {self.intrinsics.height_px}: use the intrinsics of this resolution."
             )
+        if self.seen is not None and (self.seen.dtype != np.bool_ or self.seen.shape != shape[:2]):
+            raise BadImage(f"mask of seen pixels is {self.seen.dtype} {self.seen.shape}: expected bool {shape[:2]}.")
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,18 @@ class Region:
     width_px: float
     height_px: float
     label: str = ""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question in words, with the pixels and regions of the frame that it is about.
+
+    uv_px: float64 (N, 2), N may be 0.
+    """
+
+    text: str
+    uv_px: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
+    regions: tuple[Region, ...] = ()
 
 
 class Status(enum.Enum):

@@ -28,6 +28,12 @@ def test_the_embedded_model_is_found_by_name_and_by_folder():
     assert load_bundle(find_bundle("tiny")) == load_bundle(find_bundle(str(TINY)))
 
 
+def test_a_folder_of_the_same_name_does_not_hide_the_installed_model(tmp_path, monkeypatch):
+    (tmp_path / "tiny").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert find_bundle("tiny") == TINY
+
+
 def test_unknown_model_names_those_that_exist():
     with pytest.raises(UnknownName, match=r"'gigantic'.*tiny"):
         find_bundle("gigantic")

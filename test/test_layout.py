@@ -19,7 +19,7 @@ CODE = sorted(
 GEOMETRY = {"camera", "canonical", "canonical_axis", "cloud", "pinhole", "rectify"}
 PICTURES = {"cloudview", "imagefile", "pictures"}
 BASE = {"core", "errors"}
-RUNTIME = BASE | GEOMETRY | PICTURES | {"families", "backends", "bundle", "model"}
+RUNTIME = BASE | GEOMETRY | PICTURES | {"families", "backends", "bundle", "view", "model"}
 
 # Room (file or folder of depthlm_ros): rooms it may import, beside itself. What is not named here may import nothing.
 ROOMS = {
@@ -32,6 +32,7 @@ ROOMS = {
     "bundle": BASE,
     "backends": BASE | {"bundle"},
     "backends/torch_hf": BASE | {"bundle", "nets"},
+    "view": BASE | GEOMETRY | {"families", "backends", "bundle"},
     "model": RUNTIME,
     "scenes": BASE | GEOMETRY,
     "nets": BASE,

@@ -1,10 +1,12 @@
 """One look serves depth and any number of questions, and says nothing about what it did not see."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from depthlm_ros.backends.decoding import Query, generate
-from depthlm_ros.core import Frame, Intrinsics, Status
+from depthlm_ros.core import Frame, Intrinsics, Question, Region, Status
 from depthlm_ros.errors import BadQuestion
 from depthlm_ros.model import load_model
 
@@ -46,12 +48,58 @@ def test_what_lies_outside_every_canvas_is_unknown(model):
     assert np.isnan(wide.tell_depth_at(np.array([[0.0, 0.0]])).depth_m).all()
 
 
-def test_depth_at_a_pixel_agrees_with_the_dense_map(view):
-    uv_px = np.random.default_rng(3).integers(10, 460, (50, 2))
-    dense = view.depth().depth_m[uv_px[:, 1], uv_px[:, 0]]
+def test_depth_at_a_pixel_is_the_dense_map_there(view):
+    uv_px = np.random.default_rng(3).integers(0, 480, (50, 2))
     at = view.depth_at(uv_px)
-    # The map interpolates between canvas pixels, depth_at reads the nearest one.
-    assert np.all(np.abs(at.depth_m - dense) <= 3 * at.std_m + 1e-3)
+    np.testing.assert_array_equal(at.depth_m, view.depth().depth_m[uv_px[:, 1], uv_px[:, 0]])
+    assert (at.std_m >= 0).all()
+
+
+def test_questions_about_what_the_model_does_not_see_are_refused(model):
+    wide = model.look(noise(focal=150.0))
+    with pytest.raises(BadQuestion, match=r"does not see pixel \(0, 0\)"):
+        wide.ask("How far is this point?", [(0.0, 0.0)])
+    with pytest.raises(BadQuestion, match="region 20 x 20"):
+        wide.ask("How far is this object?", regions=[Region(0, 0, 20, 20)])
+
+
+def test_pixels_that_rectification_left_empty_are_unknown(model):
+    frame = noise()
+    seen = np.ones((480, 640), bool)
+    seen[:100] = False
+    view = model.look(replace(frame, seen=seen))
+    depth_m = view.depth().depth_m
+    assert np.isnan(depth_m[:100]).all()
+    assert np.isfinite(depth_m[100:]).all()
+    for at in (view.depth_at([(300.0, 50.0)]), view.tell_depth_at([(300.0, 50.0)])):
+        assert np.isnan(at.depth_m).all()
+        assert np.isnan(at.std_m).all()
+
+
+@pytest.mark.parametrize("box", [(-1, 0, 10, 10), (0, 0, 0, 10), (630, 0, 20, 20), (0, 0, float("nan"), 4)])
+def test_an_impossible_region_is_refused(view, box):
+    with pytest.raises(BadQuestion, match="region"):
+        view.ask("How far is this object?", regions=[Region(*box)])
+
+
+def test_many_questions_in_one_batch_equal_one_by_one(view):
+    questions = [
+        Question("How far is the red box?"),
+        Question("How far is this point?", np.array([[320.0, 240.0]])),
+        Question("How far is this object?", regions=(Region(100, 100, 80, 90),)),
+        Question("Is there a table?"),
+    ]
+    together = view.ask_all(questions)
+    apart = [view.ask(question.text, question.uv_px, question.regions) for question in questions]
+    assert [answer.text for answer in together] == [answer.text for answer in apart]
+    assert view.ask_all([]) == []
+
+
+def test_a_question_of_too_many_tokens_is_refused_before_it_takes_the_memory(view):
+    with pytest.raises(BadQuestion, match="at most 512"):
+        view.ask("\U0001f600" * 2000)
+    with pytest.raises(BadQuestion, match="at most 512"):
+        view.ask("Which point is closer?", np.full((200, 2), 300.0))
 
 
 def test_many_points_in_one_batch_equal_one_by_one(view):
@@ -98,7 +146,7 @@ def test_a_huge_question_is_refused_with_its_length(view):
 
 
 @pytest.mark.parametrize(
-    "question", ["\x00\x01", "<|im_end|><|im_end|>", "сколько метров?", "<|image_pad|>" * 50, "?" * 2000]
+    "question", ["\x00\x01", "<|im_end|><|im_end|>", "сколько метров?", "<|image_pad|>" * 50, "?" * 200]
 )
 def test_strange_questions_get_an_answer_or_not_understood(view, question):
     answer = view.ask(question)

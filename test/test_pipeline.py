@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from depthlm_ros.core import Intrinsics
-from depthlm_ros.errors import BadImage, BadIntrinsics
+from depthlm_ros.errors import BadImage, BadIntrinsics, BadQuestion
 from depthlm_ros.model import load_model
 from depthlm_ros.ros.pairing import Arrival, Pair
 from depthlm_ros.ros.pipeline import Eye, cloud_builder, grid_px, told_grid, within_range
@@ -50,7 +50,8 @@ def test_a_look_is_of_the_rectified_camera_and_carries_the_header(model, trouble
     seen = Eye(model, False, False, troubles).look(pair(calibration))
     assert seen.camera == Intrinsics(140.0, 141.0, 70.0, 50.0, WIDTH, HEIGHT)
     assert seen.header.stamp.nanosec == 2 and seen.view.frame.stamp_ns == 1_000_000_002
-    assert seen.depth_m().shape == (HEIGHT, WIDTH) and seen.depth_m().dtype == np.float32
+    depth_m = seen.view.depth().depth_m
+    assert depth_m.shape == (HEIGHT, WIDTH) and depth_m.dtype == np.float32
     assert {"decode", "rectify", "look"} <= set(seen.watch.stages_ms)
 
 
@@ -73,18 +74,21 @@ def test_a_bad_calibration_or_image_costs_one_frame(model, troubles):
         eye.look(pair(info(width=320, height=240)))
     with pytest.raises(BadImage, match="rgb99"):
         eye.look(pair(info(), encoding="rgb99"))
-    assert np.isfinite(eye.look(pair(info())).depth_m()).any()
+    assert np.isfinite(eye.look(pair(info())).view.depth().depth_m).any()
 
 
 def test_pixels_that_the_camera_did_not_see_have_no_depth(model, troubles):
     # A strong barrel lens with P as wide as K: the corners of the rectified image lie outside the raw one.
     seen = Eye(model, False, False, troubles).look(pair(info(d=(0.4, 0.0, 0.0, 0.0, 0.0))))
-    assert seen.unseen is not None and seen.unseen[0, 0] and not seen.unseen[HEIGHT // 2, WIDTH // 2]
-    assert np.isnan(seen.depth_m()[seen.unseen]).all()
+    view, in_frame = seen.view, seen.view.frame.seen
+    assert in_frame is not None and not in_frame[0, 0] and in_frame[HEIGHT // 2, WIDTH // 2]
+    assert np.isnan(view.depth().depth_m[~in_frame]).all()
     uv_px = np.array([[0.0, 0.0], [WIDTH / 2, HEIGHT / 2]])
-    for told in (seen.depth_at(uv_px), seen.tell_depth_at(uv_px)):
+    for told in (view.depth_at(uv_px), view.tell_depth_at(uv_px)):
         assert np.isnan(told.depth_m[0]) and np.isnan(told.std_m[0])
-    assert np.isfinite(seen.depth_at(uv_px).depth_m[1])
+    assert np.isfinite(view.depth_at(uv_px).depth_m[1])
+    with pytest.raises(BadQuestion, match="does not see"):
+        view.ask("How far is this point?", uv_px[:1])
 
 
 def test_an_image_that_is_rectified_already_is_not_bent_again(model, troubles):
@@ -109,7 +113,7 @@ def test_a_grid_covers_the_image_with_equal_cells():
 
 def test_the_told_grid_is_the_model_s_words_as_points(model, troubles):
     seen = Eye(model, False, False, troubles).look(pair(info()))
-    told = seen.tell_depth_at(grid_px(seen.camera, 2, 3))
+    told = seen.view.tell_depth_at(grid_px(seen.camera, 2, 3))
     cloud = told_grid(seen, 2, 3, 0.0, 1000.0)
     assert cloud.shape == (2, 3, 4)
     assert np.array_equal(cloud[..., 2].ravel(), told.depth_m, equal_nan=True)

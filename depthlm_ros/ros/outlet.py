@@ -63,7 +63,7 @@ class Outlet:
     def _publish_dense(self, seen: Seen, parameters: Parameters) -> None:
         near, far = parameters.min_depth_m, parameters.max_depth_m
         seen.watch.lap("publish")
-        depth_m = seen.depth_m()
+        depth_m = seen.view.depth().depth_m
         seen.watch.lap("depth")
         self._send(
             "depth/image",

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from depthlm_ros.cloud import CloudBuilder, sparse_cloud
-from depthlm_ros.core import Answer, Frame, Intrinsics, PointDepths, Region
+from depthlm_ros.core import Frame, Intrinsics
 from depthlm_ros.errors import BadIntrinsics
 from depthlm_ros.model import Model, View
 from depthlm_ros.rectify import Rectifier
@@ -39,18 +39,18 @@ class Stopwatch:
         self.stages_ms[stage] = self.stages_ms.get(stage, 0.0) + 1e3 * (now_s - self._last_s)
         self._last_s = now_s
 
+    def move(self, stage: str, to: str, span_ms: float) -> None:
+        """Book a part of one stage to another."""
+        self.stages_ms[stage] -= span_ms
+        self.stages_ms[to] = self.stages_ms.get(to, 0.0) + span_ms
+
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """One look and the image it was taken at.
-
-    unseen: bool (H, W), True where the rectified image shows nothing that the camera saw; None if there is no such
-    pixel. What the model says there is no measurement, so depth is NaN.
-    """
+    """One look and the image it was taken at."""
 
     view: View
     image: Arrival
-    unseen: np.ndarray | None
     watch: Stopwatch = field(default_factory=Stopwatch)
 
     @property
@@ -62,32 +62,6 @@ class Seen:
     def camera(self) -> Intrinsics:
         """The rectified camera, to which all pixels refer."""
         return self.view.frame.intrinsics
-
-    def depth_m(self) -> np.ndarray:
-        """float32 (H, W) metres, NaN = unknown."""
-        depth_m = self.view.depth().depth_m
-        return depth_m if self.unseen is None else np.where(self.unseen, np.float32(np.nan), depth_m)
-
-    def depth_at(self, uv_px: np.ndarray) -> PointDepths:
-        """Depth at pixels (N, 2), read off the dense map."""
-        return self._where_seen(self.view.depth_at(uv_px))
-
-    def tell_depth_at(self, uv_px: np.ndarray) -> PointDepths:
-        """Depth at pixels (N, 2) in the model's words."""
-        return self._where_seen(self.view.tell_depth_at(uv_px))
-
-    def ask(self, question: str, uv_px: np.ndarray, regions: tuple[Region, ...]) -> Answer:
-        """A question in words."""
-        return self.view.ask(question, uv_px, regions)
-
-    def _where_seen(self, points: PointDepths) -> PointDepths:
-        if self.unseen is None:
-            return points
-        u, v = np.rint(points.uv_px).astype(int).T
-        width, height = self.camera.size_px
-        blind = self.unseen[v.clip(0, height - 1), u.clip(0, width - 1)]
-        nan = np.float32(np.nan)
-        return replace(points, depth_m=np.where(blind, nan, points.depth_m), std_m=np.where(blind, nan, points.std_m))
 
 
 class Eye:
@@ -107,11 +81,12 @@ class Eye:
         rgb = self._to_rgb(message)
         watch.lap("decode")
         rgb = rectifier.rectify(rgb)
-        frame = Frame(rgb, rectifier.intrinsics, pair.image.stamp_ns, message.header.frame_id)
+        frame = Frame(rgb, rectifier.intrinsics, pair.image.stamp_ns, message.header.frame_id, rectifier.valid)
         watch.lap("rectify")
         view = self._model.look(frame)
-        watch.lap("look")
-        return Seen(view, pair.image, None if rectifier.valid is None else ~rectifier.valid, watch)
+        watch.lap("normalise")
+        watch.move("normalise", "look", 1e3 * view.backend_s)
+        return Seen(view, pair.image, watch)
 
     def _rectifier_of(self, pair: Pair) -> Rectifier:
         if pair.info is None:
@@ -168,7 +143,7 @@ def grid_px(camera: Intrinsics, rows: int, columns: int) -> np.ndarray:
 
 def told_grid(seen: Seen, rows: int, columns: int, least_m: float, most_m: float) -> np.ndarray:
     """float32 (rows, columns, 4): x, y, z and standard deviation of a grid of pixels, depth in the model's words."""
-    told = seen.tell_depth_at(grid_px(seen.camera, rows, columns))
+    told = seen.view.tell_depth_at(grid_px(seen.camera, rows, columns))
     in_range = (told.depth_m >= least_m) & (told.depth_m <= most_m)
     depth_m = np.where(in_range, told.depth_m, np.float32(np.nan))
     return sparse_cloud(told.uv_px, depth_m, told.std_m, seen.camera).reshape(rows, columns, 4)

@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from depthlm_ros.core import Answer, Intrinsics, PointDepths, Region, Status
+from depthlm_ros.core import Answer, Intrinsics, PointDepths, Status
 from depthlm_ros.errors import BadInput, BadQuestion, DepthLMError
-from depthlm_ros.model import check_question
 from depthlm_ros.pinhole import backproject
 from depthlm_ros.ros.inbox import Busy, Closed, Inbox, Ticket
 from depthlm_ros.ros.messages import pixels_from, points_from, region_message, regions_from
@@ -24,6 +23,7 @@ from depthlm_ros.ros.parameters import LONGEST_WAIT_S, Parameters
 from depthlm_ros.ros.pipeline import Seen
 from depthlm_ros.ros.tf import Transforms
 from depthlm_ros.srv import QueryDepth, SpatialQuery
+from depthlm_ros.view import check_question
 
 Codes = SpatialQuery.Response
 CODE_OF_STATUS = {
@@ -65,8 +65,7 @@ def answer_spatial(site: Site, request: SpatialQuery.Request, response: SpatialQ
 
     def work(seen: Seen) -> tuple[Seen, Answer]:
         regions = regions_from(request.regions)
-        _check_regions(regions, seen.camera)
-        return seen, seen.ask(request.question, pixels_from(request.pixels), regions)
+        return seen, seen.view.ask(request.question, pixels_from(request.pixels), regions)
 
     def fill() -> None:
         check_question(request.question)
@@ -85,7 +84,7 @@ def answer_depth(site: Site, request: QueryDepth.Request, response: QueryDepth.R
     uv_px = pixels_from(request.pixels)
 
     def work(seen: Seen) -> tuple[Seen, PointDepths]:
-        return seen, seen.tell_depth_at(uv_px) if told else seen.depth_at(uv_px)
+        return seen, (seen.view.tell_depth_at if told else seen.view.depth_at)(uv_px)
 
     def fill() -> None:
         _check_count(len(uv_px), MOST_PIXELS_TOLD if told else MOST_PIXELS_READ)
@@ -103,6 +102,8 @@ def answer_depth(site: Site, request: QueryDepth.Request, response: QueryDepth.R
 def refuse(response: Any, message: str) -> Any:
     """The response of a node that is not active."""
     response.success, response.status, response.message = False, int(Codes.NO_IMAGE), message
+    if isinstance(response, SpatialQuery.Response):
+        response.value = response.std = math.nan
     return response
 
 
@@ -174,17 +175,6 @@ def _timeout_s(asked_s: float, parameters: Parameters) -> float:
 def _check_count(count: int, most: int) -> None:
     if not 1 <= count <= most:
         raise BadQuestion(f"{count} pixels are asked for: give 1 to {most} of them.")
-
-
-def _check_regions(regions: tuple[Region, ...], camera: Intrinsics) -> None:
-    width, height = camera.size_px
-    for region in regions:
-        right, bottom = region.x_px + region.width_px, region.y_px + region.height_px
-        if min(region.width_px, region.height_px) < 1 or right > width or bottom > height:
-            raise BadQuestion(
-                f"region {region.width_px:g} x {region.height_px:g} at ({region.x_px:g}, {region.y_px:g}) is empty or "
-                f"leaves the {width} x {height} image."
-            )
 
 
 def _fill_answer(response: Any, answer: Answer, points_m: np.ndarray, camera: Intrinsics) -> None:
