@@ -46,9 +46,8 @@ POINT = (
     "How far is this point?",
     "How far is this point?",
     "How far away is this point?",
-    "What is the depth of this point?",
     "What is the distance to this point?",
-    "depth here",
+    "distance to here",
 )
 POINTS_APART = (
     "How far apart are these points?",

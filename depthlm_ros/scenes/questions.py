@@ -24,6 +24,8 @@ FURNITURE_KINDS = (
     *("person", "plant", "monitor", "bin", "bench", "fridge", "cup", "bottle"),
 )
 VOCABULARY = tuple(f"{c} {k}" for k in SIMPLE_KINDS for c in NAMED) + FURNITURE_KINDS
+# Other parts of a room pass for these (ceiling lights, lecture hall seats): of them nobody says "there is none".
+AMBIGUOUS = ("lamp", "bench")
 ABSENT_SHARE, OUT_OF_SCOPE_SHARE, POINT_SHARE = 0.25, 0.04, 0.16
 
 
@@ -78,7 +80,7 @@ def _view(scene: Scene, rendered: Rendered, intrinsics: Intrinsics, box_text: Bo
         for group in by_name.values()
         if len(group) == 1 and is_clear(group[0].pixels, group[0].share, group[0].inside, picture_px)
     )
-    absent = tuple(name for name in VOCABULARY if name not in by_name)
+    absent = tuple(name for name in VOCABULARY if name not in by_name and name not in AMBIGUOUS)
     return _View(clear, absent, rendered, intrinsics, box_text)
 
 
@@ -176,12 +178,13 @@ def _points(dice: Dice, view: _View) -> Question | None:
         return None
     a, b = _place(view, one), _place(view, two)
     if kind < 0.6 or one == two:
-        return Question(dice.pick(phrases.POINT), phrases.POINT_IS.format(x=a[2]), (one,), "point", a[2], "m", "ok")
-    if kind < 0.8 or abs(math.log(a[2] / b[2])) < 0.05:
+        far = math.hypot(*a)
+        return Question(dice.pick(phrases.POINT), phrases.POINT_IS.format(x=far), (one,), "point", far, "m", "ok")
+    if kind < 0.8 or abs(math.log(math.hypot(*a) / math.hypot(*b))) < 0.05:
         apart = math.dist(a, b)
         text, reply = dice.pick(phrases.POINTS_APART), phrases.POINTS_ARE.format(x=apart)
         return Question(text, reply, (one, two), "points_apart", apart, "m", "ok")
-    nth, near = ("first", a[2]) if a[2] < b[2] else ("second", b[2])
+    nth, near = min(("first", math.hypot(*a)), ("second", math.hypot(*b)), key=lambda one: one[1])
     text, reply = dice.pick(phrases.POINTS_CLOSER), phrases.POINT_CLOSER.format(nth=nth, x=near)
     return Question(text, reply, (one, two), "points_closer", near, "m", "ok")
 
