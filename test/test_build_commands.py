@@ -67,7 +67,7 @@ def test_train_writes_a_bundle_that_works_and_export_gives_it_another_canvas(tmp
     bundle = tmp_path / "run" / "bundle"
     manifest = json.loads((bundle / "manifest.json").read_text())
     assert manifest["provenance"]["steps_done"] == 3
-    assert manifest["provenance"]["recipe"]["seed"] == 5
+    assert manifest["provenance"]["seed"] == 5
     assert json.loads((bundle / "scores_rendered.json").read_text())["images"] == 3
     depth_m = look(bundle, (64, 48))
 

@@ -14,8 +14,10 @@ from depthlm_ros.families.registry import family_named  # noqa: E402
 from depthlm_ros.nets.positions import PromptLayout  # noqa: E402
 from depthlm_ros.nets.qwen3vl import causal_mask  # noqa: E402
 from depthlm_ros.nets.small import SmallConfig  # noqa: E402
+from depthlm_ros.scenes.questions import ask_about  # noqa: E402
+from depthlm_ros.scenes.render import render  # noqa: E402
 from depthlm_ros.train.conversation import Turn, encode_turn, pack  # noqa: E402
-from depthlm_ros.train.dataset import DataConfig, batch_texts, make_batch  # noqa: E402
+from depthlm_ros.train.dataset import DataConfig, batch_texts, canvas_camera, make_batch, sample_view, turns_about  # noqa: E402
 from depthlm_ros.train.losses import gradient, silog  # noqa: E402
 from depthlm_ros.train.recipe import Recipe, affixes, make_model, make_tokenizer, read_recipe  # noqa: E402
 from depthlm_ros.train.trainer import TrainConfig, Trainer, block_mask, learning_rate  # noqa: E402
@@ -91,6 +93,30 @@ def test_a_resumed_run_equals_one_that_never_stopped(tokenizer, tmp_path):
     second.run(workers=0, report=lambda _: None)
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(second.model.state_dict()[name], tensor), name
+
+
+def test_a_run_resumed_with_other_settings_says_so(tokenizer, tmp_path):
+    first = trainer(tokenizer, tmp_path, steps=4)
+    first.train_step(make_batch(RECIPE.data, FAMILY, tokenizer, RECIPE.seed, 0))
+    first.save()
+    assert [phase["from_step"] for phase in trainer(tokenizer, tmp_path, steps=4).phases] == [0]
+    other = trainer(tokenizer, tmp_path, steps=4, learning_rate=1e-4)
+    assert [(phase["from_step"], phase["train"]["learning_rate"]) for phase in other.phases] == [(0, 3e-3), (1, 1e-4)]
+
+
+def test_every_turn_of_the_recipe_of_the_embedded_model_enters_its_row(tokenizer):
+    """A row that is too short would drop the longest replies first, and teach the model to deny."""
+    data = read_recipe(ROOT / "config" / "train" / "tiny.yaml").data
+    rng = np.random.default_rng(8)
+    camera = canvas_camera(data.canvases[0], data.focal_px)
+    turns, kept = 0, 0
+    for _ in range(60):
+        scene, pose = sample_view(rng)
+        rendered = render(scene, pose, camera)
+        given = turns_about(rng, data, FAMILY, ask_about(rng, scene, rendered, camera, data.questions), rendered)
+        row = pack(given, FAMILY, tokenizer, data.row_tokens, 0)
+        turns, kept = turns + len(given), kept + len(set(row.segment[row.segment >= 0]))
+    assert kept >= 0.99 * turns
 
 
 def test_a_batch_depends_on_seed_and_step_only(tokenizer, batch):

@@ -15,7 +15,7 @@ from depthlm_ros.families.registry import family_named
 from depthlm_ros.model import load_model
 from depthlm_ros.train.recipe import Recipe, affixes, make_model, make_tokenizer, read_recipe
 from depthlm_ros.train.trainer import Trainer
-from depthlm_ros.train.validate import Scores, validate
+from depthlm_ros.train.validate import Report, validate
 
 DEFAULT_RECIPE = Path(__file__).resolve().parent.parent.parent / "config" / "train" / "tiny.yaml"
 
@@ -77,27 +77,24 @@ def export(trainer: Trainer, recipe: Recipe, tokenizer: Tokenizer, out: Path, im
     write_bundle(model, tokenizer, family, facts(recipe, trainer, None), out)
     scores = validate(load_model(str(out)), images)
     write_bundle(model, tokenizer, family, facts(recipe, trainer, scores), out)
-    (out / "scores_rendered.json").write_text(json.dumps(asdict(scores), indent=1) + "\n")
-    print(json.dumps(asdict(scores)))
+    (out / "scores_rendered.json").write_text(json.dumps(scores.as_dict(), indent=1) + "\n")
+    print(json.dumps(scores.as_dict()))
 
 
-def facts(recipe: Recipe, trainer: Trainer, scores: Scores | None) -> BundleFacts:
+def facts(recipe: Recipe, trainer: Trainer, scores: Report | None) -> BundleFacts:
     """What the manifest says; errors are unknown (0) until they have been measured."""
     return BundleFacts(
         name=recipe.name,
         focal_px=recipe.data.focal_px,
         canvases_px=recipe.data.canvases,
-        dense_std=scores.dense_relative_std if scores else 0.0,
-        words_std=scores.words_relative_std if scores else 0.0,
+        dense_std=scores.dense.relative_std if scores else 0.0,
+        words_std=scores.words.relative_std if scores else 0.0,
         licence=recipe.licence,
         provenance={
             "command": "depthlm train",
-            "recipe": {
-                "seed": recipe.seed,
-                "model": asdict(recipe.model),
-                "data": asdict(recipe.data),
-                "train": asdict(recipe.train),
-            },
+            "seed": recipe.seed,
+            "model": asdict(recipe.model),
+            "phases": trainer.phases,
             "steps_done": trainer.step,
             "seconds": round(trainer.spent_s),
             "torch": torch.__version__,

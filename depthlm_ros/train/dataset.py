@@ -17,6 +17,7 @@ from depthlm_ros.families.base import Family
 from depthlm_ros.pinhole import range_from_z
 from depthlm_ros.scenes.photo import photograph
 from depthlm_ros.scenes.pose import sample_pose
+from depthlm_ros.scenes.primitives import Pose, Scene
 from depthlm_ros.scenes.questions import Question, ask_about
 from depthlm_ros.scenes.render import Rendered, render
 from depthlm_ros.scenes.sample import sample_scene
@@ -76,10 +77,10 @@ def make_batch(config: DataConfig, family: Family, tokenizer: Tokenizer, seed: i
     count = config.batch * config.canvases[0][0] * config.canvases[0][1] // (size_px[0] * size_px[1])
     camera = canvas_camera(size_px, config.focal_px)
     images, depths, rows = [], [], []
+    scene: Scene | None = None
     for view in range(count):
-        if view % config.views_per_scene == 0:
-            scene = sample_scene(rng)
-        rendered, outside = mask_outside(rng, render(scene, sample_pose(rng, scene), camera))
+        scene, pose = sample_view(rng, None if view % config.views_per_scene == 0 else scene)
+        rendered, outside = mask_outside(rng, render(scene, pose, camera))
         image = photograph(rng, rendered)
         image[outside] = UNSEEN_GREY
         asked = ask_about(rng, scene, rendered, camera, config.questions)
@@ -96,6 +97,16 @@ def make_batch(config: DataConfig, family: Family, tokenizer: Tokenizer, seed: i
         torch.from_numpy(np.stack(depths)),
         *(stack(name) for name in ("ids", "segment", "offset", "label")),
     )
+
+
+def sample_view(rng: np.random.Generator, scene: Scene | None = None) -> tuple[Scene, Pose]:
+    """A camera in the scene, or in a new one: a room too full for a camera must not end a long training."""
+    while True:
+        scene = scene or sample_scene(rng)
+        try:
+            return scene, sample_pose(rng, scene)
+        except RuntimeError:
+            scene = None
 
 
 def canvas_camera(size_px: tuple[int, int], focal_px: float) -> Intrinsics:
@@ -188,8 +199,8 @@ def batch_texts(rng: np.random.Generator, config: DataConfig, family: Family, sc
     """Prompts and replies about `scenes` rendered images, for learning a tokenizer."""
     camera = canvas_camera(config.canvases[0], config.focal_px)
     for _ in range(scenes):
-        scene = sample_scene(rng)
-        rendered = render(scene, sample_pose(rng, scene), camera)
+        scene, pose = sample_view(rng)
+        rendered = render(scene, pose, camera)
         asked = ask_about(rng, scene, rendered, camera, 4 * config.questions)
         for turn in turns_about(rng, config, family, asked, rendered):
             yield turn.prompt.text

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
@@ -113,8 +114,10 @@ class Trainer:
         self.optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
         folder.mkdir(parents=True, exist_ok=True)
         self.checkpoint = folder / "checkpoint.pt"
+        self.phases: list[dict[str, Any]] = []
         if self.checkpoint.exists():
             self._resume()
+        self._note_phase()
 
     def run(self, workers: int = 1, report: Callable[[str], None] = print) -> None:
         """Trains until config.steps, or config.hours of training where that is not 0."""
@@ -151,14 +154,20 @@ class Trainer:
         """Writes the checkpoint; a kill while writing leaves the last one whole."""
         partial = self.checkpoint.with_suffix(".partial")
         state = {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()}
-        torch.save({**state, "step": self.step, "spent_s": self.spent_s, "config": asdict(self.config)}, partial)
+        torch.save({**state, "step": self.step, "spent_s": self.spent_s, "phases": self.phases}, partial)
         partial.replace(self.checkpoint)
 
     def _resume(self) -> None:
         state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.step, self.spent_s = state["step"], state["spent_s"]
+        self.step, self.spent_s, self.phases = state["step"], state["spent_s"], state["phases"]
+
+    def _note_phase(self) -> None:
+        """A run resumed with other settings is not one run: what was done is kept, and goes into the manifest."""
+        settings = {"data": asdict(self.data), "train": asdict(self.config)}
+        if not self.phases or {**self.phases[-1], "from_step": 0} != {"from_step": 0, **settings}:
+            self.phases.append({"from_step": self.step, **settings})
 
     def _progress(self) -> float:
         by_steps = self.step / self.config.steps
