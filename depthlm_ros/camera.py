@@ -52,8 +52,9 @@ class Roi:
 class CameraModel:
     """The content of one CameraInfo; two models are equal if their numbers are.
 
-    width_px, height_px: the full sensor image. d: distortion coefficients. k, r: (3, 3), p: (3, 4)
-    float64 (flat sequences are reshaped; all-zero r = identity; p[0, 0] = 0 = no P given).
+    width_px, height_px: the full sensor image. d: distortion coefficients (zeros beyond those of the
+    distortion model are cut off). k, r: (3, 3), p: (3, 4) float64 (flat sequences are reshaped;
+    all-zero r = identity; p[0, 0] = 0 = no P given).
     binning 0 = 1. Raises BadIntrinsics for anything that no camera can have.
     """
 
@@ -71,7 +72,7 @@ class CameraModel:
     def __post_init__(self) -> None:
         r = _matrix("R", self.r, (3, 3))
         as_used = {
-            "d": tuple(float(value) for value in self.d),
+            "d": _without_padding(self.distortion_model, tuple(float(value) for value in self.d)),
             "k": _matrix("K", self.k, (3, 3)),
             "r": r if r.any() else _read_only(np.eye(3)),
             "p": _matrix("P", self.p, (3, 4)),
@@ -168,6 +169,12 @@ def _matrix(name: str, values: np.ndarray, shape: tuple[int, int]) -> np.ndarray
     return _read_only(array.reshape(shape))
 
 
+def _without_padding(distortion_model: str, d: tuple[float, ...]) -> tuple[float, ...]:
+    """D without the zeros that a driver with an array of fixed length appends; any other D as it is."""
+    fitting = [n for n in COEFFICIENT_COUNTS.get(distortion_model, ()) if n <= len(d) and not any(d[n:])]
+    return d[: max(fitting)] if fitting else d
+
+
 def _check_size_and_roi(model: CameraModel) -> None:
     if not (1 <= model.width_px <= MAX_SIDE_PX and 1 <= model.height_px <= MAX_SIDE_PX):
         raise BadIntrinsics(
@@ -225,7 +232,8 @@ def _check_distortion(model: CameraModel) -> None:
     if len(model.d) not in counts:
         raise BadIntrinsics(
             f"camera_info has {len(model.d)} distortion coefficients for {model.distortion_model!r}: "
-            f"expected {' or '.join(str(count) for count in counts if count)}."
+            f"expected {' or '.join(str(count) for count in counts if count)}, and only zeros after them. Publish D in "
+            "the order of this model, or the distortion_model that D belongs to."
         )
     if not np.isfinite(model.d).all():
         raise BadIntrinsics(f"camera_info has D = {model.d}: every coefficient must be finite; calibrate again.")

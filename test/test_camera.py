@@ -7,6 +7,7 @@ import pytest
 
 from depthlm_ros.camera import CameraModel, Roi
 from depthlm_ros.errors import BadIntrinsics
+from depthlm_ros.rectify import Rectifier
 
 K = (525.0, 0.0, 319.5, 0.0, 520.0, 241.0, 0.0, 0.0, 1.0)
 P = (500.0, 0.0, 310.0, 0.0, 0.0, 505.0, 250.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -124,6 +125,26 @@ def test_r_that_is_no_rotation_is_refused():
 def test_wrong_number_of_coefficients_names_the_model_and_the_number(model, count):
     with pytest.raises(BadIntrinsics, match=f"has {count} distortion coefficients for '{model}': expected"):
         camera(distortion_model=model, d=(0.01,) * count)
+
+
+@pytest.mark.parametrize(("model", "count"), [("plumb_bob", 5), ("rational_polynomial", 8), ("equidistant", 4)])
+def test_zeros_after_the_coefficients_of_the_model_change_nothing(model, count):
+    d = (0.1, -0.02, 0.003, 0.004, 0.05, 0.06, 0.07, 0.08)[:count]
+    padded = camera(distortion_model=model, d=d + (0.0,) * 7)
+    plain = camera(distortion_model=model, d=d)
+    grid = np.mgrid[0:480, 0:640].astype(np.float32).sum(0)
+    np.testing.assert_array_equal(Rectifier(padded, False).rectify(grid), Rectifier(plain, False).rectify(grid))
+
+
+def test_cutting_zeros_keeps_those_that_belong_to_the_model():
+    assert camera(d=(0.1, 0.0, 0.0, 0.0, 0.0, 0.0)) == camera(d=(0.1, 0.0, 0.0, 0.0, 0.0))
+    assert not camera(distortion_model="rational_polynomial", d=(0.0,) * 5).has_distortion
+
+
+@pytest.mark.parametrize("last", [1e-9, math.nan])
+def test_a_surplus_coefficient_that_is_not_zero_is_refused(last):
+    with pytest.raises(BadIntrinsics, match="6 distortion coefficients.*expected 4 or 5, and only zeros"):
+        camera(d=(0.1, 0.0, 0.0, 0.0, 0.0, last))
 
 
 def test_unknown_model_is_refused_with_the_known_ones():
