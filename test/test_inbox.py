@@ -133,6 +133,14 @@ class TestImages:
 
 
 class TestQuestions:
+    def test_wait_for_the_first_look_while_it_is_under_way_but_not_for_one_that_failed(self):
+        desk = Desk()
+        desk.image(0)
+        desk.inbox.next(watched)
+        assert desk.inbox.can_answer
+        assert desk.has_nothing_to_do()  # the worker is back without a look
+        assert not desk.inbox.can_answer
+
     def test_are_answered_from_the_last_look_while_the_stream_is_watched(self):
         desk = Desk()
         desk.image(0)

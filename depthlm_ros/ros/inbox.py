@@ -85,6 +85,7 @@ class Inbox:
         self._open_tickets = 0
         self._first_number = 0
         self._idle = True
+        self._looking = False
         self._answered_last = False
         self._closed = False
         self.newest: Arrival | None = None
@@ -119,9 +120,10 @@ class Inbox:
 
     @property
     def can_answer(self) -> bool:
-        """Whether there is anything to answer from: a look, or an image with a calibration."""
+        """Whether there is anything to answer from: a look, one that is under way, or an image with a calibration."""
         with self._changed:
-            return self._seen is not None or (self._image is not None and self._pairing.has_info)
+            waits = self._image is not None and self._pairing.has_info
+            return self._seen is not None or self._looking or waits
 
     def ask(self, ticket: Ticket) -> None:
         """Put a question in. Raises Busy, or Closed."""
@@ -143,6 +145,7 @@ class Inbox:
         worth a look. Images and rounds of questions take turns where both wait.
         """
         with self._changed:
+            self._looking = False  # whoever asks for work has done, or failed at, the last
             while not self._closed:
                 self._idle = not is_watched()
                 work = self._turn()
@@ -154,6 +157,7 @@ class Inbox:
     def done(self, seen: HasImage) -> None:
         """The worker has looked; questions are answered from this now."""
         with self._changed:
+            self._looking = False
             if seen.image.number >= self._first_number:
                 self._seen = seen
 
@@ -203,7 +207,7 @@ class Inbox:
             return None
         if self._idle and not any(ticket.accepts(image) for ticket in self._tickets):
             return None
-        self._image = None
+        self._image, self._looking = None, True
         return self._pairing.pair(image)
 
     def _has_an_impatient_image(self) -> bool:
@@ -216,6 +220,7 @@ class Inbox:
             "time went back", f"{why}: starting anew; if no bag was restarted, check the clock of the camera."
         )
         self._image = self._seen = self.newest = None
+        self._looking = False
         self._first_number = self.received + 1
 
     def _one_less(self, _: Future) -> None:
