@@ -31,19 +31,20 @@ def rays(intrinsics: Intrinsics) -> np.ndarray:
     return out
 
 
-def z_from_range(range_m: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
-    """Depth along the optical axis (H, W) from distance along each pixel's ray (H, W), metres."""
-    return range_m / _ray_length(intrinsics)
+def z_from_range(uv_px: np.ndarray, range_m: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
+    """float64 (N,) depth along the optical axis from distance along the ray (N,) of N pixels (N, 2), metres."""
+    return range_m / _ray_length(uv_px, intrinsics)
 
 
-def range_from_z(depth_m: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
-    """Distance along each pixel's ray (H, W) from depth along the optical axis (H, W), metres."""
-    return depth_m * _ray_length(intrinsics)
+def range_from_z(uv_px: np.ndarray, depth_m: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
+    """float64 (N,) distance along the ray from depth along the optical axis (N,) of N pixels (N, 2), metres."""
+    return depth_m * _ray_length(uv_px, intrinsics)
 
 
-def _ray_length(intrinsics: Intrinsics) -> np.ndarray:
-    x, y = ray_slopes(intrinsics)
-    return np.sqrt(1.0 + x * x + (y * y)[:, None])
+def _ray_length(uv_px: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
+    """float64 (N,): length of the ray through each pixel up to z = 1."""
+    ends = backproject(uv_px, np.ones(len(uv_px)), intrinsics)
+    return np.linalg.norm(ends, axis=1)
 
 
 def backproject(uv_px: np.ndarray, depth_m: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:

@@ -143,7 +143,7 @@ def test_cutting_zeros_keeps_those_that_belong_to_the_model():
 
 @pytest.mark.parametrize("last", [1e-9, math.nan])
 def test_a_surplus_coefficient_that_is_not_zero_is_refused(last):
-    with pytest.raises(BadIntrinsics, match="6 distortion coefficients.*expected 4 or 5, and only zeros"):
+    with pytest.raises(BadIntrinsics, match=r"6 distortion coefficients.*expected 4 or 5, and only zeros"):
         camera(d=(0.1, 0.0, 0.0, 0.0, 0.0, last))
 
 

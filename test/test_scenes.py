@@ -13,7 +13,7 @@ import pytest
 
 import depthlm_ros.scenes
 from depthlm_ros.core import Intrinsics
-from depthlm_ros.pinhole import range_from_z
+from depthlm_ros.pinhole import rays
 from depthlm_ros.scenes import catalogue, clutter, colours
 from depthlm_ros.scenes.camera_path import KEEP_M, camera_path, demo_scene
 from depthlm_ros.scenes.dice import Dice
@@ -301,7 +301,7 @@ def _number(asked):
 
 
 def _check_object(asked, scene, rendered):
-    said, range_m = _number(asked), range_from_z(rendered.depth_m, SMALL)
+    said, range_m = _number(asked), rendered.depth_m * np.linalg.norm(rays(SMALL), axis=2)
     medians = {}
     for name in asked.names:
         (mask,) = _pixels(name, scene, rendered)

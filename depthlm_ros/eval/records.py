@@ -21,6 +21,7 @@ import numpy as np
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.errors import BadInput, BadIntrinsics
 from depthlm_ros.eval.metrics import has_depth
+from depthlm_ros.pinhole import z_from_range
 
 KEYS = ("image", "intrinsics", "pixel_coords", "depth")
 
@@ -190,9 +191,7 @@ def _as_z(depth_type: object, depth_m: np.ndarray, uv_px: np.ndarray, intrinsics
         return depth_m
     if depth_type != "ray":
         raise BadRecord("depth_type unknown", f"depth_type is {depth_type!r}: expected 'z', 'z_depth' or 'ray'.")
-    x = (uv_px[:, 0] - intrinsics.cx_px) / intrinsics.fx_px
-    y = (uv_px[:, 1] - intrinsics.cy_px) / intrinsics.fy_px
-    return depth_m / np.sqrt(1.0 + x**2 + y**2)
+    return z_from_range(uv_px, depth_m, intrinsics)
 
 
 def _dropped(

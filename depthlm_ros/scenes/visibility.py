@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from depthlm_ros.core import Intrinsics
+from depthlm_ros.pinhole import range_from_z
 from depthlm_ros.scenes.jit import cached
 from depthlm_ros.scenes.primitives import Scene, SceneObject
 from depthlm_ros.scenes.raycast import BIG, geometry, pixel_window, ray_planes, screen_rect, solid_entry
@@ -88,8 +89,7 @@ def _tally(object_id, count):
 
 def _range_m(rendered: Rendered, intrinsics: Intrinsics, object_id: int) -> float:
     v, u = np.nonzero(rendered.object_id == object_id)
-    x, y = (u - intrinsics.cx_px) / intrinsics.fx_px, (v - intrinsics.cy_px) / intrinsics.fy_px
-    return float(np.median(rendered.depth_m[v, u] * np.sqrt(x * x + y * y + 1)))
+    return float(np.median(range_from_z(np.stack([u, v], 1), rendered.depth_m[v, u], intrinsics)))
 
 
 def _inside(bounds: np.ndarray, width: int, height: int) -> float:

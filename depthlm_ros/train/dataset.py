@@ -189,7 +189,7 @@ def region_turns(
     x, y = int(u.min()), int(v.min())
     region = Region(x, y, int(u.max()) + 1 - x, int(v.max()) + 1 - y)
     camera = canvas_camera(size_px, focal_px)
-    range_m = float(np.median(range_from_z(rendered.depth_m, camera)[mask]))
+    range_m = float(np.median(range_from_z(np.stack([u, v], 1), rendered.depth_m[v, u], camera)))
     question = REGION_QUESTIONS[int(rng.integers(len(REGION_QUESTIONS)))]
     prompt = family.question_prompt(question, np.zeros((0, 2)), (region,), size_px)
     return [Turn(prompt, f"The object is {range_m:.2f} meters away.")]
