@@ -35,8 +35,6 @@ class CanonicalView:
     called from any thread. Sizes and coordinates of the canvas are in canvas pixels.
     """
 
-    intrinsics: Intrinsics
-    focal_px: float
     x: Axis
     y: Axis
 
@@ -44,13 +42,6 @@ class CanonicalView:
     def canvas_size_px(self) -> tuple[int, int]:
         """(width, height) of the canvas."""
         return self.x.canvas_px, self.y.canvas_px
-
-    @property
-    def canvas_intrinsics(self) -> Intrinsics:
-        """Camera of the canvas; its principal point is the middle unless the image had to be shifted."""
-        cx = float(self.x.to_canvas(np.float64(self.intrinsics.cx_px)))
-        cy = float(self.y.to_canvas(np.float64(self.intrinsics.cy_px)))
-        return Intrinsics(self.focal_px, self.focal_px, cx, cy, *self.canvas_size_px)
 
     @property
     def visible(self) -> tuple[int, int, int, int]:
@@ -142,7 +133,7 @@ def canonical_view(intrinsics: Intrinsics, focal_px: float, canvases: Sequence[t
     width, height = min(canvases, key=rank)
     x = place_axis(intrinsics.width_px, width, scale_x, intrinsics.cx_px)
     y = place_axis(intrinsics.height_px, height, scale_y, intrinsics.cy_px)
-    return CanonicalView(intrinsics, focal_px, x, y)
+    return CanonicalView(x, y)
 
 
 def _block_means(rgb: np.ndarray, block_x: int, block_y: int) -> np.ndarray:

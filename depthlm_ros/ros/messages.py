@@ -19,7 +19,6 @@ from std_msgs.msg import Header
 
 from depthlm_ros.core import Intrinsics, Region
 
-DEPTH_ENCODINGS = ("32FC1", "16UC1")
 _LARGEST_MM = 65535.0
 
 
