@@ -211,12 +211,20 @@ class TestQuestions:
         assert all(ticket.future.done() for ticket in tickets)
 
     def test_too_many_are_refused_until_one_is_done(self):
-        desk = Desk(most=2)
-        first, _ = desk.ask(), desk.ask()
-        with pytest.raises(Busy):
-            desk.ask()
-        first.future.cancel()
-        desk.ask()
+        inbox = Desk(most=2).inbox
+        with inbox.place():
+            with inbox.place(), pytest.raises(Busy), inbox.place():
+                pass
+            with inbox.place():
+                pass
+
+    def test_an_image_that_is_too_old_for_them_does_not_wake_the_worker_again_and_again(self):
+        desk = Desk()
+        desk.image(0)
+        desk.ask(fresh=True, at_ms=5)
+        wakes = []
+        assert desk.has_nothing_to_do(lambda: bool(wakes.append(0)))
+        assert len(wakes) <= 3
 
     def test_one_that_was_given_up_costs_no_work(self):
         desk = Desk()

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from depthlm_ros.core import Question
 from depthlm_ros.ros.pairing import NS_PER_S, Arrival, Pair, Pairing, stamp_ns
 from depthlm_ros.ros.troubles import Troubles
 
@@ -42,13 +44,15 @@ class HasImage(Protocol):
 class Ticket:
     """A question that waits. work: called with what was seen, in the worker; its result ends up in `future`.
 
-    fresh: only an image taken after the request will do. asked_clock_ns: the node's clock at the request.
-    asked_number: number of the newest image that had arrived by then.
+    question: the words that `work` asks the model, if they can be asked together with those of others: the future then
+    holds what was seen and the answer. fresh: only an image taken after the request will do. asked_clock_ns: the node's
+    clock at the request. asked_number: number of the newest image that had arrived by then.
     """
 
     work: Callable[[Any], Any]
     fresh: bool
     asked_clock_ns: int
+    question: Question | None = None
     asked_number: int = 0
     future: Future = field(default_factory=Future)
 
@@ -82,7 +86,7 @@ class Inbox:
         self._image: Arrival | None = None
         self._seen: HasImage | None = None
         self._tickets: list[Ticket] = []
-        self._open_tickets = 0
+        self._places_taken = 0
         self._first_number = 0
         self._idle = True
         self._looking = False
@@ -125,16 +129,25 @@ class Inbox:
             waits = self._image is not None and self._pairing.has_info
             return self._seen is not None or self._looking or waits
 
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Holds one of the places for questions, from the request to the response. Raises Busy if all are taken."""
+        with self._changed:
+            if self._places_taken >= self._max_questions:
+                raise Busy
+            self._places_taken += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._places_taken -= 1
+
     def ask(self, ticket: Ticket) -> None:
-        """Put a question in. Raises Busy, or Closed."""
+        """Put a question in. Raises Closed."""
         with self._changed:
             if self._closed:
                 raise Closed
-            if self._open_tickets >= self._max_questions:
-                raise Busy
             ticket.asked_number = self.received
-            self._open_tickets += 1
-            ticket.future.add_done_callback(self._one_less)
             self._tickets.append(ticket)
             self._changed.notify()
 
@@ -203,17 +216,17 @@ class Inbox:
 
     def _pair(self) -> Pair | None:
         image = self._image
-        if image is None or not self._pairing.ready(image, time.monotonic_ns()):
-            return None
-        if self._idle and not any(ticket.accepts(image) for ticket in self._tickets):
+        if image is None or not self._is_wanted(image) or not self._pairing.ready(image, time.monotonic_ns()):
             return None
         self._image, self._looking = None, True
         return self._pairing.pair(image)
 
     def _has_an_impatient_image(self) -> bool:
         """Whether an image will soon have waited long enough for the calibration of its own stamp."""
-        wanted = self._tickets or not self._idle
-        return bool(wanted) and self._image is not None and self._pairing.has_info
+        return self._is_wanted(self._image) and self._pairing.has_info
+
+    def _is_wanted(self, image: Arrival | None) -> bool:
+        return image is not None and (not self._idle or any(ticket.accepts(image) for ticket in self._tickets))
 
     def _forget(self, why: str) -> None:
         self._troubles.note(
@@ -222,10 +235,6 @@ class Inbox:
         self._image = self._seen = self.newest = None
         self._looking = False
         self._first_number = self.received + 1
-
-    def _one_less(self, _: Future) -> None:
-        with self._changed:
-            self._open_tickets -= 1
 
 
 def _late(behind_ns: int) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from depthlm_ros.core import Answer, Intrinsics, PointDepths, Status
+from depthlm_ros.core import Answer, Intrinsics, PointDepths, Question, Status
 from depthlm_ros.errors import BadInput, BadQuestion, DepthLMError
 from depthlm_ros.pinhole import backproject
 from depthlm_ros.ros.inbox import Busy, Closed, Inbox, Ticket
@@ -63,13 +63,14 @@ def answer_spatial(site: Site, request: SpatialQuery.Request, response: SpatialQ
     started_s = time.perf_counter()
     response.value = response.std = math.nan
 
+    question = Question(request.question, pixels_from(request.pixels), regions_from(request.regions))
+
     def work(seen: Seen) -> tuple[Seen, Answer]:
-        regions = regions_from(request.regions)
-        return seen, seen.view.ask(request.question, pixels_from(request.pixels), regions)
+        return seen, seen.view.ask_all([question])[0]
 
     def fill() -> None:
         check_question(request.question)
-        seen, answer = _ask(site, request, work)
+        seen, answer = _ask(site, request, work, question)
         response.header, points_m = site.transforms.into(seen.header, answer.points_m, request.target_frame)
         _fill_answer(response, answer, points_m, seen.camera)
         response.message = response.message or _age_remark(site, seen)
@@ -111,7 +112,12 @@ def _finish(site: Site, response: Any, fill: Callable[[], None], started_s: floa
     """Run `fill`, and turn what it raises into a status and words."""
     response.model = site.model
     try:
-        fill()
+        with site.inbox.place():
+            fill()
+    except Busy:
+        most = site.current().max_waiting_questions
+        response.status = int(Codes.BUSY)
+        response.message = f"{most} questions wait already (parameter max_waiting_questions): ask again later."
     except _Refused as refused:
         response.status, response.message = int(refused.status), str(refused)
     except BadInput as error:
@@ -124,20 +130,18 @@ def _finish(site: Site, response: Any, fill: Callable[[], None], started_s: floa
     return response
 
 
-def _ask(site: Site, request: Any, work: Callable[[Seen], Any]) -> Any:
-    """What `work` returns, from the worker. Raises _Refused, BadInput, or what work raised."""
+def _ask(site: Site, request: Any, work: Callable[[Seen], Any], question: Question | None = None) -> Any:
+    """What `work` returns, from the worker. Raises _Refused, BadInput, or what work raised.
+
+    question: what `work` asks the model in words, if that can be asked together with others.
+    """
     timeout_s = _timeout_s(request.timeout_s, site.current())
     if not request.fresh and not site.inbox.can_answer:
         raise _Refused(Codes.NO_IMAGE, _no_image(site))
-    ticket = Ticket(work, bool(request.fresh), site.clock_ns())
+    ticket = Ticket(work, bool(request.fresh), site.clock_ns(), question=question)
     try:
         site.inbox.ask(ticket)
         return ticket.future.result(timeout_s)
-    except Busy:
-        most = site.current().max_waiting_questions
-        raise _Refused(
-            Codes.BUSY, f"{most} questions wait already (parameter max_waiting_questions): ask again later."
-        ) from None
     except Closed:
         raise _Refused(Codes.NO_IMAGE, "the node was deactivated before the answer.") from None
     except futures.TimeoutError:

@@ -60,7 +60,7 @@ class Worker(threading.Thread):
 
     def _work(self, work: Pair | Questions | None) -> None:
         if isinstance(work, Questions):
-            for ticket in work.tickets:
+            for ticket in self._answer_together(work):
                 self._answer(ticket, work.seen)
         elif work is not None:
             self._look(work)
@@ -75,6 +75,22 @@ class Worker(threading.Thread):
             self._note(error)
         else:
             self._meter.frame(waited_ms, seen.watch.stages_ms)
+
+    def _answer_together(self, work: Questions) -> list[Ticket]:
+        """Ask the model all questions in words at once; the tickets that are still to be answered one by one."""
+        waiting = [ticket for ticket in work.tickets if not ticket.future.cancelled()]
+        asked = {ticket: ticket.question for ticket in waiting if ticket.question is not None}
+        if len(asked) < 2:
+            return waiting
+        try:
+            answers = work.seen.view.ask_all(list(asked.values()))
+        except Exception:  # one bad question spoils a batch; asked alone, each gets the error that is its own
+            return waiting
+        for ticket, answer in zip(asked, answers, strict=True):
+            if ticket.future.set_running_or_notify_cancel():
+                self._meter.question()
+                ticket.future.set_result((work.seen, answer))
+        return [ticket for ticket in waiting if ticket not in asked]
 
     def _answer(self, ticket: Ticket, seen: Seen) -> None:
         if not ticket.future.set_running_or_notify_cancel():
