@@ -90,7 +90,7 @@ class DepthNode(LifecycleNode):
         super().on_activate(state)
         outcome = self._attempt(self._activate)
         if outcome != SUCCESS:
-            super().on_deactivate(state)
+            self.on_deactivate(state)
         return outcome
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -138,10 +138,12 @@ class DepthNode(LifecycleNode):
     def _activate(self) -> None:
         assert self._model and self._outlet, "ROS activates configured nodes only"
         self._stream = Stream(self, self._model, self._outlet, self._meter, self._troubles)
+        self._transforms.start()
         self.get_logger().info(f"waiting for {self._stream.image_topic} and {self._stream.info_topic}")
 
     def _stop_stream(self) -> None:
         stream, self._stream = self._stream, None
+        self._transforms.stop()
         if stream:
             stream.stop()
 
@@ -160,6 +162,7 @@ class DepthNode(LifecycleNode):
         return SetParametersResult(successful=True)
 
     def _time_went_back(self, jump: Any) -> None:
+        self._transforms.forget()
         if self._stream:
             self._stream.inbox.forget("the node's clock went back")
 
