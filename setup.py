@@ -32,6 +32,6 @@ setup(
     packages=find_packages(include=["depthlm_ros", "depthlm_ros.*"]),
     data_files=data_files("engines/tiny", "config/train"),
     install_requires=requirements("base"),
-    extras_require={name: requirements(name) for name in ("scenes", "torch", "tensorrt", "dev")},
+    extras_require={name: requirements(name) for name in ("scenes", "torch", "dev")},
     entry_points={"console_scripts": ["depthlm = depthlm_ros.cli:main"]},
 )

@@ -52,7 +52,6 @@ LIBRARIES = {
     "onnx": {"export"},
     "onnxscript": {"export"},
     "onnxruntime": {"backends", "export"},
-    "tensorrt": {"backends", "export"},
     "tokenizers": {"model", "bundle", "export", "train"},
     "numba": {"scenes"},
     "cv2": GEOMETRY | PICTURES | {"scenes", "eval", "ros", "train"},
@@ -197,6 +196,12 @@ def test_the_running_node_needs_only_what_pip_is_told_to_install():
     assert used <= required("base")
     assert libraries("scenes") <= required("base", "scenes")
     assert libraries(*BUILD_SIDE) <= required("base", "scenes", "torch")
+
+
+def test_pip_is_told_to_install_nothing_that_no_room_imports():
+    extras = {path.stem for path in (ROOT / "requirements").glob("*.txt")} - {"dev", "ros", "ros-constraints"}
+    unused = required(*extras) - libraries(*RUNTIME, "cli", "eval", "scenes", *BUILD_SIDE)
+    assert unused == {"onnxscript"}  # imported by torch.onnx
 
 
 @pytest.mark.ros
