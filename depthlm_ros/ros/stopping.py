@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 import signal
-import threading
 import time
 from collections.abc import Callable
 
 from rclpy.executors import Executor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 
-# The kernel may hand a signal to any thread, which does not wake a waiting main thread; so it looks up now and then.
+# How long a set flag may go unnoticed.
 _LOOK_UP_S = 0.1
 
 
 class Stop:
-    """Set by SIGINT and SIGTERM, or by `set`. To be made in the main thread, which alone may wait for signals."""
+    """Set by SIGINT and SIGTERM, or by `set`. To be made in the main thread, in which Python handles signals.
+
+    A flag without a lock: the handler interrupts the main thread anywhere, also where that holds a lock, and would then
+    wait for itself. So whoever waits looks up now and then.
+    """
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        self._is_set = False
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: self._event.set())
+            signal.signal(number, lambda *_: self.set())
 
     def set(self) -> None:
         """Stop now; any thread may call it."""
-        self._event.set()
+        self._is_set = True
 
     def wait(self, seconds: float = float("inf")) -> bool:
         """Wait so long, or until it is set; whether it is set."""
         end_s = time.monotonic() + seconds
-        while not self._event.is_set() and (left_s := end_s - time.monotonic()) > 0:
-            self._event.wait(min(left_s, _LOOK_UP_S))
-        return self._event.is_set()
+        while not self._is_set and (left_s := end_s - time.monotonic()) > 0:
+            time.sleep(min(left_s, _LOOK_UP_S))
+        return self._is_set
 
 
 def spin(executor: Executor, stop: Stop, tell: Callable[[str, str], None]) -> None:
