@@ -52,40 +52,43 @@ class Outlet:
         return any(publisher.get_subscription_count() for publisher in self._publishers.values())
 
     def publish(self, seen: Seen, parameters: Parameters) -> None:
-        """Publish what somebody receives; all messages carry the image's header."""
-        self._send("depth/camera_info", lambda: rectified_camera_info(seen.header, seen.camera))
+        """Publish what somebody receives; all messages carry the image's header.
+
+        All are made before the first is sent: sending wakes the receivers, who would take the processor in between.
+        """
+        messages: dict[str, Any] = {}
+        if self._wanted("depth/camera_info"):
+            messages["depth/camera_info"] = rectified_camera_info(seen.header, seen.camera)
         if self._wanted("depth/image") or self._wanted("depth/points"):
-            self._publish_dense(seen, parameters)
+            messages |= self._dense(seen, parameters)
         if self._wanted("depth/sparse"):
-            self._publish_sparse(seen, parameters)
+            messages["depth/sparse"] = self._sparse(seen, parameters)
+        seen.watch.lap("messages")
+        for name, message in messages.items():
+            self._publishers[name].publish(message)
         seen.watch.lap("publish")
 
-    def _publish_dense(self, seen: Seen, parameters: Parameters) -> None:
+    def _dense(self, seen: Seen, parameters: Parameters) -> dict[str, Any]:
         near, far = parameters.min_depth_m, parameters.max_depth_m
-        seen.watch.lap("publish")
+        seen.watch.lap("messages")
         depth_m = seen.view.depth().depth_m
         seen.watch.lap("depth")
-        self._send(
-            "depth/image",
-            lambda: depth_image(seen.header, within_range(depth_m, near, far), parameters.depth_encoding, self._image),
-        )
-        builder = cloud_builder(seen.camera, parameters.cloud_stride, near, far)
-        self._send(
-            "depth/points",
-            lambda: point_cloud(seen.header, builder.build(depth_m, seen.view.frame.rgb), CLOUD_FIELDS, self._cloud),
-        )
+        messages: dict[str, Any] = {}
+        if self._wanted("depth/image"):
+            ranged_m = within_range(depth_m, near, far)
+            messages["depth/image"] = depth_image(seen.header, ranged_m, parameters.depth_encoding, self._image)
+        if self._wanted("depth/points"):
+            builder = cloud_builder(seen.camera, parameters.cloud_stride, near, far)
+            points = builder.build(depth_m, seen.view.frame.rgb)
+            messages["depth/points"] = point_cloud(seen.header, points, CLOUD_FIELDS, self._cloud)
+        return messages
 
-    def _publish_sparse(self, seen: Seen, parameters: Parameters) -> None:
-        near, far = parameters.min_depth_m, parameters.max_depth_m
-        seen.watch.lap("publish")
+    def _sparse(self, seen: Seen, parameters: Parameters) -> PointCloud2:
         rows, columns = parameters.sparse_grid
-        points = told_grid(seen, rows, columns, near, far)
+        seen.watch.lap("messages")
+        points = told_grid(seen, rows, columns, parameters.min_depth_m, parameters.max_depth_m)
         seen.watch.lap("tell")
-        self._send("depth/sparse", lambda: point_cloud(seen.header, points, SPARSE_FIELDS))
+        return point_cloud(seen.header, points, SPARSE_FIELDS)
 
     def _wanted(self, name: str) -> bool:
         return name in self._publishers and self._publishers[name].get_subscription_count() > 0
-
-    def _send(self, name: str, message: Callable[[], Any]) -> None:
-        if self._wanted(name):
-            self._publishers[name].publish(message())
