@@ -4,12 +4,12 @@ import os
 import sys
 import time
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
 
 from depthlm_ros.errors import SetupError
 from depthlm_ros.ros.processes import Process, own_graph
+from depthlm_ros.ros.transport import USER_DECIDES, use_large_shared_memory
 
 READY = "print('ready', flush=True)\n"
 
@@ -82,12 +82,19 @@ def test_an_own_graph_keeps_a_domain_that_is_set_and_stays_on_this_machine(monke
     assert env["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
 
 
-def test_an_own_graph_has_shared_memory_for_images_unless_the_user_chose_a_profile(monkeypatch):
-    for name in ("FASTDDS_DEFAULT_PROFILES_FILE", "ROS_DISTRO"):
+@pytest.mark.parametrize("distribution", ["humble", "jazzy", "kilted"])
+def test_an_own_graph_gives_its_processes_the_transport_they_would_choose_themselves(distribution, monkeypatch):
+    for name in USER_DECIDES:
         monkeypatch.delenv(name, raising=False)
-    profile = ElementTree.parse(own_graph()["FASTDDS_DEFAULT_PROFILES_FILE"])
-    sizes = [int(size.text) for size in profile.iter("{http://www.eprosima.com}segment_size")]
-    image_depth_and_cloud = 640 * 480 * (3 + 4 + 16)
-    assert sizes and min(sizes) > image_depth_and_cloud
-    monkeypatch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", "mine.xml")
-    assert own_graph()["FASTDDS_DEFAULT_PROFILES_FILE"] == "mine.xml"
+    monkeypatch.setenv("ROS_DISTRO", distribution)
+    expected = {"ROS_DISTRO": distribution}
+    use_large_shared_memory(expected)
+    env = own_graph()
+    assert {name: env[name] for name in (*USER_DECIDES, "ROS_DISTRO") if name in env} == expected
+
+
+def test_an_own_graph_keeps_the_transport_that_the_user_chose(monkeypatch):
+    for name in USER_DECIDES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4")
+    assert [name for name in USER_DECIDES if name in own_graph()] == ["FASTDDS_BUILTIN_TRANSPORTS"]

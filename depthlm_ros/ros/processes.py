@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from depthlm_ros.errors import SetupError
+from depthlm_ros.ros.transport import use_large_shared_memory
 
 TAIL_LINES = 25
 # What a process is told in turn until it ends.
@@ -23,29 +24,16 @@ def own_graph() -> dict[str, str]:
     """Environment of a graph that no other graph on this machine or network meets.
 
     A ROS_DOMAIN_ID that is already set is kept; otherwise one of 10 to 99 is chosen by the process id. Images pass
-    through shared memory that is large enough for them (config/fastdds.xml), unless another profile is set.
+    through shared memory that is large enough for them, unless the user has chosen how they are transported.
     """
     env = dict(os.environ)
     env.setdefault("ROS_DOMAIN_ID", str(os.getpid() % 90 + 10))
     env["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     env["PYTHONUNBUFFERED"] = "1"
-    profiles = "FASTDDS_DEFAULT_PROFILES_FILE"
-    if env.get("ROS_DISTRO") == "humble":  # which knows neither the discovery range nor the newer name yet
+    if env.get("ROS_DISTRO") == "humble":  # which does not know the discovery range yet
         env["ROS_LOCALHOST_ONLY"] = "1"
-        profiles = "FASTRTPS_DEFAULT_PROFILES_FILE"
-    env.setdefault(profiles, str(large_images_profile()))
+    use_large_shared_memory(env)
     return env
-
-
-def large_images_profile() -> Path:
-    """config/fastdds.xml, of the source tree or installed. Raises SetupError if it is nowhere."""
-    share = Path("share") / "depthlm_ros"
-    prefixes = [Path(prefix) for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix]
-    folders = [Path(__file__).resolve().parents[2], *(prefix / share for prefix in prefixes)]
-    for folder in folders:
-        if (folder / "config" / "fastdds.xml").is_file():
-            return folder / "config" / "fastdds.xml"
-    raise SetupError(f"config/fastdds.xml is in none of {', '.join(map(str, folders))}: install the package again.")
 
 
 class Process:

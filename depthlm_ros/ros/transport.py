@@ -9,7 +9,7 @@ from pathlib import Path
 PROFILE = Path(__file__).with_name("fastdds.xml")
 # Any of these set means that the user has decided how Fast DDS transports.
 USER_DECIDES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_BUILTIN_TRANSPORTS")
-# Fast DDS 2 reads the old name; Fast DDS 3 warns about it.
+# Fast DDS 2 reads the old name only (ros2/ros2_documentation issue 6098); Fast DDS 3 warns about it.
 DISTRIBUTIONS_OF_FAST_DDS_2 = ("humble", "iron", "jazzy")
 
 
