@@ -27,6 +27,7 @@ from std_msgs.msg import Header
 from depthlm_ros.errors import SetupError
 from depthlm_ros.model import Model, load_model
 from depthlm_ros.ros.diagnostics import Health, diagnostics
+from depthlm_ros.ros.memory import keep_freed_memory
 from depthlm_ros.ros.meter import Meter
 from depthlm_ros.ros.outlet import Outlet
 from depthlm_ros.ros.parameters import Parameters, changed, declare
@@ -235,6 +236,7 @@ def run(stop: Stop) -> bool:
 def main(args: list[str] | None = None) -> None:
     """Until SIGINT or SIGTERM, which end the process with 0; a set-up that cannot work ends it with 1."""
     stop = Stop()
+    keep_freed_memory()
     use_large_shared_memory()
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     try:
