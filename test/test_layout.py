@@ -58,12 +58,14 @@ LIBRARIES = {
     "ros": {"ros"},
 }
 ROS_LIBRARIES = re.compile(
-    r"rclpy|rcl_interfaces|rosidl\w*|\w+_(msgs|interfaces)|std_srvs|message_filters|sensor_msgs_py|cv_bridge|tf2\w*|"
+    r"rclpy|rosidl\w*|\w+_(msgs|interfaces)|std_srvs|message_filters|sensor_msgs_py|cv_bridge|tf2\w*|"
     r"ament_index_python|launch\w*|diagnostic_updater"
 )
 
 
 OWN = {"depthlm_ros"}
+# In ROS 2 the package tf2_ros holds the C++ library only.
+DISTRIBUTED_BY = {"tf2_ros": "tf2_ros_py"}
 IMPORTED_AS = {"opencv-python-headless": "cv2", "PyYAML": "yaml"}
 
 
@@ -187,8 +189,9 @@ def required(*names: str) -> set[str]:
 
 def test_every_ros_package_in_use_is_declared():
     declared = {element.text for element in ElementTree.parse(ROOT / "package.xml").iter() if "depend" in element.tag}
-    used = {library for library in libraries("ros") if ROS_LIBRARIES.fullmatch(library)}
-    assert used - declared <= {"cv_bridge"}  # used only where it is installed
+    used = {module.split(".")[0] for path in CODE for _, module in imports(path)}
+    packages = {DISTRIBUTED_BY.get(library, library) for library in used if ROS_LIBRARIES.fullmatch(library)}
+    assert packages - declared <= {"cv_bridge"}  # used only where it is installed
 
 
 def test_the_running_node_needs_only_what_pip_is_told_to_install():
