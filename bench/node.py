@@ -40,7 +40,7 @@ QUESTIONS = 16
 ROUNDS = 15
 IMPORT_ROUNDS = 5
 # What the node itself does with a frame, as /diagnostics names it.
-OUTSIDE_STAGES = ("decode", "rectify", "normalise", "depth", "publish")
+OUTSIDE_STAGES = ("decode", "rectify", "normalise", "depth", "messages", "publish")
 IMPORT_CODE = (
     "import time, rclpy; begin = time.perf_counter(); import depthlm_ros.ros.node; print(time.perf_counter() - begin)"
 )
