@@ -30,6 +30,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["depthlm_ros", "depthlm_ros.*"]),
+    package_data={"depthlm_ros.ros": ["fastdds.xml"]},
     data_files=data_files("engines/tiny", "config/train"),
     install_requires=requirements("base"),
     extras_require={name: requirements(name) for name in ("scenes", "torch", "dev")},

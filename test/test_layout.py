@@ -19,7 +19,7 @@ CODE = sorted(
 GEOMETRY = {"camera", "canonical", "canonical_axis", "cloud", "pinhole", "rectify"}
 PICTURES = {"cloudview", "imagefile", "pictures"}
 BASE = {"core", "errors"}
-RUNTIME = BASE | GEOMETRY | PICTURES | {"families", "backends", "bundle", "view", "model"}
+RUNTIME = BASE | GEOMETRY | PICTURES | {"families", "backends", "bundle", "share", "view", "model"}
 
 # Room (file or folder of depthlm_ros): rooms it may import, beside itself. What is not named here may import nothing.
 ROOMS = {
@@ -29,7 +29,8 @@ ROOMS = {
     **{name: BASE | GEOMETRY for name in GEOMETRY},
     **{name: BASE | GEOMETRY | PICTURES for name in PICTURES},
     "families": BASE | GEOMETRY,
-    "bundle": BASE,
+    "share": BASE,
+    "bundle": BASE | {"share"},
     "backends": BASE | {"bundle"},
     "backends/torch_hf": BASE | {"bundle", "nets"},
     "view": BASE | GEOMETRY | {"families", "backends", "bundle"},
