@@ -215,6 +215,7 @@ FORMATS = [
     (".jpg", "rgb8; jpeg compressed bgr8"),
     (".png", "bgr8; png compressed bgr8"),
     (".jpg", "bayer_rggb8; jpeg compressed bgr8"),
+    (".jpg", "rgb8; jpeg"),  # says of the camera only, nothing of what the codec was given
 ]
 
 

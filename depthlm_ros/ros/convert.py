@@ -51,7 +51,7 @@ def compressed_to_rgb(message: Any) -> np.ndarray:
             "(compressedDepth is no colour image.)"
         )
     # image_transport states after "compressed" in which order the channels were handed to the codec.
-    stored_as_rgb = "rgb" in message.format.lower().rpartition("compressed")[2]
+    stored_as_rgb = "rgb" in message.format.lower().partition("compressed")[2]
     return bgr if stored_as_rgb else cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 
