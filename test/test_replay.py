@@ -45,6 +45,14 @@ class TestSources:
         assert shots[1].rgb[0, 0].tolist() == [200, 10, 20] and shots[1].depth_m is None
         assert shots[1].intrinsics == Intrinsics(50.0, 51.0, 15.5, 11.5, 32, 24)
 
+    def test_of_the_decoded_pictures_no_more_bytes_are_kept_than_may_be(self, folder):
+        size = 24 * 32 * 3
+        for kept_bytes, kept in ((10 * size, 3), (2 * size, 2), (size - 1, 0)):
+            source = pictures(folder, LENS, kept_bytes)
+            first, second = list(source()), list(source())
+            assert sum(a.rgb is b.rgb for a, b in zip(first, second, strict=True)) == kept
+            assert all(np.array_equal(a.rgb, b.rgb) for a, b in zip(first, second, strict=True))
+
     def test_a_picture_of_another_size_is_refused_because_the_lens_is_not_its(self, folder):
         cv2.imwrite(str(folder / "d.png"), np.zeros((24, 40, 3), np.uint8))
         with pytest.raises(BadImage, match=r"d\.png.*40"):

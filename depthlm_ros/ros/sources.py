@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -20,8 +19,8 @@ from depthlm_ros.imagefile import read_rgb
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 
-# A short folder is decoded once: shown in a loop, the processor belongs to those who look at it.
-KEPT_PICTURES = 50
+# The first pictures of a folder are decoded once: shown in a loop, the processor belongs to those who look at it.
+KEPT_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -51,21 +50,42 @@ class Lens:
 Source = Callable[[], Iterator[Shot]]
 
 
-def pictures(path: Path, lens: Lens) -> Source:
+class Shelf:
+    """Reads pictures, and keeps those that fit into so many bytes."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._left_bytes = most_bytes
+        self._kept: dict[Path, np.ndarray] = {}
+
+    def read(self, file: Path) -> np.ndarray:
+        """uint8 (H, W, 3). Raises BadImage."""
+        if file in self._kept:
+            return self._kept[file]
+        rgb = read_rgb(file)
+        if rgb.nbytes <= self._left_bytes:
+            self._left_bytes -= rgb.nbytes
+            self._kept[file] = rgb
+        return rgb
+
+
+def pictures(path: Path, lens: Lens, kept_bytes: int = KEPT_BYTES) -> Source:
     """The pictures of a folder in the order of their names, one picture, or the frames of a video.
+
+    kept_bytes: how much may be kept of the decoded pictures, so that a second round need not decode them.
 
     All must have one size, that of the first, because the lens is given for it; others raise BadImage when they
     come. Raises BadInput if there is nothing to show.
     """
     if not path.exists():
         raise BadInput(f"{path} does not exist: name a folder of pictures, a picture or a video.")
+    shelf = Shelf(kept_bytes)
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES)
         if not files:
             raise BadInput(f"{path} holds no pictures ({', '.join(PICTURE_SUFFIXES)}).")
-        return lambda: _of_one_size(_read(files, lens))
+        return lambda: _of_one_size(_read(files, lens, shelf))
     if path.suffix.lower() in PICTURE_SUFFIXES:
-        return lambda: _read([path], lens)
+        return lambda: _read([path], lens, shelf)
     return video(path, lens)
 
 
@@ -82,15 +102,10 @@ def labelled(path: Path) -> Source:
     return lambda: (Shot(str(record.image), read_rgb(record.image), record.intrinsics) for record in records)
 
 
-def _read(files: list[Path], lens: Lens) -> Iterator[Shot]:
+def _read(files: list[Path], lens: Lens, shelf: Shelf) -> Iterator[Shot]:
     for file in files:
-        rgb = _read_once(file) if len(files) <= KEPT_PICTURES else read_rgb(file)
+        rgb = shelf.read(file)
         yield Shot(file.name, rgb, lens.intrinsics(rgb))
-
-
-@lru_cache(maxsize=KEPT_PICTURES)
-def _read_once(file: Path) -> np.ndarray:
-    return read_rgb(file)
 
 
 def _frames(path: Path, lens: Lens) -> Iterator[Shot]:
