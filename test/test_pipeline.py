@@ -64,6 +64,17 @@ def test_the_same_camera_is_not_computed_twice_and_a_new_one_is_said(model, trou
     assert troubles.counts == {"intrinsics changed": 1} and "fx 150" in troubles.last and "fx 151" in troubles.last
 
 
+def test_a_camera_of_which_the_model_sees_too_little_is_told_once(model, troubles):
+    eye = Eye(model, False, False, troubles)
+    for _ in range(3):
+        eye.look(pair(info(fx=40.0)))
+    share = model.coverage(Intrinsics(40.0, 40.0, (WIDTH - 1) / 2, (HEIGHT - 1) / 2, WIDTH, HEIGHT))
+    assert troubles.counts == {"narrow view": 1} and share < 0.9
+    assert f"sees {100 * share:.3g} %" in troubles.last and "fx 40" in troubles.last and "127 degrees" in troubles.last
+    eye.look(pair(info(fx=0.8)))  # in units of the image's width
+    assert troubles.counts["narrow view"] == 2 and "fx 0.8" in troubles.last
+
+
 def test_a_bad_calibration_or_image_costs_one_frame(model, troubles):
     eye = Eye(model, False, False, troubles)
     with pytest.raises(BadIntrinsics, match=r"fx = 0\.0"):

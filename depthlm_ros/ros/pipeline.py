@@ -5,6 +5,7 @@ Everything that depends on the camera only (rectification maps, rays) is kept un
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from depthlm_ros.ros.troubles import Troubles
 
 CLOUD_FIELDS = ("x", "y", "z", "rgb")
 SPARSE_FIELDS = ("x", "y", "z", "std")
+# Seeing a smaller share of the image than this is worth a warning.
+LEAST_COVERAGE = 0.9
 
 
 class Stopwatch:
@@ -100,6 +103,7 @@ class Eye:
             before, self._key, self._rectifier = self._rectifier, key, None
             self._rectifier = Rectifier(camera_from_info(pair.info), self._rectified)
             self._tell_change(before)
+            self._tell_coverage(self._rectifier.intrinsics)
         return self._rectifier
 
     def _tell_change(self, before: Rectifier | None) -> None:
@@ -110,6 +114,19 @@ class Eye:
             f"the camera's calibration has changed from {_in_words(before.intrinsics)} to "
             f"{_in_words(self._rectifier.intrinsics)}; the new one is used. If this is no zoom lens and no new "
             "resolution, two sources publish on camera_info.",
+        )
+
+    def _tell_coverage(self, camera: Intrinsics) -> None:
+        share = self._model.coverage(camera)
+        if share >= LEAST_COVERAGE:
+            return
+        angle_deg = 2.0 * math.degrees(math.atan(camera.width_px / 2.0 / camera.fx_px))
+        self._troubles.note(
+            "narrow view",
+            f"the model sees {100.0 * share:.3g} % of this camera's image, the rest has no depth (NaN): "
+            f"{_in_words(camera)} means a field of view of {angle_deg:.0f} degrees, wider than the model's. Check that "
+            "the focal length is right and in pixels of this size; if it is, use a longer lens, or P of camera_info "
+            "for a narrower view.",
         )
 
 
