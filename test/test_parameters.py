@@ -113,6 +113,19 @@ class TestOnANode:
         assert node.describe_parameter("max_depth_m").floating_point_range[0].to_value == 1000.0
         assert "sparse" in node.describe_parameter("mode").additional_constraints
 
+    def test_an_empty_list_is_refused_with_what_belongs_there(self):
+        import rclpy
+
+        from depthlm_ros.ros.parameters import declare
+
+        context = rclpy.Context()
+        rclpy.init(args=["--ros-args", "-p", "sparse_grid:=[]"], context=context)
+        node = rclpy.create_node("parameters_test", context=context)
+        with pytest.raises(BadParameter, match="sparse_grid is empty: Rows and columns"):
+            declare(node)
+        node.destroy_node()
+        context.shutdown()
+
     def test_a_change_at_run_time_is_checked_as_a_whole(self, make_node):
         import rclpy
 

@@ -134,15 +134,23 @@ def _check(field: dataclasses.Field, value: Any) -> None:
 
 def declare(node: Node) -> Parameters:
     """Declare every parameter on a node and return their values. Raises BadParameter."""
-    from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+    from rclpy.exceptions import (
+        InvalidParameterTypeException,
+        InvalidParameterValueException,
+        ParameterUninitializedException,
+    )
 
+    values = {}
     for field in _fields():
         default = list(field.default) if isinstance(field.default, tuple) else field.default
         try:
             node.declare_parameter(field.name, default, _descriptor(field))
+            values[field.name] = node.get_parameter(field.name).value
+        except ParameterUninitializedException as error:
+            raise BadParameter(f"parameter {field.name} is empty: {field.metadata['text']}") from error
         except (InvalidParameterTypeException, InvalidParameterValueException) as error:
             raise BadParameter(f"parameter {field.name} cannot be used: {error}. {field.metadata['text']}") from error
-    return Parameters(**{field.name: _as_field(field, node.get_parameter(field.name).value) for field in _fields()})
+    return Parameters(**{field.name: _as_field(field, values[field.name]) for field in _fields()})
 
 
 def changed(parameters: Parameters, news: Iterable[Parameter]) -> Parameters:
