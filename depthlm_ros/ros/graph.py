@@ -17,6 +17,7 @@ from typing import Any
 
 import rclpy
 from geometry_msgs.msg import Point
+from rclpy.client import Client
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
@@ -97,7 +98,7 @@ class Graph:
         """Ask through the service spatial_query about the latest look."""
         pixels = [Point(x=float(u), y=float(v), z=0.0) for u, v in uv_px]
         request = SpatialQuery.Request(question=question, pixels=pixels, timeout_s=float(timeout_s))
-        client = node.create_client(SpatialQuery, "spatial_query")
+        client: Client = node.create_client(SpatialQuery, "spatial_query")
         try:
             return self.call(client, request, timeout_s)
         finally:
