@@ -16,7 +16,7 @@ from depthlm_ros.ros.meter import FAILURES_THAT_COUNT, Meter  # noqa: E402
 
 
 def health(**facts) -> Health:
-    return Health("active", "tiny", "onnxruntime", Meter().read(), watched=True, **facts)
+    return Health("active", "tiny", "onnxruntime", "/left/image", Meter().read(), watched=True, **facts)
 
 
 def failing(times: int):
@@ -61,7 +61,7 @@ def test_the_message_names_the_node_and_every_kind_of_trouble():
     message = diagnostics(Header(), "/left/depth_node", health(troubles={"bad image": 3}, dropped=7, received=9))
     (status,) = message.status
     values = {item.key: item.value for item in status.values}
-    assert status.name == "/left/depth_node: depth"
+    assert status.name == "/left/depth_node: depth" and status.hardware_id == "/left/image"
     assert (values["count: bad image"], values["frames_dropped"], values["frames_received"]) == ("3", "7", "9")
     assert values["total_p50_ms"] == "nan" and values["last_look_age_s"] == "nan"
 
@@ -83,3 +83,23 @@ def test_one_success_ends_a_row_of_failures():
     meter.failure()
     meter.frame(0.0, {"look": 1.0})
     assert meter.read().failures == 0
+
+
+def test_answers_from_an_old_look_do_not_hide_that_new_looks_fail():
+    meter = Meter()
+    for _ in range(FAILURES_THAT_COUNT):
+        meter.failure()
+        meter.question()
+    reading = meter.read()
+    assert reading.failures == FAILURES_THAT_COUNT and reading.failed_answers == 0
+    assert level_and_message(dataclasses.replace(health(), reading=reading))[0] == DiagnosticStatus.ERROR
+
+
+def test_looks_do_not_hide_that_questions_fail():
+    meter = Meter()
+    for _ in range(3):
+        meter.failed_answer()
+        meter.frame(0.0, {"look": 1.0})
+    assert (meter.read().failures, meter.read().failed_answers) == (0, 3)
+    meter.question()
+    assert meter.read().failed_answers == 0

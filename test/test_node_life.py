@@ -70,10 +70,11 @@ def test_a_signal_while_questions_wait_ends_it_too(rig):
 
 def test_it_waits_for_a_lifecycle_manager_where_it_shall(rig):
     rig.start("-p", "autostart:=false", watched=())
-    assert rig.state() == "unconfigured"
+    assert rig.state() == "unconfigured" == rig.newest_health()["state"]
     refused = rig.ask("query_depth", ONE_PIXEL)
     assert not refused.success and "not active" in refused.message
     assert rig.transition(Transition.TRANSITION_CONFIGURE) and rig.state() == "inactive"
+    assert rig.newest_health()["state"] == "inactive"
     rig.listen("depth/image")
     assert rig.node.count_subscribers(f"{rig.namespace}/image") == 0
     assert rig.transition(Transition.TRANSITION_ACTIVATE)
@@ -124,6 +125,10 @@ SET_UPS = [
     (("-p", "mode:=fast"), "dense, sparse"),
     (("-p", "cloud_stride:=0"), "cloud_stride"),
     (("-p", "max_depth_m:=far"), "max_depth_m"),
+    (("-p", "sparse_grid:=[]"), "Rows and columns"),
+    (("-p", "use_sim_time:=maybe"), "use_sim_time"),
+    (("-p", "qos_overrides./image.subscription.reliability:=5"), "reliable or best_effort"),
+    (("-p", "qos_overrides./depth/points.publisher.history:=all"), "keep_last or keep_all"),
     (("-p", "model:=/DAMAGED"), "is damaged"),
     (("-p", "model:=/EMPTY"), "manifest.json"),
 ]
@@ -139,7 +144,7 @@ def test_a_set_up_that_cannot_work_ends_it_with_code_1_and_one_line(tmp_path, ar
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     output = done.stdout + done.stderr
     assert done.returncode == 1 and said in output
-    assert output.count("[FATAL]") == 1 and "Traceback" not in output
+    assert output.count("[FATAL]") == 1 and "Traceback" not in output and "report it" not in output
 
 
 def image_of(rig, **fields):
@@ -241,6 +246,18 @@ def test_images_without_camera_info_are_named_with_both_topics(rig):
     assert not refused.success and "no camera_info" in refused.message
     rig.shoot_until("depth/image")
     assert rig.newest_health()["level"] != DiagnosticStatus.ERROR
+
+
+def test_a_topic_named_as_rectified_is_not_rectified_again_without_a_word(rig):
+    rig.start("-r", "image:=left/image_rect_color", watched=())
+    rig.wait(lambda: "left/image_rect_color is named" in rig.log and "rectified_input" in rig.log, "warning")
+
+
+@pytest.mark.parametrize("args", [("-p", "rectified_input:=true", "-r", "image:=image_rect"), ("-r", "image:=direct")])
+def test_other_topics_are_not_suspected(rig, args):
+    rig.start(*args, watched=())
+    rig.wait(lambda: "waiting for" in rig.log, "start")
+    assert "is named as" not in rig.log
 
 
 def test_no_image_at_all_and_the_wrong_transport_are_told_apart(rig):

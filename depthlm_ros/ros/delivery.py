@@ -7,6 +7,7 @@ reliable delivery, it is asked for instead.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,8 @@ Tell = Callable[[str, str], None]
 class Delivery:
     """Subscribes when it is made; `destroy` ends it. lost: images that did not arrive, as far as ROS can tell.
 
+    Losses are told in the executor's threads, while `destroy` is called in another: a lock guards the subscription.
+
     adapt: whether to ask for reliable delivery where best effort fails. tell: reason and message of a trouble.
     """
 
@@ -35,27 +38,30 @@ class Delivery:
     ) -> None:
         self._node, self._kind, self._topic, self._group = node, kind, topic, group
         self._callback, self._adapt, self._tell = callback, adapt, tell
-        self._received = 0
+        self._lock = threading.Lock()
+        self._received = self._lost_now = 0  # since the subscription was made
         self.lost = 0
         self._subscription: Subscription | None = self._subscribe(qos.NEWEST_ONLY, qos.overridable())
 
     def destroy(self) -> None:
         """End the subscription."""
-        subscription, self._subscription = self._subscription, None
-        if subscription:
-            self._node.destroy_subscription(subscription)
+        with self._lock:
+            subscription, self._subscription = self._subscription, None
+            if subscription:
+                self._node.destroy_subscription(subscription)
 
     def _subscribe(self, policies: dict[str, Any], overrides: Any) -> Subscription:
         def subscribe(events: Any) -> Subscription:
-            return self._node.create_subscription(
-                self._kind,
-                self._topic,
-                self._take,
-                qos.profile(policies),
-                callback_group=self._group,
-                event_callbacks=events,
-                qos_overriding_options=overrides,
-            )
+            with qos.named_overrides(self._topic, "subscription"):
+                return self._node.create_subscription(
+                    self._kind,
+                    self._topic,
+                    self._take,
+                    qos.profile(policies),
+                    callback_group=self._group,
+                    event_callbacks=events,
+                    qos_overriding_options=overrides,
+                )
 
         try:
             return subscribe(qos.on_unheard_publisher(self._topic, self._tell, self._count_lost))
@@ -68,10 +74,12 @@ class Delivery:
 
     def _count_lost(self, event: Any) -> None:
         self.lost += event.total_count_change
-        if self.lost < LOST_IN_EARNEST or self.lost < LOST_SHARE * (self.lost + self._received):
+        self._lost_now += event.total_count_change
+        sent = self._lost_now + self._received
+        if self._lost_now < LOST_IN_EARNEST or self._lost_now < LOST_SHARE * sent:
             return
-        what = f"{self.lost} of {self.lost + self._received} images on {self._topic} got lost on the way"
-        if self._adapt and self._subscription and self._is_offered_reliably():
+        what = f"{self._lost_now} of {sent} images on {self._topic} got lost on the way"
+        if self._adapt and self._is_offered_reliably():
             self._adapt = False
             self._tell("images lost", f"{what}; the camera offers reliable delivery, which is asked for from now on.")
             self._ask_for_reliable()
@@ -87,9 +95,11 @@ class Delivery:
         return bool(offers) and all(offer.qos_profile.reliability == ReliabilityPolicy.RELIABLE for offer in offers)
 
     def _ask_for_reliable(self) -> None:
-        best_effort = self._subscription
-        self._received = self.lost = 0
         reliable = {**qos.NEWEST_ONLY, "reliability": ReliabilityPolicy.RELIABLE}
-        self._subscription = self._subscribe(reliable, qos.overridable(reliability=False))
-        if best_effort:
+        with self._lock:
+            best_effort = self._subscription
+            if best_effort is None:  # destroyed in the meantime
+                return
+            self._received = self._lost_now = 0
+            self._subscription = self._subscribe(reliable, qos.overridable(reliability=False))
             self._node.destroy_subscription(best_effort)

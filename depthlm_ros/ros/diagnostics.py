@@ -19,13 +19,15 @@ TROUBLE_SHOWS_S = 5.0
 class Health:
     """All that the status is made from.
 
-    dropped: frames that a newer one replaced. lost: frames that the transport lost. missing: an input that does not
-    come, "" if all do. watched: whether anybody receives the outputs.
+    state: unconfigured, inactive or active. camera: the topic of its images. dropped: frames that a newer one replaced.
+    lost: frames that the transport lost. missing: an input that does not come, "" if all do. watched: whether anybody
+    receives the outputs.
     """
 
     state: str
     model: str
     backend: str
+    camera: str
     reading: Reading
     received: int = 0
     dropped: int = 0
@@ -73,6 +75,7 @@ def key_values(health: Health) -> dict[str, str]:
         "frames_looked_at": reading.frames,
         "questions_answered": reading.questions,
         "failures_in_a_row": reading.failures,
+        "failed_answers_in_a_row": reading.failed_answers,
         **{f"count: {reason}": count for reason, count in sorted(health.troubles.items())},
     }
     return {
@@ -88,6 +91,6 @@ def key_values(health: Health) -> dict[str, str]:
 def diagnostics(header: Header, name: str, health: Health) -> DiagnosticArray:
     """The message. name: the node's full name."""
     level, message = level_and_message(health)
-    status = DiagnosticStatus(level=level, name=f"{name}: depth", message=message, hardware_id=health.backend)
+    status = DiagnosticStatus(level=level, name=f"{name}: depth", message=message, hardware_id=health.camera)
     status.values = [KeyValue(key=key, value=value) for key, value in key_values(health).items()]
     return DiagnosticArray(header=header, status=[status])

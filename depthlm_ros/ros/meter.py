@@ -23,7 +23,7 @@ class Reading:
 
     total_ms: from the image's arrival to the last publication, percentiles 50 and 99 of the last frames. stages_ms:
     medians; "waited" is the time in the inbox, "outside" all but the model and the waiting. age_s: since the last look;
-    NaN before the first. failures: in a row.
+    NaN before the first. failures: looks that failed in a row. failed_answers: questions that did.
     """
 
     frames: int
@@ -34,6 +34,7 @@ class Reading:
     stages_ms: Mapping[str, float]
     age_s: float
     failures: int
+    failed_answers: int
 
 
 class Meter:
@@ -41,7 +42,7 @@ class Meter:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._frames = self._questions = self._failures = 0
+        self._frames = self._questions = self._failures = self._failed_answers = 0
         self._stages: deque[dict[str, float]] = deque(maxlen=KEPT_FRAMES)
         self._done_s: deque[float] = deque(maxlen=KEPT_FRAMES)
 
@@ -59,25 +60,31 @@ class Meter:
         """A question is answered."""
         with self._lock:
             self._questions += 1
-            self._failures = 0
+            self._failed_answers = 0
 
     def failure(self) -> None:
-        """The model, or this program, has failed (bad input is no failure)."""
+        """The model, or this program, has failed at a look (bad input is no failure)."""
         with self._lock:
             self._failures += 1
+
+    def failed_answer(self) -> None:
+        """It has failed at a question. Old looks can be asked while no new one succeeds, and the other way round."""
+        with self._lock:
+            self._failed_answers += 1
 
     def read(self) -> Reading:
         """The state now."""
         with self._lock:
             stages, done_s = list(self._stages), list(self._done_s)
-            frames, questions, failures = self._frames, self._questions, self._failures
+            counts = self._frames, self._questions
+            failures = self._failures, self._failed_answers
         now_s = time.monotonic()
         totals = [stage["total"] for stage in stages] or [float("nan")]
         names = sorted({name for stage in stages for name in stage})
         medians = {name: float(np.median([stage.get(name, 0.0) for stage in stages])) for name in names}
         p50, p99 = np.percentile(totals, (50, 99))
         age_s = now_s - done_s[-1] if done_s else float("nan")
-        return Reading(frames, questions, _rate(done_s, now_s), float(p50), float(p99), medians, age_s, failures)
+        return Reading(*counts, _rate(done_s, now_s), float(p50), float(p99), medians, age_s, *failures)
 
 
 def _rate(done_s: list[float], now_s: float) -> float:

@@ -19,6 +19,7 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
+from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.executors import MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
@@ -31,9 +32,10 @@ from depthlm_ros.ros.memory import keep_freed_memory
 from depthlm_ros.ros.meter import Meter
 from depthlm_ros.ros.outlet import Outlet
 from depthlm_ros.ros.parameters import Parameters, changed, declare
+from depthlm_ros.ros.qos import is_reliability_given
 from depthlm_ros.ros.questions import Site, answer_depth, answer_spatial, refuse
 from depthlm_ros.ros.stopping import Stop, spin
-from depthlm_ros.ros.stream import Stream
+from depthlm_ros.ros.stream import Stream, image_topic
 from depthlm_ros.ros.tf import Transforms
 from depthlm_ros.ros.transport import use_large_shared_memory
 from depthlm_ros.ros.troubles import Troubles
@@ -49,8 +51,13 @@ class DepthNode(LifecycleNode):
     """Raises SetupError if a parameter is unusable."""
 
     def __init__(self, **node_arguments: Any) -> None:
-        super().__init__("depth_node", **node_arguments)
+        try:
+            super().__init__("depth_node", **node_arguments)
+        except InvalidParameterTypeException as error:  # of those that rclpy declares, such as use_sim_time
+            raise SetupError(f"a parameter cannot be used: {error}.") from error
         self.parameters: Parameters = declare(self)
+        self._camera = image_topic(self, self.parameters.image_transport == "compressed")
+        self.reliability_is_given = is_reliability_given(self, self._camera)
         self._troubles = Troubles(self.get_logger().warning)
         self._meter = Meter()
         self._transforms = Transforms(self)
@@ -193,10 +200,12 @@ class DepthNode(LifecycleNode):
 
     def _health(self) -> Health:
         model, stream = self._model, self._stream
-        facts = stream.check(self.parameters.stale_after_s) if stream else {"state": "inactive"}
+        asleep = {"state": "inactive" if model else "unconfigured"}
+        facts = stream.check(self.parameters.stale_after_s) if stream else asleep
         return Health(
             model=model.name if model else self.parameters.model,
             backend=model.backend_name if model else self.parameters.backend,
+            camera=self._camera,
             reading=self._meter.read(),
             trouble_quiet_s=self._troubles.quiet_s,
             last_trouble=self._troubles.last,

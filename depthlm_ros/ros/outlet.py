@@ -25,19 +25,16 @@ SPARSE = {"depth/camera_info": CameraInfo, "depth/sparse": PointCloud2}
 
 
 class Outlet:
-    """The publishers of one mode. tell: takes reason and message of a trouble."""
+    """The publishers of one mode. tell: takes reason and message of a trouble. Raises SetupError."""
 
     def __init__(self, node: LifecycleNode, mode: str, tell: Callable[[str, str], None]) -> None:
-        self._publishers: dict[str, LifecyclePublisher] = {
-            name: node.create_lifecycle_publisher(
-                kind,
-                name,
-                qos.profile(qos.OFFERED),
-                event_callbacks=qos.on_unserved_subscriber(node.resolve_topic_name(name), tell),
-                qos_overriding_options=qos.overridable(),
-            )
-            for name, kind in (DENSE if mode == "dense" else SPARSE).items()
-        }
+        self._publishers: dict[str, LifecyclePublisher] = {}
+        try:
+            for name, kind in (DENSE if mode == "dense" else SPARSE).items():
+                self._publishers[name] = _offer(node, kind, name, tell)
+        except Exception:
+            self.destroy(node)
+            raise
         # Publishing copies, so the large messages are filled anew for every frame.
         self._image, self._cloud = Image(), PointCloud2()
 
@@ -92,3 +89,15 @@ class Outlet:
 
     def _wanted(self, name: str) -> bool:
         return name in self._publishers and self._publishers[name].get_subscription_count() > 0
+
+
+def _offer(node: LifecycleNode, kind: type, name: str, tell: Callable[[str, str], None]) -> LifecyclePublisher:
+    topic = node.resolve_topic_name(name)
+    with qos.named_overrides(topic, "publisher"):
+        return node.create_lifecycle_publisher(
+            kind,
+            name,
+            qos.profile(qos.OFFERED),
+            event_callbacks=qos.on_unserved_subscriber(topic, tell),
+            qos_overriding_options=qos.overridable(),
+        )

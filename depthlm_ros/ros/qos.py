@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from rclpy.exceptions import InvalidParameterTypeException
+from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.qos import HistoryPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
-from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.qos_overriding_options import InvalidQosOverridesError, QoSOverridingOptions
+
+from depthlm_ros.errors import SetupError
 
 try:
     from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks, UnsupportedEventTypeError
@@ -31,6 +37,37 @@ def overridable(reliability: bool = True) -> QoSOverridingOptions:
     """Lets parameters qos_overrides.<topic>.<subscription or publisher>.{history,depth,reliability} decide."""
     kinds = [QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH]
     return QoSOverridingOptions([*kinds, QoSPolicyKind.RELIABILITY] if reliability else kinds)
+
+
+@contextmanager
+def named_overrides(topic: str, entity: str) -> Iterator[None]:
+    """Turns what rclpy raises for unusable qos_overrides into a SetupError that names them and what may be set.
+
+    entity: subscription or publisher.
+    """
+    try:
+        yield
+    except UnsupportedEventTypeError:
+        raise
+    except (InvalidParameterTypeException, InvalidQosOverridesError, RuntimeError) as error:  # RCLError is the last
+        raise SetupError(
+            f"cannot make the {entity} of {topic}: {error}. If parameters qos_overrides.{topic}.{entity}.* are set, "
+            "check them: reliability is reliable or best_effort, history keep_last or keep_all, depth a whole number "
+            "from 1."
+        ) from error
+
+
+def is_reliability_given(node: Node, topic: str) -> bool:
+    """Whether the user has set the reliability of our subscription. To be asked before the subscription is made.
+
+    rclpy declares the parameter with our choice as its default; then nobody can tell any more whose choice it was.
+    Raises SetupError if it is not a word.
+    """
+    name = f"qos_overrides.{topic}.subscription.reliability"
+    with named_overrides(topic, "subscription"):
+        given = node.declare_parameter(name, Parameter.Type.STRING).value is not None
+    node.undeclare_parameter(name)
+    return given
 
 
 def on_unheard_publisher(

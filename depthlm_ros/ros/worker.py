@@ -55,7 +55,7 @@ class Worker(threading.Thread):
             try:
                 self._work(self._inbox.next(self._is_watched))
             except Exception as error:  # of the inbox or of ROS; without this thread the node would be deaf and dumb
-                self._note(error)
+                self._note(error, self._meter.failure)
                 time.sleep(PAUSE_S)
 
     def _work(self, work: Pair | Questions | None) -> None:
@@ -72,7 +72,7 @@ class Worker(threading.Thread):
             self._inbox.done(seen)
             self._publish(seen)
         except Exception as error:  # one frame is lost, whatever it was; the next may be fine
-            self._note(error)
+            self._note(error, self._meter.failure)
         else:
             self._meter.frame(waited_ms, seen.watch.stages_ms)
 
@@ -99,16 +99,17 @@ class Worker(threading.Thread):
             result = ticket.work(seen)
         except Exception as error:  # it is told to the one who asked
             if not isinstance(error, BadInput):
-                self._note(error)
+                self._note(error, self._meter.failed_answer)
             ticket.future.set_exception(error)
         else:
             self._meter.question()
             ticket.future.set_result(result)
 
-    def _note(self, error: Exception) -> None:
+    def _note(self, error: Exception, count: Callable[[], None]) -> None:
+        """count: the meter's counter of such failures."""
         reason = next((name for kind, name in REASONS if isinstance(error, kind)), "internal error")
         if not isinstance(error, BadInput):
-            self._meter.failure()
+            count()
         message = str(error)
         if reason == "internal error":
             frames = traceback.extract_tb(error.__traceback__)
