@@ -16,12 +16,14 @@ endif
 ENTER := . ./env.sh &&
 TORCH := .venv-torch/bin/python
 
-# The second environment's tests run even where the first has failed: one run shows everything.
+# The second environment's tests run even where the first has failed: one run shows everything. With ARGS it is enough
+# that one environment has something to run (pytest's status 5: nothing). No plugin is used; those of a distribution,
+# which the first environment sees, are made for its own pytest.
 define both
-status=0; \
-( $(ENTER) DEPTHLM_MUST_RUN=ros python -m pytest -m "$(1)" $(ARGS) ) || status=$$?; \
-DEPTHLM_MUST_RUN=torch $(TORCH) -m pytest -m "$(2)" $(ARGS) || status=$$?; \
-exit $$status
+export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1; ros=0; torch=0; \
+( $(ENTER) DEPTHLM_MUST_RUN=ros python -m pytest -m "$(1)" $(ARGS) ) || ros=$$?; \
+DEPTHLM_MUST_RUN=torch $(TORCH) -m pytest -m "$(2)" $(ARGS) || torch=$$?; \
+case "$(if $(ARGS),some,all) $$ros $$torch" in *" 0 0" | "some 0 5" | "some 5 0") ;; *) exit 1 ;; esac
 endef
 
 help: ## this list
