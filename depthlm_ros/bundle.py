@@ -15,12 +15,12 @@ import hashlib
 import json
 import math
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from depthlm_ros.errors import BadBundle, UnknownName
+from depthlm_ros.share import share_folders
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -168,10 +168,6 @@ def find_bundle(model: str) -> Path:
 
 
 def engine_roots() -> list[Path]:
-    """Folders that hold bundles: $DEPTHLM_ENGINES, the source tree, ROS prefixes, the Python prefix."""
-    share = Path("share") / "depthlm_ros" / "engines"
-    candidates = [Path(path) for path in os.environ.get("DEPTHLM_ENGINES", "").split(os.pathsep) if path]
-    candidates.append(Path(__file__).resolve().parent.parent / "engines")
-    candidates += [Path(path) / share for path in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if path]
-    candidates.append(Path(sys.prefix) / share)
-    return [path for path in candidates if path.is_dir()]
+    """Folders that hold bundles: those of $DEPTHLM_ENGINES, then engines/ of everything installed."""
+    named = [Path(path) for path in os.environ.get("DEPTHLM_ENGINES", "").split(os.pathsep) if path]
+    return [path for path in (*named, *(folder / "engines" for folder in share_folders())) if path.is_dir()]

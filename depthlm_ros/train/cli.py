@@ -13,16 +13,17 @@ from tokenizers import Tokenizer
 from depthlm_ros.export.package import BundleFacts, write_bundle
 from depthlm_ros.families.registry import family_named
 from depthlm_ros.model import load_model
+from depthlm_ros.share import shared_file
 from depthlm_ros.train.recipe import Recipe, affixes, make_model, make_tokenizer, read_recipe
 from depthlm_ros.train.trainer import Trainer
 from depthlm_ros.train.validate import Report, validate
 
-DEFAULT_RECIPE = Path(__file__).resolve().parent.parent.parent / "config" / "train" / "tiny.yaml"
+DEFAULT_RECIPE = "config/train/tiny.yaml"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--recipe", type=Path, default=DEFAULT_RECIPE, help="YAML file (default: config/train/tiny.yaml)"
+        "--recipe", type=Path, default=None, help=f"YAML file (default: the installed {DEFAULT_RECIPE})"
     )
     parser.add_argument(
         "--run", type=Path, dest="run_folder", default=Path("runs/tiny"), help="folder of checkpoints; resumes from it"
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    recipe = read_recipe(args.recipe)
+    recipe = read_recipe(args.recipe or shared_file(DEFAULT_RECIPE))
     changes = {name: getattr(args, name) for name in ("steps", "hours") if getattr(args, name) is not None}
     recipe = replace(recipe, train=replace(recipe.train, **changes))
     if args.threads:
