@@ -37,6 +37,12 @@ ARGUMENTS = [
         "Empty: as in params_file.",
     ),
     DeclareLaunchArgument(
+        "rectified_input",
+        default_value="",
+        choices=["", "true", "false"],
+        description="true: image_topic is rectified already (image_rect). false: it is raw. Empty: as in params_file.",
+    ),
+    DeclareLaunchArgument(
         "namespace", default_value="", description="Namespace of the node and its topics; one for each camera."
     ),
     DeclareLaunchArgument(
@@ -74,6 +80,9 @@ def depth_node(context):
     names = ("model", "backend", "mode")
     values = {name: LaunchConfiguration(name).perform(context) for name in names}
     given = {name: ParameterValue(value, value_type=str) for name, value in values.items() if value}
+    rectified = LaunchConfiguration("rectified_input").perform(context)
+    if rectified:
+        given["rectified_input"] = rectified == "true"
     use_sim_time = ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)
     node = Node(
         package="depthlm_ros",
