@@ -141,3 +141,9 @@ def test_a_start_that_fails_leaves_no_thread_and_no_topic_behind(context, topic)
         node.trigger_cleanup()
         assert {publisher.topic_name for publisher in node.publishers} == own
     node.destroy_node()
+
+
+def test_a_node_keeps_to_the_reliability_that_was_set(context):
+    node = DepthNode(context=context, parameter_overrides=[rclpy.Parameter(RELIABILITY, value="best_effort")])
+    assert node.reliability_is_given
+    node.destroy_node()

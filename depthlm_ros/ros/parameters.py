@@ -60,8 +60,8 @@ class Parameters:
     )
     adapt_reliability: bool = _declared(
         True,
-        "True: where best effort loses many images and the camera offers reliable delivery, ask for that. "
-        "False: keep to best effort, or to what qos_overrides say.",
+        "True: where best effort loses many images and the camera offers reliable delivery, ask for that, unless "
+        "qos_overrides set the reliability. False: keep to best effort.",
     )
     depth_encoding: str = _declared(
         "32FC1",
