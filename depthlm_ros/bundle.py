@@ -101,6 +101,8 @@ def _check_values(bundle: Bundle) -> None:
     path, token = bundle.folder / MANIFEST, bundle.pixels_per_token
     if not (math.isfinite(bundle.focal_px) and bundle.focal_px > 0):
         raise BadBundle(f"{path}: focal_px is {bundle.focal_px}, not a positive number: {_REPAIR}")
+    if not all(0 <= std < 10 for std in (bundle.dense_std, bundle.words_std)):
+        raise BadBundle(f"{path}: relative_std {bundle.dense_std}, {bundle.words_std} is no relative error: {_REPAIR}")
     if token < 1 or not bundle.canvases_px or any(n < token or n % token for size in bundle.canvases_px for n in size):
         raise BadBundle(f"{path}: canvases_px {bundle.canvases_px} are not multiples of {token} px: {_REPAIR}")
 
@@ -111,8 +113,10 @@ def _check_files(bundle: Bundle, digests: dict[str, str]) -> None:
     if unvouched := [path.name for path in needed if path.name not in digests]:
         raise BadBundle(f"{bundle.folder / MANIFEST} does not vouch for {', '.join(unvouched)}: {_REPAIR}")
     for name, digest in digests.items():
-        if Path(name).name != name:
-            raise BadBundle(f"{bundle.folder / MANIFEST} names {name!r}, which is not a file beside it: {_REPAIR}")
+        if Path(name).name != name or not isinstance(digest, str):
+            raise BadBundle(
+                f"{bundle.folder / MANIFEST} names {name!r}, which is not a file beside it with its SHA-256: {_REPAIR}"
+            )
         _check_file(bundle.folder / name, digest)
 
 

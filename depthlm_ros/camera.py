@@ -27,7 +27,7 @@ COEFFICIENT_COUNTS = {
 }
 
 # OpenCV's fixed-point maps hold coordinates in 16 bits.
-MAX_SIDE_PX = 32767
+MAX_SIDE_PX = 32766
 # Colour of resampled pixels that show nothing the camera saw, and the source coordinate they are
 # given: far enough outside that no interpolation touches the image.
 UNSEEN_GREY = 128

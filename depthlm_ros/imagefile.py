@@ -20,7 +20,10 @@ def read_rgb(path: Path) -> np.ndarray:
         encoded = np.fromfile(path, np.uint8)
     except OSError as exc:
         raise BadImage(f"{path}: cannot be read ({exc.strerror}): give the path of an image file.") from exc
-    bgr = cv2.imdecode(encoded, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if encoded.size else None
+    try:
+        bgr = cv2.imdecode(encoded, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if encoded.size else None
+    except cv2.error as exc:  # a header that promises more pixels than OpenCV takes
+        raise BadImage(f"{path}: cannot be decoded ({exc.err}): give a PNG or JPEG file of a usual size.") from exc
     if bgr is None:
         raise BadImage(f"{path}: {encoded.size} bytes that are no image: give a PNG or JPEG file.")
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)

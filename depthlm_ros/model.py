@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -15,11 +15,15 @@ from depthlm_ros.backends.registry import check_backend_name, open_backend
 from depthlm_ros.bundle import Bundle, find_bundle, load_bundle
 from depthlm_ros.canonical import CanonicalView, canonical_view
 from depthlm_ros.core import Frame, Intrinsics
-from depthlm_ros.errors import BadBundle, BadQuestion
+from depthlm_ros.errors import BadBundle, BadIntrinsics, BadQuestion
 from depthlm_ros.families.base import Family, Prompt
 from depthlm_ros.families.registry import family_named
 from depthlm_ros.view import View
 
+# Fewer canvas pixels than this on an axis are no picture.
+LEAST_CANVAS_PX = 4
+# A principal point farther off than so many image sizes belongs to another image (a cropped sensor stays well below).
+MOST_OFF_CENTRE = 3.0
 # A question is read at a cost that grows with its square: without a limit one request could take all memory.
 MAX_PROMPT_TOKENS = 512
 
@@ -50,7 +54,11 @@ class Model:
         # What may stand in a number; everything else ends it.
         self._not_number = np.ones_like(self._ends)
         self._not_number[[vocab[piece] for piece in "0123456789."]] = False
-        self._canonical = lru_cache(maxsize=8)(self._canonical_view)
+        # Caches a function that does not know self: a cached method would keep a dropped model alive until the
+        # garbage collector comes by.
+        self._canonical = lru_cache(maxsize=8)(
+            partial(believable_view, focal_px=bundle.focal_px, canvases_px=bundle.canvases_px)
+        )
 
     @property
     def name(self) -> str:
@@ -92,5 +100,20 @@ class Model:
             )
         return Query(ids, self._not_number if prompt.number_only else self._ends, prompt.max_new_tokens)
 
-    def _canonical_view(self, intrinsics: Intrinsics) -> CanonicalView:
-        return canonical_view(intrinsics, self.bundle.focal_px, self.bundle.canvases_px)
+
+def believable_view(intrinsics: Intrinsics, focal_px: float, canvases_px: Sequence[tuple[int, int]]) -> CanonicalView:
+    """canonical_view of a camera that can be. Raises BadIntrinsics for one whose numbers are finite but absurd."""
+    width, height = intrinsics.size_px
+    if min(width * focal_px / intrinsics.fx_px, height * focal_px / intrinsics.fy_px) < LEAST_CANVAS_PX:
+        raise BadIntrinsics(
+            f"focal length fx = {intrinsics.fx_px:g}, fy = {intrinsics.fy_px:g} for an image of {width} x {height}: of "
+            f"so narrow a view the model would see fewer than {LEAST_CANVAS_PX} pixels; check the calibration."
+        )
+    off_x = abs(intrinsics.cx_px - (width - 1) / 2) / width
+    off_y = abs(intrinsics.cy_px - (height - 1) / 2) / height
+    if max(off_x, off_y) > MOST_OFF_CENTRE:
+        raise BadIntrinsics(
+            f"principal point ({intrinsics.cx_px:g}, {intrinsics.cy_px:g}) is far outside the {width} x {height} "
+            "image: is the calibration of another resolution?"
+        )
+    return canonical_view(intrinsics, focal_px, canvases_px)

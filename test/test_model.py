@@ -1,5 +1,7 @@
 """One look serves depth and any number of questions, and says nothing about what it did not see."""
 
+import gc
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 from depthlm_ros.backends.decoding import Query, generate
 from depthlm_ros.core import Frame, Intrinsics, Question, Region, Status
-from depthlm_ros.errors import BadQuestion
+from depthlm_ros.errors import BadIntrinsics, BadQuestion
 from depthlm_ros.model import load_model
 
 
@@ -154,8 +156,29 @@ def test_strange_questions_get_an_answer_or_not_understood(view, question):
     assert answer.status is Status.OK or np.isnan(answer.value)
 
 
+@pytest.mark.parametrize(
+    "camera", [(1e7, 1e7, 320, 240), (560, 1e300, 320, 240), (560, 560, 1e5, 240), (560, 560, 320, -9e9)]
+)
+def test_cameras_that_cannot_be_are_refused_with_their_numbers(model, camera):
+    frame = replace(noise(), intrinsics=Intrinsics(*camera, 640, 480))
+    with pytest.raises(BadIntrinsics, match="640 x 480"):
+        model.look(frame)
+
+
+def test_a_model_that_is_dropped_is_freed_at_once():
+    model = load_model("tiny", threads=1)
+    model.look(noise())
+    alive = weakref.ref(model)
+    gc.disable()
+    try:
+        del model
+        assert alive() is None
+    finally:
+        gc.enable()
+
+
 def test_cameras_of_any_kind_are_looked_at(model):
-    for width, height, focal in [(1, 1, 1.0), (16, 2000, 300.0), (1280, 720, 900.0), (64, 48, 5000.0), (3, 3, 0.01)]:
+    for width, height, focal in [(5, 5, 1.0), (16, 2000, 300.0), (1280, 720, 900.0), (64, 48, 900.0), (3, 3, 0.01)]:
         depth_m = model.look(noise(width, height, focal)).depth().depth_m
         assert depth_m.shape == (height, width)
         assert not (depth_m <= 0).any()

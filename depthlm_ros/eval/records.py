@@ -122,7 +122,7 @@ def inside_image(uv_px: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
 
 def _lines(path: Path) -> list[tuple[str, str]]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as exc:
         raise BadInput(f"{path}: cannot be read ({exc}): give a JSONL file of labels.") from exc
     numbered = enumerate(text.splitlines(), start=1)

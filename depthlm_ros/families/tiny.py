@@ -6,7 +6,6 @@ are (x1, y1, x2, y2) in [0, 1000], the scales of VLM3 and of Qwen3-VL's groundin
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 
@@ -20,7 +19,10 @@ BOX_SCALE = 1000
 NOT_UNDERSTOOD = "I do not understand the question."
 
 _BOX = re.compile(r"\((\d{1,4}), (\d{1,4}), (\d{1,4}), (\d{1,4})\)")
-_METRES = re.compile(r"(?<![\d.])(\d{1,4}(?:\.\d{1,4})?) meters")
+# Every reply with a number, its boxes taken out.
+_MEASURE = re.compile(
+    r"(?:Yes, the|The) [a-z ]+ (?:is|is closer:|are) (\d{1,3}\.\d\d) meters(?: away| wide| tall| apart)?\."
+)
 
 
 class Tiny:
@@ -40,28 +42,29 @@ class Tiny:
     ) -> Prompt:
         marks = [point_mark(u, v, size_px) for u, v in uv_px]
         marks += [f"region {box_mark(region, size_px)}" for region in regions]
-        return Prompt(" ".join([question.strip(), *marks]))
+        return Prompt(" ".join([without_control(question).strip(), *marks]))
 
     def read_reply(self, reply: str, size_px: tuple[int, int]) -> Reply:
-        """The value is the number before "meters". A box is taken only if its corners are in order."""
+        """The value is the number before "meters"; a box is taken only if its corners are in order.
+
+        A reply that is not in the words the model was taught is no measurement: NOT_UNDERSTOOD.
+        """
         text = reply.strip()
         if text == NOT_UNDERSTOOD:
             return Reply(text, Status.NOT_UNDERSTOOD)
         if text.startswith("There is no "):
             return Reply(text, Status.NOT_FOUND)
-        boxes = (read_box(match, size_px) for match in _BOX.finditer(text))
-        number = _METRES.search(_BOX.sub("", text))
-        value, unit = (float(number.group(1)), "m") if number else (math.nan, "")
-        if not number:
-            # Words without a number are no measurement: the embedded model was taught none such.
+        plain = _BOX.sub("", text).replace("  ", " ").replace(" at is", " is").replace(" at ", " ")
+        measured = _MEASURE.fullmatch(plain)
+        if measured is None:
             return Reply(text, Status.NOT_UNDERSTOOD)
-        return Reply(
-            _BOX.sub("", text).replace("  ", " ").replace(" at is", " is"),
-            Status.OK,
-            value,
-            unit,
-            tuple(box for box in boxes if box is not None),
-        )
+        boxes = (read_box(match, size_px) for match in _BOX.finditer(text))
+        return Reply(plain, Status.OK, float(measured.group(1)), "m", tuple(box for box in boxes if box is not None))
+
+
+def without_control(question: str) -> str:
+    """The question with "<|" taken apart, so that a user's text never becomes one of the model's control tokens."""
+    return question.replace("<|", "< |")
 
 
 def point_mark(u_px: float, v_px: float, size_px: tuple[int, int]) -> str:
