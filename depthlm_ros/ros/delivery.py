@@ -20,6 +20,8 @@ from depthlm_ros.ros import qos
 
 # A wireless link loses an image now and then; that is what best effort is for.
 LOST_IN_EARNEST = 5
+# No camera sends so many images between two events.
+MOST_LOST_AT_ONCE = 1_000_000
 LOST_SHARE = 0.2
 
 Tell = Callable[[str, str], None]
@@ -73,6 +75,8 @@ class Delivery:
         self._callback(message)
 
     def _count_lost(self, event: Any) -> None:
+        if event.total_count_change > MOST_LOST_AT_ONCE:
+            return  # the middleware's counter wrapped round when the size of the images changed
         self.lost += event.total_count_change
         self._lost_now += event.total_count_change
         sent = self._lost_now + self._received

@@ -133,7 +133,7 @@ def camera_options(args: argparse.Namespace) -> list[str]:
 
 def receive(graph: Graph, listener: Listener, tally: Tally, args: argparse.Namespace) -> None:
     """Wait for the camera, the first depth, its cloud, and then for the wanted number of frames."""
-    say("waiting for the camera's first image ...")
+    say("waiting for the camera's first image (the very first start compiles the renderer) ...")
     graph.wait(lambda: listener.images > 0, "image from the camera", args.timeout)
     say("waiting for the first depth and its cloud ...")
     graph.wait(lambda: listener.newest("rgb", "depth_m", "cloud") is not None, "depth with its cloud", args.timeout)
@@ -174,6 +174,7 @@ def write_pictures(frame: Parts, folder: Path) -> list[Path]:
     titled["cloud"] = cloud_picture(frame.cloud, frame.rgb)
     titled["side"] = cloud_picture(frame.cloud, frame.rgb, yaw_deg=90.0, pitch_deg=0.0)
     titled["strip"] = strip([(name, titled[name]) for name in titled if name != "side"], 360)
+    (folder / "truth.png").unlink(missing_ok=True)  # of an earlier run in the room
     for name, picture in titled.items():
         write_rgb(folder / f"{name}.png", picture)
     return [folder / f"{name}.png" for name in titled]

@@ -22,6 +22,7 @@ from rclpy.duration import Duration
 from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.executors import MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import Header
 
@@ -43,6 +44,7 @@ from depthlm_ros.srv import QueryDepth, SpatialQuery
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 DIAGNOSTICS_PERIOD_S = 1.0
+REQUESTS_KEPT = 100
 # Beside one thread per question that may wait: camera, life cycle, timer, and a question to be refused.
 SPARE_THREADS = 4
 
@@ -74,9 +76,13 @@ class DepthNode(LifecycleNode):
 
     def _serve(self) -> None:
         """Services and diagnostics live as long as the node, and say so while it is not active."""
-        asked = ReentrantCallbackGroup()
-        self.create_service(SpatialQuery, "spatial_query", self._answer_spatial, callback_group=asked)
-        self.create_service(QueryDepth, "query_depth", self._answer_depth, callback_group=asked)
+        # A request that does not fit into the queue is never answered, not even BUSY: keep many.
+        kept, asked = QoSProfile(depth=REQUESTS_KEPT), ReentrantCallbackGroup()
+        for kind, name, answer in (
+            (SpatialQuery, "spatial_query", self._answer_spatial),
+            (QueryDepth, "query_depth", self._answer_depth),
+        ):
+            self.create_service(kind, name, answer, qos_profile=kept, callback_group=asked)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
         self.create_timer(
             DIAGNOSTICS_PERIOD_S,
