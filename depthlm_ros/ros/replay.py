@@ -30,7 +30,6 @@ from std_msgs.msg import Header
 
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.errors import DepthLMError
-from depthlm_ros.ros.memory import keep_freed_memory
 from depthlm_ros.ros.messages import colour_image, depth_image, rectified_camera_info
 from depthlm_ros.ros.room import rendered_room
 from depthlm_ros.ros.sources import Lens, Shot, Source, labelled, pictures
@@ -145,7 +144,6 @@ def main(args: Sequence[str] | None = None) -> None:
     if options.steps < 2:
         arguments().error(f"--steps is {options.steps}: a way has at least 2 pictures.")
     stop = Stop()
-    keep_freed_memory()
     use_large_shared_memory()
     rclpy.init(args=command, signal_handler_options=SignalHandlerOptions.NO)
     camera = ReplayCamera(options.frame_id, options.best_effort)

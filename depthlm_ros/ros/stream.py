@@ -46,11 +46,12 @@ class Stream:
         kind = CompressedImage if compressed else Image
         image_type = f"sensor_msgs/msg/{kind.__name__}"
         self._watchdog = Watchdog(node, self.inbox, troubles, self.image_topic, image_type, self.info_topic)
-        self._camera = MutuallyExclusiveCallbackGroup()
         adapt = wanted.adapt_reliability and not node.reliability_is_given
         self._infos = self._subscribe_to_infos()
         try:
-            self._images = Delivery(node, kind, self.image_topic, self._take_image, self._camera, adapt, troubles.note)
+            self._images = Delivery(
+                node, kind, self.image_topic, self._take_image, MutuallyExclusiveCallbackGroup(), adapt, troubles.note
+            )
         except Exception:
             node.destroy_subscription(self._infos)
             raise
@@ -89,7 +90,9 @@ class Stream:
                 self.info_topic,
                 self.inbox.put_info,
                 qos.profile(qos.FEW),
-                callback_group=self._camera,
+                # Not the images' group: while one callback of a group runs, rclpy's executor hands out the other one
+                # again and again, thousands of times a second, and its thread takes the interpreter from everybody.
+                callback_group=MutuallyExclusiveCallbackGroup(),
                 event_callbacks=qos.on_unheard_publisher(self.info_topic, self._troubles.note),
                 qos_overriding_options=qos.overridable(),
             )
