@@ -119,8 +119,20 @@ class View:
         uv_px = question.uv_px if len(question.uv_px) else centres(regions)
         uv_px = uv_px[self._in_frame(uv_px)]
         points_m = backproject(uv_px, self.depth_at(uv_px).depth_m, self.frame.intrinsics)
-        std = self._model.bundle.words_std * reply.value
-        return Answer(reply.text, reply.status, reply.value, reply.unit, std, points_m, regions, confidence)
+        std, doubt = self._model.bundle.words_std * reply.value, ""
+        if reply.is_distance and len(points_m) == 1:
+            std, doubt = self._compared(reply.value, std, float(np.linalg.norm(points_m[0])))
+        return Answer(reply.text + doubt, reply.status, reply.value, reply.unit, std, points_m, regions, confidence)
+
+    def _compared(self, said_m: float, std_m: float, measured_m: float) -> tuple[float, str]:
+        """Standard deviation of a distance in words and what to add to it, given what the depth map says there: where
+        they differ by more than both uncertainties together, the difference is the uncertainty, and is told."""
+        if not math.isfinite(measured_m):
+            return std_m, ""
+        difference_m = abs(said_m - measured_m)
+        if difference_m <= math.hypot(std_m, self._model.bundle.dense_std * measured_m):
+            return std_m, ""
+        return difference_m, f" But the depth map says {measured_m:.2f} meters there."
 
     def _checked(self, uv_px: np.ndarray | Sequence) -> np.ndarray:
         uv_px = np.asarray(uv_px, np.float64).reshape(-1, 2)

@@ -58,6 +58,8 @@ def test_reply_about_an_object_gives_value_and_box_in_pixels():
     assert (reply.status, reply.value, reply.unit) == (Status.OK, 2.31, "m")
     assert reply.boxes == (Region(32.0, 48.0, 32.0, 48.0),)
     assert reply.text == "The red box is 2.31 meters away."
+    assert reply.is_distance
+    assert not TINY.read_reply("The red box at (0, 0, 9, 9) is 2.31 meters wide.", SIZE).is_distance
 
 
 def test_reply_that_something_is_absent_is_not_found():

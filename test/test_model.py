@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from depthlm_ros.backends.decoding import Query, generate
+from depthlm_ros.bundle import find_bundle, load_bundle
 from depthlm_ros.core import Frame, Intrinsics, Question, Region, Status
 from depthlm_ros.errors import BadIntrinsics, BadQuestion
 from depthlm_ros.model import load_model
@@ -121,6 +122,20 @@ def test_questions_of_different_lengths_in_one_batch_equal_one_by_one(model, vie
     queries = [Query(model.tokenizer.encode(text + model.family.header).ids, model._ends, 12) for text in texts]
     together = [reply.ids for reply in generate(model.backend, view._look, queries)]
     assert together == [generate(model.backend, view._look, [query])[0].ids for query in queries]
+
+
+def test_words_that_contradict_the_map_say_so(view):
+    """Every distance in words either agrees with the depth at its own point, or is doubted aloud and in its std."""
+    questions = [Question("How far is this point?", np.array([[u, 240.0]])) for u in range(60, 600, 30)]
+    said = [answer for answer in view.ask_all(questions) if answer.status is Status.OK]
+    assert said
+    bundle = load_bundle(find_bundle("tiny"))
+    for answer in said:
+        measured_m = np.linalg.norm(answer.points_m[0])
+        apart_m = abs(answer.value - measured_m)
+        doubted = apart_m > np.hypot(bundle.words_std * answer.value, bundle.dense_std * measured_m)
+        assert ("But the depth map says" in answer.text) == doubted
+        assert answer.std == pytest.approx(apart_m if doubted else bundle.words_std * answer.value)
 
 
 def test_no_points_is_no_question(view):

@@ -28,13 +28,15 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Reply:
-    """A reply, read. Boxes are Regions in pixels of the image that the model saw."""
+    """A reply, read. Boxes are Regions in pixels of the image that the model saw. is_distance: the value is how far
+    one thing is from the camera, which the depth map can check."""
 
     text: str
     status: Status = Status.OK
     value: float = math.nan
     unit: str = ""
     boxes: tuple[Region, ...] = ()
+    is_distance: bool = False
 
 
 class Family(Protocol):

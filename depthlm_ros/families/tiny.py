@@ -59,7 +59,8 @@ class Tiny:
         if measured is None:
             return Reply(text, Status.NOT_UNDERSTOOD)
         boxes = (read_box(match, size_px) for match in _BOX.finditer(text))
-        return Reply(plain, Status.OK, float(measured.group(1)), "m", tuple(box for box in boxes if box is not None))
+        value, is_distance = float(measured.group(1)), " away." in plain or " closer: " in plain
+        return Reply(plain, Status.OK, value, "m", tuple(box for box in boxes if box is not None), is_distance)
 
 
 def without_control(question: str) -> str:
