@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from depthlm_ros.model import load_model
 from depthlm_ros.share import shared_file
 from depthlm_ros.train.recipe import Recipe, affixes, make_model, make_tokenizer, read_recipe
 from depthlm_ros.train.trainer import Trainer
-from depthlm_ros.train.validate import Report, validate
+from depthlm_ros.train.validate import Depths, Report, validate
 
 DEFAULT_RECIPE = "config/train/tiny.yaml"
 
@@ -88,8 +89,8 @@ def facts(recipe: Recipe, trainer: Trainer, scores: Report | None) -> BundleFact
         name=recipe.name,
         focal_px=recipe.data.focal_px,
         canvases_px=recipe.data.canvases,
-        dense_std=scores.dense.relative_std if scores else 0.0,
-        words_std=scores.words.relative_std if scores else 0.0,
+        dense_std=relative_std(scores.dense) if scores else 0.0,
+        words_std=relative_std(scores.words) if scores else 0.0,
         licence=recipe.licence,
         provenance={
             "command": "depthlm train",
@@ -102,3 +103,8 @@ def facts(recipe: Recipe, trainer: Trainer, scores: Report | None) -> BundleFact
             "data": "rendered scenes of depthlm_ros.scenes only; no photograph",
         },
     )
+
+
+def relative_std(depths: Depths) -> float:
+    """The measured one; the depth itself where the model has said nothing that could be measured."""
+    return depths.relative_std if math.isfinite(depths.relative_std) else 1.0
