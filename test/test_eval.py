@@ -13,6 +13,7 @@ from depthlm_ros.core import Frame
 from depthlm_ros.errors import BadImage, BadInput, UnknownName
 from depthlm_ros.eval.evaluate import evaluate, model_predictor
 from depthlm_ros.eval.records import read_records
+from depthlm_ros.eval.report import report
 from depthlm_ros.imagefile import read_rgb
 
 ROOT = Path(__file__).parents[1]
@@ -127,3 +128,12 @@ def test_real_photographs_are_evaluated_whole(tiny):
     assert report.scores.parse_failures == 0
     assert report.floor.delta1 == pytest.approx(0.4225)
     assert 0.0 <= report.scores.delta1 <= 1.0
+
+
+def test_the_report_tells_what_blind_answers_score_beside_the_model():
+    true_m = [np.array([1.0, 1.1, 4.0]), np.array([2.0, 2.1, 2.2])]
+    told = report(true_m, true_m, [0.1, 0.1]).as_dict()
+    assert told["delta1"] == told["delta1_aligned"] == 1.0
+    # Scaled to each image's median, a constant is right but for the 4 m; 2 m is right for the second image only.
+    assert told["constant_delta1_aligned"] == pytest.approx(5 / 6)
+    assert told["constant_2m_delta1"] == pytest.approx(3 / 6)

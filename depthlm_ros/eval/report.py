@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from depthlm_ros.eval.baselines import Constant, best_constant
+from depthlm_ros.eval.baselines import Constant, best_constant, constant
 from depthlm_ros.eval.metrics import Scores, mean_delta1, median_aligned, score
 from depthlm_ros.eval.records import Problem, count_by_reason
 
@@ -16,15 +16,19 @@ from depthlm_ros.eval.records import Problem, count_by_reason
 class Report:
     """Scores over all points of all images, and the same after each image is scaled by its median.
 
-    delta1_image_mean: unweighted mean of the images' delta1. floor: what the best constant answer scores on the same
-    points. seconds_per_image: mean time of the predictor, reading the file not included. refused: images that the
-    predictor would not take; their points count as wrong. left_out: labels unusable by no fault of the predictor.
+    delta1_image_mean: unweighted mean of the images' delta1. floor, blind_2m: what the best constant answer and 2 m
+    everywhere score on the same points; flat: what any constant scores once each image is scaled by its median, the
+    floor of `aligned`. seconds_per_image: mean time of the predictor, reading the file not included. refused: images
+    that the predictor would not take; their points count as wrong. left_out: labels unusable by no fault of the
+    predictor.
     """
 
     scores: Scores
     aligned: Scores
     delta1_image_mean: float
     floor: Constant
+    blind_2m: Constant
+    flat: Scores
     seconds_per_image: float
     images: int
     refused: tuple[Problem, ...] = ()
@@ -46,6 +50,9 @@ class Report:
             "rmse_aligned": self.aligned.rmse_m,
             "best_constant_m": self.floor.depth_m,
             "best_constant_delta1": self.floor.delta1,
+            "constant_2m_delta1": self.blind_2m.delta1,
+            "constant_delta1_aligned": self.flat.delta1,
+            "constant_absrel_aligned": self.flat.absrel,
             "refused_images": len(self.refused),
             "left_out": count_by_reason(self.left_out),
         }
@@ -57,6 +64,8 @@ class Report:
             _row("metric", self.scores),
             _row("scaled by medians", self.aligned),
             f"{f'always {self.floor.depth_m:.2f} m':18}  {self.floor.delta1:6.3f}   (the best constant answer)",
+            f"{'always 2.00 m':18}  {self.blind_2m.delta1:6.3f}",
+            _row("constant, scaled", self.flat) + "   (what is flat, scaled by medians)",
             f"{self.scores.n} points of {self.images} images, {self.scores.parse_failures} without a prediction, "
             f"{self.seconds_per_image:.3f} s per image",
         ]
@@ -79,6 +88,8 @@ def report(
         aligned=score(np.concatenate(aligned_m), all_true_m),
         delta1_image_mean=mean_delta1(per_image),
         floor=best_constant(all_true_m),
+        blind_2m=constant(2.0, all_true_m),
+        flat=score(np.concatenate([median_aligned(np.ones(np.shape(g)), g) for g in true_m]), all_true_m),
         seconds_per_image=float(np.mean(seconds)),
         images=len(true_m),
         refused=tuple(refused),
