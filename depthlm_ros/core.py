@@ -133,6 +133,25 @@ class Question:
     regions: tuple[Region, ...] = ()
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """One quantity measured in the depth map, whatever words say.
+
+    quantity: "distance" (from the camera to the nearest seen surface), "height", "width" (extents of what is seen),
+    "gap" (least distance between two things), or a relation that holds with value = by how much: "nearer", "left of",
+    "above", "in front of". value, std: in `unit` ("m"); NaN unknown. about: indices into the answer's regions (or, of
+    a question about pixels, into its pixels); for a relation the first is the one that is nearer, left, above.
+    points_m: float64 (K, 3), between or at which it was measured, optical frame.
+    """
+
+    quantity: str
+    value: float
+    unit: str
+    std: float
+    about: tuple[int, ...] = ()
+    points_m: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
+
+
 class Status(enum.Enum):
     """How a question ended, as far as the model is concerned."""
 
@@ -148,7 +167,8 @@ class Answer:
     text: the reply in words. value, std: a number and its standard deviation in `unit`
     ("m", "deg", "" for none); NaN where the answer holds no number.
     points_m: float64 (N, 3) in the camera's optical frame. regions: boxes the answer is about.
-    confidence: 0 to 1, the model's own probability of the words it chose.
+    confidence: 0 to 1, the model's own probability of the words it chose. measurements: what the depth map says
+    about the pixels or regions, in the order of quantity and things.
     """
 
     text: str
@@ -159,3 +179,35 @@ class Answer:
     points_m: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
     regions: tuple[Region, ...] = ()
     confidence: float = math.nan
+    measurements: tuple[Measurement, ...] = ()
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Where N pixels of a first image are in a second one.
+
+    uv_px: float64 (N, 2) pixels of the first; matched_px: float64 (N, 2) of the second, NaN = not found.
+    replies: what the model said of each, "" where it was not asked.
+    """
+
+    uv_px: np.ndarray
+    matched_px: np.ndarray
+    replies: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RelativePose:
+    """Pose of the second camera in the first camera's optical frame, as a model tells it.
+
+    rotation: float64 (3, 3), turns vectors of camera 2 into camera 1; translation_m: float64 (3,), centre of camera 2
+    in camera 1. Either is NaN where a reply could not be read. angle_deg: the rotation angle that the model names
+    itself (a check on the rotation); direction: float64 (3,), unit. distance_m: NaN where unknown.
+    replies: question name ("rotation", "orientation", "direction", "distance") -> the model's words.
+    """
+
+    rotation: np.ndarray
+    translation_m: np.ndarray
+    angle_deg: float
+    direction: np.ndarray
+    distance_m: float
+    replies: dict[str, str]

@@ -9,6 +9,7 @@
         |-- UnknownName    a model, backend or family that does not exist
         |-- BadBundle      an engine folder that is missing, damaged or of another version
         `-- BackendFailed  the runtime (ONNX Runtime, TensorRT, torch) refused or broke
+            `-- OutOfMemory    the device has no memory left for this much at once
 
 Messages say what was wrong, with the value, and what to do about it.
 """
@@ -48,3 +49,7 @@ class BadBundle(SetupError):
 
 class BackendFailed(SetupError):
     """The runtime underneath refused to load or run a graph."""
+
+
+class OutOfMemory(BackendFailed):
+    """The device has no memory left for this much at once."""

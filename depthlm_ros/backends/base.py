@@ -1,61 +1,73 @@
-"""What a runtime must offer: look at an image, step over text."""
+"""What a runtime must offer: look at images, then step over text behind them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 
 @dataclass(frozen=True)
 class Look:
-    """What one pass over an image leaves behind.
+    """What one pass over the images of a prompt leaves behind; B prompts of equal sizes may be looked at together.
 
-    depth_m: float32 (h, w), canvas pixels. keys, values: float32 (layers, 1, heads_kv, P, D) of the prefix.
-    next_position: position id of the first token after the prefix.
+    depth_m: float32 (B, h, w), canvas pixels of the first image; None if the model has no depth head.
+    prefix: keys and values of the B prefixes, in the backend's own form and memory; length: their tokens.
+    next_position: position id of the first token after a prefix.
     """
 
-    depth_m: np.ndarray
-    keys: np.ndarray
-    values: np.ndarray
+    depth_m: np.ndarray | None
+    prefix: Any
+    prompts: int
+    length: int
     next_position: int
 
 
 @dataclass(frozen=True)
 class StepInput:
-    """Text for N rows after a cache of S slots.
+    """Text for N rows behind a look: N = B * R, the R rows of the first prompt first.
 
     ids, positions: int64 (N, T), padded on the right; last: int64 (N,), index of each row's last real token.
-    past_keys, past_values: float32 (layers, N, heads_kv, S, D); past_mask: float32 (N, S), 0 valid, -inf not.
+    mask: float32 (N, S) over the rows' own slots, 0 valid, -inf not. at: slot into which the keys and values of this
+    text go. watched: int64 (W,) token ids whose probabilities are wanted.
     """
 
     ids: np.ndarray
     positions: np.ndarray
     last: np.ndarray
-    past_keys: np.ndarray
-    past_values: np.ndarray
-    past_mask: np.ndarray
+    mask: np.ndarray
+    at: int
+    watched: np.ndarray
 
 
 @dataclass(frozen=True)
 class StepOutput:
-    """logits: float32 (N, V) after each row's last token; keys, values: (layers, N, heads_kv, T, D) of the new text."""
+    """After each row's last token: chosen int64 (N,), the most probable next token; log_probability float32 (N,), its
+    own; watched float32 (N, W), that of the watched tokens."""
 
-    logits: np.ndarray
-    keys: np.ndarray
-    values: np.ndarray
+    chosen: np.ndarray
+    log_probability: np.ndarray
+    watched: np.ndarray
 
 
 class Backend(Protocol):
-    """A loaded model. Both calls may come from several threads at once; errors are BackendFailed."""
+    """A loaded model. All calls may come from several threads at once; errors are BackendFailed."""
 
     name: str
 
-    def look(self, image: np.ndarray) -> Look:
-        """One pass over a canvas, uint8 (h, w, 3), of one of the bundle's canvas sizes."""
+    def look(self, images: Sequence[np.ndarray]) -> Look:
+        """One pass over the images of a prompt, in their order, each uint8 (B, h, w, 3)."""
         ...
 
-    def step(self, given: StepInput) -> StepOutput:
-        """Runs text after a prefix."""
+    def cache(self, look: Look, rows: int, slots: int) -> Any:
+        """Room for the keys and values of `slots` tokens of text in each of `rows` rows behind a look.
+
+        Raises OutOfMemory if there is none.
+        """
+        ...
+
+    def step(self, cache: Any, given: StepInput) -> StepOutput:
+        """Runs text behind what the cache holds, and keeps its keys and values there."""
         ...
