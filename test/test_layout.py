@@ -19,7 +19,8 @@ CODE = sorted(
 GEOMETRY = {"camera", "canonical", "canonical_axis", "cloud", "pinhole", "rectify"}
 PICTURES = {"cloudview", "imagefile", "pictures"}
 BASE = {"core", "errors"}
-RUNTIME = BASE | GEOMETRY | PICTURES | {"families", "backends", "bundle", "share", "view", "model"}
+MARKS = {"marker", "pose"}
+RUNTIME = BASE | GEOMETRY | PICTURES | MARKS | {"families", "backends", "bundle", "share", "view", "model"}
 
 # Room (file or folder of depthlm_ros): rooms it may import, beside itself. What is not named here may import nothing.
 ROOMS = {
@@ -28,12 +29,13 @@ ROOMS = {
     "core": {"errors"},
     **{name: BASE | GEOMETRY for name in GEOMETRY},
     **{name: BASE | GEOMETRY | PICTURES for name in PICTURES},
-    "families": BASE | GEOMETRY,
+    **{name: BASE for name in MARKS},
+    "families": BASE | GEOMETRY | MARKS,
     "share": BASE,
     "bundle": BASE | {"share"},
     "backends": BASE | {"bundle"},
     "backends/torch_hf": BASE | {"bundle", "nets"},
-    "view": BASE | GEOMETRY | {"families", "backends", "bundle"},
+    "view": BASE | GEOMETRY | MARKS | {"families", "backends", "bundle"},
     "model": RUNTIME,
     "scenes": BASE | GEOMETRY,
     "nets": BASE,
