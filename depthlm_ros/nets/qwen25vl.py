@@ -1,0 +1,160 @@
+"""Qwen2.5-VL on fixed image sizes: windowed attention in the vision tower, sectioned M-RoPE in the language model.
+
+The weights are transformers' own modules; the forward pass is written for a batch of equal images. Equality with
+transformers' forward is tested.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+from depthlm_ros.nets.backbone import Backbone
+from depthlm_ros.nets.pixels import PixelRule
+from depthlm_ros.nets.positions import ImageSpan, PromptLayout, prefix_positions
+from depthlm_ros.nets.text import rotate
+
+Part = tuple[slice, slice, int, int]
+
+
+class Qwen25VL(Backbone):
+    """A Qwen2.5-VL. It has no DeepStack and no depth head."""
+
+    def __init__(self, config: Qwen2_5_VLConfig, pixels: PixelRule) -> None:
+        super().__init__()
+        self.vlm = Qwen2_5_VLForConditionalGeneration(config)
+        self.depth_head = None
+        self.pixels = pixels
+
+    @property
+    def pixels_per_token(self) -> int:
+        vision = self.vlm.config.vision_config
+        return vision.patch_size * vision.spatial_merge_size
+
+    def span(self, size_px: tuple[int, int]) -> ImageSpan:
+        """An image advances positions by its longer side."""
+        columns, rows = (n // self.pixels_per_token for n in size_px)
+        return ImageSpan((rows, columns), rows * columns, max(rows, columns))
+
+    def see(self, image: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Vision tower. image: uint8 (B, H, W, 3) -> tokens (B, N, C); no DeepStack.
+
+        Patches are held in the order of the windows, so that a window is a slice; full attention does not mind.
+        """
+        tower = self.vlm.model.visual
+        config, merge = tower.config, tower.config.spatial_merge_size
+        # A still image is two equal frames to the 3-D patch convolution: sum its weight over time.
+        weight = tower.patch_embed.proj.weight.sum(2)
+        x = functional.conv2d(self.pixels.values(image).to(weight.dtype), weight, stride=config.patch_size)
+        batch, _, rows, columns = x.shape
+        grid, side = (rows // merge, columns // merge), config.window_size // merge // config.patch_size
+        x = to_windows(merge_blocks(x.permute(0, 2, 3, 1), merge), side)
+        cos, sin = (to_windows(table, side) for table in self._vision_rope((rows, columns)))
+        whole, windows = [(1, x.shape[1])], window_groups(grid, side, merge**2)
+        for index, block in enumerate(tower.blocks):
+            groups = whole if index in config.fullatt_block_indexes else windows
+            x = x + grouped_attention(block.attn, block.norm1(x), cos, sin, groups)
+            x = x + block.mlp(block.norm2(x))
+        merger = tower.merger
+        tokens = merger.mlp(merger.ln_q(x).reshape(batch, -1, merger.hidden_size))
+        return from_windows(tokens, grid, side), []
+
+    def prefix_rope(self, layout: PromptLayout) -> tuple[torch.Tensor, torch.Tensor]:
+        """cos, sin (1, P, head_dim) of the prefix."""
+        rotary = self.language.rotary_emb
+        positions = prefix_positions(layout).to(rotary.inv_freq.device)
+        cos, sin = sectioned_rope(positions, rotary.inv_freq, tuple(rotary.mrope_section))
+        weight = self.language.norm.weight
+        return cos[None].to(weight), sin[None].to(weight)
+
+    def _vision_rope(self, grid: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """cos, sin float32 (1, R, C, m * m, head_dim) for the patches of a grid (rows, columns)."""
+        rotary, merge = self.vlm.model.visual.rotary_pos_emb, self.vlm.config.vision_config.spatial_merge_size
+        rows, columns = (torch.arange(n, device=rotary.inv_freq.device) for n in grid)
+        places = torch.stack([rows[:, None].expand(grid), columns[None].expand(grid)], dim=-1)
+        cos, sin = rotary(rotary.inv_freq, merge_blocks(places[None], merge).reshape(-1, 2))
+        shape = (1, grid[0] // merge, grid[1] // merge, merge**2, -1)
+        return cos.reshape(shape), sin.reshape(shape)
+
+
+def merge_blocks(x: torch.Tensor, merge: int) -> torch.Tensor:
+    """(B, rows, columns, D) of patches -> (B, R, C, m * m, D): the patches of each token together."""
+    return x.unflatten(2, (-1, merge)).unflatten(1, (-1, merge)).transpose(2, 3).flatten(3, 4)
+
+
+def window_parts(grid: tuple[int, int], side: int) -> list[list[Part]]:
+    """Cuts a grid of tokens into at most four parts within which all windows are equal: full ones, those at the right
+    edge, at the bottom, in the corner. Bands from top to bottom, each from left to right: (rows, columns, a window's
+    rows, its columns)."""
+
+    def spans(length: int) -> list[tuple[slice, int]]:
+        full = length // side * side
+        cuts = [(slice(0, full), side), (slice(full, length), length - full)]
+        return [(cut, size) for cut, size in cuts if cut.start < cut.stop]
+
+    return [[(row, column, h, w) for column, w in spans(grid[1])] for row, h in spans(grid[0])]
+
+
+def window_groups(grid: tuple[int, int], side: int, patches: int) -> list[tuple[int, int]]:
+    """(number of windows, patches in each) of each part, in the order of to_windows."""
+    groups = []
+    for row, column, h, w in (part for band in window_parts(grid, side) for part in band):
+        tokens = (row.stop - row.start) * (column.stop - column.start)
+        groups.append((tokens // (h * w), h * w * patches))
+    return groups
+
+
+def to_windows(x: torch.Tensor, side: int) -> torch.Tensor:
+    """(B, R, C, K, D) -> (B, R * C * K, D), window after window."""
+    pieces = []
+    for row, column, h, w in (part for band in window_parts((x.shape[1], x.shape[2]), side) for part in band):
+        blocks = x[:, row, column].unflatten(2, (-1, w)).unflatten(1, (-1, h))
+        pieces.append(blocks.transpose(2, 3).flatten(1, 5))
+    return torch.cat(pieces, dim=1)
+
+
+def from_windows(x: torch.Tensor, grid: tuple[int, int], side: int) -> torch.Tensor:
+    """Inverse of to_windows for one vector per token: (B, R * C, D), window after window -> row after row."""
+    bands, at = [], 0
+    for band in window_parts(grid, side):
+        pieces = []
+        for row, column, h, w in band:
+            height, width = row.stop - row.start, column.stop - column.start
+            blocks = x[:, at : at + height * width].unflatten(1, (height // h, width // w, h, w))
+            pieces.append(blocks.transpose(2, 3).flatten(3, 4).flatten(1, 2))
+            at += height * width
+        bands.append(torch.cat(pieces, dim=2))
+    return torch.cat(bands, dim=1).flatten(1, 2)
+
+
+def grouped_attention(
+    attention: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, groups: list[tuple[int, int]]
+) -> torch.Tensor:
+    """Attention within consecutive windows of x (B, N, D); groups: (number of windows, patches in each)."""
+    query, key, value = attention.qkv(x).unflatten(2, (3, attention.num_heads, -1)).unbind(2)
+    # In float32, as transformers rotates here: half precision would blur the positions.
+    query, key = (rotate(t.float(), cos[:, :, None], sin[:, :, None]).to(value) for t in (query, key))
+    outputs, at = [], 0
+    for number, size in groups:
+        parts = [
+            t[:, at : at + number * size].unflatten(1, (number, size)).flatten(0, 1).transpose(1, 2)
+            for t in (query, key, value)
+        ]
+        y = functional.scaled_dot_product_attention(*parts, scale=attention.scaling)
+        outputs.append(y.transpose(1, 2).flatten(2).unflatten(0, (-1, number)).flatten(1, 2))
+        at += number * size
+    return attention.proj(torch.cat(outputs, dim=1))
+
+
+def sectioned_rope(
+    positions: torch.Tensor, inverse_frequencies: torch.Tensor, sections: tuple[int, ...]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """cos, sin (..., T, head_dim) of Qwen2.5-VL's M-RoPE for positions (3, ..., T): the first section of frequencies
+    turns with time, the second with the row, the third with the column."""
+    angles = positions[..., None].float() * inverse_frequencies
+    mixed = torch.cat([part[axis] for axis, part in enumerate(angles.split(sections, dim=-1))], dim=-1)
+    mixed = torch.cat([mixed, mixed], dim=-1)
+    return mixed.cos(), mixed.sin()
