@@ -15,36 +15,37 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from depthlm_ros.errors import BadBundle, UnknownName
 from depthlm_ros.share import share_folders
+from depthlm_ros.spec import Calibration, CanvasRule, ModelSpec
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
+TOKENIZER_FILE = "tokenizer.json"
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A checked folder. Sizes are (width, height) in pixels.
-
-    before, after: token ids around the image. pixels_per_token: side of the square of canvas pixels that one image
-    token stands for. dense_std, words_std: standard deviation of the relative depth error on rendered validation
-    scenes, of the depth map and of depths in words.
-    """
+    """A checked folder. before, after: token ids around the image."""
 
     folder: Path
-    name: str
-    family: str
-    focal_px: float
-    canvases_px: tuple[tuple[int, int], ...]
+    spec: ModelSpec
     before: tuple[int, ...]
     after: tuple[int, ...]
-    pixels_per_token: int
-    dense_std: float
-    words_std: float
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def canvases_px(self) -> tuple[tuple[int, int], ...]:
+        """Sizes (width, height) of the graphs."""
+        return self.spec.canvas.canvases_px
 
     @property
     def step_path(self) -> Path:
@@ -56,7 +57,7 @@ class Bundle:
 
     @property
     def tokenizer_path(self) -> Path:
-        return self.folder / "tokenizer.json"
+        return self.folder / TOKENIZER_FILE
 
     def look_path(self, size_px: tuple[int, int]) -> Path:
         """Graph for a canvas size. Raises BadBundle if the bundle has none."""
@@ -67,7 +68,7 @@ class Bundle:
 
     def next_position(self, size_px: tuple[int, int]) -> int:
         """Position id of the first token after the prefix (Qwen3-VL: an image advances it by its longer side)."""
-        return len(self.before) + max(size_px) // self.pixels_per_token + len(self.after)
+        return len(self.before) + max(size_px) // self.spec.pixels_per_token + len(self.after)
 
 
 def look_file(size_px: tuple[int, int]) -> str:
@@ -79,16 +80,7 @@ def load_bundle(folder: Path) -> Bundle:
     manifest = _read_manifest(folder)
     try:
         bundle = Bundle(
-            folder=folder,
-            name=str(manifest["name"]),
-            family=str(manifest["family"]),
-            focal_px=float(manifest["focal_px"]),
-            canvases_px=tuple((int(w), int(h)) for w, h in manifest["canvases_px"]),
-            before=tuple(map(int, manifest["prefix"]["before"])),
-            after=tuple(map(int, manifest["prefix"]["after"])),
-            pixels_per_token=int(manifest["pixels_per_token"]),
-            dense_std=float(manifest["relative_std"]["dense"]),
-            words_std=float(manifest["relative_std"]["words"]),
+            folder, _read_spec(manifest), _ids(manifest["prefix"]["before"]), _ids(manifest["prefix"]["after"])
         )
     except (KeyError, TypeError, ValueError) as exc:
         raise BadBundle(f"{folder / MANIFEST}: a field is missing or wrong ({exc!r}): {_REPAIR}") from exc
@@ -97,12 +89,33 @@ def load_bundle(folder: Path) -> Bundle:
     return bundle
 
 
+def _read_spec(manifest: Mapping[str, Any]) -> ModelSpec:
+    canvases_px = tuple((int(w), int(h)) for w, h in manifest["canvases_px"])
+    return ModelSpec(
+        name=str(manifest["name"]),
+        family=str(manifest["family"]),
+        architecture=str(manifest["architecture"]),
+        chat=str(manifest["chat"]),
+        system=str(manifest["system"]),
+        canvas=CanvasRule(float(manifest["focal_px"]), canvases_px),
+        pixels_per_token=int(manifest["pixels_per_token"]),
+        head=str(manifest["head"]),
+        licence=str(manifest["licence"]),
+        calibration=Calibration(**{name: float(value) for name, value in manifest["calibration"].items()}),
+    )
+
+
+def _ids(given: Sequence[Any]) -> tuple[int, ...]:
+    return tuple(int(token) for token in given)
+
+
 def _check_values(bundle: Bundle) -> None:
-    path, token = bundle.folder / MANIFEST, bundle.pixels_per_token
-    if not (math.isfinite(bundle.focal_px) and bundle.focal_px > 0):
-        raise BadBundle(f"{path}: focal_px is {bundle.focal_px}, not a positive number: {_REPAIR}")
-    if not all(0 <= std < 10 for std in (bundle.dense_std, bundle.words_std)):
-        raise BadBundle(f"{path}: relative_std {bundle.dense_std}, {bundle.words_std} is no relative error: {_REPAIR}")
+    path, token, focal_px = bundle.folder / MANIFEST, bundle.spec.pixels_per_token, bundle.spec.canvas.focal_px
+    if focal_px is None or not (math.isfinite(focal_px) and focal_px > 0):
+        raise BadBundle(f"{path}: focal_px is {focal_px}, not a positive number: {_REPAIR}")
+    for name, value in vars(bundle.spec.calibration).items():
+        if not 0 <= value < 10:
+            raise BadBundle(f"{path}: calibration {name} is {value}, not a factor from 0 to 10: {_REPAIR}")
     if token < 1 or not bundle.canvases_px or any(n < token or n % token for size in bundle.canvases_px for n in size):
         raise BadBundle(f"{path}: canvases_px {bundle.canvases_px} are not multiples of {token} px: {_REPAIR}")
 

@@ -5,19 +5,28 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from functools import lru_cache, partial
+from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from depthlm_ros.backends.base import Backend, Look
 from depthlm_ros.backends.decoding import Generated, Query, generate
+from depthlm_ros.backends.marked import look_at_marked
 from depthlm_ros.backends.registry import check_backend_name, open_backend
-from depthlm_ros.bundle import Bundle, find_bundle, load_bundle
-from depthlm_ros.canonical import CanonicalView, canonical_view
+from depthlm_ros.bundle import TOKENIZER_FILE
+from depthlm_ros.canonical import CanonicalView, canonical_view, fitted_view
+from depthlm_ros.checkpoint import find_model
 from depthlm_ros.core import Frame, Intrinsics
+from depthlm_ros.digits import SYMBOLS
 from depthlm_ros.errors import BadBundle, BadIntrinsics, BadQuestion
 from depthlm_ros.families.base import Family, Prompt
+from depthlm_ros.families.chat import Chat, chat_named
 from depthlm_ros.families.registry import family_named
+from depthlm_ros.pair import PairView
+from depthlm_ros.placement import Placement
+from depthlm_ros.spec import CanvasRule, ModelSpec
+from depthlm_ros.speech import Said
 from depthlm_ros.view import View
 
 # Fewer canvas pixels than this on an axis are no picture.
@@ -26,73 +35,112 @@ LEAST_CANVAS_PX = 4
 MOST_OFF_CENTRE = 3.0
 # A question is read at a cost that grows with its square: without a limit one request could take all memory.
 MAX_PROMPT_TOKENS = 512
+# One of these makes it worth looking at two images at once ("motion": the distance between them, DepthLM's).
+PAIR_ABILITIES = {"match", "pose", "motion"}
 
 
-def load_model(name: str = "tiny", backend: str = "auto", threads: int = 0) -> Model:
-    """Loads a model by name or folder.
+def load_model(name: str = "tiny", backend: str = "auto", threads: int = 0, device: str = "") -> Model:
+    """Loads a model: a name, NAME=FOLDER, a folder, or a hub id (see checkpoint.find_model).
 
-    backend: "auto", "onnxruntime" or "torch". threads: 0 = all cores. Raises UnknownName, BadBundle, BackendFailed.
+    backend: "auto", "onnxruntime" or "torch". threads: 0 = all cores. device: of torch, "" for the best there is.
+    Raises UnknownName, BadBundle, BackendFailed.
     """
     check_backend_name(backend)
-    bundle = load_bundle(find_bundle(name))
-    family = family_named(bundle.family)
+    source = find_model(name)
+    spec = source.spec
+    tokenizer = read_tokenizer(source.folder / TOKENIZER_FILE)
+    chat = chat_named(spec.chat, spec.system)
+    texts = tuple(tuple(tokenizer.encode(text, add_special_tokens=False).ids) for text in chat.around_images)
+    opened = open_backend(backend, source, texts, threads, device)
+    return Model(spec, family_named(spec.family), chat, opened, tokenizer)
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """Raises BadBundle if it cannot be read."""
     try:
-        tokenizer = Tokenizer.from_file(str(bundle.tokenizer_path))
+        return Tokenizer.from_file(str(path))
     except Exception as exc:  # the library raises plain Exception
-        raise BadBundle(f"cannot read {bundle.tokenizer_path} ({exc}): export the model again.") from exc
-    return Model(bundle, family, open_backend(backend, bundle, threads), tokenizer)
+        raise BadBundle(f"cannot read {path} ({exc}): export or download the model again.") from exc
 
 
 class Model:
     """A loaded model. Safe to use from several threads."""
 
-    def __init__(self, bundle: Bundle, family: Family, backend: Backend, tokenizer: Tokenizer) -> None:
-        self.bundle, self.family, self.backend, self.tokenizer = bundle, family, backend, tokenizer
+    def __init__(self, spec: ModelSpec, family: Family, chat: Chat, backend: Backend, tokenizer: Tokenizer) -> None:
+        self.spec, self.family, self.chat, self.backend, self.tokenizer = spec, family, chat, backend, tokenizer
         vocab = tokenizer.get_vocab()
         self._ends = np.zeros(max(vocab.values()) + 1, bool)
-        self._ends[vocab[family.end]] = True
+        self._ends[vocab[chat.end]] = True
+        self._symbols = np.array([vocab[piece] for piece in SYMBOLS])
         # What may stand in a number; everything else ends it.
         self._not_number = np.ones_like(self._ends)
-        self._not_number[[vocab[piece] for piece in "0123456789."]] = False
+        self._not_number[self._symbols] = False
         # Caches a function that does not know self: a cached method would keep a dropped model alive until the
         # garbage collector comes by.
-        self._canonical = lru_cache(maxsize=8)(
-            partial(believable_view, focal_px=bundle.focal_px, canvases_px=bundle.canvases_px)
-        )
+        self._canonical = lru_cache(maxsize=8)(partial(believable_view, rule=spec.canvas))
 
     @property
     def name(self) -> str:
-        return self.bundle.name
+        return self.spec.name
 
     @property
     def backend_name(self) -> str:
         return self.backend.name
 
-    @property
-    def focal_px(self) -> float:
-        """The canonical focal length."""
-        return self.bundle.focal_px
-
     def look(self, frame: Frame) -> View:
-        """One pass over a rectified frame: focal normalisation, depth, and the prefix of every later question."""
-        canonical = self._canonical(frame.intrinsics)
-        canvas = canonical.image_to_canvas(frame.rgb)
+        """One pass over a rectified frame: focal normalisation, depth, and the prefix of every later question.
+
+        A model without dense depth looks when it is first asked.
+        """
+        placement = Placement(frame, self._canonical(frame.intrinsics))
+        canvas = placement.canvas
         started_s = time.perf_counter()
-        look = self.backend.look(canvas)
-        return View(self, frame, canonical, look, time.perf_counter() - started_s)
+        look = self.backend.look([canvas[None]]) if self.spec.head else None
+        return View(self, placement, look, time.perf_counter() - started_s)
+
+    def look_pair(self, first: Frame, second: Frame) -> PairView:
+        """One pass over two rectified frames together. Raises BadQuestion if the model cannot take two images."""
+        if not self.family.abilities & PAIR_ABILITIES:
+            raise BadQuestion(
+                f"{self.name} looks at one image at a time: use vlm3-corr to match pixels, vlm3-pose for the pose."
+            )
+        placements = [Placement(frame, self._canonical(frame.intrinsics)) for frame in (first, second)]
+        canvases = [placement.canvas[None] for placement in placements]
+        started_s = time.perf_counter()
+        look = self.backend.look(canvases)
+        return PairView(self, *placements, look, time.perf_counter() - started_s)
 
     def coverage(self, intrinsics: Intrinsics) -> float:
         """Share (0 to 1) of this camera's image that the model can see; the rest has unknown depth."""
         return self._canonical(intrinsics).coverage
 
-    def reply_to(self, look: Look, prompts: Sequence[Prompt]) -> list[tuple[str, Generated]]:
+    def reply_to(self, look: Look, prompts: Sequence[Prompt]) -> list[Said]:
         """The model's words after each prompt (without its forced beginning)."""
         queries = [self._query(prompt) for prompt in prompts]
-        replies = generate(self.backend, look, queries)
-        return [(self.tokenizer.decode(reply.ids, skip_special_tokens=False), reply) for reply in replies]
+        return [self._said(reply) for reply in generate(self.backend, look, queries, self._symbols)]
+
+    def reply_to_marked(self, canvas: np.ndarray, prompts: Sequence[Prompt]) -> list[Said]:
+        """The same on copies of the canvas (h, w, 3) that bear each prompt's marks: every copy is looked at, several in
+        one batch, since a mark changes all that the vision tower sees."""
+        queries = [self._query(prompt) for prompt in prompts]
+        said: list[Said | None] = [None] * len(prompts)
+
+        def answer(indices: list[int], look: Look) -> None:
+            replies = generate(self.backend, look, [queries[index] for index in indices], self._symbols)
+            for index, reply in zip(indices, replies, strict=True):
+                said[index] = self._said(reply)
+
+        marks_px = [prompt.marks_px for prompt in prompts]
+        look_at_marked(self.backend, canvas, marks_px, self.spec.pixels_per_token, answer)
+        return [each for each in said if each is not None]
+
+    def _said(self, generated: Generated) -> Said:
+        pieces = tuple(self.tokenizer.id_to_token(token) or "" for token in generated.ids)
+        return Said(self.tokenizer.decode(generated.ids, skip_special_tokens=False), pieces, generated)
 
     def _query(self, prompt: Prompt) -> Query:
-        ids = self.tokenizer.encode(prompt.text + self.family.header + prompt.forced).ids
+        text = prompt.text + self.chat.header + prompt.forced
+        ids = self.tokenizer.encode(text, add_special_tokens=False).ids
         if len(ids) > MAX_PROMPT_TOKENS:
             raise BadQuestion(
                 f"the question, with its pixels and regions, is {len(ids)} tokens long: at most "
@@ -101,9 +149,11 @@ class Model:
         return Query(ids, self._not_number if prompt.number_only else self._ends, prompt.max_new_tokens)
 
 
-def believable_view(intrinsics: Intrinsics, focal_px: float, canvases_px: Sequence[tuple[int, int]]) -> CanonicalView:
-    """canonical_view of a camera that can be. Raises BadIntrinsics for one whose numbers are finite but absurd."""
+def believable_view(intrinsics: Intrinsics, rule: CanvasRule) -> CanonicalView:
+    """How a camera lies on the canvas, for one that can be. Raises BadIntrinsics for one whose numbers are finite but
+    absurd."""
     width, height = intrinsics.size_px
+    focal_px = rule.focal_px or intrinsics.fx_px
     if min(width * focal_px / intrinsics.fx_px, height * focal_px / intrinsics.fy_px) < LEAST_CANVAS_PX:
         raise BadIntrinsics(
             f"focal length fx = {intrinsics.fx_px:g}, fy = {intrinsics.fy_px:g} for an image of {width} x {height}: of "
@@ -116,4 +166,6 @@ def believable_view(intrinsics: Intrinsics, focal_px: float, canvases_px: Sequen
             f"principal point ({intrinsics.cx_px:g}, {intrinsics.cy_px:g}) is far outside the {width} x {height} "
             "image: is the calibration of another resolution?"
         )
-    return canonical_view(intrinsics, focal_px, canvases_px)
+    if rule.canvases_px:
+        return canonical_view(intrinsics, focal_px, rule.canvases_px)
+    return fitted_view(intrinsics, rule)

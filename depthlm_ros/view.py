@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 
 from depthlm_ros.backends.base import Look
-from depthlm_ros.backends.decoding import Generated
-from depthlm_ros.bundle import Bundle
-from depthlm_ros.canonical import CanonicalView
-from depthlm_ros.core import Answer, DepthMap, Frame, PointDepths, Question, Region, Status
+from depthlm_ros.core import Answer, DepthMap, PointDepths, Question, Region, Status
 from depthlm_ros.errors import BadQuestion
-from depthlm_ros.families.base import Family, Prompt, Reply
-from depthlm_ros.pinhole import backproject
+from depthlm_ros.families.base import Prompt
+from depthlm_ros.judgement import judged
+from depthlm_ros.pinhole import z_from_range
+from depthlm_ros.placement import Placement
+from depthlm_ros.speech import Said, Speaker
 
 MAX_QUESTION_CHARS = 2000
-
-
-class Speaker(Protocol):
-    """What a View needs of the model that looked."""
-
-    bundle: Bundle
-    family: Family
-
-    def reply_to(self, look: Look, prompts: Sequence[Prompt]) -> list[tuple[str, Generated]]:
-        """The model's words after each prompt."""
-        ...
 
 
 class View:
@@ -38,40 +25,49 @@ class View:
     backend_s: seconds that the model itself took for the look.
     """
 
-    def __init__(self, model: Speaker, frame: Frame, canonical: CanonicalView, look: Look, backend_s: float) -> None:
-        self.frame, self.backend_s = frame, backend_s
-        self._model, self._canonical, self._look = model, canonical, look
+    def __init__(self, model: Speaker, placement: Placement, look: Look | None, backend_s: float) -> None:
+        self.frame, self.backend_s = placement.frame, backend_s
+        self._model, self._placement, self._first_look = model, placement, look
 
     def depth(self) -> DepthMap:
-        """Dense depth at the frame's size; NaN where the model does not see the scene."""
+        """Dense depth at the frame's size; NaN where the model does not see the scene.
+
+        Raises BadQuestion if the model has no depth head.
+        """
         return DepthMap(self._depth_m, self.frame.intrinsics, self.frame.stamp_ns, self.frame.frame_id)
 
     def depth_at(self, uv_px: np.ndarray | Sequence) -> PointDepths:
-        """The dense depth at pixels (N, 2) of the frame, at the nearest pixel.
+        """Depth at pixels (N, 2) of the frame: the dense depth at the nearest pixel, or, of a model without dense
+        depth, what it says.
 
-        std_m combines the spread of the map around the pixel with the model's own relative error on its validation
-        scenes. Raises BadQuestion for pixels outside the frame.
+        std_m combines the spread of the map around the pixel with the model's own relative error, as calibrated on its
+        validation scenes. Raises BadQuestion for pixels outside the frame.
         """
-        uv_px = self._checked(uv_px)
+        if not self._model.spec.head:
+            return self.tell_depth_at(uv_px)
+        uv_px = self._placement.checked(uv_px)
         u, v = np.rint(uv_px).astype(int).T
         depth_m = self._depth_m[v, u]
-        spread_m = spread(self._look.depth_m, self._canonical.uv_to_canvas(uv_px))
-        std_m = np.hypot(spread_m, self._model.bundle.dense_std * depth_m)
+        calibration = self._model.spec.calibration
+        spread_m = calibration.dense_spread * spread(self._canvas_depth_m, self._placement.uv_to_canvas(uv_px))
+        std_m = np.hypot(spread_m, calibration.dense_relative * depth_m)
         return PointDepths(uv_px, depth_m, std_m.astype(np.float32))
 
     def tell_depth_at(self, uv_px: np.ndarray | Sequence) -> PointDepths:
         """Depth at pixels (N, 2) in the model's words: one question per pixel, all in one batch.
 
-        Raises BadQuestion for pixels outside the frame.
+        std_m is the spread of the numbers that the model might have written instead. Raises BadQuestion for pixels
+        outside the frame.
         """
-        uv_px = self._checked(uv_px)
-        depth_m = np.full(len(uv_px), np.nan, np.float32)
-        visible = np.flatnonzero(self._sees(uv_px))
-        canvas, size_px = self._canonical.uv_to_canvas(uv_px), self._canonical.canvas_size_px
-        prompts = [self._model.family.point_prompt(u, v, size_px) for u, v in canvas[visible]]
-        for index, (text, _) in zip(visible, self._model.reply_to(self._look, prompts), strict=True):
-            depth_m[index] = self._model.family.read_point(text)
-        return PointDepths(uv_px, depth_m, self._model.bundle.words_std * depth_m)
+        uv_px = self._placement.checked(uv_px)
+        depth_m, std_m = np.full((2, len(uv_px)), np.nan, np.float32)
+        visible = np.flatnonzero(self._placement.sees(uv_px))
+        family, size_px = self._model.family, self._placement.size_px
+        prompts = [family.point_prompt(u, v, size_px) for u, v in self._placement.uv_to_canvas(uv_px)[visible]]
+        for index, said in zip(visible, self._say(prompts), strict=True):
+            depth_m[index] = self._z(family.read_point(said.text), uv_px[index])
+            std_m[index] = said.std_of(float(depth_m[index]), self._model.spec.calibration)
+        return PointDepths(uv_px, depth_m, std_m)
 
     def ask(self, question: str, uv_px: np.ndarray | Sequence = (), regions: Sequence[Region] = ()) -> Answer:
         """A question in words, about the image, some pixels (N, 2) or some regions of the frame: see ask_all."""
@@ -80,100 +76,85 @@ class View:
     def ask_all(self, questions: Sequence[Question]) -> list[Answer]:
         """Many questions in one batch; the answers are those of asking one by one.
 
-        An answer's points are measured: the depth map at the given pixels, else in the middle of the boxes that the
-        model names. Raises BadQuestion if there is nothing to ask, or for pixels and regions that are not seen.
+        The model reads the question and names the things it is about; what the depth map says about these, or about
+        the given pixels and regions, is measured (Answer.measurements). Raises BadQuestion if there is nothing to ask,
+        or for pixels and regions that are not seen.
         """
-        replies = self._model.reply_to(self._look, [self._prompt(question) for question in questions])
-        return [self._answer(*pair) for pair in zip(questions, replies, strict=True)]
+        said = self._say([self._prompt(question) for question in questions])
+        replies = [self._model.family.read_reply(each.text, self._placement.size_px) for each in said]
+        asked_for = self._find(questions, said, replies)
+        return [self._answer(*given) for given in zip(questions, said, replies, asked_for, strict=True)]
+
+    @cached_property
+    def _look(self) -> Look:
+        """Looked at when it is first needed: a model that marks pixels in the image has no use for the image itself."""
+        return self._first_look or self._model.backend.look([self._placement.canvas[None]])
+
+    @property
+    def _canvas_depth_m(self) -> np.ndarray:
+        if self._look.depth_m is None:
+            raise BadQuestion(
+                f"{self._model.spec.name} has no dense depth: ask for the depth at pixels (depth_at; mode: sparse), or "
+                "use depthvlm-4b."
+            )
+        return self._look.depth_m[0]
 
     @cached_property
     def _depth_m(self) -> np.ndarray:
-        depth_m = self._canonical.depth_to_image(self._look.depth_m)
+        depth_m = self._placement.canonical.depth_to_image(self._canvas_depth_m)
         if self.frame.seen is not None:
             depth_m[~self.frame.seen] = np.nan
         depth_m.flags.writeable = False
         return depth_m
 
+    def _say(self, prompts: Sequence[Prompt]) -> list[Said]:
+        """The model's replies; prompts that mark pixels are asked on marked copies of the image."""
+        plain = [prompt for prompt in prompts if not prompt.marks_px]
+        marked = [prompt for prompt in prompts if prompt.marks_px]
+        replies = iter(self._model.reply_to(self._look, plain) if plain else [])
+        about_marks = iter(self._model.reply_to_marked(self._placement.canvas, marked) if marked else [])
+        return [next(about_marks if prompt.marks_px else replies) for prompt in prompts]
+
     def _prompt(self, question: Question) -> Prompt:
         check_question(question.text)
-        uv_px = self._checked(question.uv_px)
-        for u, v in uv_px[~self._sees(uv_px)]:
-            raise BadQuestion(
-                f"the model does not see pixel ({u:g}, {v:g}): it is outside its field of view, ask inside."
-            )
-        canvas = self._canonical.uv_to_canvas(uv_px)
-        boxes = [self._to_canvas(region) for region in question.regions]
-        return self._model.family.question_prompt(question.text, canvas, boxes, self._canonical.canvas_size_px)
+        canvas = self._placement.uv_to_canvas(self._placement.seen(question.uv_px))
+        boxes = [self._placement.region_to_canvas(region) for region in question.regions]
+        return self._model.family.question_prompt(question.text, canvas, boxes, self._placement.size_px)
 
-    def _answer(self, question: Question, said: tuple[str, Generated]) -> Answer:
-        text, generated = said
-        if not generated.finished:
-            return Answer(text, Status.NOT_UNDERSTOOD)
-        reply = self._model.family.read_reply(text, self._canonical.canvas_size_px)
+    def _find(self, questions: Sequence[Question], said: Sequence[Said], replies: Sequence) -> list[tuple[Region, ...]]:
+        """Boxes on the canvas of the things that each question is about, where neither the question nor the reply has
+        any: the model is asked for them, all in one batch."""
+        found: list[tuple[Region, ...]] = [reply.boxes for reply in replies]
+        if not ("boxes" in self._model.family.abilities and self._model.spec.head):
+            return found
+        lost = [
+            index
+            for index, (question, reply) in enumerate(zip(questions, replies, strict=True))
+            if reply.status is Status.OK and not (reply.boxes or question.regions or len(question.uv_px))
+        ]
+        prompts = [self._model.family.find_prompt(questions[index].text) for index in lost]
+        for index, reply in zip(lost, self._say(prompts) if prompts else [], strict=True):
+            found[index] = self._model.family.read_found(reply.text, self._placement.size_px)
+        return found
+
+    def _answer(self, question: Question, said: Said, reply, boxes: tuple[Region, ...]) -> Answer:
+        if not said.generated.finished:
+            return Answer(said.text, Status.NOT_UNDERSTOOD)
         if reply.status is not Status.OK:
-            return Answer(reply.text, reply.status, confidence=probability(generated))
-        return self._measured(question, reply, probability(generated))
+            return Answer(reply.text, reply.status, confidence=said.probability)
+        regions = question.regions or tuple(self._placement.region_to_image(box) for box in boxes)
+        std = said.std_of(reply.value, self._model.spec.calibration)
+        if not self._model.spec.head:
+            words = (reply.text, reply.status, reply.value, reply.unit, std)
+            return Answer(*words, regions=regions, confidence=said.probability)
+        relative = self._model.spec.calibration.dense_relative
+        return judged(reply, std, said.probability, self.depth(), question.uv_px, regions, relative)
 
-    def _measured(self, question: Question, reply: Reply, confidence: float) -> Answer:
-        regions = question.regions or tuple(self._to_image(box) for box in reply.boxes)
-        uv_px = question.uv_px if len(question.uv_px) else centres(regions)
-        uv_px = uv_px[self._in_frame(uv_px)]
-        points_m = backproject(uv_px, self.depth_at(uv_px).depth_m, self.frame.intrinsics)
-        std, doubt = self._model.bundle.words_std * reply.value, ""
-        if reply.is_distance and len(points_m) == 1:
-            std, doubt = self._compared(reply.value, std, float(np.linalg.norm(points_m[0])))
-        return Answer(reply.text + doubt, reply.status, reply.value, reply.unit, std, points_m, regions, confidence)
-
-    def _compared(self, said_m: float, std_m: float, measured_m: float) -> tuple[float, str]:
-        """Standard deviation of a distance in words and what to add to it, given what the depth map says there: where
-        they differ by more than both uncertainties together, the difference is the uncertainty, and is told."""
-        if not math.isfinite(measured_m):
-            return std_m, ""
-        difference_m = abs(said_m - measured_m)
-        if difference_m <= math.hypot(std_m, self._model.bundle.dense_std * measured_m):
-            return std_m, ""
-        return difference_m, f" But the depth map says {measured_m:.2f} meters there."
-
-    def _checked(self, uv_px: np.ndarray | Sequence) -> np.ndarray:
-        uv_px = np.asarray(uv_px, np.float64).reshape(-1, 2)
-        for u, v in uv_px[~self._in_frame(uv_px)]:
-            width, height = self.frame.intrinsics.size_px
-            raise BadQuestion(
-                f"pixel ({u:g}, {v:g}) is outside the {width} x {height} image: u 0..{width - 1}, v 0..{height - 1}."
-            )
-        return uv_px
-
-    def _in_frame(self, uv_px: np.ndarray) -> np.ndarray:
-        width, height = self.frame.intrinsics.size_px
-        u, v = uv_px[:, 0], uv_px[:, 1]
-        return (u >= -0.5) & (u < width - 0.5) & (v >= -0.5) & (v < height - 0.5)
-
-    def _sees(self, uv_px: np.ndarray) -> np.ndarray:
-        """bool (N,): pixels of the frame that lie on the canvas and show something."""
-        on_canvas = self._canonical.contains(uv_px)
-        if self.frame.seen is None:
-            return on_canvas
-        u, v = np.rint(uv_px).astype(int).T
-        return on_canvas & self.frame.seen[v, u]
-
-    def _to_canvas(self, region: Region) -> Region:
-        """Boxes are edges, pixels are centres: half a pixel lies between them."""
-        if not self._region_is_seen(region):
-            width, height = self.frame.intrinsics.size_px
-            raise BadQuestion(
-                f"region {region.width_px:g} x {region.height_px:g} at ({region.x_px:g}, {region.y_px:g}) is empty, "
-                f"leaves the {width} x {height} image, or has its middle where the model does not see."
-            )
-        return corners_to_region(self._canonical.uv_to_canvas(corners(region) - 0.5) + 0.5, region.label)
-
-    def _region_is_seen(self, region: Region) -> bool:
-        low, high = corners(region)
-        inside = bool((low >= 0).all() and (high <= self.frame.intrinsics.size_px).all() and (high > low).all())
-        return inside and bool(self._sees(centres([region]))[0])
-
-    def _to_image(self, region: Region) -> Region:
-        uv = self._canonical.uv_to_image(corners(region) - 0.5) + 0.5
-        return corners_to_region(np.clip(uv, 0, self.frame.intrinsics.size_px), region.label)
+    def _z(self, told_m: float, uv_px: np.ndarray) -> float:
+        """z of a depth that the model told at a pixel: some checkpoints learnt distances along the ray."""
+        if self._model.spec.depth_type != "range":
+            return told_m
+        return float(z_from_range(uv_px[None], np.array([told_m]), self.frame.intrinsics)[0])
 
 
 def check_question(text: str) -> None:
@@ -191,27 +172,3 @@ def spread(depth_m: np.ndarray, uv_px: np.ndarray) -> np.ndarray:
     v = np.clip(np.rint(uv_px[:, 1]).astype(int), 0, height - 1)
     padded = np.pad(depth_m.astype(np.float64), 1, mode="edge")
     return np.stack([padded[v + dv, u + du] for dv in range(3) for du in range(3)]).std(0)
-
-
-def corners(region: Region) -> np.ndarray:
-    """(2, 2): top-left and bottom-right."""
-    x, y = region.x_px, region.y_px
-    return np.array([[x, y], [x + region.width_px, y + region.height_px]])
-
-
-def corners_to_region(uv: np.ndarray, label: str = "") -> Region:
-    """Inverse of corners."""
-    (x0, y0), (x1, y1) = uv
-    return Region(float(x0), float(y0), float(x1 - x0), float(y1 - y0), label)
-
-
-def centres(regions: Sequence[Region]) -> np.ndarray:
-    """(N, 2) centre pixels."""
-    return np.array([corners(region).mean(0) - 0.5 for region in regions]).reshape(-1, 2)
-
-
-def probability(generated: Generated) -> float:
-    """Geometric mean of the probabilities of the chosen tokens."""
-    if not generated.log_probability:
-        return math.nan
-    return math.exp(sum(generated.log_probability) / len(generated.log_probability))

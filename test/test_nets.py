@@ -9,13 +9,15 @@ from depthlm_ros.nets.checkpoint import load_checkpoint, save_checkpoint  # noqa
 from depthlm_ros.nets.dpt import DptConfig, DptHead, FusionBlock, ResidualConvUnit  # noqa: E402
 from depthlm_ros.nets.graphs import LookGraph, StepGraph  # noqa: E402
 from depthlm_ros.nets.positions import PromptLayout, prefix_positions  # noqa: E402
-from depthlm_ros.nets.qwen3vl import causal_mask  # noqa: E402
 from depthlm_ros.nets.small import SmallConfig, build  # noqa: E402
+from depthlm_ros.nets.text import Deep, causal_mask, read  # noqa: E402
 
 pytestmark = pytest.mark.torch
 IMAGE_ID, PAD_ID = 5, 0
 BEFORE, AFTER, QUESTION = [7, 8, 9], [10, 11], [20, 21, 22, 23]
 SIZE = (64, 48)
+# The mask over one slot of earlier text that holds nothing.
+NOTHING_SEEN = torch.full((1, 1), float("-inf"))
 SMALL = SmallConfig(
     vocab=64,
     vision_width=48,
@@ -63,8 +65,8 @@ def hf_patches(image, config):
 def hf_logits(model, image, text):
     """transformers' own logits over [before, image, after, text]."""
     patches, grid = hf_patches(image, model.vlm.config.vision_config)
-    layout = PromptLayout(len(BEFORE), model.grid(SIZE[1], SIZE[0]), len(AFTER))
-    ids = torch.tensor([BEFORE + [IMAGE_ID] * layout.image_tokens + AFTER + text])
+    layout = PromptLayout((len(BEFORE), len(AFTER)), (model.span(SIZE),))
+    ids = torch.tensor([BEFORE + [IMAGE_ID] * layout.images[0].tokens + AFTER + text])
     positions = torch.cat(
         [prefix_positions(layout), (torch.arange(len(text)) + layout.next_position).expand(3, -1)], dim=1
     )
@@ -84,19 +86,20 @@ def hf_logits(model, image, text):
 def test_look_then_step_gives_transformers_logits(model, image):
     expected, _ = hf_logits(model, image, QUESTION)
     with torch.no_grad():
-        _, keys, values = LookGraph(model, BEFORE, AFTER, SIZE)(image)
-        layout = PromptLayout(len(BEFORE), model.grid(SIZE[1], SIZE[0]), len(AFTER))
+        _, keys, values = LookGraph(model, (BEFORE, AFTER), (SIZE,))(image)
+        layout = PromptLayout((len(BEFORE), len(AFTER)), (model.span(SIZE),))
         positions = torch.arange(len(QUESTION))[None] + layout.next_position
+        nothing = torch.zeros_like(keys[:, :, :, :1])
         logits, _, _ = StepGraph(model)(
-            torch.tensor([QUESTION]), positions, torch.tensor([3]), keys, values, torch.zeros(1, layout.length)
+            torch.tensor([QUESTION]), positions, torch.tensor([3]), keys, values, nothing, nothing, NOTHING_SEEN
         )
     torch.testing.assert_close(logits[0], expected[-1], rtol=1e-4, atol=1e-4)
 
 
 def test_transformers_positions_are_ours(model, image):
     _, grid = hf_patches(image, model.vlm.config.vision_config)
-    layout = PromptLayout(len(BEFORE), model.grid(SIZE[1], SIZE[0]), len(AFTER))
-    ids = torch.tensor([BEFORE + [IMAGE_ID] * layout.image_tokens + AFTER])
+    layout = PromptLayout((len(BEFORE), len(AFTER)), (model.span(SIZE),))
+    ids = torch.tensor([BEFORE + [IMAGE_ID] * layout.images[0].tokens + AFTER])
     expected, _ = model.vlm.model.get_rope_index(
         ids, mm_token_type_ids=(ids == IMAGE_ID).int(), image_grid_thw=grid, attention_mask=torch.ones_like(ids)
     )
@@ -107,13 +110,13 @@ def test_text_does_not_change_what_was_seen(model, image):
     """Causality: the prefix's keys and values are the same whatever is asked after it."""
     with torch.no_grad():
         tokens, deep = model.see(image)
-        layout = PromptLayout(len(BEFORE), model.grid(SIZE[1], SIZE[0]), len(AFTER))
+        layout = PromptLayout((len(BEFORE), len(AFTER)), (model.span(SIZE),))
         keys = []
         for question in ([1, 2, 3], [60, 61, 62]):
             ids = [model.embed(torch.tensor([part])) for part in (BEFORE, AFTER + question)]
             x = torch.cat([ids[0], tokens, ids[1]], dim=1)
             cos, sin = model.text_rope(torch.arange(x.shape[1])[None])
-            keys.append(model.decode(x, cos, sin, causal_mask(x.shape[1]), deep=deep, before=layout.before)[1])
+            keys.append(read(model.language, x, cos, sin, causal_mask(x.shape[1]), Deep(deep, layout.spans))[1])
     torch.testing.assert_close(keys[0][..., : layout.length, :], keys[1][..., : layout.length, :], rtol=0, atol=0)
 
 

@@ -10,13 +10,13 @@ from depthlm_ros.backends.base import StepInput  # noqa: E402
 from depthlm_ros.backends.decoding import Query, generate  # noqa: E402
 from depthlm_ros.backends.registry import open_backend  # noqa: E402
 from depthlm_ros.bundle import find_bundle, load_bundle  # noqa: E402
-from depthlm_ros.export.package import BundleFacts, write_bundle  # noqa: E402
-from depthlm_ros.families.registry import family_named  # noqa: E402
+from depthlm_ros.export.package import write_bundle  # noqa: E402
 from depthlm_ros.nets.small import SmallConfig, build  # noqa: E402
+from depthlm_ros.spec import CanvasRule, ModelSpec  # noqa: E402
 from depthlm_ros.train.tokenizer import IMAGE, PAD, train_tokenizer  # noqa: E402
 
 pytestmark = pytest.mark.torch
-FAMILY = family_named("tiny")
+WATCHED = np.array([3, 7])
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +40,10 @@ def fresh(tmp_path_factory):
         head_features=8,
     )
     model = build(config, tokenizer.token_to_id(IMAGE), tokenizer.token_to_id(PAD))
-    facts = BundleFacts("fresh", 100.0, ((96, 64), (64, 64)), 0.1, 0.1, "Apache-2.0")
+    canvas = CanvasRule(100.0, ((96, 64), (64, 64)))
+    spec = ModelSpec("fresh", "tiny", "qwen3_vl", "qwen", canvas, model.pixels_per_token, head="dpt")
     folder = tmp_path_factory.mktemp("fresh") / "fresh"
-    write_bundle(model, tokenizer, FAMILY, facts, folder)
+    write_bundle(model, tokenizer, spec, folder)
     return load_bundle(folder)
 
 
@@ -50,67 +51,87 @@ def fresh(tmp_path_factory):
 def pair(request):
     """(onnxruntime, torch, bundle) of one model."""
     bundle = request.getfixturevalue("fresh") if request.param == "fresh" else load_bundle(find_bundle("tiny"))
-    return open_backend("onnxruntime", bundle, 1), open_backend("torch", bundle, 1), bundle
+    texts = (bundle.before, (), bundle.after)
+    return *(open_backend(name, bundle, texts, 1, "cpu") for name in ("onnxruntime", "torch")), bundle
 
 
 def canvas(size_px, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (size_px[1], size_px[0], 3), dtype=np.uint8)
+    return np.random.default_rng(seed).integers(0, 256, (1, size_px[1], size_px[0], 3), dtype=np.uint8)
+
+
+def question(look, ids, last, shift=0):
+    """Rows of text as the first step behind a look."""
+    ids = np.asarray(ids)
+    positions = np.broadcast_to(look.next_position + shift + np.arange(ids.shape[1]), ids.shape).copy()
+    mask = np.full((len(ids), ids.shape[1] + 4), -np.inf, np.float32)
+    return StepInput(ids, positions, np.asarray(last), mask, 0, WATCHED)
 
 
 def test_look_agrees_at_every_canvas_size(pair):
     ours, reference, bundle = pair
     for size_px in bundle.canvases_px:
-        a, b = ours.look(canvas(size_px)), reference.look(canvas(size_px))
-        assert a.depth_m.shape == (size_px[1], size_px[0])
+        a, b = ours.look([canvas(size_px)]), reference.look([canvas(size_px)])
+        assert a.depth_m.shape == (1, size_px[1], size_px[0])
         np.testing.assert_allclose(a.depth_m, b.depth_m, rtol=1e-4)
-        np.testing.assert_allclose(a.keys, b.keys, atol=1e-3)
-        np.testing.assert_allclose(a.values, b.values, atol=1e-3)
-        assert a.next_position == b.next_position
+        for left, right in zip(a.prefix, b.prefix, strict=True):
+            np.testing.assert_allclose(left, right, atol=1e-3)
+        assert (a.length, a.next_position, a.prompts) == (b.length, b.next_position, b.prompts)
 
 
 def test_append_and_decode_agree(pair):
     ours, reference, bundle = pair
-    look = ours.look(canvas(bundle.canvases_px[0], 1))
     rng = np.random.default_rng(2)
-    for tokens in (9, 1):
-        given = StepInput(
-            rng.integers(0, 200, (3, tokens)),
-            np.broadcast_to(look.next_position + np.arange(tokens), (3, tokens)).copy(),
-            np.array([tokens - 1, tokens // 2, 0]),
-            np.repeat(look.keys, 3, 1),
-            np.repeat(look.values, 3, 1),
-            np.zeros((3, look.keys.shape[3]), np.float32),
-        )
-        a, b = ours.step(given), reference.step(given)
-        np.testing.assert_allclose(a.logits, b.logits, rtol=1e-3, atol=1e-3)
-        np.testing.assert_allclose(a.keys, b.keys, atol=1e-3)
-        np.testing.assert_allclose(a.values, b.values, atol=1e-3)
+    ids, more = rng.integers(0, 200, (3, 9)), rng.integers(0, 200, (3, 1))
+    outputs = []
+    for backend in (ours, reference):
+        look = backend.look([canvas(bundle.canvases_px[0], 1)])
+        first = question(look, ids, [8, 4, 0])
+        cache = backend.cache(look, 3, first.mask.shape[1])
+        mask = first.mask.copy()
+        mask[:, :9] = 0.0
+        then = StepInput(more, np.full((3, 1), look.next_position + 9), np.zeros(3, np.int64), mask, 9, WATCHED)
+        outputs.append([backend.step(cache, given) for given in (first, then)])
+    for a, b in zip(*outputs, strict=True):
+        assert a.chosen.tolist() == b.chosen.tolist()
+        np.testing.assert_allclose(a.log_probability, b.log_probability, atol=1e-3)
+        np.testing.assert_allclose(a.watched, b.watched, atol=2e-3)
 
 
 def test_positions_matter(pair):
     """A graph whose inputs were confused (ids taken for positions) would not notice a shift."""
     ours, _, bundle = pair
-    look = ours.look(canvas(bundle.canvases_px[0]))
-    mask = np.zeros((1, look.keys.shape[3]), np.float32)
-    ids = np.array([[3, 4, 5]])
-    logits = [
-        ours.step(
-            StepInput(ids, look.next_position + shift + np.arange(3)[None], np.array([2]), look.keys, look.values, mask)
-        ).logits
-        for shift in (0, 40)
+    look = ours.look([canvas(bundle.canvases_px[0])])
+    outputs = [
+        ours.step(ours.cache(look, 1, 7), question(look, [[3, 4, 5]], [2], shift)).watched for shift in (0, 40)
     ]
-    assert np.abs(logits[0] - logits[1]).max() > 1e-4
+    assert np.abs(outputs[0] - outputs[1]).max() > 1e-4
 
 
 def test_replies_are_equal_token_for_token(pair):
     ours, reference, bundle = pair
     stops = np.zeros(2048, bool)
     queries = [Query([5, 6, 7, 8][:n], stops, 10) for n in (4, 2, 3)]
-    looks = [backend.look(canvas(bundle.canvases_px[0], 4)) for backend in (ours, reference)]
-    a, b = (generate(backend, look, queries) for backend, look in zip((ours, reference), looks, strict=True))
+    a, b = (
+        generate(backend, backend.look([canvas(bundle.canvases_px[0], 4)]), queries, WATCHED)
+        for backend in (ours, reference)
+    )
     assert [reply.ids for reply in a] == [reply.ids for reply in b]
     for left, right in zip(a, b, strict=True):
         np.testing.assert_allclose(left.log_probability, right.log_probability, atol=1e-3)
+        np.testing.assert_allclose(left.watched, right.watched, atol=2e-3)
+
+
+def test_asking_together_is_asking_one_by_one(pair):
+    """Also with questions of different lengths, and behind prefixes of their own, looked at in one batch."""
+    _, reference, bundle = pair
+    stops = np.zeros(2048, bool)
+    queries = [Query([9, 8, 7, 6, 5, 4][:n], stops, 6) for n in (6, 3, 1)]
+    images = np.concatenate([canvas(bundle.canvases_px[0], seed) for seed in range(3)])
+    together = generate(reference, reference.look([images]), queries, WATCHED)
+    for image, query, reply in zip(images, queries, together, strict=True):
+        alone = generate(reference, reference.look([image[None]]), [query], WATCHED)[0]
+        assert alone.ids == reply.ids
+        np.testing.assert_allclose(alone.log_probability, reply.log_probability, atol=1e-3)
 
 
 def test_all_graphs_share_one_file_of_weights(fresh):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,10 +11,18 @@ import numpy as np
 
 from depthlm_ros.backends.base import Look, StepInput, StepOutput
 from depthlm_ros.bundle import Bundle
-from depthlm_ros.errors import BackendFailed
+from depthlm_ros.errors import BackendFailed, BadQuestion, OutOfMemory
 
 if TYPE_CHECKING:
     import onnxruntime
+
+
+@dataclass(frozen=True)
+class HostCache:
+    """Keys and values in the computer's memory. prefix: (layers, 1, heads_kv, P, D); own: (layers, N, heads_kv, S, D)."""
+
+    prefix: tuple[np.ndarray, np.ndarray]
+    own: tuple[np.ndarray, np.ndarray]
 
 
 class OnnxRuntimeBackend:
@@ -33,15 +43,41 @@ class OnnxRuntimeBackend:
         self._step = self._session(bundle.step_path)
         self._looks: dict[tuple[int, int], onnxruntime.InferenceSession] = {}
 
-    def look(self, image: np.ndarray) -> Look:
-        size_px = (image.shape[1], image.shape[0])
+    def look(self, images: Sequence[np.ndarray]) -> Look:
+        if len(images) != 1:
+            raise BadQuestion(f"{self._bundle.name} was exported for one image at a time, not {len(images)}.")
+        size_px = (images[0].shape[2], images[0].shape[1])
         if size_px not in self._looks:
             self._looks[size_px] = self._session(self._bundle.look_path(size_px))
-        depth_m, keys, values = self._run(self._looks[size_px], {"image": image[None]})
-        return Look(depth_m[0], keys, values, self._bundle.next_position(size_px))
+        depth_m, keys, values = self._run(self._looks[size_px], {"image": images[0]})
+        return Look(depth_m, (keys, values), 1, keys.shape[3], self._bundle.next_position(size_px))
 
-    def step(self, given: StepInput) -> StepOutput:
-        return StepOutput(*self._run(self._step, {name: getattr(given, name) for name in given.__dataclass_fields__}))
+    def cache(self, look: Look, rows: int, slots: int) -> HostCache:
+        layers, _, heads, _, size = look.prefix[0].shape
+        try:
+            own = np.zeros((2, layers, rows, heads, slots, size), np.float32)
+        except MemoryError as exc:
+            raise OutOfMemory(f"no memory for {slots} tokens of {rows} questions.") from exc
+        return HostCache(look.prefix, (own[0], own[1]))
+
+    def step(self, cache: HostCache, given: StepInput) -> StepOutput:
+        # A first question has nothing of its own to look back on but one masked slot, which the graph needs.
+        used = 1 if given.at == 0 else given.mask.shape[1]
+        feeds = {
+            "ids": given.ids,
+            "positions": given.positions,
+            "last": given.last,
+            "prefix_keys": cache.prefix[0],
+            "prefix_values": cache.prefix[1],
+            "own_keys": np.ascontiguousarray(cache.own[0][:, :, :, :used]),
+            "own_values": np.ascontiguousarray(cache.own[1][:, :, :, :used]),
+            "own_mask": np.ascontiguousarray(given.mask[:, :used]),
+        }
+        logits, keys, values = self._run(self._step, feeds)
+        slots = slice(given.at, given.at + keys.shape[3])
+        cache.own[0][:, :, :, slots] = keys
+        cache.own[1][:, :, :, slots] = values
+        return most_probable(logits, given.watched)
 
     def _session(self, path: Path) -> onnxruntime.InferenceSession:
         options = self._runtime.SessionOptions()
@@ -57,4 +93,13 @@ class OnnxRuntimeBackend:
         try:
             return session.run(None, feeds)
         except Exception as exc:  # as above
-            raise BackendFailed(f"ONNX Runtime failed to run the model: {exc}") from exc
+            kind = OutOfMemory if "alloc" in str(exc).lower() else BackendFailed
+            raise kind(f"ONNX Runtime failed to run the model: {exc}") from exc
+
+
+def most_probable(logits: np.ndarray, watched: np.ndarray) -> StepOutput:
+    """The most probable token of each row of logits (N, V), and the log probabilities that StepOutput wants."""
+    chosen = logits.argmax(-1)
+    top = logits.max(-1)
+    total = top + np.log(np.exp(logits - top[:, None]).sum(-1))
+    return StepOutput(chosen, top - total, logits[:, watched] - total[:, None])

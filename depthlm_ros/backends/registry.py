@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from depthlm_ros.backends.base import Backend
 from depthlm_ros.backends.onnx_runtime import OnnxRuntimeBackend
 from depthlm_ros.backends.torch_hf import TorchBackend
 from depthlm_ros.bundle import Bundle
-from depthlm_ros.errors import UnknownName
+from depthlm_ros.checkpoint import Checkpoint
+from depthlm_ros.errors import BackendFailed, UnknownName
 
-BACKENDS: dict[str, Callable[[Bundle, int], Backend]] = {
-    OnnxRuntimeBackend.name: OnnxRuntimeBackend,
-    TorchBackend.name: TorchBackend,
-}
+if TYPE_CHECKING:
+    from depthlm_ros.nets.backbone import Backbone
+
+BACKENDS = (OnnxRuntimeBackend.name, TorchBackend.name)
 AUTO = "auto"
+
+Texts = tuple[Sequence[int], Sequence[int], Sequence[int]]
 
 
 def check_backend_name(name: str) -> None:
@@ -23,7 +27,30 @@ def check_backend_name(name: str) -> None:
         raise UnknownName(f"backend {name!r} is not one of {', '.join([AUTO, *BACKENDS])}.")
 
 
-def open_backend(name: str, bundle: Bundle, threads: int) -> Backend:
-    """Loads a bundle's graphs; "auto" is ONNX Runtime, which runs everywhere."""
+def open_backend(name: str, source: Bundle | Checkpoint, texts: Texts, threads: int = 0, device: str = "") -> Backend:
+    """Loads a model. "auto" is ONNX Runtime for what was exported, torch for a checkpoint.
+
+    texts: token ids before, between and after the images of a prompt. device: of torch.
+    """
     check_backend_name(name)
-    return BACKENDS[OnnxRuntimeBackend.name if name == AUTO else name](bundle, threads)
+    exported = isinstance(source, Bundle)
+    if name == AUTO:
+        name = OnnxRuntimeBackend.name if exported else TorchBackend.name
+    if name == OnnxRuntimeBackend.name:
+        if not isinstance(source, Bundle):
+            raise BackendFailed(
+                f"{source.spec.name} in {source.folder} is a checkpoint, which ONNX Runtime cannot run as it is: use "
+                "backend torch, or export it (depthlm export)."
+            )
+        return OnnxRuntimeBackend(source, threads)
+
+    def load(on_device: str) -> Backbone:
+        if isinstance(source, Bundle):
+            from depthlm_ros.nets.checkpoint import load_checkpoint
+
+            return load_checkpoint(source.folder).eval().to(on_device)
+        from depthlm_ros.nets.released import load_released
+
+        return load_released(source.folder, source.spec, on_device).eval()
+
+    return TorchBackend(load, texts, threads, device)

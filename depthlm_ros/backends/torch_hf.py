@@ -1,24 +1,54 @@
-"""The reference backend: the same weights in torch and transformers. For export, parity tests and development."""
+"""torch: released checkpoints on a GPU or CPU, and the reference for what is exported."""
 
 from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from depthlm_ros.backends.base import Look, StepInput, StepOutput
-from depthlm_ros.bundle import Bundle
-from depthlm_ros.errors import BackendFailed
+from depthlm_ros.errors import BackendFailed, DepthLMError, OutOfMemory
+
+if TYPE_CHECKING:
+    import torch
+
+    from depthlm_ros.nets.backbone import Backbone
+
+# Look graphs hold constants of their prompt's size; a camera has one size, a pair of them one more.
+GRAPHS_KEPT = 8
+
+
+@dataclass(frozen=True)
+class DeviceCache:
+    """Keys and values on the device, (layers, rows, heads_kv, tokens, D)."""
+
+    prefix: tuple[torch.Tensor, torch.Tensor]
+    own: tuple[torch.Tensor, torch.Tensor]
 
 
 class TorchBackend:
-    """A bundle's checkpoint as torch modules (extra [torch])."""
+    """A backbone (extra [torch]).
+
+    texts: token ids before, between and after the images of a prompt. load: makes the backbone for a torch device; it
+    is called once, after torch was found. device: "" takes a CUDA device if there is one.
+    """
 
     name = "torch"
 
-    def __init__(self, bundle: Bundle, threads: int = 0) -> None:
+    def __init__(
+        self,
+        load: Callable[[str], Backbone],
+        texts: tuple[Sequence[int], Sequence[int], Sequence[int]],
+        threads: int = 0,
+        device: str = "",
+    ) -> None:
         try:
             import torch
 
-            from depthlm_ros.nets.checkpoint import load_checkpoint
             from depthlm_ros.nets.graphs import LookGraph, StepGraph
         except ImportError as exc:
             raise BackendFailed(
@@ -27,21 +57,72 @@ class TorchBackend:
             ) from exc
         if threads:
             torch.set_num_threads(threads)
-        self._torch, self._bundle, self._look_graph = torch, bundle, LookGraph
-        self._model = load_checkpoint(bundle.folder).eval()
+        self._torch, self._look_graph, self._texts = torch, LookGraph, texts
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        with self._errors("load the model"):
+            self._model = load(self.device)
         self._step = StepGraph(self._model).eval()
-        self._looks: dict[tuple[int, int], LookGraph] = {}
+        self._looks: OrderedDict[tuple[tuple[int, int], ...], LookGraph] = OrderedDict()
 
-    def look(self, image: np.ndarray) -> Look:
-        size_px = (image.shape[1], image.shape[0])
-        if size_px not in self._looks:
-            before, after = list(self._bundle.before), list(self._bundle.after)
-            self._looks[size_px] = self._look_graph(self._model, before, after, size_px).eval()
-        with self._torch.inference_mode():
-            depth_m, keys, values = self._looks[size_px](self._torch.from_numpy(image[None]))
-        return Look(depth_m[0].numpy(), keys.numpy(), values.numpy(), self._bundle.next_position(size_px))
+    def look(self, images: Sequence[np.ndarray]) -> Look:
+        with self._errors("look at the image"):
+            graph = self._graph(tuple((image.shape[2], image.shape[1]) for image in images))
+            outputs = graph(*(self._torch.from_numpy(image).to(self.device) for image in images))
+            keys, values = outputs[-2:]
+            depth_m = outputs[0].float().cpu().numpy() if len(outputs) == 3 else None
+        return Look(depth_m, (keys, values), keys.shape[1], graph.layout.length, graph.layout.next_position)
 
-    def step(self, given: StepInput) -> StepOutput:
-        tensors = (self._torch.from_numpy(getattr(given, name)) for name in given.__dataclass_fields__)
-        with self._torch.inference_mode():
-            return StepOutput(*(output.numpy() for output in self._step(*tensors)))
+    def cache(self, look: Look, rows: int, slots: int) -> DeviceCache:
+        keys = look.prefix[0]
+        layers, _, heads, _, size = keys.shape
+        with self._errors(f"keep {slots} tokens of {rows} questions"):
+            own = keys.new_zeros(2, layers, rows, heads, slots, size)
+        return DeviceCache(look.prefix, (own[0], own[1]))
+
+    def step(self, cache: DeviceCache, given: StepInput) -> StepOutput:
+        used = max(given.at, 1)
+        own_keys, own_values = (side[:, :, :, :used] for side in cache.own)
+        with self._errors("read the question"):
+            ids, positions, last, mask, watched = (
+                self._torch.from_numpy(array).to(self.device)
+                for array in (given.ids, given.positions, given.last, given.mask[:, :used], given.watched)
+            )
+            logits, keys, values = self._step(
+                ids, positions, last, *cache.prefix, own_keys, own_values, mask.to(own_keys.dtype)
+            )
+            slots = slice(given.at, given.at + keys.shape[3])
+            cache.own[0][:, :, :, slots] = keys
+            cache.own[1][:, :, :, slots] = values
+            log = logits.float().log_softmax(-1)
+            best, chosen = log.max(-1)
+            return StepOutput(*(t.cpu().numpy() for t in (chosen, best, log[:, watched])))
+
+    def _graph(self, sizes_px: tuple[tuple[int, int], ...]) -> Any:
+        """The look graph for images of these sizes; the least recently used one is given up."""
+        if sizes_px not in self._looks:
+            before, between, after = self._texts
+            texts = [before, *[between] * (len(sizes_px) - 1), after]
+            self._looks[sizes_px] = self._look_graph(self._model, texts, sizes_px).eval()
+            if len(self._looks) > GRAPHS_KEPT:
+                self._looks.popitem(last=False)
+        self._looks.move_to_end(sizes_px)
+        return self._looks[sizes_px]
+
+    @contextmanager
+    def _errors(self, task: str) -> Iterator[None]:
+        """Runs without gradients; torch's errors become ours."""
+        try:
+            with self._torch.inference_mode():
+                yield
+        except self._torch.OutOfMemoryError as exc:
+            self._torch.cuda.empty_cache()
+            raise OutOfMemory(f"device {self.device} has no memory left to {task}: {first_line(exc)}") from exc
+        except RuntimeError as exc:
+            if isinstance(exc, DepthLMError):
+                raise
+            raise BackendFailed(f"torch could not {task} on {self.device}: {first_line(exc)}") from exc
+
+
+def first_line(exc: BaseException) -> str:
+    """torch appends stack traces of its own to its messages."""
+    return str(exc).strip().split("\n")[0]

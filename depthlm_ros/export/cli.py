@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from depthlm_ros.bundle import find_bundle, load_bundle
 from depthlm_ros.export.graphs import OPSET
-from depthlm_ros.export.package import BundleFacts, write_bundle
-from depthlm_ros.families.registry import family_named
+from depthlm_ros.export.package import write_bundle
 from depthlm_ros.nets.checkpoint import load_checkpoint
 
 
@@ -30,17 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     bundle = load_bundle(find_bundle(args.model))
-    canvases = tuple((w, h) for w, h in args.canvas) if args.canvas else bundle.canvases_px
-    facts = BundleFacts(
-        bundle.name,
-        bundle.focal_px,
-        canvases,
-        bundle.dense_std,
-        bundle.words_std,
-        licence="as the checkpoint's",
-        provenance={"command": "depthlm export", "from": bundle.name},
-    )
+    spec = bundle.spec
+    if args.canvas:
+        spec = replace(spec, canvas=replace(spec.canvas, canvases_px=tuple((w, h) for w, h in args.canvas)))
     tokenizer = Tokenizer.from_file(str(bundle.tokenizer_path))
-    write_bundle(load_checkpoint(bundle.folder), tokenizer, family_named(bundle.family), facts, args.out, args.opset)
+    provenance = {"command": "depthlm export", "from": bundle.name}
+    write_bundle(load_checkpoint(bundle.folder), tokenizer, spec, args.out, args.opset, provenance)
     print(f"wrote {args.out}")
     return 0

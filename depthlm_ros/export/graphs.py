@@ -16,22 +16,36 @@ OPSET = 18
 def export_look(graph: LookGraph, size_px: tuple[int, int], path: Path, opset: int = OPSET) -> None:
     """Writes the look graph for images of size_px (width, height)."""
     image = torch.zeros(1, size_px[1], size_px[0], 3, dtype=torch.uint8)
-    _export(graph, (image,), path, ["image"], ["depth_m", "keys", "values"], None, opset)
+    outputs = ["depth_m", "keys", "values"]
+    _export(graph, (image,), path, ["image"], outputs, ((None,),), opset)
 
 
 def export_step(graph: StepGraph, path: Path, opset: int = OPSET) -> None:
-    """Writes the step graph; rows, tokens and past length are dynamic."""
+    """Writes the step graph for rows that share one prefix; rows, tokens and lengths are dynamic."""
     text = graph.model.vlm.config.text_config
-    rows, count, past = 3, 5, 7
-    cache = torch.zeros(text.num_hidden_layers, rows, text.num_key_value_heads, past, text.head_dim)
+    rows, count, prefix, own = 3, 5, 7, 6
+    heads = (text.num_key_value_heads, text.head_dim)
+
+    def cache(rows: int, length: int) -> torch.Tensor:
+        return torch.zeros(text.num_hidden_layers, rows, heads[0], length, heads[1])
+
     ids = torch.zeros(rows, count, dtype=torch.int64)
-    last = torch.full((rows,), count - 1)
-    n, t, s = (torch.export.Dim(name, min=1, max=limit) for name, limit in (("n", 512), ("t", 1024), ("s", 4096)))
-    shapes = ({0: n, 1: t}, {0: n, 1: t}, {0: n}, {1: n, 3: s}, {1: n, 3: s}, {0: n, 1: s})
-    # Distinct tensors: the exporter takes one tensor given twice for one input.
-    arguments = (ids, ids.clone(), last, cache, cache.clone(), torch.zeros(rows, past))
-    inputs = ["ids", "positions", "last", "past_keys", "past_values", "past_mask"]
-    _export(graph, arguments, path, inputs, ["logits", "keys", "values"], shapes, opset)
+    n, t, p, s = (
+        torch.export.Dim(name, min=1, max=limit) for name, limit in (("n", 512), ("t", 1024), ("p", 4096), ("s", 4096))
+    )
+    named = {
+        # Distinct tensors: the exporter takes one tensor given twice for one input.
+        "ids": (ids, {0: n, 1: t}),
+        "positions": (ids.clone(), {0: n, 1: t}),
+        "last": (torch.full((rows,), count - 1), {0: n}),
+        "prefix_keys": (cache(1, prefix), {3: p}),
+        "prefix_values": (cache(1, prefix), {3: p}),
+        "own_keys": (cache(rows, own), {1: n, 3: s}),
+        "own_values": (cache(rows, own), {1: n, 3: s}),
+        "own_mask": (torch.zeros(rows, own), {0: n, 1: s}),
+    }
+    arguments, shapes = zip(*named.values(), strict=True)
+    _export(graph, arguments, path, list(named), ["logits", "keys", "values"], shapes, opset)
 
 
 def _export(

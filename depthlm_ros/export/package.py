@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,57 +16,55 @@ from depthlm_ros.bundle import FORMAT, MANIFEST, file_digest, look_file
 from depthlm_ros.errors import SetupError
 from depthlm_ros.export.dedupe import share_weights
 from depthlm_ros.export.graphs import OPSET, export_look, export_step
-from depthlm_ros.families.base import Family
+from depthlm_ros.families.chat import chat_named
 from depthlm_ros.nets.checkpoint import WEIGHTS_FILE, save_checkpoint
 from depthlm_ros.nets.graphs import LookGraph, StepGraph
 from depthlm_ros.nets.qwen3vl import Qwen3VLDepth
-
-
-@dataclass(frozen=True)
-class BundleFacts:
-    """What the manifest says beside the files. Sizes are (width, height) in pixels."""
-
-    name: str
-    focal_px: float
-    canvases_px: tuple[tuple[int, int], ...]
-    dense_std: float
-    words_std: float
-    licence: str
-    provenance: dict[str, Any] = field(default_factory=dict)
+from depthlm_ros.spec import ModelSpec
 
 
 def write_bundle(
-    model: Qwen3VLDepth, tokenizer: Tokenizer, family: Family, facts: BundleFacts, folder: Path, opset: int = OPSET
+    model: Qwen3VLDepth,
+    tokenizer: Tokenizer,
+    spec: ModelSpec,
+    folder: Path,
+    opset: int = OPSET,
+    provenance: Mapping[str, Any] | None = None,
 ) -> None:
     """Exports into a temporary folder and moves it over `folder` file by file, the manifest last: a killed export
     leaves a folder that does not load rather than a wrong one. Other files in `folder` stay."""
-    check_canvases(facts.canvases_px, model.pixels_per_token)
+    canvases_px, chat = spec.canvas.canvases_px, chat_named(spec.chat, spec.system)
+    check_canvases(canvases_px, model.pixels_per_token)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as name:
         work = Path(name)
-        before, after = (tokenizer.encode(text).ids for text in (family.before, family.after))
+        before, after = (tokenizer.encode(text).ids for text in (chat.before, chat.after))
         save_checkpoint(model, work)
         tokenizer.save(str(work / "tokenizer.json"))
-        for size_px in facts.canvases_px:
+        for size_px in canvases_px:
             path = work / look_file(size_px)
-            export_look(LookGraph(model, before, after, size_px), size_px, path, opset)
+            export_look(LookGraph(model, (before, after), (size_px,)), size_px, path, opset)
             share_weights(path, work / WEIGHTS_FILE)
         export_step(StepGraph(model), work / "step.onnx", opset)
         share_weights(work / "step.onnx", work / WEIGHTS_FILE)
         files = sorted(path.name for path in work.iterdir())
         manifest = {
             "format": FORMAT,
-            "name": facts.name,
-            "family": family.name,
-            "licence": facts.licence,
-            "focal_px": facts.focal_px,
+            "name": spec.name,
+            "family": spec.family,
+            "architecture": spec.architecture,
+            "head": spec.head,
+            "licence": spec.licence,
+            "focal_px": spec.canvas.focal_px,
             "depth_type": "z",
-            "canvases_px": [list(size) for size in facts.canvases_px],
+            "canvases_px": [list(size) for size in canvases_px],
             "pixels_per_token": model.pixels_per_token,
+            "chat": spec.chat,
+            "system": spec.system,
             "prefix": {"before": before, "after": after},
-            "relative_std": {"dense": facts.dense_std, "words": facts.words_std},
+            "calibration": asdict(spec.calibration),
             "opset": opset,
-            "provenance": facts.provenance,
+            "provenance": dict(provenance or {}),
             "files": {file: file_digest(work / file) for file in files},
         }
         (folder / MANIFEST).unlink(missing_ok=True)

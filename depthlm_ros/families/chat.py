@@ -24,6 +24,11 @@ class Chat:
     header: str
     end: str
 
+    @property
+    def around_images(self) -> tuple[str, str, str]:
+        """before, between, after."""
+        return self.before, self.between, self.after
+
 
 def qwen(system: str) -> Chat:
     """Qwen2.5-VL and Qwen3-VL; an empty system text means no system message."""

@@ -1,53 +1,77 @@
-"""The two graphs of a Qwen3-VL with a depth head, as torch modules: look (an image) and step (text after it).
+"""The two graphs of a model, as torch modules: look (images) and step (text after them).
 
 They are what is exported, and what the torch backend runs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
+from depthlm_ros.nets.backbone import Backbone
 from depthlm_ros.nets.positions import PromptLayout
-from depthlm_ros.nets.qwen3vl import Qwen3VLDepth, causal_mask
+from depthlm_ros.nets.text import Deep, Past, causal_mask, follow, read
 
 
 class LookGraph(nn.Module):
-    """image uint8 (1, H, W, 3) -> depth_m (1, H, W), keys and values (layers, 1, heads_kv, P, D) of the prefix.
+    """Images, each uint8 (B, H, W, 3) -> depth_m (B, H, W) of the first (only of a model with a depth head), keys and
+    values (layers, B, heads_kv, P, D) of the prefix.
 
-    The text around the image, all positions and the mask are constants.
+    texts: token ids before, between and after the images, of sizes_px (width, height). Text embeddings, positions and
+    mask are constants.
     """
 
-    def __init__(self, model: Qwen3VLDepth, before: list[int], after: list[int], size_px: tuple[int, int]) -> None:
+    def __init__(self, model: Backbone, texts: Sequence[Sequence[int]], sizes_px: Sequence[tuple[int, int]]) -> None:
         super().__init__()
         self.model = model
-        self.layout = PromptLayout(len(before), model.grid(size_px[1], size_px[0]), len(after))
+        images = tuple(model.span(size_px) for size_px in sizes_px)
+        self.layout = PromptLayout(tuple(len(text) for text in texts), images)
+        device = next(model.language.parameters()).device
         with torch.no_grad():
-            self.register_buffer("prefix_before", model.embed(torch.tensor([before])).clone())
-            self.register_buffer("prefix_after", model.embed(torch.tensor([after])).clone())
+            for index, text in enumerate(texts):
+                ids = torch.tensor([list(text)], dtype=torch.int64, device=device)
+                self.register_buffer(f"prefix_text_{index}", model.embed(ids).clone())
             cos, sin = model.prefix_rope(self.layout)
         self.register_buffer("prefix_cos", cos)
         self.register_buffer("prefix_sin", sin)
-        self.register_buffer("prefix_mask", causal_mask(self.layout.length))
+        self.register_buffer("prefix_mask", causal_mask(self.layout.length, device).to(cos.dtype))
 
-    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        tokens, deep = self.model.see(image)
-        x = torch.cat([self.prefix_before, tokens, self.prefix_after], dim=1)
-        states, keys, values = self.model.decode(
-            x, self.prefix_cos, self.prefix_sin, self.prefix_mask, deep=deep, before=self.layout.before
+    def forward(self, *images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        pieces = [self._text(0, images[0])]
+        deeps = []
+        for index, image in enumerate(images):
+            tokens, deep = self.model.see(image)
+            pieces += [tokens, self._text(index + 1, image)]
+            deeps.append(deep)
+        levels = [torch.cat(level, dim=1) if len(images) > 1 else level[0] for level in zip(*deeps)]
+        states, keys, values = read(
+            self.model.language,
+            torch.cat(pieces, dim=1),
+            self.prefix_cos,
+            self.prefix_sin,
+            self.prefix_mask,
+            Deep(levels, self.layout.spans),
         )
-        return self.model.depth(states, deep, self.layout), keys, values
+        depth_m = self.model.depth(states, levels, self.layout)
+        return (keys, values) if depth_m is None else (depth_m, keys, values)
+
+    def _text(self, index: int, image: torch.Tensor) -> torch.Tensor:
+        embedded = self.get_buffer(f"prefix_text_{index}")
+        return embedded if image.shape[0] == 1 else embedded.expand(image.shape[0], -1, -1)
 
 
 class StepGraph(nn.Module):
-    """Text after a prefix, for N rows at once; serves questions (T tokens) and decoding (T = 1).
+    """Text behind G prefixes, for N = G * R rows at once; serves questions (T tokens) and decoding (T = 1).
 
     ids, positions: int64 (N, T), padded on the right. last: int64 (N,), index of each row's last real token.
-    past_keys, past_values: (layers, N, heads_kv, S, D). past_mask: float (N, S), 0 where valid, -inf elsewhere.
-    -> logits (N, V) after `last`, new keys and values (layers, N, heads_kv, T, D).
+    prefix_keys, prefix_values: (layers, G, heads_kv, P, D). own_keys, own_values: (layers, N, heads_kv, S, D), the
+    text seen before; own_mask: float (N, S), 0 where valid, -inf elsewhere; at least one slot, be it masked.
+    -> logits (N, V) after `last`, keys and values (layers, N, heads_kv, T, D) of this text.
     """
 
-    def __init__(self, model: Qwen3VLDepth) -> None:
+    def __init__(self, model: Backbone) -> None:
         super().__init__()
         self.model = model
 
@@ -56,20 +80,16 @@ class StepGraph(nn.Module):
         ids: torch.Tensor,
         positions: torch.Tensor,
         last: torch.Tensor,
-        past_keys: torch.Tensor,
-        past_values: torch.Tensor,
-        past_mask: torch.Tensor,
+        prefix_keys: torch.Tensor,
+        prefix_values: torch.Tensor,
+        own_keys: torch.Tensor,
+        own_values: torch.Tensor,
+        own_mask: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        rows, count = ids.shape
-        cos, sin = self.model.text_rope(positions)
-        causal = causal_mask(count, ids.device).expand(rows, 1, count, count)
-        past = past_mask[:, None, None, :].expand(rows, 1, count, past_mask.shape[1])
-        states, keys, values = self.model.decode(
-            self.model.embed(ids),
-            cos,
-            sin,
-            torch.cat([past, causal], dim=-1),
-            (past_keys.unbind(0), past_values.unbind(0)),
+        past = Past(
+            prefix_keys.unbind(0), prefix_values.unbind(0), own_keys.unbind(0), own_values.unbind(0), own_mask
         )
-        chosen = states[torch.arange(rows, device=ids.device), last]
-        return self.model.vlm.lm_head(chosen), keys, values
+        cos, sin = self.model.text_rope(positions)
+        states, keys, values = follow(self.model.language, self.model.embed(ids), cos, sin, past)
+        chosen = states[torch.arange(ids.shape[0], device=ids.device), last]
+        return self.model.logits(chosen), keys, values

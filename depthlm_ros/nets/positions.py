@@ -12,25 +12,39 @@ import torch
 
 
 @dataclass(frozen=True)
-class PromptLayout:
-    """Where things stand in the prefix: `before` text tokens, the image's grid of tokens, `after` text tokens."""
+class ImageSpan:
+    """What one image takes in a prompt: its grid of tokens (rows, columns), its tokens altogether (with row breaks,
+    where an architecture has them) and by how much it advances the position of what follows."""
 
-    before: int
     grid: tuple[int, int]
-    after: int
+    tokens: int
+    advance: int
 
-    @property
-    def image_tokens(self) -> int:
-        return self.grid[0] * self.grid[1]
+
+@dataclass(frozen=True)
+class PromptLayout:
+    """Where things stand in a prefix. texts: numbers of text tokens before, between and after the images."""
+
+    texts: tuple[int, ...]
+    images: tuple[ImageSpan, ...]
 
     @property
     def length(self) -> int:
-        return self.before + self.image_tokens + self.after
+        return sum(self.texts) + sum(image.tokens for image in self.images)
 
     @property
     def next_position(self) -> int:
-        """Position id of the first token after the prefix: an image advances it by its longer side only."""
-        return self.before + max(self.grid) + self.after
+        """Position id of the first token after the prefix."""
+        return sum(self.texts) + sum(image.advance for image in self.images)
+
+    @property
+    def spans(self) -> tuple[tuple[int, int], ...]:
+        """(start, count) of each image's tokens."""
+        starts, at = [], 0
+        for text, image in zip(self.texts, self.images):
+            starts.append((at + text, image.tokens))
+            at += text + image.tokens
+        return tuple(starts)
 
 
 def merge_order(grid: tuple[int, int], merge: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,13 +85,16 @@ def learned_position_weights(grid: tuple[int, int], merge: int, side: int) -> tu
 
 
 def prefix_positions(layout: PromptLayout) -> torch.Tensor:
-    """(3, P) time, row and column position ids of the prefix."""
-    text = torch.arange(layout.before).expand(3, -1)
-    rows, columns = torch.meshgrid(torch.arange(layout.grid[0]), torch.arange(layout.grid[1]), indexing="ij")
-    image = torch.stack([torch.zeros_like(rows), rows, columns]).reshape(3, -1) + layout.before
-    start = layout.before + max(layout.grid)
-    after = torch.arange(start, start + layout.after).expand(3, -1)
-    return torch.cat([text, image, after], dim=1)
+    """(3, P) time, row and column position ids of a Qwen prefix: text counts on, an image has its grid."""
+    pieces, at = [], 0
+    for text, image in zip(layout.texts, (*layout.images, None)):
+        pieces.append(torch.arange(at, at + text).expand(3, -1))
+        at += text
+        if image is not None:
+            rows, columns = torch.meshgrid(*(torch.arange(n) for n in image.grid), indexing="ij")
+            pieces.append(torch.stack([torch.zeros_like(rows), rows, columns]).reshape(3, -1) + at)
+            at += image.advance
+    return torch.cat(pieces, dim=1)
 
 
 def text_rope(

@@ -14,6 +14,7 @@ from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from depthlm_ros.nets.dpt import DptConfig, DptHead
 from depthlm_ros.nets.positions import (
+    ImageSpan,
     PromptLayout,
     learned_position_weights,
     merge_order,
@@ -22,26 +23,31 @@ from depthlm_ros.nets.positions import (
     text_rope,
     vision_rope,
 )
-
-KeyValues = tuple[list[torch.Tensor], list[torch.Tensor]]
+from depthlm_ros.nets.text import rotate
 
 
 class Qwen3VLDepth(nn.Module):
     """A Qwen3-VL and its depth head. `vlm` holds transformers' modules, `depth_head` DepthVLM's."""
 
-    def __init__(self, config: Qwen3VLConfig, head: DptConfig) -> None:
+    def __init__(self, config: Qwen3VLConfig, head: DptConfig | None) -> None:
         super().__init__()
         self.vlm = Qwen3VLForConditionalGeneration(config)
-        self.depth_head = DptHead(head)
+        self.depth_head = None if head is None else DptHead(head)
 
     @property
     def pixels_per_token(self) -> int:
         vision = self.vlm.config.vision_config
         return vision.patch_size * vision.spatial_merge_size
 
-    def grid(self, height_px: int, width_px: int) -> tuple[int, int]:
-        """Rows and columns of image tokens."""
-        return height_px // self.pixels_per_token, width_px // self.pixels_per_token
+    @property
+    def language(self) -> nn.Module:
+        """The decoder layers and their final norm."""
+        return self.vlm.model.language_model
+
+    def span(self, size_px: tuple[int, int]) -> ImageSpan:
+        """What an image of this size (width, height) takes in a prompt: it advances positions by its longer side."""
+        columns, rows = (n // self.pixels_per_token for n in size_px)
+        return ImageSpan((rows, columns), rows * columns, max(rows, columns))
 
     def see(self, image: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Vision tower. image: uint8 (B, H, W, 3) -> tokens (B, N, C) and the DeepStack tokens, same shape each."""
@@ -50,7 +56,7 @@ class Qwen3VLDepth(nn.Module):
         pixels = image.permute(0, 3, 1, 2).float() / 127.5 - 1.0
         # A still image is two equal frames to the 3-D patch convolution: sum its weight over time.
         weight = tower.patch_embed.proj.weight.sum(2)
-        x = functional.conv2d(pixels, weight, tower.patch_embed.proj.bias, stride=config.patch_size)
+        x = functional.conv2d(pixels.to(weight.dtype), weight, tower.patch_embed.proj.bias, stride=config.patch_size)
         grid = (x.shape[2], x.shape[3])
         rows, columns = merge_order(grid, config.spatial_merge_size)
         x = x.flatten(2).transpose(1, 2)[:, rows * grid[1] + columns]
@@ -65,54 +71,35 @@ class Qwen3VLDepth(nn.Module):
                 deep.append(merge_patches(merger, x))
         return merge_patches(tower.merger, x), deep
 
-    def decode(
-        self,
-        x: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        mask: torch.Tensor,
-        past: KeyValues | None = None,
-        deep: list[torch.Tensor] | None = None,
-        before: int = 0,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Language model over embeddings x (B, T, C).
-
-        mask: additive, or boolean with True where attention is allowed; broadcastable to (B, heads, T, S + T), S =
-        past length. past: keys and values per layer, (B, heads_kv, S, D). deep: DeepStack tokens added to the
-        image's positions, which begin at `before`.
-        Returns final normed states (B, T, C) and the new keys and values (layers, B, heads_kv, T, D).
-        """
-        keys, values = [], []
-        language = self.vlm.model.language_model
-        for index, layer in enumerate(language.layers):
-            past_layer = None if past is None else (past[0][index], past[1][index])
-            y, key, value = text_attention(layer.self_attn, layer.input_layernorm(x), cos, sin, mask, past_layer)
-            x = x + y
-            x = x + layer.mlp(layer.post_attention_layernorm(x))
-            if deep is not None and index < len(deep):
-                x = add_to_image(x, deep[index], before)
-            keys.append(key)
-            values.append(value)
-        return language.norm(x), torch.stack(keys), torch.stack(values)
-
-    def depth(self, states: torch.Tensor, deep: list[torch.Tensor], layout: PromptLayout) -> torch.Tensor:
-        """Depth head. states: (B, T, C) from decode -> depth_m (B, H, W)."""
-        image = states[:, layout.before : layout.before + layout.image_tokens]
-        return self.depth_head([*deep, image], layout.grid)
+    def depth(self, states: torch.Tensor, deep: list[torch.Tensor], layout: PromptLayout) -> torch.Tensor | None:
+        """Depth head on the first image. states: (B, P, C) of the prefix -> depth_m (B, H, W), None without a head."""
+        if self.depth_head is None:
+            return None
+        (start, count), grid = layout.spans[0], layout.images[0].grid
+        features = [*(tokens[:, :count] for tokens in deep), states[:, start : start + count]]
+        # A bfloat16 depth has steps of 6 cm at 8 m: the head may be kept finer than the backbone.
+        return self.depth_head([tokens.to(self.depth_head.norm.weight.dtype) for tokens in features], grid)
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
-        return self.vlm.model.language_model.embed_tokens(ids)
+        return self.language.embed_tokens(ids)
+
+    def logits(self, states: torch.Tensor) -> torch.Tensor:
+        """(..., C) -> (..., V)."""
+        return self.vlm.lm_head(states)
 
     def prefix_rope(self, layout: PromptLayout) -> tuple[torch.Tensor, torch.Tensor]:
         """cos, sin (1, P, head_dim) of the prefix."""
-        rotary = self.vlm.model.language_model.rotary_emb
+        rotary = self.language.rotary_emb
         positions = prefix_positions(layout).to(rotary.inv_freq.device)
         cos, sin = text_rope(positions, rotary.inv_freq, tuple(rotary.mrope_section))
-        return cos[None], sin[None]
+        weight = self.language.norm.weight
+        return cos[None].to(weight), sin[None].to(weight)
 
     def text_rope(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """cos, sin (B, T, head_dim) of text at positions (B, T)."""
-        return plain_rope(positions, self.vlm.model.language_model.rotary_emb.inv_freq)
+        cos, sin = plain_rope(positions, self.language.rotary_emb.inv_freq)
+        weight = self.language.norm.weight
+        return cos.to(weight), sin.to(weight)
 
     def _learned_positions(self, grid: tuple[int, int]) -> torch.Tensor:
         tower = self.vlm.model.visual
@@ -129,54 +116,12 @@ class Qwen3VLDepth(nn.Module):
         return cos.to(weight), sin.to(weight)
 
 
-def causal_mask(length: int, device: torch.device | None = None) -> torch.Tensor:
-    """(1, 1, T, T) additive causal mask."""
-    return torch.full((length, length), float("-inf"), device=device).triu(1)[None, None]
-
-
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary embedding, half-split layout."""
-    half = x.shape[-1] // 2
-    return x * cos + torch.cat([-x[..., half:], x[..., :half]], dim=-1) * sin
-
-
 def vision_attention(attention: nn.Module, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     batch, count, channels = x.shape
     qkv = attention.qkv(x).reshape(batch, count, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
     query, key, value = rotate(qkv[0], cos, sin), rotate(qkv[1], cos, sin), qkv[2]
     y = functional.scaled_dot_product_attention(query, key, value, scale=attention.scaling)
     return attention.proj(y.transpose(1, 2).reshape(batch, count, channels))
-
-
-def text_attention(
-    attention: nn.Module,
-    x: torch.Tensor,
-    cos: torch.Tensor,
-    sin: torch.Tensor,
-    mask: torch.Tensor,
-    past: tuple[torch.Tensor, torch.Tensor] | None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Grouped-query attention; returns the output and this call's new keys and values (B, heads_kv, T, D)."""
-    batch, count, _ = x.shape
-    heads = (batch, count, -1, attention.head_dim)
-    query = rotate(attention.q_norm(attention.q_proj(x).reshape(heads)).transpose(1, 2), cos[:, None], sin[:, None])
-    key = rotate(attention.k_norm(attention.k_proj(x).reshape(heads)).transpose(1, 2), cos[:, None], sin[:, None])
-    value = attention.v_proj(x).reshape(heads).transpose(1, 2)
-    all_keys = key if past is None else torch.cat([past[0], key], dim=2)
-    all_values = value if past is None else torch.cat([past[1], value], dim=2)
-    groups = attention.num_key_value_groups
-    y = functional.scaled_dot_product_attention(
-        query, repeat(all_keys, groups), repeat(all_values, groups), attn_mask=mask, scale=attention.scaling
-    )
-    return attention.o_proj(y.transpose(1, 2).reshape(batch, count, -1)), key, value
-
-
-def repeat(x: torch.Tensor, groups: int) -> torch.Tensor:
-    """(B, heads_kv, S, D) -> (B, heads_kv * groups, S, D), each head repeated in place."""
-    if groups == 1:
-        return x
-    batch, heads, length, size = x.shape
-    return x[:, :, None].expand(batch, heads, groups, length, size).reshape(batch, heads * groups, length, size)
 
 
 def merge_patches(merger: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -188,9 +133,3 @@ def merge_patches(merger: nn.Module, x: torch.Tensor) -> torch.Tensor:
     if merger.use_postshuffle_norm:
         x = merger.norm(x)
     return merger.linear_fc2(merger.act_fn(merger.linear_fc1(x)))
-
-
-def add_to_image(x: torch.Tensor, tokens: torch.Tensor, before: int) -> torch.Tensor:
-    """Adds (B, N, C) to the image's positions; by concatenation, since TensorRT 10.3 takes no reducing ScatterND."""
-    end = before + tokens.shape[1]
-    return torch.cat([x[:, :before], x[:, before:end] + tokens, x[:, end:]], dim=1)

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
 
-from depthlm_ros.export.package import BundleFacts, write_bundle
+from depthlm_ros.export.package import write_bundle
 from depthlm_ros.families.registry import family_named
 from depthlm_ros.model import load_model
 from depthlm_ros.share import shared_file
+from depthlm_ros.spec import CanvasRule, ModelSpec
 from depthlm_ros.train.recipe import Recipe, affixes, make_model, make_tokenizer, read_recipe
 from depthlm_ros.train.trainer import Trainer
-from depthlm_ros.train.validate import Depths, Report, validate
+from depthlm_ros.train.validate import validate
 
 DEFAULT_RECIPE = "config/train/tiny.yaml"
 
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         make_model(recipe, tokenizer),
         family,
         tokenizer.to_str(),
-        affixes(tokenizer, family),
+        affixes(tokenizer),
         recipe.data,
         recipe.train,
         args.run_folder,
@@ -75,36 +76,37 @@ def run_tokenizer(recipe: Recipe, folder: Path) -> Tokenizer:
 
 def export(trainer: Trainer, recipe: Recipe, tokenizer: Tokenizer, out: Path, images: int) -> None:
     """Writes the bundle, scores it through the runtime path, and writes it again with what was learnt of its errors."""
-    model, family = trainer.model.cpu().eval(), family_named(recipe.family)
-    write_bundle(model, tokenizer, family, facts(recipe, trainer, None), out)
+    model, spec, done = trainer.model.cpu().eval(), bundle_spec(recipe, trainer), provenance(recipe, trainer)
+    write_bundle(model, tokenizer, spec, out, provenance=done)
     scores = validate(load_model(str(out)), images)
-    write_bundle(model, tokenizer, family, facts(recipe, trainer, scores), out)
+    write_bundle(model, tokenizer, replace(spec, calibration=scores.calibration), out, provenance=done)
     (out / "scores_rendered.json").write_text(json.dumps(scores.as_dict(), indent=1) + "\n")
     print(json.dumps(scores.as_dict()))
 
 
-def facts(recipe: Recipe, trainer: Trainer, scores: Report | None) -> BundleFacts:
-    """What the manifest says; errors are unknown (0) until they have been measured."""
-    return BundleFacts(
+def bundle_spec(recipe: Recipe, trainer: Trainer) -> ModelSpec:
+    """What the manifest says; its errors are unknown until they have been measured."""
+    return ModelSpec(
         name=recipe.name,
-        focal_px=recipe.data.focal_px,
-        canvases_px=recipe.data.canvases,
-        dense_std=relative_std(scores.dense) if scores else 0.0,
-        words_std=relative_std(scores.words) if scores else 0.0,
+        family=recipe.family,
+        architecture="qwen3_vl",
+        chat="qwen",
+        canvas=CanvasRule(recipe.data.focal_px, recipe.data.canvases),
+        pixels_per_token=trainer.model.pixels_per_token,
+        head="dpt",
         licence=recipe.licence,
-        provenance={
-            "command": "depthlm train",
-            "seed": recipe.seed,
-            "model": asdict(recipe.model),
-            "phases": trainer.phases,
-            "steps_done": trainer.step,
-            "seconds": round(trainer.spent_s),
-            "torch": torch.__version__,
-            "data": "rendered scenes of depthlm_ros.scenes only; no photograph",
-        },
     )
 
 
-def relative_std(depths: Depths) -> float:
-    """The measured one; the depth itself where the model has said nothing that could be measured."""
-    return depths.relative_std if math.isfinite(depths.relative_std) else 1.0
+def provenance(recipe: Recipe, trainer: Trainer) -> dict[str, Any]:
+    """How the model was made."""
+    return {
+        "command": "depthlm train",
+        "seed": recipe.seed,
+        "model": asdict(recipe.model),
+        "phases": trainer.phases,
+        "steps_done": trainer.step,
+        "seconds": round(trainer.spent_s),
+        "torch": torch.__version__,
+        "data": "rendered scenes of depthlm_ros.scenes only; no photograph",
+    }

@@ -12,7 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from tokenizers import Tokenizer
 
-from depthlm_ros.families.base import Family, Prompt
+from depthlm_ros.families.base import Prompt
+from depthlm_ros.families.chat import qwen
+
+# What is trained here speaks as Qwen3-VL does, without a system message.
+CHAT = qwen("")
 
 
 @dataclass(frozen=True)
@@ -36,14 +40,14 @@ class PackedRow:
     label: np.ndarray
 
 
-def encode_turn(turn: Turn, family: Family, tokenizer: Tokenizer) -> tuple[list[int], int]:
+def encode_turn(turn: Turn, tokenizer: Tokenizer) -> tuple[list[int], int]:
     """Token ids of question, header, reply and end; and how many of them are given rather than predicted."""
-    given = tokenizer.encode(turn.prompt.text + family.header + turn.prompt.forced).ids
-    predicted = tokenizer.encode(turn.reply.removeprefix(turn.prompt.forced) + family.end).ids
+    given = tokenizer.encode(turn.prompt.text + CHAT.header + turn.prompt.forced).ids
+    predicted = tokenizer.encode(turn.reply.removeprefix(turn.prompt.forced) + CHAT.end).ids
     return given + predicted, len(given)
 
 
-def pack(turns: Sequence[Turn], family: Family, tokenizer: Tokenizer, length: int, pad_id: int) -> PackedRow:
+def pack(turns: Sequence[Turn], tokenizer: Tokenizer, length: int, pad_id: int) -> PackedRow:
     """Packs turns one after the other into `length` tokens; a turn that no longer fits is left out."""
     ids = np.full(length, pad_id, np.int64)
     segment = np.full(length, -1, np.int64)
@@ -51,7 +55,7 @@ def pack(turns: Sequence[Turn], family: Family, tokenizer: Tokenizer, length: in
     label = np.full(length, -100, np.int64)
     at = 0
     for index, turn in enumerate(turns):
-        tokens, given = encode_turn(turn, family, tokenizer)
+        tokens, given = encode_turn(turn, tokenizer)
         end = at + len(tokens)
         if end > length:
             continue

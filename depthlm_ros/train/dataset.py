@@ -87,7 +87,7 @@ def make_batch(config: DataConfig, family: Family, tokenizer: Tokenizer, seed: i
         turns = turns_about(rng, config, family, asked, rendered)
         images.append(image)
         depths.append(rendered.depth_m)
-        rows.append(pack(turns, family, tokenizer, config.row_tokens, token_id(tokenizer, PAD)))
+        rows.append(pack(turns, tokenizer, config.row_tokens, token_id(tokenizer, PAD)))
 
     def stack(name: str) -> torch.Tensor:
         return torch.from_numpy(np.stack([getattr(row, name) for row in rows]))

@@ -12,11 +12,11 @@ import yaml
 from tokenizers import Tokenizer
 
 from depthlm_ros.errors import SetupError, UnknownName
-from depthlm_ros.families.base import Family
 from depthlm_ros.families.registry import family_named
 from depthlm_ros.nets.qwen3vl import Qwen3VLDepth
 from depthlm_ros.nets.small import SmallConfig, build
 from depthlm_ros.train.dataset import DataConfig, batch_texts
+from depthlm_ros.train.conversation import CHAT
 from depthlm_ros.train.tokenizer import IMAGE, PAD, token_id, train_tokenizer
 from depthlm_ros.train.trainer import Affixes, TrainConfig
 
@@ -71,6 +71,6 @@ def make_model(recipe: Recipe, tokenizer: Tokenizer) -> Qwen3VLDepth:
     return build(recipe.model, token_id(tokenizer, IMAGE), token_id(tokenizer, PAD))
 
 
-def affixes(tokenizer: Tokenizer, family: Family) -> Affixes:
-    before, after = (tuple(tokenizer.encode(text).ids) for text in (family.before, family.after))
+def affixes(tokenizer: Tokenizer) -> Affixes:
+    before, after = (tuple(tokenizer.encode(text).ids) for text in (CHAT.before, CHAT.after))
     return Affixes(before, after)

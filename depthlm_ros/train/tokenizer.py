@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from depthlm_ros.errors import BadBundle
-from depthlm_ros.families.tiny import Tiny
 from depthlm_ros.families.vlm3 import POINT_QUESTION, POINT_REPLY, POINT_REPLY_START
+from depthlm_ros.train.conversation import CHAT
 
 PAD = "<|endoftext|>"
 IMAGE = "<|image_pad|>"
@@ -23,7 +23,7 @@ def fixed_phrases() -> tuple[str, ...]:
     """The unchanging parts of prompts and replies."""
     start, _, end = POINT_QUESTION.partition("{nx}, {ny}")
     middle, last = POINT_REPLY.removeprefix(POINT_REPLY_START).split("{depth_m:.2f}")[1:]
-    return (start, end, POINT_REPLY_START, middle, last, Tiny.header)
+    return (start, end, POINT_REPLY_START, middle, last, CHAT.header)
 
 
 def token_id(tokenizer: Tokenizer, token: str) -> int:

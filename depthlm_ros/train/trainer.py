@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from depthlm_ros.families.base import Family
 from depthlm_ros.nets.positions import PromptLayout
 from depthlm_ros.nets.qwen3vl import Qwen3VLDepth
+from depthlm_ros.nets.text import Deep, read
 from depthlm_ros.train.dataset import Batch, DataConfig, RenderedBatches
 from depthlm_ros.train.losses import gradient, next_token, silog
 
@@ -55,7 +56,7 @@ class Affixes:
 def forward(model: Qwen3VLDepth, batch: Batch, affixes: Affixes, config: TrainConfig) -> Losses:
     """One pass: image prefix and all packed questions in one sequence."""
     height, width = batch.image.shape[1:3]
-    layout = PromptLayout(len(affixes.before), model.grid(height, width), len(affixes.after))
+    layout = PromptLayout((len(affixes.before), len(affixes.after)), (model.span((width, height)),))
     tokens, deep = model.see(batch.image)
     count = len(batch.image)
     before, after = (
@@ -66,10 +67,11 @@ def forward(model: Qwen3VLDepth, batch: Batch, affixes: Affixes, config: TrainCo
     prefix_cos, prefix_sin = (t.expand(count, -1, -1) for t in model.prefix_rope(layout))
     text_cos, text_sin = model.text_rope(batch.offset + layout.next_position)
     cos, sin = torch.cat([prefix_cos, text_cos], 1), torch.cat([prefix_sin, text_sin], 1)
-    states, _, _ = model.decode(x, cos, sin, block_mask(batch.segment, layout.length), deep=deep, before=layout.before)
+    mask = block_mask(batch.segment, layout.length)
+    states, _, _ = read(model.language, x, cos, sin, mask, Deep(deep, layout.spans))
     depth_m = model.depth(states, deep, layout)
     asked = batch.label >= 0
-    logits = model.vlm.lm_head(states[:, layout.length :][asked])
+    logits = model.logits(states[:, layout.length :][asked])
     text = next_token(logits, batch.label[asked]) if asked.any() else depth_m.new_zeros(())
     dense, edges = silog(depth_m, batch.depth_m), gradient(depth_m, batch.depth_m)
     return Losses(dense + config.gradient_weight * edges + config.text_weight * text, dense, edges, text)

@@ -1,0 +1,56 @@
+"""One look at two images together: pixels of the one found in the other, and how the camera moved between them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from depthlm_ros.backends.base import Look
+from depthlm_ros.core import Answer, Matches, RelativePose, Status
+from depthlm_ros.placement import Placement
+from depthlm_ros.speech import Speaker
+from depthlm_ros.view import check_question
+
+
+class PairView:
+    """What one pass over two frames has shown.
+
+    backend_s: seconds that the model itself took for the look.
+    """
+
+    def __init__(self, model: Speaker, first: Placement, second: Placement, look: Look, backend_s: float) -> None:
+        self.frames, self.backend_s = (first.frame, second.frame), backend_s
+        self._model, self._first, self._second, self._look = model, first, second, look
+
+    def match(self, uv_px: np.ndarray | Sequence) -> Matches:
+        """Where pixels (N, 2) of the first frame are in the second, in the model's words.
+
+        Raises BadQuestion for pixels outside the first frame, or if the model cannot match pixels.
+        """
+        uv_px = self._first.seen(uv_px)
+        family, size_px = self._model.family, self._first.size_px
+        prompts = [family.match_prompt(u, v, size_px) for u, v in self._first.uv_to_canvas(uv_px)]
+        said = self._model.reply_to(self._look, prompts)
+        told_px = np.array([family.read_match(each.text, self._second.size_px) for each in said]).reshape(-1, 2)
+        matched_px = self._second.canonical.uv_to_image(told_px)
+        matched_px[~self._second.in_frame(matched_px)] = math.nan
+        return Matches(uv_px, matched_px, tuple(each.text for each in said))
+
+    def pose(self) -> RelativePose:
+        """Pose of the second camera in the first, in the model's words. Raises BadQuestion if the model cannot."""
+        prompts = self._model.family.pose_prompts()
+        said = self._model.reply_to(self._look, list(prompts.values()))
+        return self._model.family.read_pose({name: each.text for name, each in zip(prompts, said, strict=True)})
+
+    def ask(self, question: str) -> Answer:
+        """A question in words about both images; nothing is measured. Raises BadQuestion if there is nothing to ask."""
+        check_question(question)
+        nowhere, size_px = np.zeros((0, 2)), self._first.size_px
+        said = self._model.reply_to(self._look, [self._model.family.question_prompt(question, nowhere, (), size_px)])[0]
+        if not said.generated.finished:
+            return Answer(said.text, Status.NOT_UNDERSTOOD)
+        reply = self._model.family.read_reply(said.text, size_px)
+        std = said.std_of(reply.value, self._model.spec.calibration)
+        return Answer(reply.text, reply.status, reply.value, reply.unit, std, confidence=said.probability)
