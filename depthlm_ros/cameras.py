@@ -1,0 +1,145 @@
+"""Reads a camera from a file: a ROS camera calibration, or a CameraInfo as `ros2 topic echo` prints it.
+
+Calibration: image_width, image_height, camera_name, camera_matrix, distortion_model, distortion_coefficients,
+rectification_matrix and projection_matrix, each matrix with rows, cols and data (the YAML of
+camera_calibration_parsers, which camera_info_manager and the calibrators write).
+Echo: width, height, distortion_model, d, k, r, p, binning_x, binning_y and roi (`ros2 topic echo --once`; capital
+letters D, K, R, P as in ROS 1 are read too). Of several messages the first is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from depthlm_ros.camera import CameraModel, Roi
+from depthlm_ros.errors import BadIntrinsics
+
+_MATRICES = {
+    "camera_matrix": (3, 3),
+    "distortion_coefficients": None,
+    "rectification_matrix": (3, 3),
+    "projection_matrix": (3, 4),
+}
+
+
+def read_camera(path: Path) -> CameraModel:
+    """The camera of a YAML file; its `rectified_intrinsics` are those of the rectified image.
+
+    Raises BadIntrinsics naming the file, the field and its value.
+    """
+    try:
+        return camera_from_text(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise BadIntrinsics(f"cannot read the camera file {path}: {exc.strerror}.") from exc
+    except (UnicodeDecodeError, yaml.YAMLError) as exc:
+        raise BadIntrinsics(f"camera file {path} is no YAML: {' '.join(str(exc).split())}.") from exc
+    except BadIntrinsics as exc:
+        raise BadIntrinsics(f"camera file {path}: {exc}") from exc
+
+
+def camera_from_text(text: str) -> CameraModel:
+    """As read_camera, of a file's content. Raises BadIntrinsics, or yaml.YAMLError for what is no YAML."""
+    fields = next((document for document in yaml.safe_load_all(text) if document is not None), None)
+    if not isinstance(fields, Mapping):
+        raise BadIntrinsics(f"it holds {_short(fields)}, no fields: {_FORMS}")
+    if "camera_matrix" in fields:
+        return _from_calibration(fields)
+    if "k" in fields or "K" in fields:
+        return _from_message(fields)
+    raise BadIntrinsics(f"it has the fields {_short(sorted(map(str, fields)))}: {_FORMS}")
+
+
+_FORMS = (
+    "expected a camera calibration (image_width, image_height, camera_matrix, ...) or what "
+    "`ros2 topic echo --once /camera/camera_info` prints (width, height, k, ...)."
+)
+
+
+def _from_calibration(fields: Mapping[str, Any]) -> CameraModel:
+    matrices = {name: _data(fields, name, shape) for name, shape in _MATRICES.items()}
+    return CameraModel(
+        width_px=_count(fields, "image_width"),
+        height_px=_count(fields, "image_height"),
+        distortion_model=_distortion_model(fields),
+        d=tuple(matrices["distortion_coefficients"]),
+        k=matrices["camera_matrix"],
+        r=matrices["rectification_matrix"] or [0.0] * 9,
+        p=matrices["projection_matrix"] or [0.0] * 12,
+    )
+
+
+def _data(fields: Mapping[str, Any], name: str, shape: tuple[int, int] | None) -> list[float]:
+    """Numbers of a matrix {rows, cols, data}, row by row; [] where the file does not have it."""
+    matrix = fields.get(name)
+    if matrix is None:
+        return []
+    if not isinstance(matrix, Mapping) or "data" not in matrix:
+        raise BadIntrinsics(f"{name} is {_short(matrix)}: expected rows, cols and data.")
+    given = (_count(matrix, "rows"), _count(matrix, "cols")) if {"rows", "cols"} <= set(matrix) else shape
+    values = _numbers(matrix["data"], f"{name}.data")
+    if given is None:
+        return values
+    if given != (shape or given):
+        raise BadIntrinsics(f"{name} is {given[0]} x {given[1]}: expected {' x '.join(map(str, shape or ()))}.")
+    if given[0] * given[1] != len(values):
+        raise BadIntrinsics(f"{name} has {len(values)} values in data: expected {given[0]} x {given[1]}.")
+    return values
+
+
+def _from_message(fields: Mapping[str, Any]) -> CameraModel:
+    def numbers(name: str) -> list[float]:
+        return _numbers(fields.get(name, fields.get(name.upper(), ())), name)
+
+    return CameraModel(
+        width_px=_count(fields, "width"),
+        height_px=_count(fields, "height"),
+        distortion_model=_distortion_model(fields),
+        d=tuple(numbers("d")),
+        k=numbers("k"),
+        r=numbers("r") or [0.0] * 9,
+        p=numbers("p") or [0.0] * 12,
+        binning_x=_count(fields, "binning_x", 0),
+        binning_y=_count(fields, "binning_y", 0),
+        roi=_roi(fields.get("roi") or {}),
+    )
+
+
+def _roi(fields: Any) -> Roi:
+    if not isinstance(fields, Mapping):
+        raise BadIntrinsics(f"roi is {_short(fields)}: expected x_offset, y_offset, width and height.")
+    x_px, y_px, width_px, height_px = (_count(fields, name, 0) for name in ("x_offset", "y_offset", "width", "height"))
+    return Roi(x_px, y_px, width_px, height_px, bool(fields.get("do_rectify", False)))
+
+
+def _distortion_model(fields: Mapping[str, Any]) -> str:
+    """Files older than the field are plumb_bob, as camera_calibration_parsers takes them."""
+    name = fields.get("distortion_model", "plumb_bob")
+    if not isinstance(name, str):
+        raise BadIntrinsics(f"distortion_model is {_short(name)}: expected a name such as plumb_bob.")
+    return name
+
+
+def _count(fields: Mapping[str, Any], name: str, default: int | None = None) -> int:
+    value = fields.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise BadIntrinsics(f"{name} is {'missing' if value is None else _short(value)}: expected a whole number.")
+    return value
+
+
+def _numbers(values: Any, name: str) -> list[float]:
+    """Floats of a list. C++ writes 1e-05, which YAML 1.1 takes for a word."""
+    if not isinstance(values, (list, tuple)):
+        raise BadIntrinsics(f"{name} is {_short(values)}: expected a list of numbers.")
+    try:
+        return [float(value) for value in values]
+    except (TypeError, ValueError) as exc:
+        raise BadIntrinsics(f"{name} is {_short(values)}: expected numbers only ({exc}).") from exc
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,1 @@
+"""Build and keep engines: what a TensorRT version takes, building its plans, and looking after them."""

@@ -1,0 +1,164 @@
+"""A camera file, as calibrators write it or as a topic is echoed, becomes the camera it describes."""
+
+import numpy as np
+import pytest
+import yaml
+
+from depthlm_ros.cameras import read_camera
+from depthlm_ros.errors import BadIntrinsics
+
+# As camera_calibration_parsers writes it: numbers without a point before the exponent.
+CALIBRATION = """\
+image_width: 640
+image_height: 480
+camera_name: head
+camera_matrix:
+  rows: 3
+  cols: 3
+  data: [430.25, 0, 307.5, 0, 430.75, 228.5, 0, 0, 1]
+distortion_model: plumb_bob
+distortion_coefficients:
+  rows: 1
+  cols: 5
+  data: [-0.33, 0.12, 1e-05, -2e-04, 0]
+rectification_matrix:
+  rows: 3
+  cols: 3
+  data: [1, 0, 0, 0, 1, 0, 0, 0, 1]
+projection_matrix:
+  rows: 3
+  cols: 4
+  data: [345.5, 0, 300.25, 0, 0, 390.5, 227.75, 0, 0, 0, 1, 0]
+"""
+
+ECHO = """\
+header:
+  stamp:
+    sec: 3
+    nanosec: 0
+  frame_id: head
+height: 480
+width: 640
+distortion_model: rational_polynomial
+d:
+- 0.1
+- -0.05
+- 0.0
+- 0.0
+- 0.01
+- 0.0
+- 0.0
+- 0.0
+k:
+- 430.25
+- 0.0
+- 307.5
+- 0.0
+- 430.75
+- 228.5
+- 0.0
+- 0.0
+- 1.0
+r: [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+p: [400.0, 0.0, 300.0, 0.0, 0.0, 410.0, 230.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+binning_x: 2
+binning_y: 2
+roi:
+  x_offset: 40
+  y_offset: 20
+  height: 400
+  width: 560
+  do_rectify: true
+---
+"""
+
+
+@pytest.fixture
+def read(tmp_path):
+    def write_and_read(text):
+        path = tmp_path / "camera.yaml"
+        path.write_text(text)
+        return read_camera(path)
+
+    return write_and_read
+
+
+def changed(text, **fields):
+    content = next(yaml.safe_load_all(text))
+    for name, value in fields.items():
+        if value is None:
+            del content[name]
+        else:
+            content[name] = value
+    return yaml.safe_dump(content)
+
+
+def test_a_calibration_file_is_read_field_by_field(read):
+    camera = read(CALIBRATION)
+    assert (camera.width_px, camera.height_px, camera.distortion_model) == (640, 480, "plumb_bob")
+    assert camera.d == (-0.33, 0.12, 1e-05, -2e-04, 0.0)
+    np.testing.assert_array_equal(camera.k, [[430.25, 0, 307.5], [0, 430.75, 228.5], [0, 0, 1]])
+    np.testing.assert_array_equal(camera.r, np.eye(3))
+    intrinsics = camera.rectified_intrinsics
+    assert (intrinsics.fx_px, intrinsics.fy_px, intrinsics.cx_px, intrinsics.cy_px) == (345.5, 390.5, 300.25, 227.75)
+    assert intrinsics.size_px == (640, 480)
+
+
+def test_an_echoed_message_is_read_with_binning_and_window(read):
+    camera = read(ECHO)
+    assert camera.distortion_model == "rational_polynomial" and len(camera.d) == 8
+    assert camera.delivered_size_px == (280, 200)
+    assert camera.rectified_intrinsics.fx_px == 200.0
+    assert camera.rectified_intrinsics.cx_px == (300.0 - 40) / 2
+    assert camera.roi.do_rectify
+
+
+def test_of_several_messages_the_first_counts_and_capitals_are_read(read):
+    second = ECHO.replace("width: 640", "width: 320")
+    capitals = ECHO.replace("\nd:", "\nD:").replace("\nk:", "\nK:").replace("\nr:", "\nR:").replace("\np:", "\nP:")
+    assert read(ECHO + second) == read(ECHO) == read(capitals)
+
+
+def test_what_a_calibration_may_leave_out(read):
+    camera = read(changed(CALIBRATION, projection_matrix=None, rectification_matrix=None, distortion_model=None))
+    assert camera.distortion_model == "plumb_bob" and not camera.has_p
+    assert camera.rectified_intrinsics.fx_px == 430.25
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "None"),
+        ("just words", "just words"),
+        ("a: [", "no YAML"),
+        ("name: head\nsize: 3\n", r"\['name', 'size'\]"),
+        (changed(CALIBRATION, image_width=None), "image_width is missing"),
+        (changed(CALIBRATION, image_width=640.5), "image_width is 640.5"),
+        (changed(CALIBRATION, image_height="tall"), "image_height is 'tall'"),
+        (changed(CALIBRATION, camera_matrix=[1, 2]), r"camera_matrix is \[1, 2\]"),
+        (changed(CALIBRATION, camera_matrix={"rows": 3, "cols": 3, "data": [1, 2]}), "camera_matrix has 2 values"),
+        (changed(CALIBRATION, projection_matrix={"rows": 3, "cols": 3, "data": [0] * 9}), "projection_matrix is 3 x 3"),
+        (
+            changed(CALIBRATION, camera_matrix={"rows": 3, "cols": 3, "data": ["wide"] + [0] * 8}),
+            r"camera_matrix\.data is \['wide'",
+        ),
+        (changed(CALIBRATION, camera_matrix={"rows": 3, "cols": 3, "data": [0] * 9}), "fx = 0.0"),
+        (changed(CALIBRATION, distortion_model="fisheye9"), "'fisheye9'"),
+        (changed(CALIBRATION, distortion_model=5), "distortion_model is 5"),
+        (changed(ECHO, k=[1.0, 2.0]), "2 values in K"),
+        (changed(ECHO, d="..."), "d is '...'"),
+        (changed(ECHO, roi=[0, 0]), r"roi is \[0, 0\]"),
+        (changed(ECHO, height=None), "height is missing"),
+    ],
+)
+def test_an_unusable_file_is_refused_with_the_field_and_its_value(read, text, said):
+    with pytest.raises(BadIntrinsics, match=rf"camera\.yaml.*{said}"):
+        read(text)
+
+
+def test_a_missing_or_binary_file_is_refused_by_name(tmp_path):
+    with pytest.raises(BadIntrinsics, match=r"nowhere\.yaml"):
+        read_camera(tmp_path / "nowhere.yaml")
+    (tmp_path / "camera.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BadIntrinsics, match=r"camera\.yaml is no YAML"):
+        read_camera(tmp_path / "camera.yaml")
