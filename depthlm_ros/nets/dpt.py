@@ -1,7 +1,8 @@
 """The DPT depth head of DepthVLM: four token maps in, metric depth out.
 
-Structure after DepthVLM (SPEC of the released head): one shared LayerNorm, 1x1 projections, ConvTranspose
-upsampling by 8/4/2/1, 3x3 convolutions to one width, four fusion blocks, two convolutions and Softplus.
+Structure after DepthVLM's published code (qwen3_vl/dpt_depth_head.py, which follows VGGT's head): one shared LayerNorm,
+1x1 projections, ConvTranspose upsampling by 8/4/2/1, 3x3 convolutions to one width, four fusion blocks, two
+convolutions and Softplus. heads.py has the released names of the weights.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class DptConfig:
-    """Widths of the head. DepthVLM's released ones are the defaults; in_channels is the LLM's hidden size."""
+    """Widths of the head. DepthVLM's released ones are the defaults; in_channels is the LLM's hidden size; narrow, that
+    of the last 3x3 convolution, is an eighth of features, but at least 16, where it is None.
+    """
 
     in_channels: int
     projected: tuple[int, int, int, int] = (256, 512, 1024, 1024)
     features: int = 256
     pixels_per_token: int = 32
+    narrow: int | None = None
 
 
 class ResidualConvUnit(nn.Module):
@@ -54,7 +58,11 @@ class FusionBlock(nn.Module):
 
 
 class DptHead(nn.Module):
-    """Four sequences (B, h*w, C) of token features -> depth_m (B, h*p, w*p), p = pixels_per_token."""
+    """Four sequences (B, h*w, C) of token features -> depth_m (B, h*p, w*p), p = pixels_per_token.
+
+    It computes in the precision of its own weights, whatever that of the features: half precision would leave steps of
+    6 cm in the depth at 10 m.
+    """
 
     def __init__(self, config: DptConfig) -> None:
         super().__init__()
@@ -74,8 +82,9 @@ class DptHead(nn.Module):
         self.adapters = nn.ModuleList(nn.Conv2d(n, width, 3, padding=1, bias=False) for n in config.projected)
         self.fusions = nn.ModuleList(FusionBlock(width, with_skip=level < 3) for level in range(4))
         self.out_conv1 = nn.Conv2d(width, width // 2, 3, padding=1)
-        self.out_conv2 = nn.Conv2d(width // 2, max(width // 8, 16), 3, padding=1)
-        self.out_conv3 = nn.Conv2d(max(width // 8, 16), 1, 1)
+        narrow = config.narrow or max(width // 8, 16)
+        self.out_conv2 = nn.Conv2d(width // 2, narrow, 3, padding=1)
+        self.out_conv3 = nn.Conv2d(narrow, 1, 1)
 
     def forward(self, features: list[torch.Tensor], grid: tuple[int, int]) -> torch.Tensor:
         maps = [self._token_map(level, tokens, grid) for level, tokens in enumerate(features)]
@@ -90,7 +99,7 @@ class DptHead(nn.Module):
 
     def _token_map(self, level: int, tokens: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         batch, _, channels = tokens.shape
-        x = self.norm(tokens).transpose(1, 2).reshape(batch, channels, *grid)
+        x = self.norm(tokens.to(self.norm.weight.dtype)).transpose(1, 2).reshape(batch, channels, *grid)
         return self.adapters[level](self.upsamples[level](self.projects[level](x)))
 
 
