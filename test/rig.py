@@ -20,6 +20,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
 
 from depthlm_ros.core import Intrinsics
+from depthlm_ros.ros.handshake import handshake
 from depthlm_ros.ros.messages import colour_image, rectified_camera_info
 from depthlm_ros.ros.pairing import stamp_ns
 from depthlm_ros.ros.processes import Process, module, own_graph
@@ -33,6 +34,8 @@ OUTPUTS = {
     "depth/points": PointCloud2,
     "depth/sparse": PointCloud2,
 }
+# Refused without effect, as the empty requests of the other services are.
+NO_TRANSITION = ChangeState.Request(transition=Transition(label="none"))
 _numbers = itertools.count()
 
 
@@ -77,6 +80,7 @@ class Rig:
             "depth_node/change_state": self.node.create_client(ChangeState, "depth_node/change_state"),
             "depth_node/get_state": self.node.create_client(GetState, "depth_node/get_state"),
         }
+        self._met: set[str] = set()
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.node)
         self._thread = threading.Thread(target=self._spin, daemon=True)
@@ -170,7 +174,10 @@ class Rig:
 
     def begin(self, service: str, request):
         client = self.clients[service]
-        self.wait(client.service_is_ready, f"service {service}")
+        if service not in self._met:
+            harmless = NO_TRANSITION if client.srv_type is ChangeState else client.srv_type.Request()
+            self.wait(handshake(client, harmless), f"service {service}")
+            self._met.add(service)
         return client.call_async(request)
 
     def finish(self, future, service: str = "service"):

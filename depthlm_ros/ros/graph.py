@@ -24,6 +24,7 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
 from depthlm_ros.errors import SetupError
+from depthlm_ros.ros.handshake import handshake
 from depthlm_ros.ros.processes import Process, module, own_graph
 from depthlm_ros.srv import SpatialQuery
 
@@ -85,9 +86,12 @@ class Graph:
         end_s = time.monotonic() + seconds
         self.wait(lambda: time.monotonic() >= end_s, "end", 2 * seconds + 1.0)
 
-    def call(self, client: Any, request: Any, timeout_s: float) -> Any:
-        """Call a service and wait for its response. Raises SetupError as `wait` does."""
-        self.wait(client.service_is_ready, f"service {client.srv_name}", timeout_s)
+    def call(self, client: Any, request: Any, timeout_s: float, harmless: Any) -> Any:
+        """Call a service and wait for its response. Raises SetupError as `wait` does.
+
+        harmless: a request that changes nothing, by which it is known that the service's answers arrive.
+        """
+        self.wait(handshake(client, harmless), f"service {client.srv_name}", timeout_s)
         future: Future = client.call_async(request)
         self.wait(future.done, f"response of {client.srv_name}", timeout_s)
         return future.result()
@@ -100,6 +104,6 @@ class Graph:
         request = SpatialQuery.Request(question=question, pixels=pixels, timeout_s=float(timeout_s))
         client: Client = node.create_client(SpatialQuery, "spatial_query")
         try:
-            return self.call(client, request, timeout_s)
+            return self.call(client, request, timeout_s, SpatialQuery.Request())  # an empty question is refused
         finally:
             node.destroy_client(client)
