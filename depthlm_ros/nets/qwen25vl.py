@@ -40,7 +40,8 @@ class Qwen25VL(Backbone):
         return ImageSpan((rows, columns), rows * columns, max(rows, columns))
 
     def see(self, image: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Vision tower. image: uint8 (B, H, W, 3) -> tokens (B, N, C); no DeepStack.
+        """Vision tower. image: uint8 (B, H, W, 3), sides multiples of pixels_per_token -> tokens (B, N, C); no
+        DeepStack.
 
         Patches are held in the order of the windows, so that a window is a slice; full attention does not mind.
         """
