@@ -1,7 +1,8 @@
 """Focal normalisation: any camera's image seen as if by the one camera the model was trained with.
 
-The model looks at a canvas of fixed size whose camera has focal length f on both axes and its
-principal point in the middle. An image is stretched by f / fx and f / fy onto that canvas.
+An exported model looks at a canvas of fixed size whose camera has focal length f on both axes and its
+principal point in the middle. An image is stretched by f / fx and f / fy onto that canvas. A published
+checkpoint looks at the whole image, resized by the rules of its released code (`fitted_view`).
 
 Depth needs no correction for this. A pinhole camera puts a point at u = fx x / z + cx; stretching
 the image by s gives u' = (s fx) x / z + cx', the image that a camera of focal length s fx takes of
@@ -20,8 +21,10 @@ import numpy as np
 
 from depthlm_ros.camera import UNSEEN_GREY
 from depthlm_ros.canonical_axis import Axis, interpolate_rows, place_axis, share_shown
+from depthlm_ros.canvas_size import fitted_sizes
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.errors import BadImage
+from depthlm_ros.spec import CanvasRule
 
 # Smallest depth whose inverse is a float32.
 _TINY = np.finfo(np.float32).tiny
@@ -29,7 +32,7 @@ _TINY = np.finfo(np.float32).tiny
 
 @dataclass(frozen=True)
 class CanonicalView:
-    """How one camera's image lies on the model's canvas. Build it with `canonical_view`.
+    """How one camera's image lies on the model's canvas. Build it with `canonical_view` or `fitted_view`.
 
     x, y: the two axes. Maps are computed on first use and kept; every method is pure and may be
     called from any thread. Sizes and coordinates of the canvas are in canvas pixels.
@@ -133,6 +136,21 @@ def canonical_view(intrinsics: Intrinsics, focal_px: float, canvases: Sequence[t
     width, height = min(canvases, key=rank)
     x = place_axis(intrinsics.width_px, width, scale_x, intrinsics.cx_px)
     y = place_axis(intrinsics.height_px, height, scale_y, intrinsics.cy_px)
+    return CanonicalView(x, y)
+
+
+def fitted_view(intrinsics: Intrinsics, rule: CanvasRule) -> CanonicalView:
+    """The view of a published checkpoint: the whole image, resized to the size that its released code gives it.
+
+    The released code resamples twice (bicubic in DepthLM, bilinear in DepthVLM, then bicubic in the checkpoint's
+    processor); here it is once, bilinear on means of whole blocks, so that pixels lie where they lie there but are
+    not bit-equal. rule.canvases_px must be empty. Raises BadIntrinsics for a camera whose image would be no picture.
+    """
+    whole, seen = fitted_sizes(intrinsics, rule)
+    x, y = (
+        Axis(image_px, canvas_px, whole_px / image_px, 0.0)
+        for image_px, canvas_px, whole_px in zip(intrinsics.size_px, seen, whole, strict=True)
+    )
     return CanonicalView(x, y)
 
 

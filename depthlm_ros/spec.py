@@ -30,7 +30,7 @@ class CanvasRule:
     least_pixels, most_pixels: area limits of the checkpoint's own processor, 0 for none; most_px: limit of the longer
     side (never enlarges), None for none; multiple_px: sides become multiples of this.
     multiple_by: "nearest": stretched to the nearest ones within the area limits (Qwen); "up": stretched to the next
-    larger ones (Pixtral); "crop": what is left over at the right and at the bottom is not seen (Pixtral without resize).
+    larger ones (Pixtral); "crop": what is left over at the right and bottom is not seen (Pixtral without resize).
     """
 
     focal_px: float | None

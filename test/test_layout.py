@@ -16,16 +16,19 @@ CODE = sorted(
     path for folder in ("depthlm_ros", "bench", "launch", "scripts", "test") for path in (ROOT / folder).rglob("*.py")
 )
 
-GEOMETRY = {"camera", "canonical", "canonical_axis", "cloud", "pinhole", "rectify"}
+GEOMETRY = {"camera", "canonical", "canonical_axis", "canvas_size", "cloud", "pinhole", "rectify"}
 PICTURES = {"cloudview", "imagefile", "pictures"}
-BASE = {"core", "errors"}
+BASE = {"core", "errors", "spec"}
+CHECKPOINT = {"checkpoint", "hubcache", "processor", "shards"}
 MARKS = {"marker", "pose"}
-RUNTIME = BASE | GEOMETRY | PICTURES | MARKS | {"families", "backends", "bundle", "share", "view", "model"}
+FILES = CHECKPOINT | {"bundle", "share", "specfile"}
+RUNTIME = BASE | GEOMETRY | PICTURES | MARKS | FILES | {"families", "backends", "view", "model"}
 
 # Room (file or folder of depthlm_ros): rooms it may import, beside itself. What is not named here may import nothing.
 ROOMS = {
     "__init__": set(),
     "errors": set(),
+    "spec": set(),
     "core": {"errors"},
     **{name: BASE | GEOMETRY for name in GEOMETRY},
     **{name: BASE | GEOMETRY | PICTURES for name in PICTURES},
@@ -34,6 +37,9 @@ ROOMS = {
     "families": BASE | GEOMETRY | MARKS,
     "share": BASE,
     "bundle": BASE | {"share"},
+    "specfile": BASE | {"share"},
+    **{name: BASE | FILES for name in CHECKPOINT},
+    "modelscli": BASE | FILES,
     "backends": BASE | {"bundle"},
     "backends/torch_hf": BASE | {"bundle", "nets"},
     "backends/tensorrt_engine": BASE | {"bundle"},
@@ -47,7 +53,7 @@ ROOMS = {
     "train": RUNTIME | {"nets", "export", "eval", "scenes"},
     "eval": RUNTIME | {"scenes"},
     "ros": RUNTIME | {"eval", "scenes"},
-    "cli": RUNTIME | {"eval", "export", "train", "ros"},
+    "cli": RUNTIME | {"eval", "export", "modelscli", "train", "ros"},
 }
 
 # Libraries that only some rooms may import; "ros" stands for everything that comes with ROS 2.
