@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from depthlm_ros.errors import UnknownName
 from depthlm_ros.families.base import Family
+from depthlm_ros.families.depthlm import DepthLM
+from depthlm_ros.families.qwen_vl import DepthVLM, Qwen3VL, Qwen25VL
 from depthlm_ros.families.tiny import Tiny
+from depthlm_ros.families.vlm3 import Vlm3Depth
+from depthlm_ros.families.vlm3_corr import Vlm3Corr
+from depthlm_ros.families.vlm3_object import Vlm3Object
+from depthlm_ros.families.vlm3_pose import Vlm3Pose
 
-FAMILIES: dict[str, type[Family]] = {Tiny.name: Tiny}
+FAMILIES: dict[str, type[Family]] = {
+    family.name: family
+    for family in (Tiny, DepthLM, DepthVLM, Vlm3Depth, Vlm3Object, Vlm3Corr, Vlm3Pose, Qwen3VL, Qwen25VL)
+}
 
 
 def family_named(name: str) -> Family:

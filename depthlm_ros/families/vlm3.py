@@ -1,14 +1,13 @@
-"""VLM3: depth at a pixel whose coordinates stand in the text.
+"""VLM3-depth: depth at a pixel whose coordinates stand in the text.
 
-Prompt, coordinate scale and reply format are those the released checkpoints were trained on.
+Prompt, coordinate scale and reply format are those the released checkpoint was trained on. The prompt names the range
+as [0, 2000] (the paper as [0, 2000)): coordinates are clamped to 2000.
 """
 
 from __future__ import annotations
 
-import math
-import re
-
-from depthlm_ros.families.base import Prompt, normalised
+from depthlm_ros.families.base import Family, Prompt, normalised
+from depthlm_ros.families.numbers import answered_metres
 
 COORDINATE_SCALE = 2000
 POINT_QUESTION = (
@@ -21,21 +20,37 @@ POINT_REPLY = (
     "<answer> {depth_m:.2f} </answer>"
 )
 POINT_REPLY_START = "<think> The point is around "
+# Of a whole reply, nothing forced, as the released notebook asks.
+POINT_REPLY_TOKENS = 256
 
-_LEADING_NUMBER = re.compile(r"\s*(\d{1,4}(?:\.\d{1,4})?)(?![\d.,eE])")
+
+def point_text(u_px: float, v_px: float, size_px: tuple[int, int]) -> str:
+    """The depth question for one pixel of an image (width, height)."""
+    nx = normalised(u_px, size_px[0], COORDINATE_SCALE)
+    ny = normalised(v_px, size_px[1], COORDINATE_SCALE)
+    return POINT_QUESTION.format(nx=nx, ny=ny)
 
 
 def point_prompt(u_px: float, v_px: float, size_px: tuple[int, int]) -> Prompt:
     """The depth question for one pixel. Its reply begins with known words, so only the number is decoded."""
-    nx = normalised(u_px, size_px[0], COORDINATE_SCALE)
-    ny = normalised(v_px, size_px[1], COORDINATE_SCALE)
-    return Prompt(POINT_QUESTION.format(nx=nx, ny=ny), forced=POINT_REPLY_START, number_only=True, max_new_tokens=8)
+    text = point_text(u_px, v_px, size_px)
+    return Prompt(text, forced=POINT_REPLY_START, number_only=True, max_new_tokens=8)
 
 
 def read_point(reply: str) -> float:
-    """Metres from a reply that continues POINT_REPLY_START; NaN unless it begins with one plain positive number."""
-    match = _LEADING_NUMBER.match(reply)
-    if match is None:
-        return math.nan
-    depth_m = float(match.group(1))
-    return depth_m if depth_m > 0 else math.nan
+    """Metres from a reply, be it whole or only what follows POINT_REPLY_START; NaN unless it gives one plain positive
+    number. The released notebook leaves such failures out of its score; here they count as unknown."""
+    return answered_metres(reply)
+
+
+class Vlm3Depth(Family):
+    """facebook/VLM3-depth."""
+
+    name = "vlm3-depth"
+    abilities = frozenset({"points"})
+
+    def point_prompt(self, u_px: float, v_px: float, size_px: tuple[int, int]) -> Prompt:
+        return point_prompt(u_px, v_px, size_px)
+
+    def read_point(self, reply: str) -> float:
+        return read_point(reply)
