@@ -3,7 +3,7 @@
 #   DEPTHLM_ROS, DEPTHLM_TORCH   see scripts/setup.sh
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-torch build demo test test-all check lint format bench train clean
+.PHONY: help setup setup-torch build demo test test-all check lint format bench bench-sparse train clean
 
 export PYTHON DEPTHLM_ROS DEPTHLM_TORCH
 # Message fields are checked, and nothing leaves or enters this machine's own graph.
@@ -59,6 +59,9 @@ format: setup ## put the code into the one format
 
 bench: setup ## rate, latency and overhead of the node; ends with one JSON line
 	@$(ENTER) python bench/node.py $(ARGS)
+
+bench-sparse: setup-torch ## depth at N pixels: the released way against ours, same answers; ends with one JSON line
+	@PYTHONPATH="$(CURDIR)" $(TORCH) bench/sparse.py $(ARGS)
 
 train: setup-torch ## train the embedded model anew
 	@PATH="$(CURDIR)/.venv-torch/bin:$(CURDIR)/scripts:$$PATH" PYTHONPATH="$(CURDIR)" depthlm train $(ARGS)

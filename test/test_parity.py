@@ -101,9 +101,7 @@ def test_positions_matter(pair):
     """A graph whose inputs were confused (ids taken for positions) would not notice a shift."""
     ours, _, bundle = pair
     look = ours.look([canvas(bundle.canvases_px[0])])
-    outputs = [
-        ours.step(ours.cache(look, 1, 7), question(look, [[3, 4, 5]], [2], shift)).watched for shift in (0, 40)
-    ]
+    outputs = [ours.step(ours.cache(look, 1, 7), question(look, [[3, 4, 5]], [2], shift)).watched for shift in (0, 40)]
     assert np.abs(outputs[0] - outputs[1]).max() > 1e-4
 
 

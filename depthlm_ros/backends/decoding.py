@@ -69,9 +69,7 @@ def generate(backend: Backend, look: Look, queries: Sequence[Query], watched: np
     return replies
 
 
-def _generate_rows(
-    backend: Backend, look: Look, queries: Sequence[Query], watched: np.ndarray
-) -> list[Generated]:
+def _generate_rows(backend: Backend, look: Look, queries: Sequence[Query], watched: np.ndarray) -> list[Generated]:
     rows = _Rows(look, queries, watched)
     cache = backend.cache(look, len(queries), rows.slots)
     output = backend.step(cache, rows.question())

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HostCache:
-    """Keys and values in the computer's memory. prefix: (layers, 1, heads_kv, P, D); own: (layers, N, heads_kv, S, D)."""
+    """Keys and values in host memory. prefix: (layers, 1, heads_kv, P, D); own: (layers, N, heads_kv, S, D)."""
 
     prefix: tuple[np.ndarray, np.ndarray]
     own: tuple[np.ndarray, np.ndarray]

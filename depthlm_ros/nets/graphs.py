@@ -45,7 +45,7 @@ class LookGraph(nn.Module):
             tokens, deep = self.model.see(image)
             pieces += [tokens, self._text(index + 1, image)]
             deeps.append(deep)
-        levels = [torch.cat(level, dim=1) if len(images) > 1 else level[0] for level in zip(*deeps)]
+        levels = [torch.cat(level, dim=1) if len(images) > 1 else level[0] for level in zip(*deeps, strict=True)]
         states, keys, values = read(
             self.model.language,
             torch.cat(pieces, dim=1),
@@ -86,9 +86,7 @@ class StepGraph(nn.Module):
         own_values: torch.Tensor,
         own_mask: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        past = Past(
-            prefix_keys.unbind(0), prefix_values.unbind(0), own_keys.unbind(0), own_values.unbind(0), own_mask
-        )
+        past = Past(prefix_keys.unbind(0), prefix_values.unbind(0), own_keys.unbind(0), own_values.unbind(0), own_mask)
         cos, sin = self.model.text_rope(positions)
         states, keys, values = follow(self.model.language, self.model.embed(ids), cos, sin, past)
         chosen = states[torch.arange(ids.shape[0], device=ids.device), last]

@@ -41,7 +41,7 @@ class PromptLayout:
     def spans(self) -> tuple[tuple[int, int], ...]:
         """(start, count) of each image's tokens."""
         starts, at = [], 0
-        for text, image in zip(self.texts, self.images):
+        for text, image in zip(self.texts[:-1], self.images, strict=True):
             starts.append((at + text, image.tokens))
             at += text + image.tokens
         return tuple(starts)
@@ -87,7 +87,7 @@ def learned_position_weights(grid: tuple[int, int], merge: int, side: int) -> tu
 def prefix_positions(layout: PromptLayout) -> torch.Tensor:
     """(3, P) time, row and column position ids of a Qwen prefix: text counts on, an image has its grid."""
     pieces, at = [], 0
-    for text, image in zip(layout.texts, (*layout.images, None)):
+    for text, image in zip(layout.texts, (*layout.images, None), strict=True):
         pieces.append(torch.arange(at, at + text).expand(3, -1))
         at += text
         if image is not None:

@@ -18,7 +18,7 @@ from depthlm_ros.share import shared_file
 from depthlm_ros.spec import CanvasRule, ModelSpec
 from depthlm_ros.train.recipe import Recipe, affixes, make_model, make_tokenizer, read_recipe
 from depthlm_ros.train.trainer import Trainer
-from depthlm_ros.train.validate import validate
+from depthlm_ros.train.validate import calibrate, validate
 
 DEFAULT_RECIPE = "config/train/tiny.yaml"
 
@@ -75,11 +75,12 @@ def run_tokenizer(recipe: Recipe, folder: Path) -> Tokenizer:
 
 
 def export(trainer: Trainer, recipe: Recipe, tokenizer: Tokenizer, out: Path, images: int) -> None:
-    """Writes the bundle, scores it through the runtime path, and writes it again with what was learnt of its errors."""
+    """Writes the bundle, learns through the runtime path how large its errors are, writes that down, and scores it."""
     model, spec, done = trainer.model.cpu().eval(), bundle_spec(recipe, trainer), provenance(recipe, trainer)
     write_bundle(model, tokenizer, spec, out, provenance=done)
+    calibration = calibrate(load_model(str(out)), images)
+    write_bundle(model, tokenizer, replace(spec, calibration=calibration), out, provenance=done)
     scores = validate(load_model(str(out)), images)
-    write_bundle(model, tokenizer, replace(spec, calibration=scores.calibration), out, provenance=done)
     (out / "scores_rendered.json").write_text(json.dumps(scores.as_dict(), indent=1) + "\n")
     print(json.dumps(scores.as_dict()))
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from copy import copy
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from depthlm_ros.core import Frame
+from depthlm_ros.core import Frame, PointDepths
+from depthlm_ros.eval.calibration import Errors, fit, share_within
 from depthlm_ros.eval.metrics import median_aligned, score
 from depthlm_ros.model import Model
 from depthlm_ros.scenes.photo import photograph
 from depthlm_ros.scenes.questions import Question, ask_about
 from depthlm_ros.scenes.render import render
+from depthlm_ros.spec import Calibration
 from depthlm_ros.train.dataset import canvas_camera, sample_view
 from depthlm_ros.view import View
 
@@ -40,13 +43,13 @@ class Share:
 
 @dataclass(frozen=True)
 class Depths:
-    """Scores of depths; `aligned` after scaling each image by the ratio of medians. relative_std: root mean square of
-    the relative error without the 5 % largest errors on either side."""
+    """Scores of depths; `aligned` after scaling each image by the ratio of medians. within_std: share of the true
+    depths within one reported standard deviation, over the labelled points."""
 
     delta1: float
     absrel: float
     delta1_aligned: float
-    relative_std: float
+    within_std: float
     unread: int
 
 
@@ -66,16 +69,38 @@ class Report:
 
 @dataclass
 class Tally:
-    """(predicted, true) depths per image and (question, answered rightly), while they are collected."""
+    """What is collected image by image. dense: (predicted, true) maps; points, words: what depth_at and tell_depth_at
+    gave, with the true depths; answers: (question, answered rightly)."""
 
     dense: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
-    words: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    points: list[tuple[PointDepths, np.ndarray]] = field(default_factory=list)
+    words: list[tuple[PointDepths, np.ndarray]] = field(default_factory=list)
     answers: list[tuple[Question, bool]] = field(default_factory=list)
 
 
-def validate(model: Model, images: int, seed: int = 1, points: int = 8) -> Report:
+def validate(model: Model, images: int, seed: int = 1, points: int = 8, questions: int = QUESTIONS_PER_IMAGE) -> Report:
     """Renders `images` scenes at the model's first canvas and asks about each."""
-    camera = canvas_camera(model.bundle.canvases_px[0], model.focal_px)
+    tally = look_around(model, images, seed, points, questions)
+    dense, words = (depths(pairs) for pairs in (tally.dense, [(told.depth_m, true) for told, true in tally.words]))
+    return Report(
+        images,
+        replace(dense, within_std=within_std(tally.points)),
+        replace(words, within_std=within_std(tally.words)),
+        shares(tally.answers),
+    )
+
+
+def calibrate(model: Model, images: int, seed: int = 2, points: int = 8) -> Calibration:
+    """How large the model's errors are, from scenes other than those that it is validated on."""
+    bare = copy(model)
+    bare.spec = replace(model.spec, calibration=Calibration())
+    tally = look_around(bare, images, seed, points, 0)
+    return Calibration(*fit(errors(tally.points)), *fit(errors(tally.words)))
+
+
+def look_around(model: Model, images: int, seed: int, points: int, questions: int) -> Tally:
+    """Looks at rendered scenes, measures and asks."""
+    camera = canvas_camera(model.spec.canvas.canvases_px[0], model.spec.canvas.focal_px)
     tally = Tally()
     for index in range(images):
         rng = np.random.default_rng([VALIDATION_STREAM, seed, index])
@@ -84,10 +109,27 @@ def validate(model: Model, images: int, seed: int = 1, points: int = 8) -> Repor
         view = model.look(Frame(photograph(rng, rendered), camera))
         tally.dense.append((view.depth().depth_m, rendered.depth_m))
         v, u = (axis[rng.integers(0, len(axis), points)] for axis in np.nonzero(rendered.depth_m > 0))
-        tally.words.append((view.tell_depth_at(np.stack([u, v], 1)).depth_m, rendered.depth_m[v, u]))
-        asked = ask_about(rng, scene, rendered, camera, QUESTIONS_PER_IMAGE)
-        tally.answers += [(question, answer_is_right(view, question)) for question in asked]
-    return Report(images, depths(tally.dense), depths(tally.words), shares(tally.answers))
+        uv_px, true_m = np.stack([u, v], 1), rendered.depth_m[v, u]
+        tally.points.append((view.depth_at(uv_px), true_m))
+        tally.words.append((view.tell_depth_at(uv_px), true_m))
+        if questions:
+            asked = ask_about(rng, scene, rendered, camera, questions)
+            tally.answers += [(question, answer_is_right(view, question)) for question in asked]
+    return tally
+
+
+def errors(pairs: Sequence[tuple[PointDepths, np.ndarray]]) -> Errors:
+    """Errors beside the reported deviations."""
+    told_m, std_m, true_m = (
+        np.concatenate(column)
+        for column in zip(*((told.depth_m, told.std_m, true) for told, true in pairs), strict=True)
+    )
+    return Errors(told_m - true_m, std_m, told_m)
+
+
+def within_std(pairs: Sequence[tuple[PointDepths, np.ndarray]]) -> float:
+    found = errors(pairs)
+    return share_within(found.error_m, found.spread_m)
 
 
 def answer_is_right(view: View, question: Question) -> bool:
@@ -103,9 +145,7 @@ def depths(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Depths:
     predicted, truth = (np.concatenate([side.ravel() for side in sides]) for sides in zip(*pairs, strict=True))
     aligned = np.concatenate([median_aligned(*pair).ravel() for pair in pairs])
     raw = score(predicted, truth)
-    return Depths(
-        raw.delta1, raw.absrel, score(aligned, truth).delta1, trimmed_rms(predicted / truth - 1), raw.parse_failures
-    )
+    return Depths(raw.delta1, raw.absrel, score(aligned, truth).delta1, math.nan, raw.parse_failures)
 
 
 def shares(answers: Sequence[tuple[Question, bool]]) -> dict[str, Share]:
@@ -117,10 +157,3 @@ def shares(answers: Sequence[tuple[Question, bool]]) -> dict[str, Share]:
     groups["absent"] = [right for question, right in answers if question.status == "not_found"]
     groups["out_of_scope"] = [right for question, right in answers if question.status == "not_understood"]
     return {name: Share(float(np.mean(rights)) if rights else math.nan, len(rights)) for name, rights in groups.items()}
-
-
-def trimmed_rms(error: np.ndarray) -> float:
-    """Root mean square without the 5 % on either side: a few wild errors should not widen every interval."""
-    known = np.sort(error[np.isfinite(error)])
-    cut = len(known) // 20
-    return float(np.sqrt(np.mean(known[cut : len(known) - cut] ** 2))) if len(known) else math.nan

@@ -1,0 +1,259 @@
+"""Depth at N pixels: the way of the released scripts against ours, on one random model, same answers.
+
+The released scripts ask once per pixel: generate() over image, question and reply, the whole reply decoded token by
+token. Here one look serves all pixels, the questions share its prefix, the fixed words of the reply are given instead
+of decoded, and decoding stops behind the number. A random model does not write such replies by itself, so both ways
+are held to the reply's form by the same rule (fixed words, free digits), and every digit is compared.
+
+  python bench/sparse.py                       a small Qwen3-VL on the CPU
+  python bench/sparse.py --device cuda --size 4b     the real 4B configuration, random weights in bfloat16
+
+The last line is JSON: ratio_N = seconds of the released way / seconds of ours. Times are the smallest of the repeats.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from transformers import LogitsProcessor, LogitsProcessorList, Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+from depthlm_ros.backends.base import Look, StepInput, StepOutput
+from depthlm_ros.backends.decoding import Query, generate
+from depthlm_ros.backends.torch_hf import TorchBackend
+from depthlm_ros.nets.qwen3vl import Qwen3VLDepth
+
+IMAGE_ID, START, END, HEADER = 1, 2, 3, (4, 5, 6)
+DIGITS = np.arange(10, 20)
+POINT, FIRST_WORD = 20, 30
+# As many tokens as VLM3's question and reply have in Qwen's tokenizer: question with its two coordinates, fixed words
+# before the number, between the two numbers, behind them.
+QUESTION_TOKENS, BEFORE_NUMBER, BETWEEN_NUMBERS, BEHIND = 83, 8, 16, 5
+NUMBER = 4  # "2.35"
+SIZES = {
+    # ENGINES.md's small model: vision 6 x 192, language 5 x 256, 448 x 320 px.
+    "small": {
+        "vocab": 2048,
+        "canvas": (448, 320),
+        "text": {"hidden": 256, "layers": 5, "heads": 8, "heads_kv": 4, "head_dim": 32, "feed": 768},
+        "vision": {"hidden": 192, "layers": 6, "heads": 6, "feed": 768, "deep": [1, 3, 4]},
+    },
+    # Qwen3-VL-4B-Instruct's own sizes.
+    "4b": {
+        "vocab": 151936,
+        "canvas": (1152, 864),
+        "text": {"hidden": 2560, "layers": 36, "heads": 32, "heads_kv": 8, "head_dim": 128, "feed": 9728},
+        "vision": {"hidden": 1024, "layers": 24, "heads": 16, "feed": 4096, "deep": [5, 11, 17]},
+    },
+}
+
+
+@dataclass(frozen=True)
+class Form:
+    """What may stand at each step of a reply: one token, or one of the digits (None)."""
+
+    steps: tuple[int | None, ...]
+
+    @classmethod
+    def of_reply(cls) -> Form:
+        """The reply of a point question: words, number, words, number, words."""
+        number = (None, POINT, None, None)
+        words = iter(range(FIRST_WORD, 10_000))
+        fixed = [tuple(next(words) for _ in range(n)) for n in (BEFORE_NUMBER, BETWEEN_NUMBERS, BEHIND)]
+        return cls((*fixed[0], *number, *fixed[1], *number, *fixed[2]))
+
+
+class HeldToForm(LogitsProcessor):
+    """For transformers' generate(): the reply's form, step by step."""
+
+    def __init__(self, form: Form, prompt_length: int) -> None:
+        self.form, self.prompt_length = form, prompt_length
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        allowed = self.form.steps[input_ids.shape[1] - self.prompt_length]
+        held = torch.full_like(scores, float("-inf"))
+        chosen = torch.as_tensor(DIGITS if allowed is None else [allowed], device=scores.device)
+        held[:, chosen] = scores[:, chosen]
+        return held
+
+
+class Held(TorchBackend):
+    """Our backend, held to the number's form: the same rule on the probabilities that it reports anyway."""
+
+    def step(self, cache, given: StepInput) -> StepOutput:
+        output = super().step(cache, given)
+        at = 0 if given.at == 0 else given.at - self.asked + 1
+        if at == 1:
+            return replace(output, chosen=np.full_like(output.chosen, POINT))
+        if at == NUMBER:
+            return replace(output, chosen=np.full_like(output.chosen, END))
+        return replace(output, chosen=DIGITS[output.watched.argmax(1)])
+
+    asked = QUESTION_TOKENS + len(HEADER) + BEFORE_NUMBER
+
+
+def build(size: str, device: str, dtype: torch.dtype) -> Qwen3VLDepth:
+    """A random model of the configuration."""
+    given = SIZES[size]
+    text, vision = given["text"], given["vision"]
+    config = Qwen3VLConfig(
+        text_config={
+            "vocab_size": given["vocab"],
+            "hidden_size": text["hidden"],
+            "intermediate_size": text["feed"],
+            "num_hidden_layers": text["layers"],
+            "num_attention_heads": text["heads"],
+            "num_key_value_heads": text["heads_kv"],
+            "head_dim": text["head_dim"],
+            "max_position_embeddings": 8192,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 5e6,
+                "mrope_section": sections(text["head_dim"]),
+                "mrope_interleaved": True,
+            },
+        },
+        vision_config={
+            "depth": vision["layers"],
+            "hidden_size": vision["hidden"],
+            "intermediate_size": vision["feed"],
+            "num_heads": vision["heads"],
+            "out_hidden_size": text["hidden"],
+            "deepstack_visual_indexes": vision["deep"],
+        },
+        image_token_id=IMAGE_ID,
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(0)
+    torch.set_default_dtype(dtype)
+    with torch.device(device):
+        model = Qwen3VLDepth(config, None)
+    torch.set_default_dtype(torch.float32)
+    return model.eval()
+
+
+def sections(head_dim: int) -> list[int]:
+    third = head_dim // 6
+    return [head_dim // 2 - 2 * third, third, third]
+
+
+def question(index: int) -> list[int]:
+    """Token ids of the question about one pixel; two of them differ in the coordinates."""
+    ids = np.random.default_rng(index).integers(DIGITS[0], DIGITS[-1] + 1, 8)
+    words = np.arange(40, 40 + QUESTION_TOKENS)
+    words[12:20] = ids
+    return words.tolist()
+
+
+def released(model: Qwen3VLDepth, image: np.ndarray, pixels: int, form: Form) -> list[list[int]]:
+    """One generate() per pixel; the tokens of the replies."""
+    vlm: Qwen3VLForConditionalGeneration = model.vlm
+    vision = vlm.config.vision_config
+    span = model.span((image.shape[1], image.shape[0]))
+    replies = []
+    for index in range(pixels):
+        prompt = [START, *[IMAGE_ID] * span.tokens, START, *question(index), *HEADER]
+        ids = torch.tensor([prompt], device=vlm.device)
+        patches, grid = to_patches(image, vision.patch_size, vision.spatial_merge_size)
+        with torch.inference_mode():
+            output = vlm.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                pixel_values=patches.to(vlm.device, vlm.dtype),
+                image_grid_thw=grid.to(vlm.device),
+                mm_token_type_ids=(ids == IMAGE_ID).int(),
+                max_new_tokens=len(form.steps),
+                do_sample=False,
+                eos_token_id=END,
+                pad_token_id=0,
+                logits_processor=LogitsProcessorList([HeldToForm(form, len(prompt))]),
+            )
+        replies.append(output[0, len(prompt) :].tolist())
+    return replies
+
+
+def to_patches(image: np.ndarray, patch: int, merge: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pixels as transformers' image processor hands them over, (patches, 3 * 2 * p * p), and the grid."""
+    pixels = torch.from_numpy(image).permute(2, 0, 1).float() / 127.5 - 1.0
+    rows, columns = pixels.shape[1] // patch, pixels.shape[2] // patch
+    x = pixels[None].repeat(2, 1, 1, 1).reshape(1, 2, 3, rows // merge, merge, patch, columns // merge, merge, patch)
+    x = x.permute(0, 3, 6, 4, 7, 2, 1, 5, 8)
+    return x.reshape(rows * columns, -1), torch.tensor([[1, rows, columns]])
+
+
+def ours(backend: TorchBackend, image: np.ndarray, pixels: int, form: Form, vocab: int) -> list[list[int]]:
+    """One look, all questions behind it; the tokens of the numbers."""
+    stops = np.zeros(vocab, bool)
+    stops[END] = True
+    forced = [step for step in form.steps[:BEFORE_NUMBER] if step is not None]
+    look: Look = backend.look([image[None]])
+    queries = [Query([*question(index), *HEADER, *forced], stops, NUMBER) for index in range(pixels)]
+    return [list(reply.ids) for reply in generate(backend, look, queries, DIGITS)]
+
+
+def least_s(work: Callable[[], object], repeats: int, device: str) -> tuple[float, object]:
+    """Smallest time of several runs, and the last result."""
+    times, result = [], None
+    for _ in range(repeats):
+        wait(device)
+        started_s = time.perf_counter()
+        result = work()
+        wait(device)
+        times.append(time.perf_counter() - started_s)
+    return min(times), result
+
+
+def wait(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def numbers(replies: Sequence[Sequence[int]]) -> list[list[int]]:
+    """The first number of whole replies."""
+    return [list(reply[BEFORE_NUMBER : BEFORE_NUMBER + NUMBER]) for reply in replies]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--size", choices=tuple(SIZES), default=None, help="default: 4b on cuda, else small")
+    parser.add_argument("--points", type=int, nargs="+", default=[1, 16, 64, 256])
+    parser.add_argument("--repeats", type=int, default=3, help="of both ways; up to 16 points, above that one run each")
+    args = parser.parse_args()
+    size = args.size or ("4b" if args.device.startswith("cuda") else "small")
+    dtype = torch.bfloat16 if args.device.startswith("cuda") else torch.float32
+    model, form = build(size, args.device, dtype), Form.of_reply()
+    width, height = SIZES[size]["canvas"]
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    backend = Held(lambda _: model, ([START], [], [START]), device=args.device)
+    print(f"Qwen3-VL {size}, {width} x {height}, {args.device}, {dtype}, {torch.get_num_threads()} threads")
+    released(model, image, 1, form), ours(backend, image, 2, form, SIZES[size]["vocab"])
+    result: dict[str, object] = {"size": size, "device": args.device}
+    for pixels in args.points:
+        repeats = args.repeats if pixels <= 16 else 1
+        slow_s, replies = least_s(lambda n=pixels: released(model, image, n, form), repeats, args.device)
+        fast_s, told = least_s(
+            lambda n=pixels: ours(backend, image, n, form, SIZES[size]["vocab"]), repeats, args.device
+        )
+        same = sum(a == b for a, b in zip(numbers(replies), told, strict=True))
+        ratio = slow_s / fast_s
+        print(
+            f"{pixels:4} points: released {slow_s:8.3f} s, ours {fast_s:7.3f} s, {ratio:5.1f} x, same {same}/{pixels}"
+        )
+        result |= {f"released_s_{pixels}": slow_s, f"ours_s_{pixels}": fast_s, f"same_{pixels}": same / pixels}
+        result[f"ratio_{pixels}"] = round(ratio, 2)
+        # In float32 both ways must agree; bfloat16 breaks ties between equally probable digits either way.
+        if same < pixels and dtype is torch.float32:
+            print(json.dumps(result))
+            raise SystemExit(f"answers differ: {pixels - same} of {pixels}")
+    print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
