@@ -193,7 +193,7 @@ setup_default() {
 
 build_interfaces() {
     local stamp
-    stamp=$(digest .venv/.stamp CMakeLists.txt package.xml srv/*)
+    stamp=$(digest .venv/.stamp CMakeLists.txt package.xml msg/* srv/*)
     if [ "$(cat install/.stamp 2>/dev/null)" = "$stamp" ]; then return; fi
     rm -f install/.stamp
     HINT="If a path has moved, 'make clean' and try again." logged "building the ROS interfaces" scripts/build.sh
