@@ -61,9 +61,10 @@ def find_model(name: str) -> Bundle | Checkpoint:
         return _named_folder(known[0], Path(known[2]).expanduser())
     if is_hub_id(name):
         return _from_hub(name)
+    known_names = ", ".join(sorted({*spec_files(), *bundle_names()})) or "there are none"
     raise UnknownName(
-        f"model {name!r} is no known model ({', '.join(sorted({*spec_files(), *_bundles()}))}), no folder, and not of "
-        f"the form NAME=FOLDER or ORG/REPO; looked in {', '.join(map(str, engine_roots())) or 'no engine folder'}."
+        f"model {name!r} is no known model ({known_names}), no folder, and not of the form NAME=FOLDER or ORG/REPO; "
+        f"looked in {', '.join(map(str, engine_roots())) or 'no engine folder'}."
     )
 
 
@@ -74,20 +75,27 @@ def bundle_folder(name: str) -> Path | None:
     return next(folders, None)
 
 
+def find_download(spec: ModelSpec) -> Checkpoint | None:
+    """The model's checkpoint in the local cache, None where it was never downloaded. Raises BadBundle if not whole."""
+    folder = snapshot(spec.hub, spec.revision) if spec.hub else None
+    return None if folder is None else _checkpoint(folder, spec)
+
+
+def bundle_names() -> list[str]:
+    """Names of all bundles in the engine folders."""
+    return sorted({path.parent.name for root in engine_roots() for path in root.glob(f"*/{MANIFEST}")})
+
+
 def how_to_get(spec: ModelSpec) -> str:
     """What to do for a model whose files are not here."""
-    own = "" if spec.canvas.canvases_px else f" Weights of your own are used as {spec.name}=FOLDER."
+    own = "" if spec.canvas.canvases_px else f" Weights of your own: {spec.name}=FOLDER."
     if not spec.hub:
         return f"{spec.note or 'its weights are listed nowhere'}.{own}"
-    size = f", about {spec.download_gb:g} GB" if spec.download_gb else ""
+    size = f" about {spec.download_gb:g} GB;" if spec.download_gb else ""
     return (
-        f"run `{download_command(spec.hub, spec.revision)}` ({spec.licence}{size}; if it is refused, accept the "
-        f"licence at https://huggingface.co/{spec.hub} first). It is then found in {cache_folder()}.{own}"
+        f"run `{download_command(spec.hub, spec.revision)}`;{size} licence: {spec.licence}, to be accepted at "
+        f"https://huggingface.co/{spec.hub} if the download is refused. It is then found in {cache_folder()}.{own}"
     )
-
-
-def _bundles() -> list[str]:
-    return [path.parent.name for root in engine_roots() for path in root.glob(f"*/{MANIFEST}")]
 
 
 def _is_spec(name: str) -> bool:
@@ -95,10 +103,10 @@ def _is_spec(name: str) -> bool:
 
 
 def _cached(spec: ModelSpec) -> Checkpoint:
-    folder = snapshot(spec.hub, spec.revision) if spec.hub else None
-    if folder is None:
+    found = find_download(spec)
+    if found is None:
         raise BadBundle(f"model {spec.name} is not here: {how_to_get(spec)}")
-    return _checkpoint(folder, spec)
+    return found
 
 
 def _named_folder(name: str, folder: Path) -> Checkpoint:

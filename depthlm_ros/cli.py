@@ -1,4 +1,4 @@
-"""The command line: `depthlm depth|ask|eval|train|export`. One small function per verb; heavy imports inside it."""
+"""The command line: `depthlm depth|ask|eval|models|train|export`. One small function per verb, heavy imports inside."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ INSTALL_HINT = (
     "pip install 'depthlm_ros[torch]' for train and export, 'depthlm_ros' for the rest (or: make setup-torch)."
 )
 EXIT_SETUP, EXIT_INPUT = 1, 2
-# Verbs whose options live beside their code, in MODULE.add_arguments(parser) and MODULE.run(args); they need torch.
-BUILD_VERBS = {
+# Verbs whose options live beside their code, in MODULE.add_arguments(parser) and MODULE.run(args); train and export
+# need torch.
+OTHER_VERBS = {
+    "models": ("depthlm_ros.modelscli", "list the models, their licences, and where they are or how to get them"),
     "train": ("depthlm_ros.train.cli", "train the embedded model on rendered scenes"),
     "export": ("depthlm_ros.export.cli", "turn a trained checkpoint into a model folder"),
 }
@@ -103,7 +105,7 @@ def answer_dict(answer: Answer) -> dict[str, object]:
 
 
 def _parser(verb: str) -> argparse.ArgumentParser:
-    """The whole command line; the options of a build verb only if it is the one that was asked for."""
+    """The whole command line; the options of another module's verb only if it is the one that was asked for."""
     parser = argparse.ArgumentParser(
         prog="depthlm", description="Metric depth and spatial questions from single images."
     )
@@ -111,12 +113,12 @@ def _parser(verb: str) -> argparse.ArgumentParser:
     _add_depth(verbs.add_parser("depth", help="depth of an image, as a file", description=depth.__doc__))
     _add_ask(verbs.add_parser("ask", help="a question about an image", description=ask.__doc__))
     _add_eval(verbs.add_parser("eval", help="scores on labelled images", description=evaluate.__doc__))
-    for name, (module_name, help_text) in BUILD_VERBS.items():
-        build = verbs.add_parser(name, help=help_text, description=help_text)
+    for name, (module_name, help_text) in OTHER_VERBS.items():
+        other = verbs.add_parser(name, help=help_text, description=help_text)
         if name == verb:
             module = importlib.import_module(module_name)
-            module.add_arguments(build)
-            build.set_defaults(run=module.run)
+            module.add_arguments(other)
+            other.set_defaults(run=module.run)
     return parser
 
 
