@@ -47,7 +47,7 @@ def read_size_rule(folder: Path) -> SizeRule:
             rule = _pixtral({**PIXTRAL_DEFAULTS, **facts})
         else:
             raise BadBundle(f"{path} is of the kind {kind!r}: only those of Qwen-VL and Pixtral are known.")
-    except (KeyError, TypeError, ValueError, AttributeError) as exc:
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as exc:
         raise BadBundle(f"{path}: patch_size, merge_size, size or the like is wrong ({exc!r}): {_AGAIN}") from exc
     sizes = (rule.multiple_px, rule.least_pixels + 1, rule.most_pixels + 1, rule.most_px or 1)
     if min(sizes) < 1 or 0 < rule.most_pixels < rule.least_pixels:
@@ -100,16 +100,18 @@ def _processor(folder: Path) -> tuple[Path, Mapping[str, Any]]:
 
 def _qwen(facts: Mapping[str, Any]) -> SizeRule:
     """Limits are areas; min_pixels and max_pixels, where given, count before those in size, as in transformers."""
-    size = facts["size"]
-    limits = {
-        "least_pixels": (facts.get("min_pixels"), size.get("min_pixels"), size.get("shortest_edge")),
-        "most_pixels": (facts.get("max_pixels"), size.get("max_pixels"), size.get("longest_edge")),
-    }
+    size = facts["size"] or {}
     multiple_px = _side(facts["patch_size"]) * int(facts["merge_size"])
     if not facts.get("do_resize", True):
         return SizeRule(False, multiple_px)
-    first = {name: next(int(n) for n in given if n is not None) for name, given in limits.items()}
-    return SizeRule(True, multiple_px, **first)
+    least_pixels = _first(facts.get("min_pixels"), size.get("min_pixels"), size.get("shortest_edge"))
+    most_pixels = _first(facts.get("max_pixels"), size.get("max_pixels"), size.get("longest_edge"))
+    return SizeRule(True, multiple_px, least_pixels, most_pixels)
+
+
+def _first(*given: Any) -> int:
+    known = [int(value) for value in given if value is not None]
+    return known[0]
 
 
 def _pixtral(facts: Mapping[str, Any]) -> SizeRule:

@@ -64,7 +64,7 @@ def header_names(path: Path) -> frozenset[str]:
     tensors = _tensors(path, header, length)
     try:
         end = 8 + length + max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
-    except (TypeError, KeyError, IndexError, ValueError) as exc:
+    except (TypeError, LookupError, ValueError, OverflowError) as exc:
         raise BadBundle(f"{path} is no whole safetensors file (a tensor without its place): {_AGAIN}") from exc
     if size != end:
         raise BadBundle(f"{path} is {size} bytes long, but its header says {end}: {_AGAIN}")
