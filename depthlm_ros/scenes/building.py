@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from depthlm_ros.scenes import colours
+from depthlm_ros.scenes import colours, on_walls
 from depthlm_ros.scenes.catalogue import ROOMS
 from depthlm_ros.scenes.dice import Dice
 from depthlm_ros.scenes.primitives import PANES, PATCHES, Paint, Piece, Placed, Xyz, box
@@ -46,14 +46,16 @@ def shell_paints(dice: Dice) -> tuple[Paint, ...]:
 def door(dice: Dice) -> Piece:
     """2 m door leaf with frame and handle."""
     w, h = dice.between(0.8, 1.0), dice.between(1.97, 2.12)
-    leaf, frame = colours.board(dice), colours.lacquer(dice)
+    colour, leaf, frame = "", colours.board(dice), colours.lacquer(dice)
+    if dice.chance(0.25):
+        colour, leaf = colours.dyed(dice, 1.0)
     parts = [
         box((0, -0.02, h / 2), (w, 0.04, h), leaf),
         box((dice.pick((-1, 1)) * (w / 2 - 0.07), -0.07, 1.03), (0.12, 0.04, 0.03), colours.metal(dice)),
         box((0, -0.03, h + 0.04), (w + 0.16, 0.06, 0.08), frame),
     ]
     parts += [box((s * (w / 2 + 0.04), -0.03, h / 2), (0.08, 0.06, h), frame) for s in (-1, 1)]
-    return Piece("door", "", tuple(parts), (w + 0.16, 0.08, h + 0.08))
+    return Piece("door", colour, tuple(parts), (w + 0.16, 0.08, h + 0.08))
 
 
 def window(dice: Dice, room_height: float, day: float) -> Piece:
@@ -67,11 +69,11 @@ def window(dice: Dice, room_height: float, day: float) -> Piece:
         box((0, -0.05, foot - 0.02), (w + 0.1, 0.16, 0.03), frame),
     ]
     parts += [box((s * (w / 2 + 0.03), -0.03, foot + h / 2), (0.06, 0.06, h), frame) for s in (-1, 1)]
-    if dice.chance(0.3):
-        cloth = colours.fabric(dice)
-        parts += [
-            box((s * (w / 2 + 0.1), -0.1, foot / 2 + h / 2 + 0.1), (0.35, 0.08, h + foot), cloth) for s in (-1, 1)
-        ]
+    dress = dice.unit()
+    if dress < 0.4:
+        parts += on_walls.curtain(dice, w, foot + h, dice.pick((0.05, foot - 0.1)))
+    elif dress < 0.55:
+        parts += on_walls.blind(dice, w, foot + h, foot)
     return Piece("window", "", tuple(parts), (w + 0.12, 0.12, foot + h))
 
 
@@ -87,7 +89,7 @@ def picture(dice: Dice) -> Piece:
         box((0, -0.012, z), (w, 0.024, h), colours.board(dice)),
         box((0, -0.014, z), (w - 0.06, 0.026, h - 0.06), art),
     )
-    return Piece("", "", parts, (w, 0.05, z + h / 2))
+    return Piece("picture", "", parts, (w, 0.05, z + h / 2))
 
 
 def ceiling_lights(size: Xyz, dice: Dice, brightness: float) -> tuple[list[Placed], list[tuple[float, ...]]]:
@@ -130,7 +132,24 @@ def window_light(placed: Placed, day: float) -> tuple[float, ...]:
     return (x + 0.3 * inward[0], y + 0.3 * inward[1], 1.5, 0.3, 0.9 * power, 0.96 * power, power, *inward, 0.0)
 
 
+def sunlight(placed: Placed, size: Xyz, dice: Dice, day: float) -> tuple[float, ...]:
+    """The row for Scene.lights of a low sun behind a window: a patch of light on the floor or a wall."""
+    piece, (x, y, _), yaw = placed.piece, placed.xyz_m, placed.yaw
+    inward, pane = (math.sin(yaw), -math.cos(yaw)), piece.parts[0]
+    axis = 0 if abs(inward[0]) > 0.5 else 1
+    turn, rise, far = dice.between(-0.9, 0.9), dice.between(0.25, 1.0), 14.0
+    c, s = math.cos(turn), math.sin(turn)
+    away = (-(c * inward[0] - s * inward[1]), -(s * inward[0] + c * inward[1]))
+    low, high = pane.centre[2] - pane.half[2], pane.centre[2] + pane.half[2]
+    across, wall = (y, x) if axis == 0 else (x, y)
+    power = far * far * dice.between(0.6, 1.6) * day
+    sun = (x + far * away[0] * math.cos(rise), y + far * away[1] * math.cos(rise), high + far * math.sin(rise))
+    gate = (float(axis), wall, across - pane.half[0], across + pane.half[0], low, high)
+    return (*sun, 0.12, power, 0.9 * power, 0.72 * power, 0.0, 0.0, 0.0, *gate)
+
+
 def as_lights(rows: list[tuple[float, ...]]) -> np.ndarray:
-    """float32 (L, 10) of the strongest four."""
-    rows = sorted(rows, key=lambda row: -row[5])[:4]
-    return np.array(rows, np.float32).reshape(-1, 10)
+    """float32 (L, 16) of the strongest four, as they are seen from a few metres; rows without an opening get none."""
+    rows = sorted(rows, key=lambda row: -row[5] / (1.0 if len(row) == 10 else 100.0))[:4]
+    nowhere = (-1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    return np.array([(*row, *nowhere)[:16] for row in rows], np.float32).reshape(-1, 16)

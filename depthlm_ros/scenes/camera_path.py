@@ -8,7 +8,7 @@ import numpy as np
 
 from depthlm_ros.scenes.dice import Dice
 from depthlm_ros.scenes.pose import clearance_m, look
-from depthlm_ros.scenes.primitives import Pose, Scene
+from depthlm_ros.scenes.primitives import SIMPLE_KINDS, Pose, Scene
 from depthlm_ros.scenes.raycast import geometry, trace
 from depthlm_ros.scenes.sample import furnished
 
@@ -70,7 +70,7 @@ def _turn_deg(poses: list[Pose]) -> float:
 
 
 def _targets(scene: Scene) -> list:
-    coloured = [thing for thing in scene.objects if " " in thing.name]
+    coloured = [thing for thing in scene.objects if thing.kind in SIMPLE_KINDS]
     return coloured[:2] or list(scene.objects[:2])
 
 

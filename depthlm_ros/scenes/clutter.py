@@ -6,9 +6,7 @@ import math
 
 from depthlm_ros.scenes import colours
 from depthlm_ros.scenes.dice import Dice
-from depthlm_ros.scenes.primitives import BOOKS, NOISE, PATCHES, PLAIN, SCREEN, Paint, Piece, ball, box, frustum
-
-SIMPLE_KINDS = ("box", "ball", "cylinder", "cone")
+from depthlm_ros.scenes.primitives import BOOKS, LEAVES, NOISE, PATCHES, PLAIN, SCREEN, Paint, Piece, ball, box, frustum
 
 
 def coloured(dice: Dice, kind: str, colour: str, size_m: float) -> Piece:
@@ -58,7 +56,7 @@ def laptop(dice: Dice) -> Piece:
         box((0, 0.13, 0.12), (0.33, 0.01, 0.21), dark, pitch=-0.3),
         box((0, 0.124, 0.12), (0.31, 0.004, 0.19), face, pitch=-0.3),
     )
-    return Piece("", "", parts, (0.33, 0.3, 0.22))
+    return Piece("laptop", "", parts, (0.33, 0.3, 0.22))
 
 
 def cup(dice: Dice) -> Piece:
@@ -108,7 +106,7 @@ def plant(dice: Dice) -> Piece:
     """Pot with leaves."""
     h, r = dice.between(0.3, 1.6), dice.between(0.08, 0.2)
     pot = min(0.4, h * 0.3)
-    leaf = dice.paint((0.05, 0.16, 0.03), (0.13, 0.30, 0.07), NOISE, 0.05)
+    leaf = dice.paint((0.05, 0.16, 0.03), (0.13, 0.30, 0.07), LEAVES, dice.between(0.03, 0.08))
     parts = [
         frustum((0, 0, 0), r, pot, dice.paint(dice.pick(((0.4, 0.16, 0.08), (0.7, 0.7, 0.68), (0.1, 0.1, 0.1)))), -0.25)
     ]
@@ -139,9 +137,8 @@ def person(dice: Dice) -> Piece:
 def bin_(dice: Dice) -> Piece:
     """Waste-paper bin."""
     h, r = dice.between(0.28, 0.6), dice.between(0.12, 0.2)
-    return Piece(
-        "bin", "", (frustum((0, 0, 0), r, h, dice.paint(dice.pick(colours.FABRICS)), -0.2),), (2 * r, 2 * r, h)
-    )
+    colour, paint = colours.dyed(dice)
+    return Piece("bin", colour, (frustum((0, 0, 0), r, h, paint, -0.2),), (2 * r, 2 * r, h))
 
 
 def rug(dice: Dice) -> Piece:
@@ -149,7 +146,7 @@ def rug(dice: Dice) -> Piece:
     w, d = dice.between(1.2, 3.0), dice.between(0.8, 2.2)
     rgb = dice.pick(colours.FABRICS)
     paint = dice.paint(rgb, dice.pick(colours.FABRICS), dice.pick((PATCHES, NOISE, PLAIN)), dice.between(0.1, 0.4))
-    return Piece("", "", (box((0, 0, 0.006), (w, d, 0.012), paint),), (w, d, 0.012))
+    return Piece("rug", "", (box((0, 0, 0.006), (w, d, 0.012), paint),), (w, d, 0.012))
 
 
 def row_of_books(dice: Dice) -> Piece:
@@ -178,20 +175,20 @@ def bench_row(dice: Dice, wide: float, top: Paint, seat: Paint) -> Piece:
 def bag(dice: Dice) -> Piece:
     """Rucksack or bag."""
     w, d, h = dice.between(0.25, 0.45), dice.between(0.15, 0.25), dice.between(0.3, 0.5)
-    cloth = colours.fabric(dice)
+    colour, cloth = colours.dyed(dice)
     parts = (
         ball((0, 0, h * 0.45), (w, d, h * 0.95), cloth),
         box((0, 0, h * 0.25), (w * 0.85, d * 0.8, h * 0.5), cloth),
     )
-    return Piece("", "", parts, (w, d, h))
+    return Piece("bag", colour, parts, (w, d, h))
 
 
 def pouf(dice: Dice) -> Piece:
     """Low round seat."""
     r, h = dice.between(0.2, 0.35), dice.between(0.3, 0.45)
-    cloth = colours.fabric(dice)
+    colour, cloth = colours.dyed(dice)
     parts = (frustum((0, 0, 0), r, h - 0.04, cloth), ball((0, 0, h - 0.05), (2 * r, 2 * r, 0.1), cloth))
-    return Piece("chair", "", parts, (2 * r, 2 * r, h))
+    return Piece("stool", colour, parts, (2 * r, 2 * r, h))
 
 
 def bowl(dice: Dice) -> Piece:
@@ -226,4 +223,73 @@ def paper(dice: Dice) -> Piece:
     )
 
 
-SMALL = (cup, cup, stack, stack, laptop, monitor, row_of_books, carton, bowl, paper, paper, table_lamp, bag)
+def vase(dice: Dice) -> Piece:
+    """Flowers in a vase."""
+    h, r = dice.between(0.15, 0.3), dice.between(0.04, 0.07)
+    parts = [frustum((0, 0, 0), r, h, colours.lacquer(dice), dice.pick((-0.3, 0.3)))]
+    for k in range(dice.whole(2, 5)):
+        petal = dice.paint(
+            dice.pick((colours.NAMED["red"], colours.NAMED["yellow"], (0.8, 0.8, 0.8), (0.1, 0.3, 0.06)))
+        )
+        size = dice.between(0.06, 0.12)
+        parts.append(
+            ball((r * math.cos(1.7 * k), r * math.sin(1.7 * k), h + dice.between(0.05, 0.2)), (size,) * 3, petal)
+        )
+    return Piece("", "", tuple(parts), (0.25, 0.25, h + 0.2))
+
+
+def bits(dice: Dice) -> Piece:
+    """Pens, phones, remote controls, keys, tins: three to eight little things."""
+    parts = []
+    for _ in range(dice.whole(3, 8)):
+        x, y, paint = (
+            dice.between(-0.2, 0.2),
+            dice.between(-0.15, 0.15),
+            dice.paint(dice.pick((*colours.FABRICS, (0.7, 0.7, 0.7)))),
+        )
+        if dice.chance(0.3):
+            parts.append(frustum((x, y, 0), dice.between(0.02, 0.04), dice.between(0.03, 0.15), paint))
+        else:
+            w, d, h = dice.between(0.03, 0.18), dice.between(0.02, 0.1), dice.between(0.008, 0.08)
+            parts.append(box((x, y, h / 2), (w, d, h), paint, yaw=dice.between(0, 3)))
+    return Piece("", "", tuple(parts), (0.45, 0.35, 0.15))
+
+
+def appliance(dice: Dice) -> Piece:
+    """Kettle, toaster, microwave, printer, loudspeaker."""
+    kind, body = dice.unit(), colours.lacquer(dice)
+    if kind < 0.3:
+        parts = (
+            frustum((0, 0, 0), 0.08, 0.2, body, 0.25),
+            ball((0, 0, 0.2), (0.12, 0.12, 0.05), body),
+            box((0.1, 0, 0.12), (0.03, 0.02, 0.14), body),
+        )
+        return Piece("", "", parts, (0.25, 0.2, 0.24))
+    w, d, h = dice.between(0.28, 0.5), dice.between(0.2, 0.38), dice.between(0.17, 0.32)
+    parts = (
+        box((0, 0, h / 2), (w, d, h), body),
+        box((-0.1 * w, -d / 2 - 0.002, h / 2), (0.65 * w, 0.004, 0.7 * h), dice.paint((0.03, 0.03, 0.035), gloss=0.06)),
+    )
+    return Piece("", "", parts, (w, d, h))
+
+
+SMALL = (
+    vase,
+    bits,
+    bits,
+    bits,
+    appliance,
+    cup,
+    cup,
+    stack,
+    stack,
+    laptop,
+    monitor,
+    row_of_books,
+    carton,
+    bowl,
+    paper,
+    paper,
+    table_lamp,
+    bag,
+)

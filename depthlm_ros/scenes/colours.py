@@ -3,7 +3,20 @@
 from __future__ import annotations
 
 from depthlm_ros.scenes.dice import Dice
-from depthlm_ros.scenes.primitives import BRICKS, CHECKER, NOISE, PLAIN, SPECKLE, STRIPES, TILES, WOOD, Paint, Rgb
+from depthlm_ros.scenes.primitives import (
+    BRICKS,
+    CHECKER,
+    MARBLE,
+    NOISE,
+    PATCHES,
+    PLAIN,
+    SPECKLE,
+    STRIPES,
+    TILES,
+    WOOD,
+    Paint,
+    Rgb,
+)
 
 NAMED: dict[str, Rgb] = {
     "red": (0.62, 0.03, 0.03),
@@ -37,6 +50,11 @@ FABRICS: tuple[Rgb, ...] = (
     (0.05, 0.05, 0.05),
     (0.20, 0.30, 0.40),
     (0.42, 0.40, 0.40),
+    (0.62, 0.60, 0.56),
+    (0.28, 0.10, 0.06),
+    (0.05, 0.13, 0.20),
+    (0.45, 0.33, 0.12),
+    (0.13, 0.13, 0.14),
 )
 
 
@@ -65,6 +83,16 @@ def fabric(dice: Dice) -> Paint:
     return dice.paint(rgb, (rgb[0] * gain, rgb[1] * gain, rgb[2] * gain), kind, dice.between(0.02, 0.1))
 
 
+def dyed(dice: Dice, share: float = 0.3) -> tuple[str, Paint]:
+    """Upholstery, a curtain, a case: in this share of calls one plain colour that has a name, else a fabric and ""."""
+    if not dice.chance(share):
+        return "", fabric(dice)
+    name = dice.pick(tuple(NAMED))
+    kind = dice.pick((PLAIN, PLAIN, NOISE))
+    r, g, b = dice.near(NAMED[name], 0.05)
+    return name, Paint((r, g, b), (0.85 * r, 0.85 * g, 0.85 * b), kind, dice.between(0.01, 0.05), seed=dice.seed())
+
+
 def metal(dice: Dice) -> Paint:
     """Legs, frames."""
     tone = dice.pick((0.03, 0.05, 0.3, 0.5, 0.6))
@@ -91,7 +119,7 @@ def floor(dice: Dice) -> Paint:
         carpet = dice.pick(FABRICS) if dice.chance(0.5) else base
         other = (carpet[0] * 0.7, carpet[1] * 0.7, carpet[2] * 0.7)
         return dice.paint(carpet, other, dice.pick((NOISE, NOISE, SPECKLE)), dice.pick((0.015, 0.03, 0.06, 0.5)))
-    return dice.paint(base, rgb2, NOISE, dice.between(0.1, 0.8), gloss=dice.pick((0.0, 0.1)))
+    return dice.paint(base, rgb2, dice.pick((NOISE, MARBLE)), dice.between(0.1, 0.8), gloss=dice.pick((0.0, 0.04, 0.1)))
 
 
 def wall(dice: Dice) -> Paint:
@@ -103,11 +131,19 @@ def wall(dice: Dice) -> Paint:
         pale = dice.pick((0.2, 0.5, 0.5, 0.75))
         rgb = tuple(tone * (pale + (1 - pale) * dice.unit()) for _ in range(3))  # type: ignore[assignment]
     kind = dice.unit()
-    if kind < 0.72:
+    if kind < 0.62:
         return dice.paint(rgb)
+    if kind < 0.72:
+        # Rough plaster, woodchip, wear.
+        worn = dice.between(0.75, 0.97)
+        rgb2 = (rgb[0] * worn, rgb[1] * worn, rgb[2] * worn)
+        return dice.paint(rgb, rgb2, dice.pick((NOISE, SPECKLE, MARBLE)), dice.pick((0.01, 0.05, 0.4, 1.5)))
     rgb2 = (rgb[0] * 0.8, rgb[1] * 0.8, rgb[2] * 0.8)
+    if kind < 0.76:
+        brick = dice.pick(((0.35, 0.15, 0.09), (0.35, 0.15, 0.09), (0.6, 0.57, 0.52), (0.28, 0.2, 0.15)))
+        return dice.paint(brick, (0.5, 0.47, 0.42), BRICKS, dice.pick((0.065, 0.075, 0.2)))
     if kind < 0.8:
-        return dice.paint((0.35, 0.15, 0.09), (0.5, 0.47, 0.42), BRICKS, 0.075)
+        return dice.paint(rgb, (0.6, 0.6, 0.58), PATCHES, dice.between(0.1, 0.5))
     if kind < 0.86:
         return dice.paint(*dice.pick(WOODS), WOOD, dice.between(0.06, 0.2))
     if kind < 0.93:

@@ -33,7 +33,18 @@ def kitchen_counter(dice: Dice) -> Piece:
             box((-w / 2 + 0.3 + 0.6 * k, d / 2 - 0.17, foot + tall / 2), (0.585, 0.34, tall), front)
             for k in range(units)
         ]
-    return Piece("cabinet", "", tuple(parts), (w, d, h), h)
+    return Piece("counter", "", tuple(parts), (w, d, h), h)
+
+
+def island(dice: Dice) -> Piece:
+    """Kitchen island or reception desk: a block with an overhanging top."""
+    w, d, h = dice.between(1.2, 2.2), dice.between(0.65, 0.95), dice.between(0.88, 1.1)
+    body = colours.board(dice)
+    parts = (
+        box((0, 0.05, h / 2 - 0.02), (w - 0.1, d - 0.2, h - 0.04), body),
+        box((0, 0, h - 0.02), (w, d, 0.04), colours.board(dice)),
+    )
+    return Piece("counter", "", parts, (w, d, h), h)
 
 
 def fridge(dice: Dice) -> Piece:
@@ -59,14 +70,14 @@ def television(dice: Dice) -> Piece:
         box((0, 0.05, h + 0.06 + screen * 0.28), (screen, 0.05, screen * 0.56), dark),
         box((0, 0.05, h + 0.03), (0.3, 0.2, 0.06), dark),
     )
-    return Piece("monitor", "", parts, (w, 0.45, h + 0.06 + screen * 0.56))
+    return Piece("television", "", parts, (w, 0.45, h + 0.06 + screen * 0.56))
 
 
 def radiator(dice: Dice) -> Piece:
     """Ribbed heater below a window."""
     w, h = dice.between(0.6, 1.8), dice.between(0.45, 0.7)
     rib = dice.paint((0.75, 0.75, 0.72), (0.45, 0.45, 0.43), STRIPES, 0.06)
-    return Piece("", "", (box((0, 0, 0.12 + h / 2), (w, 0.09, h), rib),), (w, 0.12, h + 0.12))
+    return Piece("radiator", "", (box((0, 0, 0.12 + h / 2), (w, 0.09, h), rib),), (w, 0.12, h + 0.12))
 
 
 def stool(dice: Dice) -> Piece:
@@ -77,7 +88,7 @@ def stool(dice: Dice) -> Piece:
         parts += [frustum((0.7 * r * a, 0.7 * r * b, 0), 0.014, h - 0.05, leg) for a in (-1, 1) for b in (-1, 1)]
     else:
         parts += [frustum((0, 0, 0.02), 0.025, h - 0.06, leg), frustum((0, 0, 0), r * 1.1, 0.02, leg)]
-    return Piece("chair", "", tuple(parts), (2 * r, 2 * r, h))
+    return Piece("stool", "", tuple(parts), (2 * r, 2 * r, h))
 
 
 def bench(dice: Dice) -> Piece:

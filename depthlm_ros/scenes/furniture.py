@@ -75,7 +75,7 @@ def desk(dice: Dice) -> Piece:
         box((side * (w / 2 - 0.22), -d / 2 + 0.055, 0.1 + 0.19 * k), (0.12, 0.02, 0.02), colours.metal(dice))
         for k in range(3)
     ]
-    return Piece("table", "", tuple(parts), (w, d, h), h)
+    return Piece("desk", "", tuple(parts), (w, d, h), h)
 
 
 def chair(dice: Dice) -> Piece:
@@ -167,7 +167,7 @@ def sofa(dice: Dice) -> Piece:
         dice.between(0.7, 0.95),
         dice.between(0.38, 0.45),
     )
-    cover, arm = colours.fabric(dice), dice.between(0.12, 0.2)
+    (colour, cover), arm = colours.dyed(dice), dice.between(0.12, 0.2)
     parts = [
         box((0, 0, seat / 2 - 0.02), (w, d, seat - 0.12), cover),
         box((0, d / 2 - 0.1, (0.1 + h) / 2), (w, 0.2, h - 0.1), cover, pitch=-0.06),
@@ -179,7 +179,7 @@ def sofa(dice: Dice) -> Piece:
         parts.append(box((x, -0.08, seat - 0.03), (wide - 0.015, d - 0.2, 0.14), cover))
         if dice.chance(0.35):
             parts.append(ball((x, d / 2 - 0.28, seat + 0.2), (0.42, 0.2, 0.4), colours.fabric(dice)))
-    return Piece("sofa", "", tuple(parts), (w, d, h))
+    return Piece("sofa", colour, tuple(parts), (w, d, h))
 
 
 def bed(dice: Dice) -> Piece:

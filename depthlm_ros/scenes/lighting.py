@@ -13,6 +13,8 @@ from depthlm_ros.scenes.jit import JIT
 from depthlm_ros.scenes.lookup import CELL_M, NEAR_MAX, REACH_M, SHADOW_MAX, SIDE, octahedral
 from depthlm_ros.scenes.raycast import solid_entry
 
+CORNER_M = 1.1
+
 
 @njit(**JIT)
 def _gap(geo, k, x, y, z, most):
@@ -45,7 +47,11 @@ def openness(geo, shell, near_list, p, n):
     """Share of ambient light that reaches a point: how far the next surface is along the normal, at two distances."""
     i, j = int((p[0] - shell[0, 0]) / CELL_M), int((p[1] - shell[0, 1]) / CELL_M)
     i, j = max(0, min(near_list.shape[1] - 1, i)), max(0, min(near_list.shape[0] - 1, j))
-    lost = 0.0
+    # The building's own corners are felt from farther away than things are.
+    x, y, z = p[0] + CORNER_M * n[0], p[1] + CORNER_M * n[1], p[2] + CORNER_M * n[2]
+    gap = min(min(x - shell[0, 0], shell[1, 0] - x), min(y - shell[0, 1], shell[1, 1] - y))
+    gap = min(min(gap, CORNER_M), min(z - shell[0, 2], shell[1, 2] - z))
+    lost = 0.25 * (1.0 - max(gap, 0.0) / CORNER_M)
     for step in range(2):
         h = REACH_M if step == 0 else 0.09
         x, y, z = p[0] + h * n[0], p[1] + h * n[1], p[2] + h * n[2]
@@ -59,7 +65,7 @@ def openness(geo, shell, near_list, p, n):
         if gap > 0.999 * h:
             # The smaller ball lies in the larger one, which is empty.
             break
-        lost += (h - max(gap, 0.0)) / h * (0.45 if step == 0 else 0.35)
+        lost += (h - max(gap, 0.0)) / h * (0.4 if step == 0 else 0.3)
     return 1.0 - lost
 
 
@@ -90,13 +96,25 @@ def shadowed(geo, shadow_list, lights, light, px, py, pz, tx, ty, tz):
 
 
 @njit(inline="always", **JIT)
+def _through(lights, k, p):
+    """Does the line from p to light k pass the opening that the light shines through?"""
+    axis = int(lights[k, 10])
+    other, step = 1 - axis, (lights[k, 11] - p[axis]) / (lights[k, axis] - p[axis] + 1e-9)
+    across, up = p[other] + step * (lights[k, other] - p[other]), p[2] + step * (lights[k, 2] - p[2])
+    return lights[k, 12] < across < lights[k, 13] and lights[k, 14] < up < lights[k, 15]
+
+
+@njit(inline="always", **JIT)
 def light_at(geo, shell, near_list, shadow_list, lights, ambient, p, n, gloss, eye, noise, out):
     """Fills out: diffuse light r, g, b and a white highlight at world point p with normal n.
 
     noise: where in the light's ball the shadow ray ends, in units of its radius.
     """
     free = openness(geo, shell, near_list, p, n)
-    up = 0.5 + 0.5 * n[2]
+    up, slope = 0.5 + 0.5 * n[2], 1.0
+    for c in range(3):
+        slope += ambient[2, c] * (p[c] - 0.5 * (shell[0, c] + shell[1, c])) + 0.25 * ambient[3, c] * n[c]
+    free *= min(1.8, max(0.4, slope))
     for c in range(3):
         out[c] = free * (ambient[0, c] * up + ambient[1, c] * (1.0 - up))
     out[3] = 0.0
@@ -111,6 +129,8 @@ def light_at(geo, shell, near_list, shadow_list, lights, ambient, p, n, gloss, e
             facing = 0.7
         if cosine <= 0.0 or facing <= 0.0:
             continue
+        if lights[k, 10] >= 0.0 and not _through(lights, k, p):
+            continue
         gain = cosine * facing / (far2 + 0.3)
         if gain * lights[k, 5] < 0.03 * out[1]:
             continue
@@ -118,7 +138,7 @@ def light_at(geo, shell, near_list, shadow_list, lights, ambient, p, n, gloss, e
         tx, ty, tz = lights[k, 0] + r * noise[0], lights[k, 1] + r * noise[1], lights[k, 2] + r * noise[2]
         if shadowed(geo, shadow_list, lights, k, px, py, pz, tx, ty, tz):
             continue
-        gain *= 0.6 + 0.4 * free
+        gain *= 0.6 + 0.4 * min(1.0, free)
         for c in range(3):
             out[c] += gain * lights[k, 4 + c]
         if gloss > 0.0:

@@ -10,7 +10,7 @@ from depthlm_ros.scenes.primitives import Pose, Scene, gap_m
 from depthlm_ros.scenes.raycast import geometry, trace
 
 CLEAR_M = 0.25
-AHEAD_M = 0.4
+AHEAD_M = 0.5
 
 
 def look(t: np.ndarray, yaw: float, pitch: float, roll: float = 0.0) -> Pose:
@@ -42,36 +42,56 @@ def _toward(t: np.ndarray, aim: np.ndarray) -> tuple[float, float]:
     return math.atan2(y, x), math.atan2(z, math.hypot(x, y))
 
 
+def _height_m(rng: np.random.Generator, ceiling_m: float) -> float:
+    """Hand-held, on a tripod, on a robot, now and then near the floor."""
+    kind = rng.random()
+    height_m = rng.normal(1.4, 0.17) if kind < 0.6 else rng.uniform(0.8, 1.8) if kind < 0.85 else rng.uniform(0.35, 1.0)
+    return float(min(max(height_m, 0.3), ceiling_m - 0.3))
+
+
 def _propose(rng: np.random.Generator, scene: Scene) -> Pose:
-    """A camera held anywhere in the room; which way it looks is one of five habits."""
+    """A camera held anywhere in the part of a scene that is walked in; which way it looks is one of six habits."""
     low, high = scene.shell_m.astype(np.float64)
     t = low + (high - low) * rng.random(3)
-    t[2] = min(rng.uniform(0.3, 2.0) if rng.random() < 0.4 else rng.uniform(1.0, 1.8), high[2] - 0.3)
-    yaw, pitch = rng.uniform(-math.pi, math.pi), math.radians(rng.normal(-6, 8))
-    habit = rng.random()
-    if habit < 0.35:
+    t[2] = _height_m(rng, high[2])
+    yaw, pitch = rng.uniform(-math.pi, math.pi), math.radians(rng.normal(-5, 6))
+    habit, middle = rng.random(), (low + high) / 2
+    if habit < 0.3:
         # Back to a wall, across the room: how rooms are photographed.
         axis = int(rng.integers(2))
-        t[axis] = rng.choice((low[axis], high[axis])) * 0.98 + 0.02 * t[axis]
-        t[axis] = np.clip(t[axis], low[axis] + rng.uniform(0.3, 0.9), high[axis] - rng.uniform(0.3, 0.9))
-        yaw = _toward(t, (low + high) / 2)[0] + rng.normal(0, 0.35)
-    elif habit < 0.65 and scene.objects:
+        t[axis] = rng.choice((low[axis] + rng.uniform(0.3, 0.9), high[axis] - rng.uniform(0.3, 0.9)))
+        yaw = _toward(t, middle)[0] + rng.normal(0, 0.35)
+    elif habit < 0.5:
+        # From a corner along the room.
+        for axis in range(2):
+            t[axis] = rng.choice((low[axis] + rng.uniform(0.3, 1.2), high[axis] - rng.uniform(0.3, 1.2)))
+        yaw = _toward(t, middle)[0] + rng.normal(0, 0.3)
+    elif habit < 0.72 and scene.objects:
         yaw, slope = _toward(t, np.array(scene.objects[rng.integers(len(scene.objects))].centre_m))
-        yaw, pitch = yaw + rng.normal(0, 0.25), slope * rng.uniform(0.3, 1.0) + math.radians(rng.normal(0, 5))
-    elif habit < 0.78:
-        pitch = math.radians(rng.uniform(-35, -18))
-    elif habit < 0.92:
+        yaw, pitch = yaw + rng.normal(0, 0.25), slope * rng.uniform(0.2, 0.9) + math.radians(rng.normal(0, 5))
+    elif habit < 0.8:
+        pitch = math.radians(rng.uniform(-32, -14))
+    elif habit < 0.94:
         # Along the longer side of the room: corridors and halls are seen in depth.
         axis = 0 if high[0] - low[0] > high[1] - low[1] else 1
-        ahead = -1.0 if t[axis] > (low + high)[axis] / 2 else 1.0
+        ahead = -1.0 if t[axis] > middle[axis] else 1.0
         yaw = math.atan2(ahead * axis, ahead * (1 - axis)) + rng.normal(0, 0.3)
     return look(t, yaw, float(np.clip(pitch, math.radians(-38), math.radians(15))), math.radians(rng.normal(0, 1.5)))
 
 
-def sample_pose(rng: np.random.Generator, scene: Scene) -> Pose:
-    """A camera 0.3 to 2 m above the floor with at least 0.4 m free ahead.
+def _is_worth(rng: np.random.Generator, depth: np.ndarray, things: int) -> bool:
+    """Most pictures people take show many things, from about one to eight metres away."""
+    median_m = float(np.median(depth))
+    if median_m < 1.3 and rng.random() > (median_m / 1.3) ** 4:
+        return False
+    return rng.random() < ((things - 1) / 9) ** 2
 
-    Views that show few different things are mostly refused. Raises RuntimeError if the room is too full.
+
+def sample_pose(rng: np.random.Generator, scene: Scene) -> Pose:
+    """A camera 0.3 to 2 m above the floor with at least 0.5 m free ahead.
+
+    Views that are very close or show few different things are mostly refused. Raises RuntimeError if there is no
+    free place.
     """
     for attempt in range(400):
         pose = _propose(rng, scene)
@@ -80,7 +100,6 @@ def sample_pose(rng: np.random.Generator, scene: Scene) -> Pose:
         depth, things = glance(scene, pose)
         if depth.min() < AHEAD_M * 0.7 or depth[3:6, 4:8].min() < AHEAD_M:
             continue
-        if attempt < 200 and rng.random() > ((things - 1) / 7) ** 2:
-            continue
-        return pose
+        if attempt >= 200 or _is_worth(rng, depth, things):
+            return pose
     raise RuntimeError(f"no free place for a camera in a {scene.room} of {scene.shell_m[1]} m")

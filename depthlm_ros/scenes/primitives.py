@@ -17,7 +17,12 @@ import numpy as np
 BOX, BALL, FRUSTUM = 0, 1, 2
 
 # Textures, see shading.py.
-PLAIN, CHECKER, TILES, STRIPES, WOOD, NOISE, BOOKS, PATCHES, BRICKS, SCREEN, SPECKLE, PANES = range(12)
+PLAIN, CHECKER, TILES, STRIPES, WOOD, NOISE, BOOKS, PATCHES, BRICKS, SCREEN, SPECKLE, PANES, MARBLE, SKY, LEAVES = (
+    range(15)
+)
+
+# Simple objects go by their colour; the colour of furniture only helps to tell two of a kind apart.
+SIMPLE_KINDS = ("box", "ball", "cylinder", "cone")
 
 Rgb = tuple[float, float, float]
 Xyz = tuple[float, float, float]
@@ -50,7 +55,8 @@ class Part(NamedTuple):
 class Piece(NamedTuple):
     """Something that stands in a room.
 
-    kind and colour are its name ("red box", "table"); an empty kind is never asked about. size_m: the space it
+    kind and colour are its name ("red box", "table"); an empty kind is never asked about, an empty colour is no one
+    named colour. size_m: the space it
     takes along its own x, y and z when it is placed. Its back is at +y. top_m: height of a free surface, 0 for none.
     """
 
@@ -74,12 +80,14 @@ class Placed(NamedTuple):
 class SceneObject:
     """An object that may be asked about.
 
+    name: its kind, for simple objects with the colour before it. colour: empty unless it has one plain named colour.
     wide_m: the larger of its extents along its own two horizontal axes; tall_m: the vertical one.
     """
 
     object_id: int
     name: str
     kind: str
+    colour: str
     centre_m: Xyz
     wide_m: float
     tall_m: float
@@ -92,8 +100,10 @@ class Scene:
     solids: float32 (N, 14): centre 3, axes as three rows (unit axis times half extent) 9, shape, taper.
     object_of: int16 (N,), -1 = building. paints: float32 (6 + N, 12), the first six are the shell's faces
     (x-, x+, y-, y+, floor, ceiling): rgb, rgb2, texture, scale_m, gloss, emission, seed, unused.
-    shell_m: float32 (2, 3), two corners of the room. lights: float32 (L, 10): position, radius_m, rgb power,
-    facing direction (zero: all around). ambient: float32 (2, 3), light from above and from below.
+    shell_m: float32 (2, 3), two corners of the room. lights: float32 (L, 16): position, radius_m, rgb power,
+    facing direction (zero: all around), the opening it shines through (axis of its wall, -1 for none; where along
+    that axis; from and to across it; from and to in height). ambient: float32 (4, 3), light from above, from below,
+    how its share grows per metre along x, y, z, and with the direction a surface faces.
     near_*: which solids are near a cell of the floor (for occlusion); shadow_list: which solids lie in each
     direction seen from each light (int16, -1 ends a list).
     """
@@ -195,9 +205,10 @@ def _reach(solids: np.ndarray, yaw: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 def _scene_object(object_id: int, item: Placed, middle: np.ndarray, reach: np.ndarray) -> SceneObject:
     size = (middle + reach).max(0) - (middle - reach).min(0)
     x, y, z = item.xyz_m
-    name = f"{item.piece.colour} {item.piece.kind}".strip()
+    kind, colour = item.piece.kind, item.piece.colour
+    name = f"{colour} {kind}" if kind in SIMPLE_KINDS else kind
     centre = (x, y, z + item.piece.size_m[2] / 2)
-    return SceneObject(object_id, name, item.piece.kind, centre, float(size[:2].max()), float(size[2]))
+    return SceneObject(object_id, name, kind, colour, centre, float(size[:2].max()), float(size[2]))
 
 
 def gap_m(solids: np.ndarray, point_m: np.ndarray) -> float:

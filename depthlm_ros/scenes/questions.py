@@ -4,29 +4,47 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.scenes import phrases
-from depthlm_ros.scenes.clutter import SIMPLE_KINDS
 from depthlm_ros.scenes.colours import NAMED
 from depthlm_ros.scenes.dice import Dice
-from depthlm_ros.scenes.primitives import Scene
+from depthlm_ros.scenes.primitives import SIMPLE_KINDS, Scene, SceneObject
 from depthlm_ros.scenes.render import Rendered
 from depthlm_ros.scenes.visibility import Sighting, is_clear, sightings
 
 BoxText = Callable[[tuple[int, int, int, int], int, int], str]
 
-FURNITURE_KINDS = (
-    *("table", "chair", "shelf", "cabinet", "sofa", "bed", "lamp", "door", "window"),
-    *("person", "plant", "monitor", "bin", "bench", "fridge", "cup", "bottle"),
+# Kinds that people use for each other: where one of a group is in view, nobody is told that there is no other.
+GROUPS = (
+    ("table", "desk", "counter", "bench"),
+    ("chair", "armchair", "stool", "sofa", "bench"),
+    ("cabinet", "wardrobe", "shelf", "counter", "fridge"),
+    ("monitor", "television", "laptop"),
+    ("bin", "basket"),
+    ("cup", "bottle"),
+    ("toilet", "sink", "bathtub"),
+    ("plant", "tree"),
+    ("car", "truck"),
+    ("window", "picture"),
 )
+# Parts of other things pass for these (ceiling lights, boards on walls): of them nobody says "there is none".
+AMBIGUOUS = ("lamp", "bench", "picture", "bag")
+FURNITURE_KINDS = (
+    *("table", "chair", "shelf", "cabinet", "sofa", "bed", "lamp", "door", "window", "desk", "armchair", "stool"),
+    *("person", "plant", "monitor", "bin", "bench", "fridge", "cup", "bottle", "counter", "wardrobe", "television"),
+    *("toilet", "sink", "bathtub", "washing machine", "piano", "bicycle", "radiator", "picture", "rug", "clock"),
+    *("laptop", "bag", "car", "tree"),
+)
+OUTDOORS = ("car", "tree")
+DYED_KINDS = ("sofa", "armchair", "stool", "bin", "bag", "door", "bicycle", "car")
 VOCABULARY = tuple(f"{c} {k}" for k in SIMPLE_KINDS for c in NAMED) + FURNITURE_KINDS
-# Other parts of a room pass for these (ceiling lights, lecture hall seats): of them nobody says "there is none".
-AMBIGUOUS = ("lamp", "bench")
-ABSENT_SHARE, OUT_OF_SCOPE_SHARE, POINT_SHARE = 0.25, 0.04, 0.16
+DYED = tuple(f"{c} {k}" for k in DYED_KINDS for c in NAMED)
+ALIKE = {kind: {kind}.union(*(group for group in GROUPS if kind in group)) for kind in FURNITURE_KINDS}
+ABSENT_SHARE, OUT_OF_SCOPE_SHARE, POINT_SHARE = 0.3, 0.04, 0.14
 
 
 @dataclass(frozen=True)
@@ -57,7 +75,7 @@ def normalised_box(edges_px: tuple[int, int, int, int], width_px: int, height_px
 
 @dataclass(frozen=True)
 class _View:
-    """What questions are drawn from: clear holds one sighting per name that is plainly and only once in view."""
+    """What questions are drawn from: clear holds one sighting per name that fits only one thing, plainly in view."""
 
     clear: tuple[Sighting, ...]
     absent: tuple[str, ...]
@@ -70,18 +88,38 @@ class _View:
         return self.box_text(seen.edges_px, width, height)
 
 
+def _names(thing: SceneObject, others: list[SceneObject]) -> list[str]:
+    """What a thing may be called so that it is told from the other things in view."""
+    alike = [other for other in others if other.kind == thing.kind]
+    if thing.kind in SIMPLE_KINDS:
+        return [] if any(other.colour == thing.colour for other in alike) else [thing.name]
+    names = [] if alike else [thing.name]
+    if thing.colour and all(other.colour not in ("", thing.colour) for other in alike):
+        names.append(f"{thing.colour} {thing.kind}")
+    return names
+
+
+def _absent_names(things: list[SceneObject]) -> tuple[str, ...]:
+    """Names that fit nothing in view, not even roughly."""
+    kinds, names = {thing.kind for thing in things}, {thing.name for thing in things}
+    absent = [f"{c} {k}" for k in SIMPLE_KINDS for c in NAMED if f"{c} {k}" not in names]
+    absent += [kind for kind in FURNITURE_KINDS if kind not in AMBIGUOUS and not ALIKE[kind] & kinds]
+    for kind in DYED_KINDS:
+        colours = {thing.colour for thing in things if thing.kind == kind}
+        if kind not in AMBIGUOUS and "" not in colours and not (ALIKE[kind] - {kind}) & kinds:
+            absent += [f"{c} {kind}" for c in NAMED if c not in colours]
+    return tuple(absent)
+
+
 def _view(scene: Scene, rendered: Rendered, intrinsics: Intrinsics, box_text: BoxText) -> _View:
-    by_name: dict[str, list[Sighting]] = {}
-    for seen in sightings(scene, rendered, intrinsics):
-        by_name.setdefault(seen.thing.name, []).append(seen)
-    picture_px = rendered.depth_m.size
-    clear = tuple(
-        group[0]
-        for group in by_name.values()
-        if len(group) == 1 and is_clear(group[0].pixels, group[0].share, group[0].inside, picture_px)
-    )
-    absent = tuple(name for name in VOCABULARY if name not in by_name and name not in AMBIGUOUS)
-    return _View(clear, absent, rendered, intrinsics, box_text)
+    seen, picture_px = sightings(scene, rendered, intrinsics), rendered.depth_m.size
+    things = [one.thing for one in seen]
+    clear = []
+    for one in seen:
+        if is_clear(one.pixels, one.share, one.inside, picture_px):
+            others = [thing for thing in things if thing.object_id != one.thing.object_id]
+            clear += [replace(one, thing=replace(one.thing, name=name)) for name in _names(one.thing, others)]
+    return _View(tuple(clear), _absent_names(things), rendered, intrinsics, box_text)
 
 
 def _answered(kind: str, text: str, reply: str, seen: Sighting, value: float, view: _View) -> Question:
@@ -90,7 +128,7 @@ def _answered(kind: str, text: str, reply: str, seen: Sighting, value: float, vi
 
 
 def _distance(dice: Dice, view: _View, seen: Sighting) -> Question:
-    kind = dice.pick(("distance", "distance", "distance", "where", "presence"))
+    kind = dice.pick(("distance", "distance", "where", "presence", "presence"))
     wordings = {"distance": phrases.DISTANCE, "where": phrases.WHERE, "presence": phrases.PRESENCE}[kind]
     text = dice.pick(wordings).format(a=seen.thing.name, an=phrases.article(seen.thing.name))
     reply = phrases.PRESENT if kind == "presence" else phrases.FOUND
@@ -114,9 +152,9 @@ def _closer(dice: Dice, view: _View, one: Sighting, two: Sighting) -> Question:
 
 def _visible(dice: Dice, view: _View) -> Question:
     coloured = [s for s in view.clear if s.thing.kind in SIMPLE_KINDS]
-    seen, kind = dice.pick(coloured if coloured and dice.chance(0.5) else view.clear), dice.unit()
+    seen, kind = dice.pick(coloured if coloured and dice.chance(0.3) else view.clear), dice.unit()
     if kind < 0.28 and len(view.clear) > 1:
-        other = dice.pick(view.clear)
+        other = dice.pick([s for s in view.clear if s.thing.object_id != seen.thing.object_id] or view.clear)
         low, high = sorted((seen.range_m, other.range_m))
         if high > low * 1.08 and high > low + 0.1:
             return _closer(dice, view, seen, other)
@@ -134,8 +172,8 @@ def _absent_name(dice: Dice, view: _View) -> str:
         alike = [name for name in view.absent if words & set(name.split())]
         if alike:
             return dice.pick(alike)
-    if dice.chance(0.3):
-        rooms = [name for name in view.absent if name in FURNITURE_KINDS]
+    if dice.chance(0.5):
+        rooms = [name for name in view.absent if name in FURNITURE_KINDS and name not in OUTDOORS]
         if rooms:
             return dice.pick(rooms)
     return dice.pick(view.absent)
@@ -143,7 +181,9 @@ def _absent_name(dice: Dice, view: _View) -> str:
 
 def _absent(dice: Dice, view: _View) -> Question:
     name = _absent_name(dice, view)
-    kind = dice.pick(("distance", "distance", "where", "presence", "presence", "presence", "closer", "wide", "tall"))
+    kind = dice.pick(
+        ("distance", "distance", "where", "presence", "presence", "presence", "presence", "closer", "wide", "tall")
+    )
     names: tuple[str, ...] = (name,)
     if kind == "closer" and not view.clear:
         kind = "presence"

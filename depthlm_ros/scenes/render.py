@@ -8,11 +8,14 @@ import numpy as np
 
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.scenes.jit import cached
+from depthlm_ros.scenes.mirror import add_reflection
 from depthlm_ros.scenes.primitives import Pose, Scene
 from depthlm_ros.scenes.raycast import geometry, trace
-from depthlm_ros.scenes.shading import shade_centres, shade_corners
+from depthlm_ros.scenes.shading import shade_centres, shade_corners, surfaces
 
 FAR_M = 200.0
+# Bright panes are cut here before averaging: a clipped sensor does not let them bleed either.
+BRIGHT = np.float32(4.0)
 
 
 @dataclass(frozen=True)
@@ -34,20 +37,21 @@ def _picture(solids, object_of, paints, shell, lights, ambient, near_list, shado
     geo = geometry(solids)
     depth, hit = trace(geo, shell, R, t, cam, 0.0, height, width)
     scene = (geo, paints, shell, near_list, shadow_list, lights, ambient)
-    centre, light = shade_centres(scene, R, t, cam, depth, hit)
+    keys, meets = surfaces(geo, shell, R, t, cam, depth, hit)
+    centre, light = shade_centres(scene, R, t, cam, depth, keys, meets)
     depth2, hit2 = trace(geo, shell, R, t, cam, -0.5, height + 1, width + 1)
-    corner = shade_corners(scene, R, t, cam, depth2, hit2, light)
+    corner = shade_corners(scene, R, t, cam, depth2, hit2, centre, keys, light)
     rgb = np.empty((height, width, 3), np.float32)
     depth_m, object_id = np.empty((height, width), np.float32), np.empty((height, width), np.int16)
     for j in range(height):
         for i in range(width):
             for c in range(3):
-                # Bright panes are cut before averaging: a clipped sensor does not let them bleed either.
-                near = min(4.0, corner[j, i, c]) + min(4.0, corner[j, i + 1, c])
-                near += min(4.0, corner[j + 1, i, c]) + min(4.0, corner[j + 1, i + 1, c])
-                rgb[j, i, c] = 0.5 * min(4.0, centre[j, i, c]) + 0.125 * near
+                near = min(BRIGHT, corner[j, i, c]) + min(BRIGHT, corner[j, i + 1, c])
+                near += min(BRIGHT, corner[j + 1, i, c]) + min(BRIGHT, corner[j + 1, i + 1, c])
+                rgb[j, i, c] = 0.5 * min(BRIGHT, centre[j, i, c]) + 0.125 * near
             depth_m[j, i] = depth[j, i] if depth[j, i] < FAR_M else np.nan
             object_id[j, i] = object_of[hit[j, i]] if hit[j, i] >= 0 else -1
+    add_reflection(geo, paints, shell, R, t, cam, depth, keys, light, rgb)
     return rgb, depth_m, object_id
 
 

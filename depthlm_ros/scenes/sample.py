@@ -6,15 +6,15 @@ import math
 
 import numpy as np
 
-from depthlm_ros.scenes import building, clutter, colours, structure
+from depthlm_ros.scenes import building, clutter, colours, household, on_walls, structure
 from depthlm_ros.scenes.catalogue import ROOMS
 from depthlm_ros.scenes.dice import Dice
 from depthlm_ros.scenes.furniture import chair, office_chair
 from depthlm_ros.scenes.lookup import near_lists, shadow_lists
-from depthlm_ros.scenes.primitives import Piece, Placed, Scene, Xyz, gap_m, pack
+from depthlm_ros.scenes.primitives import SIMPLE_KINDS, Paint, Piece, Placed, Scene, Xyz, box, gap_m, pack
 from depthlm_ros.scenes.raycast import geometry
 
-TRIES = 4
+TRIES = 6
 
 
 class Layout:
@@ -24,6 +24,7 @@ class Layout:
         self.size = size
         self.placed: list[Placed] = []
         self._taken: list[tuple[float, float, float, float]] = []
+        self._hung: list[tuple[int, float, float]] = []
 
     def put(self, piece: Piece, x: float, y: float, yaw: float, gap: float = 0.05) -> bool:
         """Place on the floor if there is room."""
@@ -40,6 +41,13 @@ class Layout:
         self.placed.append(Placed(piece, (x, y, 0.0), yaw))
         return True
 
+    def wall_off(self, x: float, y: float, w: float, d: float, paint: Paint) -> None:
+        """A block of the building from floor to ceiling: a chimney breast, a shaft, the inner corner of an L."""
+        h = self.size[2]
+        block = Piece("", "", (box((0, 0, h / 2), (w, d, h), paint),), (w, d, h))
+        self._taken.append((x - w / 2, x + w / 2, y - d / 2, y + d / 2))
+        self.placed.append(Placed(block, (x, y, 0.0), 0.0, True))
+
     def against_wall(self, piece: Piece, dice: Dice, wall: int | None = None) -> bool:
         """Its back near a wall; a few places are tried."""
         gap = piece.size_m[1] / 2 + dice.between(0.015, 0.06)
@@ -48,6 +56,24 @@ class Layout:
             if self.put(piece, *building.against_wall(self.size, side, dice.unit(), gap), 0.01):
                 return True
         return False
+
+    def hang(self, piece: Piece, wall: int, along_m: float, x: float, y: float, yaw: float) -> bool:
+        """On a wall, unless something hangs there already or a tall piece stands before it."""
+        low, high = along_m - piece.size_m[0] / 2, along_m + piece.size_m[0] / 2
+        if any(w == wall and low < b and high > a for w, a, b in self._hung):
+            return False
+        axis = 1 if wall < 2 else 0
+        for item in self.placed:
+            near = abs(item.xyz_m[1 - axis] - (x, y)[1 - axis]) < 0.5
+            if (
+                near
+                and item.piece.size_m[2] > 1.3
+                and abs(item.xyz_m[axis] - along_m) < (item.piece.size_m[0] + piece.size_m[0]) / 2
+            ):
+                return False
+        self._hung.append((wall, low, high))
+        self.placed.append(Placed(piece, (x, y, 0.0), yaw))
+        return True
 
     def free(self, piece: Piece, dice: Dice, gap: float = 0.2) -> bool:
         """Anywhere; mostly parallel to the walls; a few places are tried."""
@@ -68,15 +94,15 @@ class Layout:
 
 
 def _furnish(layout: Layout, name: str, dice: Dice) -> None:
-    room, (w, length, _), filled = ROOMS[name], layout.size, dice.between(0.5, 1.4)
-    for _ in range(min(14, round(filled * room.crowd[0] * (w + length)) + 1)):
+    room, (w, length, _), filled = ROOMS[name], layout.size, dice.between(0.5, 1.5)
+    for _ in range(min(16, round(filled * 1.25 * room.crowd[0] * (w + length)) + 1)):
         layout.against_wall(dice.pick(room.at_wall)(dice), dice)
     if room.free:
         for _ in range(min(8, round(filled * room.crowd[1] * w * length) + 1)):
             layout.free(dice.pick(room.free)(dice), dice)
     if name == "lecture hall":
         _rows(layout, dice)
-    for item in [p for p in layout.placed if p.piece.kind == "table"]:
+    for item in [p for p in layout.placed if p.piece.kind in ("table", "desk")]:
         _seats(layout, item, name, dice)
 
 
@@ -102,7 +128,7 @@ def _seats(layout: Layout, item: Placed, room: str, dice: Dice) -> None:
     """Chairs that face a table."""
     if item.piece.top_m < 0.6 or dice.chance(0.3):
         return
-    make = office_chair if room in ("office", "laboratory") or dice.chance(0.1) else chair
+    make = office_chair if item.piece.kind == "desk" or room in ("office", "laboratory") or dice.chance(0.1) else chair
     seat = make(dice)
     w, d, _ = item.piece.size_m
     for side in (-1, 1):
@@ -118,19 +144,21 @@ def _seats(layout: Layout, item: Placed, room: str, dice: Dice) -> None:
 def _small_things(layout: Layout, room: str, dice: Dice) -> None:
     for item in list(layout.placed):
         if item.piece.top_m > 0:
-            for _ in range(dice.whole(0, 2 + int(2 * item.piece.size_m[0]))):
+            for _ in range(dice.whole(0, 2 + int(3 * item.piece.size_m[0]))):
                 piece = dice.pick(clutter.SMALL)(dice)
                 if piece.size_m[0] < item.piece.size_m[0]:
                     layout.on_top(piece, item, dice)
-    for _ in range(dice.whole(1, 5) if room != "corridor" else dice.whole(0, 3)):
+        elif item.piece.kind in ("bed", "sofa") and dice.chance(0.4):
+            layout.on_top(household.clothes(dice), item._replace(piece=item.piece._replace(top_m=0.5)), dice)
+    for _ in range(dice.whole(1, 7) if room != "corridor" else dice.whole(0, 3)):
         layout.free(dice.pick(ROOMS[room].loose)(dice), dice, 0.1)
 
 
 def _named(layout: Layout, dice: Dice, names: set[tuple[str, str]]) -> None:
-    """Two to six simple coloured objects, each (colour, kind) once; names are taken already."""
+    """Up to five simple coloured objects, each (colour, kind) once; names are taken already."""
     tops = [p for p in layout.placed if p.piece.top_m > 0]
-    for _ in range(dice.whole(2, 6)):
-        kind, colour = dice.pick(clutter.SIMPLE_KINDS), dice.pick(tuple(colours.NAMED))
+    for _ in range(dice.pick((0, 1, 2, 3, 5))):
+        kind, colour = dice.pick(SIMPLE_KINDS), dice.pick(tuple(colours.NAMED))
         if (colour, kind) in names:
             continue
         names.add((colour, kind))
@@ -152,16 +180,40 @@ def _openings(layout: Layout, room: str, dice: Dice, day: float) -> list[tuple[f
         piece = building.window(dice, layout.size[2], day)
         if layout.against_wall(piece, dice, wall):
             lights.append(building.window_light(layout.placed[-1], day))
-    for _ in range(dice.whole(0, 4)):
-        piece = building.picture(dice)
-        x, y, yaw = building.against_wall(layout.size, dice.whole(0, 3), dice.between(0.15, 0.85), 0.0)
-        layout.placed.append(Placed(piece, (x, y, 0.0), yaw, True))
+            if dice.chance(0.25):
+                lights.append(building.sunlight(layout.placed[-1], layout.size, dice, day))
+    for _ in range(dice.whole(1, 8)):
+        maker = dice.pick((building.picture, building.picture, *on_walls.ON_WALLS))
+        if room in ("lecture hall", "meeting room", "classroom") and dice.chance(0.4):
+            maker = on_walls.blackboard
+        _hang(layout, maker(dice), dice)
     return lights
+
+
+def _hang(layout: Layout, piece: Piece, dice: Dice) -> None:
+    """On a wall, where nothing else hangs or stands high."""
+    for _ in range(TRIES):
+        side, along = dice.whole(0, 3), dice.between(0.05, 0.95)
+        wide, run = piece.size_m[0] / 2, layout.size[1] if side < 2 else layout.size[0]
+        if wide < along * run < run - wide and piece.size_m[2] < layout.size[2]:
+            x, y, yaw = building.against_wall(layout.size, side, along, 0.0)
+            if layout.hang(piece, side, along * run, x, y, yaw):
+                return
 
 
 def _rug(layout: Layout, dice: Dice) -> Placed:
     x, y = layout.size[0] * dice.between(0.3, 0.7), layout.size[1] * dice.between(0.3, 0.7)
-    return Placed(clutter.rug(dice), (x, y, 0.0), dice.between(-0.2, 0.2), True)
+    return Placed(clutter.rug(dice), (x, y, 0.0), dice.between(-0.2, 0.2))
+
+
+def _ceiling_things(size: Xyz, dice: Dice) -> list[Placed]:
+    """Pendants, spots, smoke detectors; foot at the ceiling."""
+    placed = []
+    for _ in range(dice.pick((0, 0, 1, 2, 4, 6))):
+        make = on_walls.pendant if size[2] > 2.4 and dice.chance(0.3) else on_walls.downlight
+        spot = (size[0] * dice.between(0.15, 0.85), size[1] * dice.between(0.1, 0.9), size[2])
+        placed.append(Placed(make(dice), spot, 0.0, True))
+    return placed
 
 
 def sample_scene(rng: np.random.Generator) -> Scene:
@@ -181,13 +233,15 @@ def furnished(dice: Dice, room: str, size: Xyz, wanted: tuple[tuple[str, str, fl
             continue
     paints = building.shell_paints(dice)
     day = dice.between(1.5, 5.0)
+    for x, y, w, d in structure.sample_niches(size, room, dice):
+        layout.wall_off(x, y, w, d, paints[dice.whole(0, 3)])
     rows = _openings(layout, room, dice, day)
     _furnish(layout, room, dice)
     _small_things(layout, room, dice)
     _named(layout, dice, {(colour, kind) for colour, kind, _ in wanted})
     lamps, more = building.ceiling_lights(size, dice, dice.pick((0.3, 1.0, 1.0, 1.6)))
-    building_parts = structure.sample_structure(size, room, dice, paints) + lamps
-    if room in ("living room", "bedroom") and dice.chance(0.5):
+    building_parts = structure.sample_structure(size, room, dice, paints) + lamps + _ceiling_things(size, dice)
+    if room in ("living room", "bedroom", "hallway", "office", "bathroom") and dice.chance(0.45):
         building_parts.append(_rug(layout, dice))
     return assemble(layout.placed + building_parts, paints, size, rows + more, dice, room)
 
@@ -200,6 +254,16 @@ def _free_lights(solids: np.ndarray, emits: np.ndarray, lights: np.ndarray) -> n
     return lights[room > 0.02]
 
 
+def _ambient(dice: Dice, paints: tuple, size: Xyz) -> np.ndarray:
+    """Light that has been reflected about: tinted by walls, ceiling and floor, a little uneven. See Scene."""
+    level, ground = dice.between(0.2, 0.75), dice.between(0.35, 0.8)
+    above, below = np.array([paints[5].rgb, paints[0].rgb]).mean(0), np.array(paints[4].rgb)
+    above, below = (0.5 + 0.5 * tint / tint.mean() for tint in (above, below))
+    slopes = [dice.between(-0.7, 0.7) / extent for extent in size]
+    facing = [dice.between(-1, 1) for _ in range(3)]
+    return np.array([level * above, level * ground * below, slopes, facing], np.float32)
+
+
 def assemble(
     placed: list[Placed], paints: tuple, size: Xyz, light_rows: list[tuple[float, ...]], dice: Dice, room: str
 ) -> Scene:
@@ -207,8 +271,7 @@ def assemble(
     solids, object_of, paint_rows, objects = pack(placed, paints)
     shell = np.array([(0, 0, 0), size], np.float32)
     lights = _free_lights(solids, paint_rows[6:, 9], building.as_lights(light_rows))
-    sky, ground = dice.between(0.25, 0.6), dice.between(0.15, 0.4)
-    ambient = np.array([(sky, sky, sky * dice.between(0.85, 1.1)), (ground, ground * 0.95, ground * 0.85)], np.float32)
+    ambient = _ambient(dice, paints, size)
     shadow = shadow_lists(geometry(solids), paint_rows[6:, 9], lights)
     near = near_lists(solids, shell)
     return Scene(solids, object_of, paint_rows, shell, lights, ambient, near, shadow, objects, room)

@@ -1,7 +1,7 @@
 """Colour of a lattice of rays: what surface each one meets, the light there, the texture.
 
-Light changes slowly along a surface, texture does not: light is computed for every other pixel, like the white
-fields of a chessboard, and shared between neighbours that see the same face; colour is computed for every ray.
+Light changes slowly along a surface, texture does not: light is computed where it changes and shared between
+neighbours that see the same face; colour is computed for every pixel, and for corners of pixels at edges.
 """
 
 from __future__ import annotations
@@ -72,15 +72,31 @@ def face_coordinates(geo, shell, index, face, q):
 
 
 @njit(inline="always", **JIT)
-def _meet(geo, shell, R, t, cam, u, v, far, index, p, q, n, eye):
-    """Fills world point, local point, normal and direction to the camera of a ray's hit; returns face and key."""
+def place(R, t, cam, u, v, far, p, eye):
+    """Fills the world point that a ray ends at and the direction from there to the camera."""
     x, y = (u - cam[2]) / cam[0], (v - cam[3]) / cam[1]
     ray = 1.0 / math.sqrt(x * x + y * y + 1.0)
     for k in range(3):
         d = R[k, 0] * x + R[k, 1] * y + R[k, 2]
         p[k], eye[k] = t[k] + far * d, -d * ray
-    face = surface(geo, shell, index, p, q, n)
-    return face, float(index * 8 + face)
+
+
+@njit(**JIT)
+def surfaces(geo, shell, R, t, cam, depth, hit):
+    """What the rays through pixel centres meet: face keys int32 (h, w), float32 (h, w, 6) local point and normal.
+
+    A key is 8 * index + face, see `surface`.
+    """
+    keys, meets = np.empty(depth.shape, np.int32), np.empty((*depth.shape, 6), np.float32)
+    p, q, n, eye = np.empty(3), np.empty(3), np.empty(3), np.empty(3)
+    for j in range(depth.shape[0]):
+        for i in range(depth.shape[1]):
+            index = int(hit[j, i])
+            place(R, t, cam, float(i), float(j), depth[j, i], p, eye)
+            keys[j, i] = 8 * index + surface(geo, shell, index, p, q, n)
+            for k in range(3):
+                meets[j, i, k], meets[j, i, k + 3] = q[k], n[k]
+    return keys, meets
 
 
 @njit(inline="always", **JIT)
@@ -93,16 +109,16 @@ def _spread(i, j, noise):
 
 
 @njit(inline="always", **JIT)
-def _borrow(known, around, j, i, key, out):
-    """Mean light of those neighbours of (j, i) that see the same face; False if none does."""
+def _borrow(light, keys, around, j, i, key, out):
+    """Mean light of those neighbours of (j, i) that see the face `key`; False if none does."""
     found = 0.0
     out[0] = out[1] = out[2] = out[3] = 0.0
     for k in range(around.shape[0]):
         y, x = j + around[k, 0], i + around[k, 1]
-        if 0 <= y < known.shape[0] and 0 <= x < known.shape[1] and known[y, x, 4] == key:
+        if 0 <= y < keys.shape[0] and 0 <= x < keys.shape[1] and keys[y, x] == key:
             found += 1.0
             for c in range(4):
-                out[c] += known[y, x, c]
+                out[c] += light[y, x, c]
     if found == 0.0:
         return False
     for c in range(4):
@@ -111,81 +127,115 @@ def _borrow(known, around, j, i, key, out):
 
 
 @njit(**JIT)
-def _light_half(scene, R, t, cam, depth, hit):
-    """float64 (h, w, 5): light r, g, b, highlight and key of the face at every other pixel; key NaN elsewhere."""
+def _light(scene, R, t, cam, depth, keys, meets):
+    """float32 (h, w, 4): light r, g, b and highlight at every pixel.
+
+    Light is computed for every fourth pixel, and where none of the four pixels around sees the same face.
+    """
     geo, paints, shell, near_list, shadow_list, lights, ambient = scene
-    light = np.empty((*depth.shape, 5))
-    p, q, n, eye, noise, out = np.empty(3), np.empty(3), np.empty(3), np.empty(3), np.empty(3), np.empty(4)
-    for j in range(depth.shape[0]):
-        for i in range(depth.shape[1]):
-            light[j, i, 4] = np.nan
-            if (i + j) & 1:
-                continue
-            index = int(hit[j, i])
-            _, light[j, i, 4] = _meet(geo, shell, R, t, cam, i, j, depth[j, i], index, p, q, n, eye)
-            gloss = paints[6 + index if index >= 0 else -1 - index, 8]
-            _spread(i, j, noise)
-            light_at(geo, shell, near_list, shadow_list, lights, ambient, p, n, gloss, eye, noise, out)
-            for c in range(4):
-                light[j, i, c] = out[c]
+    light = np.zeros((*depth.shape, 4), np.float32)
+    p, n, eye, noise, out = np.empty(3), np.empty(3), np.empty(3), np.empty(3), np.empty(4)
+    none, beside = np.empty((0, 2), np.int64), np.array([[0, -1], [0, 1]])
+    above, across = np.array([[-1, 0], [1, 0]]), np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]])
+    for turn in range(4):
+        around = (none, across, beside, above)[turn]
+        for j in range((0, 1, 0, 1)[turn], depth.shape[0], 2):
+            for i in range((0, 1, 1, 0)[turn], depth.shape[1], 2):
+                if not _borrow(light, keys, around, j, i, keys[j, i], out):
+                    place(R, t, cam, float(i), float(j), depth[j, i], p, eye)
+                    n[0], n[1], n[2] = meets[j, i, 3], meets[j, i, 4], meets[j, i, 5]
+                    index = keys[j, i] >> 3
+                    gloss = paints[6 + index if index >= 0 else -1 - index, 8]
+                    _spread(i, j, noise)
+                    light_at(geo, shell, near_list, shadow_list, lights, ambient, p, n, gloss, eye, noise, out)
+                for c in range(4):
+                    light[j, i, c] = out[c]
     return light
 
 
 @njit(**JIT)
-def _smooth(light):
-    """Each computed light averaged with its diagonal neighbours on the same face: half-shadows without grain."""
-    smooth, out = light.copy(), np.empty(4)
-    around = np.array([[0, 0], [-1, -1], [-1, 1], [1, -1], [1, 1]])
+def _smooth(light, keys):
+    """Each light averaged with its four neighbours on the same face: half-shadows without grain."""
+    smooth, out = np.empty_like(light), np.empty(4)
+    around = np.array([[0, 0], [-1, 0], [1, 0], [0, -1], [0, 1]])
     for j in range(light.shape[0]):
-        for i in range(j & 1, light.shape[1], 2):
-            if _borrow(light, around, j, i, light[j, i, 4], out):
-                for c in range(4):
-                    smooth[j, i, c] = out[c]
+        for i in range(light.shape[1]):
+            _borrow(light, keys, around, j, i, keys[j, i], out)
+            for c in range(4):
+                smooth[j, i, c] = out[c]
     return smooth
 
 
-@njit(**JIT)
-def _colour(scene, R, t, cam, offset, depth, hit, phase, known, around, colour, light):
-    """Colour of every other ray of a lattice, with light borrowed from `known` where a neighbour sees the same face."""
-    geo, paints, shell, near_list, shadow_list, lights, ambient = scene
-    p, q, n, eye, noise, out = np.empty(3), np.empty(3), np.empty(3), np.empty(3), np.empty(3), np.empty(4)
-    for j in range(depth.shape[0]):
-        for i in range((j + phase) & 1, depth.shape[1], 2):
-            index, far = int(hit[j, i]), depth[j, i]
-            face, key = _meet(geo, shell, R, t, cam, i + offset, j + offset, far, index, p, q, n, eye)
-            row = 6 + index if index >= 0 else -1 - index
-            if not _borrow(known, around, j, i, key, out):
-                _spread(i, j, noise)
-                light_at(geo, shell, near_list, shadow_list, lights, ambient, p, n, paints[row, 8], eye, noise, out)
-            slant = max(0.12, abs(n[0] * eye[0] + n[1] * eye[1] + n[2] * eye[2]))
-            a, b, ha, hb = face_coordinates(geo, shell, index, face, q)
-            rgb = albedo(paints, row, a, b, ha, hb, far / (cam[0] * slant))
-            for c in range(3):
-                colour[j, i, c] = rgb[c] * (out[c] + paints[row, 9]) + out[3]
-            for c in range(4):
-                light[j, i, c] = out[c]
-            light[j, i, 4] = key
+@njit(inline="always", **JIT)
+def _paint_at(scene, cam, far, index, face, q, n, eye, out):
+    """Colour (r, g, b) of a met surface under the light `out`."""
+    geo, paints, shell = scene[0], scene[1], scene[2]
+    row = 6 + index if index >= 0 else -1 - index
+    slant = max(0.12, abs(n[0] * eye[0] + n[1] * eye[1] + n[2] * eye[2]))
+    a, b, ha, hb = face_coordinates(geo, shell, index, face, q)
+    r, g, c = albedo(paints, row, a, b, ha, hb, far / (cam[0] * slant))
+    glow = paints[row, 9]
+    return r * (out[0] + glow) + out[3], g * (out[1] + glow) + out[3], c * (out[2] + glow) + out[3]
 
 
 @njit(**JIT)
-def shade_centres(scene, R, t, cam, depth, hit):
-    """Colour of the rays through pixel centres, float64 (h, w, 3), and the light on what they see (h, w, 5).
+def shade_centres(scene, R, t, cam, depth, keys, meets):
+    """Colour of the rays through pixel centres, float32 (h, w, 3), and the light on what they see (h, w, 4).
 
-    scene: geo, paints, shell, near_list, shadow_list, lights, ambient. Light is r, g, b, highlight, key of the face.
+    scene: geo, paints, shell, near_list, shadow_list, lights, ambient. Light is r, g, b, highlight.
     """
-    known = _smooth(_light_half(scene, R, t, cam, depth, hit))
-    colour, light = np.empty((*depth.shape, 3)), np.empty((*depth.shape, 5))
-    itself, cross = np.array([[0, 0]]), np.array([[-1, 0], [1, 0], [0, -1], [0, 1]])
-    _colour(scene, R, t, cam, 0.0, depth, hit, 0, known, itself, colour, light)
-    _colour(scene, R, t, cam, 0.0, depth, hit, 1, known, cross, colour, light)
+    light = _smooth(_light(scene, R, t, cam, depth, keys, meets), keys)
+    colour = np.empty((*depth.shape, 3), np.float32)
+    p, q, n, eye, out = np.empty(3), np.empty(3), np.empty(3), np.empty(3), np.empty(4)
+    for j in range(depth.shape[0]):
+        for i in range(depth.shape[1]):
+            place(R, t, cam, float(i), float(j), depth[j, i], p, eye)
+            for k in range(3):
+                q[k], n[k] = meets[j, i, k], meets[j, i, k + 3]
+            for c in range(4):
+                out[c] = light[j, i, c]
+            index, face = keys[j, i] >> 3, keys[j, i] & 7
+            r, g, b = _paint_at(scene, cam, depth[j, i], index, face, q, n, eye, out)
+            colour[j, i, 0], colour[j, i, 1], colour[j, i, 2] = r, g, b
     return colour, light
 
 
+@njit(inline="always", **JIT)
+def _flat(centre, keys, j, i, index):
+    """Do the pixels around corner (j, i) see one face of solid `index`, in nearly one colour?"""
+    if j == 0 or i == 0 or j == keys.shape[0] or i == keys.shape[1]:
+        return False
+    key = keys[j, i]
+    if key >> 3 != index or keys[j - 1, i] != key or keys[j, i - 1] != key or keys[j - 1, i - 1] != key:
+        return False
+    a, b, c, d = centre[j, i, 1], centre[j - 1, i, 1], centre[j, i - 1, 1], centre[j - 1, i - 1, 1]
+    return max(max(a, b), max(c, d)) <= 1.2 * min(min(a, b), min(c, d))
+
+
 @njit(**JIT)
-def shade_corners(scene, R, t, cam, depth, hit, known):
-    """Colour of the rays through pixel corners, float64 (h + 1, w + 1, 3), lit as the centres around them."""
-    colour, light = np.empty((*depth.shape, 3)), np.empty((*depth.shape, 5))
+def shade_corners(scene, R, t, cam, depth, hit, centre, keys, known):
+    """Colour of the rays through pixel corners, float32 (h + 1, w + 1, 3), lit as the centres around them.
+
+    Where the centres around a corner see the same face in one colour, their mean is its colour.
+    """
+    geo, paints, shell, near_list, shadow_list, lights, ambient = scene
+    colour = np.empty((*depth.shape, 3), np.float32)
+    p, q, n, eye, noise, out = np.empty(3), np.empty(3), np.empty(3), np.empty(3), np.empty(3), np.empty(4)
     square = np.array([[-1, -1], [-1, 0], [0, -1], [0, 0]])
-    for phase in range(2):
-        _colour(scene, R, t, cam, -0.5, depth, hit, phase, known, square, colour, light)
+    for j in range(depth.shape[0]):
+        for i in range(depth.shape[1]):
+            index, far = int(hit[j, i]), depth[j, i]
+            if _flat(centre, keys, j, i, index):
+                for c in range(3):
+                    four = centre[j - 1, i - 1, c] + centre[j - 1, i, c] + centre[j, i - 1, c] + centre[j, i, c]
+                    colour[j, i, c] = 0.25 * four
+                continue
+            place(R, t, cam, i - 0.5, j - 0.5, far, p, eye)
+            face = surface(geo, shell, index, p, q, n)
+            if not _borrow(known, keys, square, j, i, 8 * index + face, out):
+                gloss = paints[6 + index if index >= 0 else -1 - index, 8]
+                _spread(i, j, noise)
+                light_at(geo, shell, near_list, shadow_list, lights, ambient, p, n, gloss, eye, noise, out)
+            r, g, b = _paint_at(scene, cam, far, index, face, q, n, eye, out)
+            colour[j, i, 0], colour[j, i, 1], colour[j, i, 2] = r, g, b
     return colour

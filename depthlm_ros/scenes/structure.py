@@ -34,6 +34,34 @@ def partition(size: Xyz, dice: Dice, paint: Paint) -> list[Placed]:
     return [Placed(Piece("", "", parts, size), (0.0, 0.0, 0.0), 0.0, True)]
 
 
+def sample_niches(size: Xyz, room: str, dice: Dice) -> list[tuple[float, float, float, float]]:
+    """Blocks (x, y, width, depth) that take corners or strips of walls out of the room, so that few rooms are boxes."""
+    w, length, _ = size
+    blocks = []
+    if room != "corridor" and dice.chance(0.3):
+        a, b = w * dice.between(0.2, 0.45), length * dice.between(0.2, 0.5)
+        blocks.append((dice.pick((a / 2, w - a / 2)), dice.pick((b / 2, length - b / 2)), a, b))
+    for _ in range(dice.pick((0, 0, 1, 2, 4))):
+        a, b, side = dice.between(0.3, 1.6), dice.between(0.12, 0.5), dice.whole(0, 3)
+        if side < 2:
+            blocks.append(((b / 2, w - b / 2)[side], length * dice.unit(), b, a))
+        else:
+            blocks.append((w * dice.unit(), (b / 2, length - b / 2)[side - 2], a, b))
+    return blocks
+
+
+def dropped_ceiling(size: Xyz, dice: Dice) -> list[Placed]:
+    """A lower strip of ceiling along one wall, as over corridors and kitchens."""
+    (w, length, h), deep = size, dice.between(0.15, 0.5)
+    if h - deep < 2.2:
+        return []
+    wide = w * dice.between(0.15, 0.5)
+    part = box(
+        (dice.pick((wide / 2, w - wide / 2)), length / 2, h - deep / 2), (wide, length, deep), colours.ceiling(dice)
+    )
+    return [Placed(Piece("", "", (part,), size), (0.0, 0.0, 0.0), 0.0, True)]
+
+
 def columns(size: Xyz, dice: Dice, paint: Paint) -> list[Placed]:
     """Two rows of square columns in a hall."""
     w, length, h = size
@@ -81,7 +109,11 @@ def pipes(size: Xyz, dice: Dice) -> list[Placed]:
 def sample_structure(size: Xyz, room: str, dice: Dice, paints: tuple[Paint, ...]) -> list[Placed]:
     """What of the above this room has; paints are the shell's."""
     extra = skirting(size, dice)
-    if room in ("living room", "office", "corridor", "hall", "laboratory") and size[0] > 2.2 and dice.chance(0.3):
+    if (
+        room in ("living room", "office", "corridor", "hall", "laboratory", "hallway")
+        and size[0] > 2.2
+        and dice.chance(0.3)
+    ):
         extra += partition(size, dice, paints[0])
     if (room == "hall" and dice.chance(0.6)) or (room == "workshop" and dice.chance(0.3)):
         extra += columns(size, dice, paints[1])
@@ -89,6 +121,8 @@ def sample_structure(size: Xyz, room: str, dice: Dice, paints: tuple[Paint, ...]
         extra += wainscot(size, dice)
     if dice.chance(0.5 if room == "workshop" else 0.08):
         extra += beams(size, dice)
+    if dice.chance(0.12):
+        extra += dropped_ceiling(size, dice)
     if dice.chance({"workshop": 0.7, "laboratory": 0.5, "corridor": 0.15}.get(room, 0.03)):
         extra += pipes(size, dice)
     return extra

@@ -44,8 +44,9 @@ def _wood(a, b, seed):
     plank = math.floor(b * 0.5)
     shift = 17.0 * hash01(plank, 3, seed)
     grain = value_noise(a * 0.15 + shift, b * 3.0, seed) * 0.6 + value_noise(a * 0.6 + shift, b * 11.0, seed + 1) * 0.4
-    gap = 0.6 if b * 0.5 - plank < 0.03 else 1.0
-    return grain, gap * (0.85 + 0.3 * hash01(plank, 7, seed))
+    along = a * 0.07 + shift
+    gap = 0.6 if b * 0.5 - plank < 0.03 or along - math.floor(along) < 0.006 else 1.0
+    return grain, gap * (0.82 + 0.36 * hash01(plank, 7 + math.floor(along), seed))
 
 
 @njit(**JIT)
@@ -75,10 +76,18 @@ def _mix_and_gain(kind, a, b, seed, fade):
         grain, gain = _wood(a, b, seed)
         return grain, 1.0 + (gain - 1.0) * fade, 0.5
     if kind == 5:
-        return value_noise(a, b, seed) * 0.6 + value_noise(a * 2.7, b * 2.7, seed + 1) * 0.4, 1.0, 0.5
+        low = value_noise(a * 0.23, b * 0.23, seed + 2)
+        return low * 0.35 + value_noise(a, b, seed) * 0.4 + value_noise(a * 2.7, b * 2.7, seed + 1) * 0.25, 1.0, 0.5
     if kind == 8:
         joint, gain = _bricks(a, b, seed)
         return joint, 1.0 + (gain - 1.0) * fade, 0.15
+    if kind == 12:
+        vein = value_noise(a * 0.7, b * 0.7, seed) * 3.0 + value_noise(a * 3.1, b * 3.1, seed + 1)
+        vein = abs(2.0 * (vein - math.floor(vein)) - 1.0)
+        return vein * vein, 0.9 + 0.2 * value_noise(a * 0.3, b * 0.3, seed + 2), 0.35
+    if kind == 14:
+        # Leaves: light and dark flecks with gaps.
+        return value_noise(a, b, seed), 0.4 + 0.9 * value_noise(a * 2.1 + 5.0, b * 2.1, seed + 3), 0.5
     if kind == 9:
         row = math.floor(b)
         ink = hash01(row, 2, seed) > 0.25 and a < 14.0 * hash01(row, 4, seed) - 7.0
@@ -92,7 +101,11 @@ def albedo(paints, row, a_m, b_m, half_a, half_b, footprint_m):
     kind, scale, seed = int(paints[row, 6]), paints[row, 7], int(paints[row, 10])
     r, g, c = float(paints[row, 0]), float(paints[row, 1]), float(paints[row, 2])
     if kind == 0:
-        gain = 0.94 + 0.12 * value_noise(a_m * 2.3 + 7.0, b_m * 2.3, seed)
+        # Wear and uneven paint, at two scales; how much differs from surface to surface.
+        much = 0.04 + 0.2 * hash01(seed, 11, 3) * hash01(seed, 12, 3)
+        gain = 1.0 + much * (
+            value_noise(a_m * 2.3 + 7.0, b_m * 2.3, seed) + value_noise(a_m * 9.0, b_m * 7.0, seed) - 1.0
+        )
         return r * gain, g * gain, c * gain
     fade = min(1.0, max(0.0, 1.6 - 1.6 * footprint_m / scale))
     a, b = a_m / scale, b_m / scale
@@ -109,6 +122,14 @@ def albedo(paints, row, a_m, b_m, half_a, half_b, footprint_m):
         x, y, z = hash01(seed, 1, 7), hash01(seed, 2, 7), hash01(seed, 3, 7)
         r, g, c = r + (paints[row, 3] - r) * n0, g + (paints[row, 4] - g) * n0, c + (paints[row, 5] - c) * n0
         return r + (x * x - r) * n1, g + (y * y - g) * n1, c + (z * z - c) * n1
+    if kind == 13:
+        # Sky: paler towards the horizon (b = 0), clouds that shrink towards it.
+        up = min(1.0, max(0.0, b_m / scale))
+        cloud = value_noise(a_m * 8.0 / scale, (b_m + 0.02) * 20.0 / scale, seed) * 0.6
+        cloud += value_noise(a_m * 25.0 / scale, b_m * 60.0 / scale, seed + 1) * 0.4
+        w = min(1.0, max(0.0, 2.5 * (cloud - hash01(seed, 1, 1)))) * 0.8 + 0.2
+        w = max(w, 1.0 - 2.5 * up)
+        return r + (paints[row, 3] - r) * w, g + (paints[row, 4] - g) * w, c + (paints[row, 5] - c) * w
     if kind == 11:
         frame = abs(abs(a_m) - half_a) < 0.05 or abs(abs(b_m) - half_b) < 0.05 or abs(a_m) < 0.025
         sky = 0.55 + 0.45 * value_noise(a_m * 1.5, b_m * 1.5 + 9.0, seed) if b_m > -0.35 * half_b else 0.35
