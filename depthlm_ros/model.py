@@ -35,8 +35,8 @@ LEAST_CANVAS_PX = 4
 MOST_OFF_CENTRE = 3.0
 # A question is read at a cost that grows with its square: without a limit one request could take all memory.
 MAX_PROMPT_TOKENS = 512
-# One of these makes it worth looking at two images at once ("motion": the distance between them, DepthLM's).
-PAIR_ABILITIES = {"match", "pose", "motion"}
+# One of these makes it worth looking at two images at once.
+PAIR_ABILITIES = {"match", "pose", "pairs"}
 
 
 def load_model(name: str = "tiny", backend: str = "auto", threads: int = 0, device: str = "") -> Model:

@@ -10,7 +10,7 @@ import numpy as np
 from depthlm_ros.backends.base import Look
 from depthlm_ros.core import Answer, Matches, RelativePose, Status
 from depthlm_ros.placement import Placement
-from depthlm_ros.speech import Speaker
+from depthlm_ros.speech import Said, Speaker
 from depthlm_ros.view import check_question
 
 
@@ -33,7 +33,7 @@ class PairView:
         family, size_px = self._model.family, self._first.size_px
         prompts = [family.match_prompt(u, v, size_px) for u, v in self._first.uv_to_canvas(uv_px)]
         said = self._model.reply_to(self._look, prompts)
-        told_px = np.array([family.read_match(each.text, self._second.size_px) for each in said]).reshape(-1, 2)
+        told_px = np.array([self._read(each) for each in said]).reshape(-1, 2)
         matched_px = self._second.canonical.uv_to_image(told_px)
         matched_px[~self._second.in_frame(matched_px)] = math.nan
         return Matches(uv_px, matched_px, tuple(each.text for each in said))
@@ -42,7 +42,8 @@ class PairView:
         """Pose of the second camera in the first, in the model's words. Raises BadQuestion if the model cannot."""
         prompts = self._model.family.pose_prompts()
         said = self._model.reply_to(self._look, list(prompts.values()))
-        return self._model.family.read_pose({name: each.text for name, each in zip(prompts, said, strict=True)})
+        whole = {name: each.text for name, each in zip(prompts, said, strict=True) if each.generated.finished}
+        return self._model.family.read_pose(whole)
 
     def ask(self, question: str) -> Answer:
         """A question in words about both images; nothing is measured. Raises BadQuestion if there is nothing to ask."""
@@ -54,3 +55,9 @@ class PairView:
         reply = self._model.family.read_reply(said.text, size_px)
         std = said.std_of(reply.value, self._model.spec.calibration)
         return Answer(reply.text, reply.status, reply.value, reply.unit, std, confidence=said.probability)
+
+    def _read(self, said: Said) -> tuple[float, float]:
+        """A pixel of the second canvas. A reply that was cut off is not read: its last number may be half a one."""
+        if not said.generated.finished:
+            return math.nan, math.nan
+        return self._model.family.read_match(said.text, self._second.size_px)

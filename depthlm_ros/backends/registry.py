@@ -49,8 +49,12 @@ def open_backend(name: str, source: Bundle | Checkpoint, texts: Texts, threads: 
             from depthlm_ros.nets.checkpoint import load_checkpoint
 
             return load_checkpoint(source.folder).eval().to(on_device)
+        import torch
+
         from depthlm_ros.nets.released import load_released
 
-        return load_released(source.folder, source.spec, on_device).eval()
+        # A CPU is right, if slow, in single precision; half of it is for devices that compute in it.
+        dtype = torch.float32 if on_device == "cpu" else getattr(torch, source.spec.dtype)
+        return load_released(source.folder, source.spec, dtype, on_device)
 
     return TorchBackend(load, texts, threads, device)

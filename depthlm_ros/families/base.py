@@ -53,7 +53,8 @@ class Family:
     """
 
     name: ClassVar[str]
-    # Of "points" (depth of a pixel in words), "questions", "boxes" (finds what a question is about), "match", "pose".
+    # Of "points" (depth of a pixel in words), "questions", "boxes" (finds what a question is about), "match", "pose",
+    # "pairs" (free questions about two images).
     abilities: ClassVar[frozenset[str]]
 
     def point_prompt(self, u_px: float, v_px: float, size_px: tuple[int, int]) -> Prompt:

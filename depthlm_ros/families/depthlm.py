@@ -30,7 +30,7 @@ class DepthLM(Family):
     the data set it learned from; the model's spec says which is taken."""
 
     name = "depthlm"
-    abilities = frozenset({"points", "questions"})
+    abilities = frozenset({"points", "questions", "pairs"})
 
     def point_prompt(self, u_px: float, v_px: float, size_px: tuple[int, int]) -> Prompt:
         """The question is the same for every pixel: the arrow tells them apart. Only the number is decoded."""

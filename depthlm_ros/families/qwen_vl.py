@@ -47,7 +47,7 @@ class Qwen3VL(Family):
     """Base Qwen3-VL. It does not know how VLM3 replies, so its replies about points are free."""
 
     name = "qwen3-vl"
-    abilities = frozenset({"points", "questions", "boxes"})
+    abilities = frozenset({"points", "questions", "boxes", "pairs"})
 
     def extent(self, size_px: tuple[int, int]) -> tuple[int, int]:
         """What coordinates of the right and bottom edge are called, for an image (width, height)."""

@@ -1,0 +1,281 @@
+"""Every published system end to end on small random checkpoints of its architecture: a name and a folder in, and
+exactly the tokens out that transformers' generate() gives for the same images and the released prompt."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from backbones import pixtral_config, qwen3_config, qwen25_config, roughen  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
+from test_heads import random_tensors, released_dpt  # noqa: E402
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
+from transformers import (  # noqa: E402
+    LlavaForConditionalGeneration,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen3VLForConditionalGeneration,
+)
+
+from depthlm_ros.core import Frame, Intrinsics  # noqa: E402
+from depthlm_ros.errors import BackendFailed, BadBundle, BadQuestion  # noqa: E402
+from depthlm_ros.families import depthlm, vlm3_corr, vlm3_pose  # noqa: E402
+from depthlm_ros.families.base import Prompt  # noqa: E402
+from depthlm_ros.marker import draw_marks  # noqa: E402
+from depthlm_ros.model import load_model  # noqa: E402
+
+pytestmark = pytest.mark.torch
+QWEN = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>")
+PIXTRAL = ("<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[IMG]", "[IMG_BREAK]", "[IMG_END]")
+LIMITS = {"size": {"shortest_edge": 4096, "longest_edge": 1 << 20}, "merge_size": 2}
+QWEN_IMAGES = LIMITS | {"image_processor_type": "Qwen2VLImageProcessor"}
+HALF = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "do_rescale": True, "rescale_factor": 1 / 255}
+PIXTRAL_IMAGES = {
+    "image_processor_type": "PixtralImageProcessor",
+    "do_rescale": False,
+    "do_resize": False,
+    "patch_size": {"height": 16, "width": 16},
+}
+KINDS = {
+    "qwen3_vl": (Qwen3VLForConditionalGeneration, qwen3_config, QWEN, HALF | QWEN_IMAGES | {"patch_size": 16}),
+    "qwen2_5_vl": (Qwen2_5_VLForConditionalGeneration, qwen25_config, QWEN, HALF | QWEN_IMAGES | {"patch_size": 14}),
+    "llava": (
+        LlavaForConditionalGeneration,
+        pixtral_config,
+        PIXTRAL,
+        HALF | PIXTRAL_IMAGES,
+    ),
+}
+SYSTEMS = {
+    "depthlm-12b": "llava",
+    "depthlm-3b": "qwen2_5_vl",
+    "depthvlm-4b": "qwen3_vl",
+    "vlm3-depth": "qwen3_vl",
+    "vlm3-object": "qwen3_vl",
+    "vlm3-corr": "qwen3_vl",
+    "vlm3-pose": "qwen3_vl",
+    "qwen3-vl-4b": "qwen3_vl",
+    "qwen2.5-vl-3b": "qwen2_5_vl",
+}
+PROMPTS = [depthlm.POINT_QUESTION, *vlm3_pose.QUESTIONS.values()]
+CAMERA = Intrinsics(1000.0, 1000.0, 79.5, 59.5, 160, 120)
+
+
+def make_tokenizer(control):
+    """Merges of the prompts' own words; as in the released tokenizers every digit is a token of its own."""
+    made = Tokenizer(models.BPE())
+    words = pre_tokenizers.Split(Regex(r"\d| ?[A-Za-z]+|[^\sA-Za-z\d]+|\s+"), "isolated")
+    made.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    made.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    made.train_from_iterator(PROMPTS, trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet, show_progress=False))
+    made.add_special_tokens([AddedToken(token, normalized=False) for token in control])
+    return made
+
+
+def publish(folder, architecture, with_head):
+    """A random checkpoint as it would be released."""
+    kind, config, control, processor = KINDS[architecture]
+    tokenizer = make_tokenizer(control)
+    image = tokenizer.token_to_id("<|image_pad|>" if architecture != "llava" else "[IMG]")
+    changes = {"image_token_index": image} if architecture == "llava" else {"image_token_id": image}
+    given = config(**changes)
+    given.text_config.vocab_size = tokenizer.get_vocab_size()
+    torch.manual_seed(5)
+    roughen(kind(given), 0.05).save_pretrained(folder)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    if with_head:
+        path = folder / "model.safetensors"
+        save_file(load_file(path) | random_tensors(released_dpt(width=given.text_config.hidden_size)), path)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Checkpoint folders by architecture, and one with a depth head."""
+    made = {}
+    for architecture in KINDS:
+        made[architecture] = tmp_path_factory.mktemp(architecture)
+        publish(made[architecture], architecture, with_head=False)
+    made["depthvlm-4b"] = tmp_path_factory.mktemp("depthvlm")
+    publish(made["depthvlm-4b"], "qwen3_vl", with_head=True)
+    return made
+
+
+@pytest.fixture(scope="module")
+def models_by_name(folders):
+    """Loads each system once."""
+    loaded = {}
+
+    def get(name):
+        if name not in loaded:
+            loaded[name] = load_model(f"{name}={folders.get(name, folders[SYSTEMS[name]])}", device="cpu")
+        return loaded[name]
+
+    return get
+
+
+@pytest.fixture
+def frame():
+    rgb = np.random.default_rng(1).integers(0, 256, (CAMERA.height_px, CAMERA.width_px, 3), dtype=np.uint8)
+    return Frame(rgb, CAMERA)
+
+
+def transformers_reply(model, folder, canvases, text, count):
+    """Ids that transformers' own model generates for images and text in the chat's form, from the same pixels."""
+    from transformers import AutoModelForImageTextToText
+
+    reference = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    pad = "[IMG]" if model.spec.architecture == "llava" else "<|image_pad|>"
+    spans = [image_text(model, canvas, pad) for canvas in canvases]
+    chat = model.chat
+    prompt = chat.before + chat.between.join(spans) + chat.after + text + chat.header
+    ids = torch.tensor([model.tokenizer.encode(prompt, add_special_tokens=False).ids])
+    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **pixels(model, canvases)}
+    if pad == "<|image_pad|>":
+        given["mm_token_type_ids"] = (ids == model.tokenizer.token_to_id(pad)).int()
+    with torch.no_grad():
+        output = reference.generate(
+            **given, max_new_tokens=count, min_new_tokens=count, do_sample=False, pad_token_id=0, eos_token_id=None
+        )
+    return output[0, ids.shape[1] :].tolist()
+
+
+def image_text(model, canvas, pad):
+    """What stands for an image in the prompt's text."""
+    side = model.spec.pixels_per_token
+    rows, columns = canvas.shape[0] // side, canvas.shape[1] // side
+    if model.spec.architecture != "llava":
+        return pad * (rows * columns)
+    return "[IMG_BREAK]".join([pad * columns] * rows) + "[IMG_END]"
+
+
+def pixels(model, canvases):
+    """The images as transformers' processors hand them over."""
+    if model.spec.architecture == "llava":
+        arrays = [(torch.from_numpy(canvas).permute(2, 0, 1).float() - 0.5) / 0.5 for canvas in canvases]
+        return {"pixel_values": torch.stack(arrays), "image_sizes": torch.tensor([c.shape[:2] for c in canvases])}
+    patch = model.spec.pixels_per_token // 2
+    rows = [(canvas.shape[0] // patch, canvas.shape[1] // patch) for canvas in canvases]
+    patches = []
+    for canvas, (high, wide) in zip(canvases, rows, strict=True):
+        x = (torch.from_numpy(canvas).permute(2, 0, 1).float() / 255 - 0.5) / 0.5
+        x = x[None].repeat(2, 1, 1, 1).reshape(1, 2, 3, high // 2, 2, patch, wide // 2, 2, patch)
+        patches.append(x.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(high * wide, -1))
+    return {"pixel_values": torch.cat(patches), "image_grid_thw": torch.tensor([(1, *grid) for grid in rows])}
+
+
+def our_reply(model, looked, prompt, count):
+    """Ids that our path decodes freely, none of which may end it."""
+    free = replace(prompt, forced="", number_only=False, max_new_tokens=count)
+    ends, model._ends = model._ends, np.zeros_like(model._ends)
+    try:
+        return list(looked(free).generated.ids)
+    finally:
+        model._ends = ends
+
+
+@pytest.mark.parametrize("name", [name for name in SYSTEMS if "depthlm" not in name and name[:6] != "vlm3-c"])
+def test_one_look_says_what_generate_says(models_by_name, folders, frame, name):
+    model = models_by_name(name)
+    view = model.look(frame)
+    canvas = view._placement.canvas
+    prompt = Prompt("How far is the door?")
+    expected = transformers_reply(
+        model, folders.get(name, folders[SYSTEMS[name]]), [canvas], prompt.text, 12
+    )
+    assert our_reply(model, lambda p: model.reply_to(view._look, [p])[0], prompt, 12) == expected
+
+
+@pytest.mark.parametrize("name", ["depthlm-12b", "depthlm-3b"])
+def test_marked_images_say_what_generate_says_of_each(models_by_name, folders, frame, name):
+    model = models_by_name(name)
+    view = model.look(frame)
+    canvas = view._placement.canvas
+    uv_px = np.array([[40.0, 30.0], [70.0, 50.0], [20.0, 60.0]])
+    prompts = [model.family.point_prompt(u, v, view._placement.size_px) for u, v in view._placement.uv_to_canvas(uv_px)]
+    for prompt in prompts:
+        marked = draw_marks(canvas, np.array(prompt.marks_px))
+        expected = transformers_reply(model, folders[SYSTEMS[name]], [marked], depthlm.POINT_QUESTION, 8)
+        assert our_reply(model, lambda p: model.reply_to_marked(canvas, [p])[0], prompt, 8) == expected
+    together = model.reply_to_marked(canvas, prompts)
+    alone = [model.reply_to_marked(canvas, [prompt])[0] for prompt in prompts]
+    assert [said.generated.ids for said in together] == [said.generated.ids for said in alone]
+
+
+@pytest.mark.parametrize("name", ["vlm3-corr", "vlm3-pose", "depthlm-12b", "qwen2.5-vl-3b"])
+def test_two_images_say_what_generate_says(models_by_name, folders, frame, name):
+    model = models_by_name(name)
+    other = Frame(frame.rgb[::-1].copy(), CAMERA)
+    pair = model.look_pair(frame, other)
+    canvases = [pair._first.canvas, pair._second.canvas]
+    text = vlm3_corr.Vlm3Corr().match_prompt(10.0, 20.0, pair._first.size_px).text
+    expected = transformers_reply(model, folders[SYSTEMS[name]], canvases, text, 8)
+    assert our_reply(model, lambda p: model.reply_to(pair._look, [p])[0], Prompt(text), 8) == expected
+
+
+def test_points_at_the_border_are_asked_about_like_all_others(models_by_name, frame):
+    """The released evaluation drops them; here the image is widened."""
+    model = models_by_name("depthlm-12b")
+    asked = []
+    looked = model.backend.look
+    model.backend.look = lambda images: asked.append(images[0].shape) or looked(images)
+    try:
+        told = model.look(frame).tell_depth_at([(0, 0), (80, 60), (140, 2)])
+    finally:
+        del model.backend.look
+    assert told.depth_m.shape == (3,)
+    (_, height, width, _), wider = asked
+    assert wider == (2, height + 32, width + 32, 3)
+
+
+def test_a_depth_head_gives_depth_and_words_from_one_look(models_by_name, frame):
+    model = models_by_name("depthvlm-4b")
+    looks = []
+    looked = model.backend.look
+    model.backend.look = lambda images: looks.append(1) or looked(images)
+    try:
+        view = model.look(frame)
+        depth = view.depth()
+        answer = view.ask("How far is the door?", regions=())
+    finally:
+        del model.backend.look
+    assert depth.depth_m.shape == (CAMERA.height_px, CAMERA.width_px) and np.isfinite(depth.depth_m).all()
+    assert answer.text is not None and looks == [1]
+
+
+def test_a_model_without_a_depth_head_says_so(models_by_name, frame):
+    view = models_by_name("vlm3-depth").look(frame)
+    with pytest.raises(BadQuestion, match="vlm3-depth has no dense depth.*mode: sparse"):
+        view.depth()
+    assert view.depth_at([(3, 4)]).depth_m.shape == (1,)
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"), [("depthvlm-4b", "vlm3-corr"), ("vlm3-depth", "vlm3-corr"), ("vlm3-pose", "vlm3-corr")]
+)
+def test_what_a_model_cannot_do_is_said_with_the_model_that_can(models_by_name, frame, name, wanted):
+    with pytest.raises(BadQuestion, match=wanted):
+        models_by_name(name).look_pair(frame, frame).match([(1, 1)])
+
+
+def test_babble_gives_no_match_and_no_pose(models_by_name, frame):
+    matches = models_by_name("vlm3-corr").look_pair(frame, frame).match([(5, 5), (100, 80)])
+    assert np.isnan(matches.matched_px).all() and matches.matched_px.shape == (2, 2)
+    pose = models_by_name("vlm3-pose").look_pair(frame, frame).pose()
+    assert np.isnan(pose.rotation).all() and np.isnan(pose.translation_m).all()
+
+
+def test_weights_that_are_another_model_are_refused(folders):
+    with pytest.raises(BadBundle, match="qwen3_vl.*depthlm-12b|depthlm-12b.*llava"):
+        load_model(f"depthlm-12b={folders['qwen3_vl']}", device="cpu")
+    with pytest.raises(BadBundle, match="depth"):
+        load_model(f"depthvlm-4b={folders['qwen3_vl']}", device="cpu")
+
+
+def test_onnx_runtime_refuses_a_checkpoint_with_the_way_out(folders):
+    with pytest.raises(BackendFailed, match="backend torch, or export"):
+        load_model(f"vlm3-depth={folders['qwen3_vl']}", backend="onnxruntime")
