@@ -101,6 +101,7 @@ def _read_spec(manifest: Mapping[str, Any]) -> ModelSpec:
         pixels_per_token=int(manifest["pixels_per_token"]),
         head=str(manifest["head"]),
         licence=str(manifest["licence"]),
+        depth_type=str(manifest["depth_type"]),
         calibration=Calibration(**{name: float(value) for name, value in manifest["calibration"].items()}),
     )
 

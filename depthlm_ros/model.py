@@ -52,7 +52,7 @@ def load_model(name: str = "tiny", backend: str = "auto", threads: int = 0, devi
     chat = chat_named(spec.chat, spec.system)
     texts = tuple(tuple(tokenizer.encode(text, add_special_tokens=False).ids) for text in chat.around_images)
     opened = open_backend(backend, source, texts, threads, device)
-    return Model(spec, family_named(spec.family), chat, opened, tokenizer)
+    return Model(spec, family_named(spec.family, spec.most_coordinate), chat, opened, tokenizer)
 
 
 def read_tokenizer(path: Path) -> Tokenizer:

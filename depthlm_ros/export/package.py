@@ -56,7 +56,7 @@ def write_bundle(
             "head": spec.head,
             "licence": spec.licence,
             "focal_px": spec.canvas.focal_px,
-            "depth_type": "z",
+            "depth_type": spec.depth_type,
             "canvases_px": [list(size) for size in canvases_px],
             "pixels_per_token": model.pixels_per_token,
             "chat": spec.chat,

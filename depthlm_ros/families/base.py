@@ -57,6 +57,10 @@ class Family:
     # "pairs" (free questions about two images).
     abilities: ClassVar[frozenset[str]]
 
+    def __init__(self, most_coordinate: int = 2000) -> None:
+        """most_coordinate: the model's ModelSpec.most_coordinate."""
+        self.most_coordinate = most_coordinate
+
     def point_prompt(self, u_px: float, v_px: float, size_px: tuple[int, int]) -> Prompt:
         """Asks for the depth at one pixel."""
         raise self._cannot("say the depth of a pixel", "depthvlm-4b, vlm3-depth or depthlm-12b")

@@ -55,7 +55,9 @@ class Qwen3VL(Family):
 
     def point_prompt(self, u_px: float, v_px: float, size_px: tuple[int, int]) -> Prompt:
         """VLM3's question, which states its own coordinates."""
-        return Prompt(vlm3.point_text(u_px, v_px, size_px), max_new_tokens=vlm3.POINT_REPLY_TOKENS)
+        return Prompt(
+            vlm3.point_text(u_px, v_px, size_px, self.most_coordinate), max_new_tokens=vlm3.POINT_REPLY_TOKENS
+        )
 
     def read_point(self, reply: str) -> float:
         """The answer tag's number; without a tag the one length that the reply states, or the number that is all of it.

@@ -18,8 +18,8 @@ FAMILIES: dict[str, type[Family]] = {
 }
 
 
-def family_named(name: str) -> Family:
-    """Raises UnknownName listing the families that exist."""
+def family_named(name: str, most_coordinate: int = 2000) -> Family:
+    """Raises UnknownName listing the families that exist. most_coordinate: the model's ModelSpec.most_coordinate."""
     if name not in FAMILIES:
         raise UnknownName(f"family {name!r} is not one of {', '.join(sorted(FAMILIES))}.")
-    return FAMILIES[name]()
+    return FAMILIES[name](most_coordinate)

@@ -1,7 +1,7 @@
 """VLM3-depth: depth at a pixel whose coordinates stand in the text.
 
 Prompt, coordinate scale and reply format are those the released checkpoint was trained on. The prompt names the range
-as [0, 2000] (the paper as [0, 2000)): coordinates are clamped to 2000.
+as [0, 2000], the paper as [0, 2000): which is meant is a setting of the model.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ POINT_REPLY_START = "<think> The point is around "
 POINT_REPLY_TOKENS = 256
 
 
-def point_text(u_px: float, v_px: float, size_px: tuple[int, int]) -> str:
-    """The depth question for one pixel of an image (width, height)."""
-    nx = normalised(u_px, size_px[0], COORDINATE_SCALE)
-    ny = normalised(v_px, size_px[1], COORDINATE_SCALE)
+def point_text(u_px: float, v_px: float, size_px: tuple[int, int], most: int = COORDINATE_SCALE) -> str:
+    """The depth question for one pixel of an image (width, height); coordinates are at most `most`."""
+    nx = min(normalised(u_px, size_px[0], COORDINATE_SCALE), most)
+    ny = min(normalised(v_px, size_px[1], COORDINATE_SCALE), most)
     return POINT_QUESTION.format(nx=nx, ny=ny)
 
 
-def point_prompt(u_px: float, v_px: float, size_px: tuple[int, int]) -> Prompt:
+def point_prompt(u_px: float, v_px: float, size_px: tuple[int, int], most: int = COORDINATE_SCALE) -> Prompt:
     """The depth question for one pixel. Its reply begins with known words, so only the number is decoded."""
-    text = point_text(u_px, v_px, size_px)
+    text = point_text(u_px, v_px, size_px, most)
     return Prompt(text, forced=POINT_REPLY_START, number_only=True, max_new_tokens=8)
 
 
@@ -50,7 +50,7 @@ class Vlm3Depth(Family):
     abilities = frozenset({"points"})
 
     def point_prompt(self, u_px: float, v_px: float, size_px: tuple[int, int]) -> Prompt:
-        return point_prompt(u_px, v_px, size_px)
+        return point_prompt(u_px, v_px, size_px, self.most_coordinate)
 
     def read_point(self, reply: str) -> float:
         return read_point(reply)
