@@ -51,7 +51,7 @@ def _height_m(rng: np.random.Generator, ceiling_m: float) -> float:
 
 def _propose(rng: np.random.Generator, scene: Scene) -> Pose:
     """A camera held anywhere in the part of a scene that is walked in; which way it looks is one of six habits."""
-    low, high = scene.shell_m.astype(np.float64)
+    low, high = scene.roam_m.astype(np.float64)
     t = low + (high - low) * rng.random(3)
     t[2] = _height_m(rng, high[2])
     yaw, pitch = rng.uniform(-math.pi, math.pi), math.radians(rng.normal(-5, 6))

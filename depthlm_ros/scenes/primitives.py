@@ -16,10 +16,9 @@ import numpy as np
 
 BOX, BALL, FRUSTUM = 0, 1, 2
 
-# Textures, see shading.py.
-PLAIN, CHECKER, TILES, STRIPES, WOOD, NOISE, BOOKS, PATCHES, BRICKS, SCREEN, SPECKLE, PANES, MARBLE, SKY, LEAVES = (
-    range(15)
-)
+# Textures, see texture.py.
+PLAIN, CHECKER, TILES, STRIPES, WOOD, NOISE, BOOKS, PATCHES = range(8)
+BRICKS, SCREEN, SPECKLE, PANES, MARBLE, SKY, LEAVES, FACADE = range(8, 16)
 
 # Simple objects go by their colour; the colour of furniture only helps to tell two of a kind apart.
 SIMPLE_KINDS = ("box", "ball", "cylinder", "cone")
@@ -100,7 +99,8 @@ class Scene:
     solids: float32 (N, 14): centre 3, axes as three rows (unit axis times half extent) 9, shape, taper.
     object_of: int16 (N,), -1 = building. paints: float32 (6 + N, 12), the first six are the shell's faces
     (x-, x+, y-, y+, floor, ceiling): rgb, rgb2, texture, scale_m, gloss, emission, seed, unused.
-    shell_m: float32 (2, 3), two corners of the room. lights: float32 (L, 16): position, radius_m, rgb power,
+    shell_m: float32 (2, 3), two corners of the room; a face of it painted SKY has no depth. roam_m: float32 (2, 3),
+    two corners of the space that cameras stay in. lights: float32 (L, 16): position, radius_m, rgb power,
     facing direction (zero: all around), the opening it shines through (axis of its wall, -1 for none; where along
     that axis; from and to across it; from and to in height). ambient: float32 (4, 3), light from above, from below,
     how its share grows per metre along x, y, z, and with the direction a surface faces.
@@ -112,6 +112,7 @@ class Scene:
     object_of: np.ndarray
     paints: np.ndarray
     shell_m: np.ndarray
+    roam_m: np.ndarray
     lights: np.ndarray
     ambient: np.ndarray
     near_list: np.ndarray

@@ -9,7 +9,7 @@ import numpy as np
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.scenes.jit import cached
 from depthlm_ros.scenes.mirror import add_reflection
-from depthlm_ros.scenes.primitives import Pose, Scene
+from depthlm_ros.scenes.primitives import SKY, Pose, Scene
 from depthlm_ros.scenes.raycast import geometry, trace
 from depthlm_ros.scenes.shading import shade_centres, shade_corners, surfaces
 
@@ -20,7 +20,7 @@ BRIGHT = np.float32(4.0)
 
 @dataclass(frozen=True)
 class Rendered:
-    """rgb: float32 (H, W, 3) linear light, not exposed. depth_m: float32 (H, W), z at pixel centres, NaN = nothing.
+    """rgb: float32 (H, W, 3) linear light, not exposed. depth_m: float32 (H, W), z at pixel centres, NaN = sky.
 
     object_id: int16 (H, W), -1 = building; others as in scene.objects.
     """
@@ -49,7 +49,8 @@ def _picture(solids, object_of, paints, shell, lights, ambient, near_list, shado
                 near = min(BRIGHT, corner[j, i, c]) + min(BRIGHT, corner[j, i + 1, c])
                 near += min(BRIGHT, corner[j + 1, i, c]) + min(BRIGHT, corner[j + 1, i + 1, c])
                 rgb[j, i, c] = 0.5 * min(BRIGHT, centre[j, i, c]) + 0.125 * near
-            depth_m[j, i] = depth[j, i] if depth[j, i] < FAR_M else np.nan
+            known = depth[j, i] < FAR_M and (hit[j, i] >= 0 or paints[-1 - hit[j, i], 6] != SKY)
+            depth_m[j, i] = depth[j, i] if known else np.nan
             object_id[j, i] = object_of[hit[j, i]] if hit[j, i] >= 0 else -1
     add_reflection(geo, paints, shell, R, t, cam, depth, keys, light, rgb)
     return rgb, depth_m, object_id

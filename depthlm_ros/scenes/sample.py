@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from depthlm_ros.scenes import building, clutter, colours, household, on_walls, structure
+from depthlm_ros.scenes import building, clutter, colours, household, on_walls, outdoors, structure
 from depthlm_ros.scenes.catalogue import ROOMS
 from depthlm_ros.scenes.dice import Dice
 from depthlm_ros.scenes.furniture import chair, office_chair
@@ -15,6 +15,7 @@ from depthlm_ros.scenes.primitives import SIMPLE_KINDS, Paint, Piece, Placed, Sc
 from depthlm_ros.scenes.raycast import geometry
 
 TRIES = 6
+OUTDOOR_SHARE = 0.07
 
 
 class Layout:
@@ -40,6 +41,13 @@ class Layout:
         self._taken.append((x0 + gap, x1 - gap, y0 + gap, y1 - gap))
         self.placed.append(Placed(piece, (x, y, 0.0), yaw))
         return True
+
+    def keep_free(self, item: Placed) -> None:
+        """Nothing is put where this stands, walls parallel to the axes."""
+        across = abs(math.sin(item.yaw)) > 0.5
+        w, d = item.piece.size_m[1::-1] if across else item.piece.size_m[:2]
+        x, y, _ = item.xyz_m
+        self._taken.append((x - w / 2, x + w / 2, y - d / 2, y + d / 2))
 
     def wall_off(self, x: float, y: float, w: float, d: float, paint: Paint) -> None:
         """A block of the building from floor to ceiling: a chimney breast, a shaft, the inner corner of an L."""
@@ -217,9 +225,31 @@ def _ceiling_things(size: Xyz, dice: Dice) -> list[Placed]:
 
 
 def sample_scene(rng: np.random.Generator) -> Scene:
-    """A furnished room as arrays; the same generator state gives the same scene."""
+    """A furnished room, now and then a place outdoors; the same generator state gives the same scene."""
     dice = Dice(rng)
+    if dice.chance(OUTDOOR_SHARE):
+        return outdoor(dice)
     return furnished(dice, *building.sample_room(dice), ())
+
+
+def outdoor(dice: Dice) -> Scene:
+    """Open ground under a sky."""
+    layout, middle = Layout(outdoors.SIZE_M), outdoors.SIZE_M[0] / 2
+    street = outdoors.street(dice)
+    for item in street:
+        if item.piece.size_m != outdoors.SIZE_M:
+            layout.keep_free(item)
+    for _ in range(dice.whole(8, 28)):
+        piece, spread = dice.pick(outdoors.LOOSE)(dice), dice.pick((6.0, 14.0, 26.0))
+        for _ in range(TRIES):
+            x, y = middle + spread * dice.between(-1, 1), middle + spread * dice.between(-1, 1)
+            turn = math.pi / 2 * dice.whole(0, 3) + (dice.between(-0.5, 0.5) if dice.chance(0.3) else 0.0)
+            if layout.put(piece, x, y, turn, 0.3):
+                break
+    _named(layout, dice, set())
+    heaven, rows = outdoors.sky(dice), outdoors.daylight(dice)
+    paints = (*(heaven,) * 4, outdoors.ground(dice), heaven)
+    return assemble(layout.placed + street, paints, outdoors.SIZE_M, rows[0], dice, "street", rows[1], outdoors.roam())
 
 
 def furnished(dice: Dice, room: str, size: Xyz, wanted: tuple[tuple[str, str, float], ...]) -> Scene:
@@ -265,13 +295,24 @@ def _ambient(dice: Dice, paints: tuple, size: Xyz) -> np.ndarray:
 
 
 def assemble(
-    placed: list[Placed], paints: tuple, size: Xyz, light_rows: list[tuple[float, ...]], dice: Dice, room: str
+    placed: list[Placed],
+    paints: tuple,
+    size: Xyz,
+    light_rows: list[tuple[float, ...]],
+    dice: Dice,
+    room: str,
+    ambient: np.ndarray | None = None,
+    roam: tuple[Xyz, Xyz] | None = None,
 ) -> Scene:
-    """Arrays and look-up lists of a scene from its pieces; the room's corner is the origin."""
+    """Arrays and look-up lists of a scene from its pieces; the room's corner is the origin.
+
+    ambient: see Scene, drawn for a room if None. roam: where cameras may be, all of the room if None.
+    """
     solids, object_of, paint_rows, objects = pack(placed, paints)
     shell = np.array([(0, 0, 0), size], np.float32)
     lights = _free_lights(solids, paint_rows[6:, 9], building.as_lights(light_rows))
-    ambient = _ambient(dice, paints, size)
+    ambient = _ambient(dice, paints, size) if ambient is None else ambient
+    roam_m = shell if roam is None else np.array(roam, np.float32)
     shadow = shadow_lists(geometry(solids), paint_rows[6:, 9], lights)
     near = near_lists(solids, shell)
-    return Scene(solids, object_of, paint_rows, shell, lights, ambient, near, shadow, objects, room)
+    return Scene(solids, object_of, paint_rows, shell, roam_m, lights, ambient, near, shadow, objects, room)

@@ -81,6 +81,14 @@ def _mix_and_gain(kind, a, b, seed, fade):
     if kind == 8:
         joint, gain = _bricks(a, b, seed)
         return joint, 1.0 + (gain - 1.0) * fade, 0.15
+    if kind == 15:
+        # Rows of windows, one to a storey; some have light curtains.
+        i, j = math.floor(a * 1.1), math.floor(b + 0.5)
+        x, y = a * 1.1 - i, b + 0.5 - j
+        inside = 0.25 < x < 0.75 and 0.25 < y < 0.75
+        cross = abs(x - 0.5) < 0.02 or abs(y - 0.5) < 0.015
+        pale = 0.25 + 0.5 * hash01(i, j, seed) * hash01(i, j, seed + 1)
+        return (1.0 - pale if inside and not cross else 0.0), 0.9 + 0.2 * value_noise(a * 2.0, b * 2.0, seed), 0.15
     if kind == 12:
         vein = value_noise(a * 0.7, b * 0.7, seed) * 3.0 + value_noise(a * 3.1, b * 3.1, seed + 1)
         vein = abs(2.0 * (vein - math.floor(vein)) - 1.0)
@@ -124,7 +132,7 @@ def albedo(paints, row, a_m, b_m, half_a, half_b, footprint_m):
         return r + (x * x - r) * n1, g + (y * y - g) * n1, c + (z * z - c) * n1
     if kind == 13:
         # Sky: paler towards the horizon (b = 0), clouds that shrink towards it.
-        up = min(1.0, max(0.0, b_m / scale))
+        up = min(1.0, max(0.0, (b_m + half_b) / scale))
         cloud = value_noise(a_m * 8.0 / scale, (b_m + 0.02) * 20.0 / scale, seed) * 0.6
         cloud += value_noise(a_m * 25.0 / scale, b_m * 60.0 / scale, seed + 1) * 0.4
         w = min(1.0, max(0.0, 2.5 * (cloud - hash01(seed, 1, 1)))) * 0.8 + 0.2
