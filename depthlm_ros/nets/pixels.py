@@ -12,8 +12,8 @@ import torch
 
 from depthlm_ros.errors import BadBundle
 
-# Older checkpoints keep the image processor in a file of its own, newer ones in the whole processor's.
-PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+# Newer checkpoints keep the image processor in the whole processor's file, which then counts; older in one of its own.
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
 
 @dataclass(frozen=True)

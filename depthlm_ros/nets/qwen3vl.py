@@ -12,56 +12,57 @@ from torch import nn
 from torch.nn import functional
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
+from depthlm_ros.nets.backbone import Backbone
 from depthlm_ros.nets.dpt import DptConfig, DptHead
+from depthlm_ros.nets.pixels import PixelRule
 from depthlm_ros.nets.positions import (
     ImageSpan,
     PromptLayout,
     learned_position_weights,
-    merge_order,
-    plain_rope,
     prefix_positions,
     text_rope,
     vision_rope,
 )
 from depthlm_ros.nets.text import rotate
 
+Tables = tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]
 
-class Qwen3VLDepth(nn.Module):
-    """A Qwen3-VL and its depth head. `vlm` holds transformers' modules, `depth_head` DepthVLM's."""
 
-    def __init__(self, config: Qwen3VLConfig, head: DptConfig | None) -> None:
+class Qwen3VLDepth(Backbone):
+    """A Qwen3-VL and, as a rule, DepthVLM's depth head."""
+
+    def __init__(self, config: Qwen3VLConfig, head: DptConfig | None, pixels: PixelRule | None = None) -> None:
         super().__init__()
         self.vlm = Qwen3VLForConditionalGeneration(config)
         self.depth_head = None if head is None else DptHead(head)
+        self.pixels = pixels or PixelRule()
+        # Tables of positions by grid and device: they cost a copy to the device each, which a CUDA graph cannot hold.
+        self._tables: dict[tuple[tuple[int, int], torch.device], Tables] = {}
 
     @property
     def pixels_per_token(self) -> int:
         vision = self.vlm.config.vision_config
         return vision.patch_size * vision.spatial_merge_size
 
-    @property
-    def language(self) -> nn.Module:
-        """The decoder layers and their final norm."""
-        return self.vlm.model.language_model
-
     def span(self, size_px: tuple[int, int]) -> ImageSpan:
-        """What an image of this size (width, height) takes in a prompt: it advances positions by its longer side."""
+        """An image advances positions by its longer side."""
         columns, rows = (n // self.pixels_per_token for n in size_px)
         return ImageSpan((rows, columns), rows * columns, max(rows, columns))
 
     def see(self, image: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Vision tower. image: uint8 (B, H, W, 3) -> tokens (B, N, C) and the DeepStack tokens, same shape each."""
         tower = self.vlm.model.visual
-        config = tower.config
-        pixels = image.permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        config, merge = tower.config, tower.config.spatial_merge_size
         # A still image is two equal frames to the 3-D patch convolution: sum its weight over time.
         weight = tower.patch_embed.proj.weight.sum(2)
-        x = functional.conv2d(pixels.to(weight.dtype), weight, tower.patch_embed.proj.bias, stride=config.patch_size)
+        pixels = self.pixels.values(image).to(weight.dtype)
+        x = functional.conv2d(pixels, weight, tower.patch_embed.proj.bias, stride=config.patch_size)
         grid = (x.shape[2], x.shape[3])
-        rows, columns = merge_order(grid, config.spatial_merge_size)
-        x = x.flatten(2).transpose(1, 2)[:, rows * grid[1] + columns]
-        x = x + self._learned_positions(grid)
-        cos, sin = self._vision_rope(grid)
+        # Patches that are merged later stand together.
+        blocks = x.reshape(*x.shape[:2], grid[0] // merge, merge, grid[1] // merge, merge)
+        x = blocks.permute(0, 2, 4, 3, 5, 1).reshape(x.shape[0], grid[0] * grid[1], x.shape[1])
+        (indices, weights), (cos, sin) = self._positions(grid, x.device)
+        x = x + (tower.pos_embed.weight[indices] * weights.to(x.dtype)[..., None]).sum(1)
         deep = []
         for index, block in enumerate(tower.blocks):
             x = x + vision_attention(block.attn, block.norm1(x), cos, sin)
@@ -71,22 +72,6 @@ class Qwen3VLDepth(nn.Module):
                 deep.append(merge_patches(merger, x))
         return merge_patches(tower.merger, x), deep
 
-    def depth(self, states: torch.Tensor, deep: list[torch.Tensor], layout: PromptLayout) -> torch.Tensor | None:
-        """Depth head on the first image. states: (B, P, C) of the prefix -> depth_m (B, H, W), None without a head."""
-        if self.depth_head is None:
-            return None
-        (start, count), grid = layout.spans[0], layout.images[0].grid
-        features = [*(tokens[:, :count] for tokens in deep), states[:, start : start + count]]
-        # A bfloat16 depth has steps of 6 cm at 8 m: the head may be kept finer than the backbone.
-        return self.depth_head([tokens.to(self.depth_head.norm.weight.dtype) for tokens in features], grid)
-
-    def embed(self, ids: torch.Tensor) -> torch.Tensor:
-        return self.language.embed_tokens(ids)
-
-    def logits(self, states: torch.Tensor) -> torch.Tensor:
-        """(..., C) -> (..., V)."""
-        return self.vlm.lm_head(states)
-
     def prefix_rope(self, layout: PromptLayout) -> tuple[torch.Tensor, torch.Tensor]:
         """cos, sin (1, P, head_dim) of the prefix."""
         rotary = self.language.rotary_emb
@@ -95,31 +80,30 @@ class Qwen3VLDepth(nn.Module):
         weight = self.language.norm.weight
         return cos[None].to(weight), sin[None].to(weight)
 
-    def text_rope(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos, sin (B, T, head_dim) of text at positions (B, T)."""
-        cos, sin = plain_rope(positions, self.language.rotary_emb.inv_freq)
-        weight = self.language.norm.weight
-        return cos.to(weight), sin.to(weight)
+    def _positions(self, grid: tuple[int, int], device: torch.device) -> Tables:
+        if torch.compiler.is_compiling():
+            return self._make_positions(grid, device)
+        if (grid, device) not in self._tables:
+            self._tables[grid, device] = self._make_positions(grid, device)
+        return self._tables[grid, device]
 
-    def _learned_positions(self, grid: tuple[int, int]) -> torch.Tensor:
-        tower = self.vlm.model.visual
-        table = tower.pos_embed.weight
-        side = round(table.shape[0] ** 0.5)
-        indices, weights = learned_position_weights(grid, tower.config.spatial_merge_size, side)
-        return (table[indices.to(table.device)] * weights.to(table)[..., None]).sum(1)
-
-    def _vision_rope(self, grid: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-        config = self.vlm.model.visual.config
+    def _make_positions(self, grid: tuple[int, int], device: torch.device) -> Tables:
+        """What resamples the learned positions, and the rotary cos, sin, of a grid of patches."""
+        config = self.vlm.config.vision_config
+        side = round(config.num_position_embeddings**0.5)
         theta = config.rope_parameters["rope_theta"]
-        cos, sin = vision_rope(grid, config.spatial_merge_size, config.hidden_size // config.num_heads, theta)
-        weight = self.vlm.model.visual.pos_embed.weight
-        return cos.to(weight), sin.to(weight)
+        head_dim = config.hidden_size // config.num_heads
+        learned = learned_position_weights(grid, config.spatial_merge_size, side)
+        rope = vision_rope(grid, config.spatial_merge_size, head_dim, theta)
+        return tuple(t.to(device) for t in learned), tuple(t.to(device) for t in rope)
 
 
 def vision_attention(attention: nn.Module, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     batch, count, channels = x.shape
     qkv = attention.qkv(x).reshape(batch, count, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
-    query, key, value = rotate(qkv[0], cos, sin), rotate(qkv[1], cos, sin), qkv[2]
+    # Angles in single precision whatever the weights are, as transformers has it.
+    query, key = (rotate(x.float(), cos, sin).to(x.dtype) for x in (qkv[0], qkv[1]))
+    value = qkv[2]
     y = functional.scaled_dot_product_attention(query, key, value, scale=attention.scaling)
     return attention.proj(y.transpose(1, 2).reshape(batch, count, channels))
 

@@ -18,7 +18,7 @@ from transformers import LlavaConfig, Qwen2_5_VLConfig, Qwen3VLConfig
 from depthlm_ros.errors import BackendFailed, BadBundle, UnknownName
 from depthlm_ros.nets.backbone import Backbone
 from depthlm_ros.nets.heads import released_head, released_name
-from depthlm_ros.nets.pixels import PixelRule, read_pixel_rule
+from depthlm_ros.nets.pixels import read_pixel_rule
 from depthlm_ros.nets.pixtral import Pixtral
 from depthlm_ros.nets.qwen3vl import Qwen3VLDepth
 from depthlm_ros.nets.qwen25vl import Qwen25VL
@@ -153,10 +153,7 @@ def _check_text(path: Path, text: Any) -> None:
 
 
 def _qwen3(folder: Path, config: Qwen3VLConfig) -> Backbone:
-    rule = read_pixel_rule(folder)
-    if rule != PixelRule():
-        raise BadBundle(f"{folder}: pixels are scaled as {rule}, but a Qwen3-VL was trained with {PixelRule()}.")
-    return Qwen3VLDepth(config, None)
+    return Qwen3VLDepth(config, None, read_pixel_rule(folder))
 
 
 def _qwen25(folder: Path, config: Qwen2_5_VLConfig) -> Backbone:
