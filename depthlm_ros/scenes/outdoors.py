@@ -79,6 +79,7 @@ def lamp_post(dice: Dice) -> Piece:
     elif kind < 0.8:
         h, face = dice.between(2.2, 3.0), dice.paint(dice.pick(((0.6, 0.05, 0.05), (0.05, 0.1, 0.5), (0.8, 0.8, 0.8))))
         parts = [frustum((0, 0, 0), 0.035, h, steel), box((0, -0.05, h - 0.3), (0.6, 0.02, 0.6), face)]
+        return Piece("", "", tuple(parts), (0.6, 0.3, h))
     else:
         h = dice.between(0.8, 1.1)
         parts = [frustum((0, 0, 0), 0.07, h, steel), ball((0, 0, h), (0.16, 0.16, 0.12), steel)]
