@@ -82,7 +82,7 @@ def load_bundle(folder: Path) -> Bundle:
         bundle = Bundle(
             folder, _read_spec(manifest), _ids(manifest["prefix"]["before"]), _ids(manifest["prefix"]["after"])
         )
-    except (KeyError, TypeError, ValueError) as exc:
+    except (KeyError, TypeError, ValueError, AttributeError) as exc:
         raise BadBundle(f"{folder / MANIFEST}: a field is missing or wrong ({exc!r}): {_REPAIR}") from exc
     _check_values(bundle)
     _check_files(bundle, manifest["files"])

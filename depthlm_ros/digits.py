@@ -15,6 +15,7 @@ import numpy as np
 
 # What may stand in a number, in the order of the columns of `log_probability`.
 SYMBOLS = "0123456789."
+_SYMBOLS = frozenset(SYMBOLS)
 
 
 def number_distribution(number: str, log_probability: np.ndarray, decimals: int = 2) -> tuple[float, float]:
@@ -25,7 +26,7 @@ def number_distribution(number: str, log_probability: np.ndarray, decimals: int 
     unless the deviation is the point itself, and `decimals` behind it. (nan, nan) if there is nothing to go by.
     """
     probability = np.exp(np.asarray(log_probability, np.float64))
-    cases = list(_cases(number, probability, decimals))
+    cases = _cases(number, probability, decimals)
     weight, value, width = (np.array(column) for column in zip(*cases, strict=True)) if cases else (np.zeros(0),) * 3
     if not weight.sum() > 0:
         return math.nan, math.nan
@@ -38,7 +39,9 @@ def number_distribution(number: str, log_probability: np.ndarray, decimals: int 
 
 def _cases(number: str, probability: np.ndarray, decimals: int) -> list[tuple[float, float, float]]:
     """(probability, middle, width) of what would have come: one case per other symbol at each step, and the number."""
-    cases = []
+    cases: list[tuple[float, float, float]] = []
+    if not number:
+        return cases
     so_far = 1.0
     for step, symbol in enumerate(number):
         for column, other in enumerate(SYMBOLS):
@@ -76,7 +79,7 @@ def read_number(pieces: Sequence[str], value: float) -> tuple[str, int]:
     start = 0
     while start < len(pieces):
         end = start
-        while end < len(pieces) and pieces[end] in SYMBOLS:
+        while end < len(pieces) and pieces[end] in _SYMBOLS:
             end += 1
         number = "".join(pieces[start:end]).rstrip(".")
         if number.count(".") <= 1 and number.strip(".") and math.isclose(float(number), value):

@@ -88,8 +88,10 @@ def test_a_damaged_manifest_is_refused(copy, text):
         {"files": {"/etc/passwd": "0"}},
         {"files": {}},
         {"files": {"step.onnx": None}},
-        {"relative_std": {"dense": -1, "words": 0.2}},
-        {"relative_std": {"dense": float("nan"), "words": 0.2}},
+        {"calibration": {"dense_relative": -1}},
+        {"calibration": {"words_spread": float("nan")}},
+        {"calibration": {"dense_relativ": 0.2}},
+        {"calibration": 0.2},
     ],
 )
 def test_a_manifest_with_impossible_values_is_refused(copy, values):

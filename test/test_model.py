@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from depthlm_ros.backends.decoding import Query, generate
-from depthlm_ros.bundle import find_bundle, load_bundle
 from depthlm_ros.core import Frame, Intrinsics, Question, Region, Status
 from depthlm_ros.errors import BadIntrinsics, BadQuestion
 from depthlm_ros.model import load_model
@@ -119,9 +118,10 @@ def test_questions_of_different_lengths_in_one_batch_equal_one_by_one(model, vie
         "Which is closer, the blue ball or the green box?",
         "a",
     ]
-    queries = [Query(model.tokenizer.encode(text + model.family.header).ids, model._ends, 12) for text in texts]
-    together = [reply.ids for reply in generate(model.backend, view._look, queries)]
-    assert together == [generate(model.backend, view._look, [query])[0].ids for query in queries]
+    queries = [Query(model.tokenizer.encode(text + model.chat.header).ids, model._ends, 12) for text in texts]
+    watched = np.array([0])
+    together = [reply.ids for reply in generate(model.backend, view._look, queries, watched)]
+    assert together == [generate(model.backend, view._look, [query], watched)[0].ids for query in queries]
 
 
 def test_words_that_contradict_the_map_say_so(view):
@@ -129,13 +129,15 @@ def test_words_that_contradict_the_map_say_so(view):
     questions = [Question("How far is this point?", np.array([[u, 240.0]])) for u in range(60, 600, 30)]
     said = [answer for answer in view.ask_all(questions) if answer.status is Status.OK]
     assert said
-    bundle = load_bundle(find_bundle("tiny"))
     for answer in said:
-        measured_m = np.linalg.norm(answer.points_m[0])
-        apart_m = abs(answer.value - measured_m)
-        doubted = apart_m > np.hypot(bundle.words_std * answer.value, bundle.dense_std * measured_m)
-        assert ("But the depth map says" in answer.text) == doubted
-        assert answer.std == pytest.approx(apart_m if doubted else bundle.words_std * answer.value)
+        measured = answer.measurements[0]
+        assert (measured.quantity, measured.unit) == ("distance", "m")
+        assert measured.value == pytest.approx(np.linalg.norm(answer.points_m[0]), rel=1e-5)
+        apart_m = abs(answer.value - measured.value)
+        if "But the depth map says" in answer.text:
+            assert answer.std == pytest.approx(apart_m)
+        else:
+            assert apart_m <= np.hypot(answer.std, measured.std)
 
 
 def test_no_points_is_no_question(view):

@@ -9,10 +9,11 @@ import pytest
 from depthlm_ros.core import Frame, Intrinsics, Question
 from depthlm_ros.errors import BadQuestion
 from depthlm_ros.model import Model, load_model
-from depthlm_ros.ros.inbox import Inbox, Ticket
+from depthlm_ros.ros.inbox import Inbox
 from depthlm_ros.ros.meter import Meter
 from depthlm_ros.ros.pairing import Arrival
 from depthlm_ros.ros.pipeline import Eye, Seen
+from depthlm_ros.ros.tickets import Ticket
 from depthlm_ros.ros.troubles import Troubles
 from depthlm_ros.ros.worker import Worker
 
@@ -26,12 +27,15 @@ class CountedBackend:
     def __init__(self, backend) -> None:
         self.backend, self.name, self.steps = backend, backend.name, 0
 
-    def look(self, canvas):
-        return self.backend.look(canvas)
+    def look(self, images):
+        return self.backend.look(images)
 
-    def step(self, step_input):
+    def cache(self, look, rows, slots):
+        return self.backend.cache(look, rows, slots)
+
+    def step(self, cache, given):
         self.steps += 1
-        return self.backend.step(step_input)
+        return self.backend.step(cache, given)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +43,7 @@ def model():
     if not TINY.is_dir():
         pytest.skip("engines/tiny is not here: `make train` makes it")
     loaded = load_model("tiny", threads=1)
-    return Model(loaded.bundle, loaded.family, CountedBackend(loaded.backend), loaded.tokenizer)
+    return Model(loaded.spec, loaded.family, loaded.chat, CountedBackend(loaded.backend), loaded.tokenizer)
 
 
 @pytest.fixture
