@@ -15,17 +15,14 @@ from depthlm_ros.errors import BackendFailed, BadBundle
 
 HERE_FOLDER = Path(__file__).resolve().parent
 FILES = {"look.onnx": "aa" * 32, "model.safetensors": "bb" * 32}
+HERE = Machine("10.3.0", "Orin", "8.7", "CUDA 12.6")
 KEY = PlanKey(
     files=FILES,
-    tensorrt="10.3.0",
-    gpu="Orin",
-    sm="8.7",
-    driver="CUDA 12.6",
+    machine=HERE,
     precision="fp16",
     shapes=({"ids": ((1, 1), (16, 32), (32, 64))}, {}),
     flags=("STRONGLY_TYPED", "optimization level 3"),
 )
-HERE = Machine("10.3.0", "Orin", "8.7", "CUDA 12.6")
 
 
 @pytest.fixture
@@ -101,7 +98,7 @@ def test_a_damaged_description_is_refused(plan, text):
 
 def test_an_edited_description_is_no_way_around(plan):
     content = json.loads(key_path(plan).read_text())
-    content["key"]["gpu"] = 5
+    content["key"]["machine"]["gpu"] = 5
     key_path(plan).write_text(json.dumps(content))
     with pytest.raises(BadBundle, match="5 is no text"):
         check(plan)

@@ -23,32 +23,28 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class PlanKey:
-    """Everything a plan depends on.
+class Machine:
+    """gpu, sm: name and compute capability ("8.7"). driver: the newest CUDA that the driver runs."""
 
-    files: SHA-256 of the ONNX graph and its data, by file name. gpu, sm: name and compute capability ("8.7").
-    driver: the newest CUDA that the driver runs. shapes: of the inputs whose size varies, per optimization profile
-    (least, usual, most). flags: how the builder was told to build.
-    """
-
-    files: Mapping[str, str]
     tensorrt: str
     gpu: str
     sm: str
     driver: str
-    precision: str
-    shapes: tuple[Mapping[str, tuple[tuple[int, ...], ...]], ...] = ()
-    flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Machine:
-    """What of a key belongs to the machine, not to the model."""
+class PlanKey:
+    """Everything a plan depends on.
 
-    tensorrt: str
-    gpu: str
-    sm: str
-    driver: str
+    files: SHA-256 of the ONNX graph and its data, by file name. shapes: of the inputs whose size varies, per
+    optimization profile (least, usual, most). flags: how the builder was told to build.
+    """
+
+    files: Mapping[str, str]
+    machine: Machine
+    precision: str
+    shapes: tuple[Mapping[str, tuple[tuple[int, ...], ...]], ...] = ()
+    flags: tuple[str, ...] = ()
 
 
 _WORDS = {
@@ -76,10 +72,11 @@ def stale(plan_json: Path, now: PlanKey) -> list[str]:
 
 def differences(built: PlanKey, now: PlanKey) -> list[str]:
     """As stale, of two keys."""
+    fields_then, fields_now = ({**vars(key.machine), **vars(key)} for key in (built, now))
     found = [
-        f"{words} is {_say(getattr(now, name))}, but the plan was built for {_say(getattr(built, name))}"
+        f"{words} is {_say(fields_now[name])}, but the plan was built for {_say(fields_then[name])}"
         for name, words in _WORDS.items()
-        if getattr(built, name) != getattr(now, name)
+        if fields_then[name] != fields_now[name]
     ]
     for name in sorted({*built.files, *now.files}):
         if name not in now.files:
@@ -93,7 +90,7 @@ def check_plan(plan: Path, machine: Machine, files: Mapping[str, str], rebuild: 
     """Raises BadBundle unless the plan is whole and was built on this machine from these files (name -> SHA-256; those
     of other graphs may be among them). rebuild: the command that builds it anew, for the message."""
     built, described = _read(key_path(plan))
-    now = replace(built, **asdict(machine), files={name: files[name] for name in built.files if name in files})
+    now = replace(built, machine=machine, files={name: files[name] for name in built.files if name in files})
     wrong = differences(built, now) or _damage(plan, described)
     if wrong:
         raise BadBundle(f"{plan} does not fit: {'; '.join(wrong)}. Build it again here: {rebuild}")
@@ -187,13 +184,13 @@ def _damage(plan: Path, described: Mapping[str, Any]) -> list[str]:
 
 
 def _key(content: Mapping[str, Any]) -> PlanKey:
-    texts = {name: _text(content[name]) for name in ("tensorrt", "gpu", "sm", "driver", "precision")}
+    machine = Machine(**{name: _text(value) for name, value in content["machine"].items()})
     shapes = tuple(
         {name: tuple(tuple(int(n) for n in shape) for shape in span) for name, span in profile.items()}
         for profile in content["shapes"]
     )
     files = {str(name): _text(digest) for name, digest in content["files"].items()}
-    return PlanKey(files=files, shapes=shapes, flags=tuple(map(str, content["flags"])), **texts)
+    return PlanKey(files, machine, _text(content["precision"]), shapes, tuple(map(str, content["flags"])))
 
 
 def _text(value: Any) -> str:
