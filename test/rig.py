@@ -24,7 +24,7 @@ from depthlm_ros.ros.handshake import handshake
 from depthlm_ros.ros.messages import colour_image, rectified_camera_info
 from depthlm_ros.ros.pairing import stamp_ns
 from depthlm_ros.ros.processes import Process, module, own_graph
-from depthlm_ros.srv import QueryDepth, SpatialQuery
+from depthlm_ros.srv import MatchPixels, QueryDepth, RelativePose, SpatialQuery
 
 CAMERA = Intrinsics(150.0, 151.0, 79.0, 60.0, 160, 120)
 PATIENCE_S = 20.0
@@ -77,6 +77,8 @@ class Rig:
         self.clients = {
             "spatial_query": self.node.create_client(SpatialQuery, "spatial_query"),
             "query_depth": self.node.create_client(QueryDepth, "query_depth"),
+            "match_pixels": self.node.create_client(MatchPixels, "match_pixels"),
+            "relative_pose": self.node.create_client(RelativePose, "relative_pose"),
             "depth_node/change_state": self.node.create_client(ChangeState, "depth_node/change_state"),
             "depth_node/get_state": self.node.create_client(GetState, "depth_node/get_state"),
         }

@@ -1,6 +1,7 @@
 """A node's life: it starts, pauses, stops, says why it cannot start, and survives what a camera may send it."""
 
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -119,6 +120,15 @@ def damaged(folder: Path) -> Path:
     return copy
 
 
+def headless(folder: Path) -> Path:
+    """A model that says depth in words only."""
+    copy = folder / "headless"
+    shutil.copytree(TINY, copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps(manifest | {"head": ""}))
+    return copy
+
+
 SET_UPS = [
     (("-p", "model:=no-such-model"), "no-such-model"),
     (("-p", "backend:=magic"), "magic"),
@@ -131,15 +141,16 @@ SET_UPS = [
     (("-p", "qos_overrides./depth/points.publisher.history:=all"), "keep_last or keep_all"),
     (("-p", "model:=/DAMAGED"), "is damaged"),
     (("-p", "model:=/EMPTY"), "manifest.json"),
+    (("-p", "model:=/HEADLESS"), "`mode: sparse`"),
 ]
 
 
 @pytest.mark.parametrize(("args", "said"), SET_UPS, ids=[said for _, said in SET_UPS])
 def test_a_set_up_that_cannot_work_ends_it_with_code_1_and_one_line(tmp_path, args, said):
     (tmp_path / "empty").mkdir()
-    places = {"/DAMAGED": str(damaged(tmp_path)), "/EMPTY": str(tmp_path / "empty")}
-    for mark, place in places.items():
-        args = tuple(arg.replace(mark, place) for arg in args)
+    makers = {"/DAMAGED": damaged, "/EMPTY": lambda folder: folder / "empty", "/HEADLESS": headless}
+    for mark, make in makers.items():
+        args = tuple(arg.replace(mark, str(make(tmp_path))) if mark in arg else arg for arg in args)
     command = module("depthlm_ros.ros.node", "--ros-args", *args)
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     output = done.stdout + done.stderr

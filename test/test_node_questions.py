@@ -14,11 +14,11 @@ from geometry_msgs.msg import Point  # noqa: E402
 from rig import CAMERA, PATIENCE_S, new_rig, picture  # noqa: E402
 from sensor_msgs.msg import RegionOfInterest  # noqa: E402
 
-from depthlm_ros.core import Frame, Status  # noqa: E402
+from depthlm_ros.core import Frame, Region, Status  # noqa: E402
 from depthlm_ros.model import load_model  # noqa: E402
-from depthlm_ros.ros.messages import colour_image  # noqa: E402
+from depthlm_ros.ros.messages import colour_image, rectified_camera_info  # noqa: E402
 from depthlm_ros.ros.pairing import stamp_ns  # noqa: E402
-from depthlm_ros.srv import QueryDepth, SpatialQuery  # noqa: E402
+from depthlm_ros.srv import MatchPixels, QueryDepth, RelativePose, SpatialQuery  # noqa: E402
 
 if not (Path(__file__).parents[1] / "engines" / "tiny").is_dir():
     pytest.skip("engines/tiny is not here: `make train` makes it", allow_module_level=True)
@@ -175,6 +175,54 @@ def test_points_in_another_frame_need_tf_and_say_so(rig):
     assert answer.status == Codes.BAD_REQUEST and "no_such_frame" in answer.message
     same = rig.ask("spatial_query", SpatialQuery.Request(question=QUESTION, target_frame="camera"))
     assert same.status in CODES.values() and same.header.frame_id == "camera"
+
+
+@pytest.mark.parametrize(
+    ("service", "request_type", "able"),
+    [("match_pixels", MatchPixels, "vlm3-corr"), ("relative_pose", RelativePose, "vlm3-pose")],
+)
+@pytest.mark.parametrize("given", [False, True])
+def test_a_model_of_one_image_refuses_questions_about_two_and_names_who_can(rig, service, request_type, able, given):
+    request = request_type.Request()
+    if given:
+        request.first = request.second = colour_image(rig.header(), picture(1))
+        request.first_info = request.second_info = rectified_camera_info(request.first.header, CAMERA)
+    answer = rig.ask(service, request)
+    assert answer.status == Codes.BAD_REQUEST and not answer.success
+    assert able in answer.message and answer.model == "tiny"
+    if service == "relative_pose":
+        assert np.isnan(answer.transform.transform.rotation.w) and np.isnan(answer.distance)
+
+
+def test_mode_questions_publishes_nothing_and_answers(tmp_path):
+    with new_rig(tmp_path) as asked:
+        asked.start("-p", "mode:=questions", watched=())
+        asked.wait(lambda: asked.node.count_subscribers(f"{asked.namespace}/image"), "subscriber")
+        assert not asked.node.count_publishers(f"{asked.namespace}/depth/image")
+
+        def answered():
+            asked.shoot()
+            return asked.ask("query_depth", QueryDepth.Request(pixels=pixels((1, 1)))).success
+
+        asked.wait(answered, "answer")
+
+
+def test_what_the_depth_map_says_of_a_region_comes_with_the_answer(rig):
+    at_ns = rig.shoot(colour_image(rig.header(), picture(14)))
+    rig.of_stamp("depth/image", at_ns)
+    request = SpatialQuery.Request(question="How far is this region?")
+    request.regions.append(RegionOfInterest(x_offset=60, y_offset=40, width=30, height=30))
+    answer = rig.ask("spatial_query", request)
+    seen = load_model("tiny", threads=1).look(Frame(picture(14), CAMERA))
+    expected = seen.ask("How far is this region?", regions=[Region(60.0, 40.0, 30.0, 30.0)])
+    assert [(each.quantity, each.unit, list(each.about)) for each in answer.measurements] == [
+        (each.quantity, each.unit, list(each.about)) for each in expected.measurements
+    ]
+    assert answer.status != Codes.OK or answer.measurements
+    for told, measured in zip(answer.measurements, expected.measurements, strict=True):
+        assert np.isclose(told.value, measured.value, rtol=1e-3, equal_nan=True)
+        points_m = np.array([(point.x, point.y, point.z) for point in told.points]).reshape(-1, 3)
+        assert np.allclose(points_m, measured.points_m, rtol=1e-3, equal_nan=True)
 
 
 def test_sparse_mode_tells_depth_in_the_model_s_words(tmp_path):

@@ -34,7 +34,7 @@ BAD = [
     ("mode", "fast", "dense, sparse"),
     ("image_transport", "theora", "raw, compressed"),
     ("depth_encoding", "mono16", "32FC1, 16UC1"),
-    ("model", " ", "Name of an installed model"),
+    ("model", " ", "depthlm models"),
     ("cloud_stride", 0, "from 1 to 64"),
     ("max_depth_m", float("nan"), "from 0.01 to 1000"),
     ("min_depth_m", -1.0, "from 0 to 1000"),

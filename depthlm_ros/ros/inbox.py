@@ -9,13 +9,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from depthlm_ros.core import Question
 from depthlm_ros.ros.pairing import NS_PER_S, Arrival, Pair, Pairing, stamp_ns
+from depthlm_ros.ros.recent import Recent
+from depthlm_ros.ros.tickets import Busy, Closed, Questions, Ticket
 from depthlm_ros.ros.troubles import Troubles
 
 # An image older than the newest by less than this is late; by more, the camera's time has begun anew (a bag that
@@ -25,14 +24,6 @@ _NAP_S = 0.005
 _SLEEP_S = 0.5
 
 
-class Busy(Exception):
-    """Too many questions wait."""
-
-
-class Closed(Exception):
-    """The node stops; nothing will be answered any more."""
-
-
 class HasImage(Protocol):
     """What the worker has made of an image."""
 
@@ -40,49 +31,14 @@ class HasImage(Protocol):
     def image(self) -> Arrival: ...
 
 
-@dataclass(eq=False)
-class Ticket:
-    """A question that waits. work: called with what was seen, in the worker; its result ends up in `future`.
-
-    question: the words that `work` asks the model, if they can be asked together with those of others: the future then
-    holds what was seen and the answer. fresh: only an image taken after the request will do. asked_clock_ns: the node's
-    clock at the request. asked_number: number of the newest image that had arrived by then.
-    """
-
-    work: Callable[[Any], Any]
-    fresh: bool
-    asked_clock_ns: int
-    question: Question | None = None
-    asked_number: int = 0
-    future: Future = field(default_factory=Future)
-
-    def accepts(self, image: Arrival) -> bool:
-        """Whether this image is new enough.
-
-        A camera whose clock is not the node's (a bag without simulated time, an unsynchronised driver) cannot tell
-        when an image was taken; then its arrival must do.
-        """
-        if not self.fresh:
-            return True
-        taken_later = image.stamp_ns > self.asked_clock_ns or not image.same_clock
-        return image.number > self.asked_number and taken_later
-
-
-@dataclass(frozen=True)
-class Questions:
-    """Work: answer these from what was seen last."""
-
-    seen: Any
-    tickets: list[Ticket]
-
-
 class Inbox:
     """Filled by the node's callbacks, emptied by one worker. `newest`, `received`, `dropped`: for diagnostics."""
 
-    def __init__(self, troubles: Troubles, max_questions: int) -> None:
+    def __init__(self, troubles: Troubles, max_questions: int, history_s: float = 0.0) -> None:
+        """history_s: how long earlier images are kept."""
         self._troubles, self._max_questions = troubles, max_questions
         self._changed = threading.Condition()
-        self._pairing = Pairing()
+        self._pairing, self._recent = Pairing(), Recent(history_s)
         self._image: Arrival | None = None
         self._seen: HasImage | None = None
         self._tickets: list[Ticket] = []
@@ -105,6 +61,8 @@ class Inbox:
             elif behind_ns > 0:
                 self._troubles.note("late image", _late(behind_ns))
                 return
+            if self.newest:
+                self._recent.keep(self.newest, self._pairing.find)
             self.received += 1
             self.dropped += self._image is not None and not self._idle
             self._image = self.newest = Arrival(message, stamp, time.monotonic_ns(), clock_ns, self.received)
@@ -128,6 +86,11 @@ class Inbox:
         with self._changed:
             waits = self._image is not None and self._pairing.has_info
             return self._seen is not None or self._looking or waits
+
+    def before(self, image: Arrival, back_ns: int) -> Pair | None:
+        """Of the earlier images that are kept, the nearest to so long before this one; None: there is none."""
+        with self._changed:
+            return self._recent.before(image, back_ns)
 
     @contextmanager
     def place(self) -> Iterator[None]:
@@ -209,6 +172,8 @@ class Inbox:
         return Questions(self._seen, ready)
 
     def _answerable(self, ticket: Ticket) -> bool:
+        if not ticket.needs_look:
+            return True
         if self._seen is None or not ticket.accepts(self._seen.image):
             return False
         # While nobody watches, the last look may be old: the image that waits is looked at first.
@@ -232,6 +197,7 @@ class Inbox:
         self._troubles.note(
             "time went back", f"{why}: starting anew; if no bag was restarted, check the clock of the camera."
         )
+        self._recent.forget()
         self._image = self._seen = self.newest = None
         self._looking = False
         self._first_number = self.received + 1

@@ -16,34 +16,33 @@ from typing import Any
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
 from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.executors import MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import Header
 
 from depthlm_ros.errors import SetupError
 from depthlm_ros.model import Model, load_model
+from depthlm_ros.ros.asking import Site
 from depthlm_ros.ros.diagnostics import Health, diagnostics
 from depthlm_ros.ros.meter import Meter
+from depthlm_ros.ros.modes import check_mode
 from depthlm_ros.ros.outlet import Outlet
 from depthlm_ros.ros.parameters import Parameters, changed, declare
 from depthlm_ros.ros.qos import is_reliability_given
-from depthlm_ros.ros.questions import Site, answer_depth, answer_spatial, refuse
+from depthlm_ros.ros.services import serve
 from depthlm_ros.ros.stopping import Stop, spin
 from depthlm_ros.ros.stream import Stream, image_topic
 from depthlm_ros.ros.tf import Transforms
 from depthlm_ros.ros.transport import use_large_shared_memory
 from depthlm_ros.ros.troubles import Troubles
-from depthlm_ros.srv import QueryDepth, SpatialQuery
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 DIAGNOSTICS_PERIOD_S = 1.0
-REQUESTS_KEPT = 100
 # rclpy's executor hands a callback out again and again until a thread has begun it, and keeps the interpreter
 # meanwhile, for 5 ms at a time by default. `make bench` on two cores: 4 frames a second with that, 30 (all that come)
 # with this.
@@ -70,22 +69,16 @@ class DepthNode(LifecycleNode):
         self._outlet: Outlet | None = None
         self._stream: Stream | None = None
         self.add_on_set_parameters_callback(self._set_parameters)
-        self._serve()
+        serve(self, self._site)
+        self._report()
         self._watch_time()
 
     def tell(self, reason: str, message: str) -> None:
         """Count a trouble, and log it now and then."""
         self._troubles.note(reason, message)
 
-    def _serve(self) -> None:
-        """Services and diagnostics live as long as the node, and say so while it is not active."""
-        # A request that does not fit into the queue is never answered, not even BUSY: keep many.
-        kept, asked = QoSProfile(depth=REQUESTS_KEPT), ReentrantCallbackGroup()
-        for kind, name, answer in (
-            (SpatialQuery, "spatial_query", self._answer_spatial),
-            (QueryDepth, "query_depth", self._answer_depth),
-        ):
-            self.create_service(kind, name, answer, qos_profile=kept, callback_group=asked)
+    def _report(self) -> None:
+        """Diagnostics live as long as the node, and say so while it is not active."""
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
         self.create_timer(
             DIAGNOSTICS_PERIOD_S,
@@ -145,7 +138,9 @@ class DepthNode(LifecycleNode):
     def _configure(self) -> None:
         started_s = time.perf_counter()
         wanted = self.parameters
-        self._model = load_model(wanted.model, wanted.backend, wanted.num_threads)
+        model = load_model(wanted.model, wanted.backend, wanted.num_threads, wanted.device)
+        check_mode(model.spec, wanted.mode)
+        self._model = model
         self._outlet = Outlet(self, wanted.mode, self._troubles.note)
         self.get_logger().info(
             f"model {self._model.name} on {self._model.backend_name}, loaded in "
@@ -187,21 +182,10 @@ class DepthNode(LifecycleNode):
         stream, model = self._stream, self._model
         if stream is None or model is None:
             return None
-        return Site(model.name, self._clock_ns, lambda: self.parameters, stream.inbox, self._transforms)
+        return Site(model, self._clock_ns, lambda: self.parameters, stream.inbox, self._transforms)
 
     def _clock_ns(self) -> int:
         return self.get_clock().now().nanoseconds
-
-    def _answer_spatial(self, request: Any, response: Any) -> Any:
-        site = self._site()
-        return answer_spatial(site, request, response) if site else refuse(response, self._inactive())
-
-    def _answer_depth(self, request: Any, response: Any) -> Any:
-        site = self._site()
-        return answer_depth(site, request, response) if site else refuse(response, self._inactive())
-
-    def _inactive(self) -> str:
-        return f"the node is not active: `ros2 lifecycle set {self.get_fully_qualified_name()} activate` first."
 
     def _diagnose(self) -> None:
         header = Header(stamp=self.get_clock().now().to_msg())

@@ -10,6 +10,7 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
 from depthlm_ros.ros import qos
 from depthlm_ros.ros.messages import depth_image, point_cloud, rectified_camera_info
+from depthlm_ros.ros.modes import DENSE, QUESTIONS, SPARSE
 from depthlm_ros.ros.parameters import Parameters
 from depthlm_ros.ros.pipeline import (
     CLOUD_FIELDS,
@@ -20,8 +21,11 @@ from depthlm_ros.ros.pipeline import (
     within_range,
 )
 
-DENSE = {"depth/image": Image, "depth/camera_info": CameraInfo, "depth/points": PointCloud2}
-SPARSE = {"depth/camera_info": CameraInfo, "depth/sparse": PointCloud2}
+TOPICS: dict[str, dict[str, type]] = {
+    DENSE: {"depth/image": Image, "depth/camera_info": CameraInfo, "depth/points": PointCloud2},
+    SPARSE: {"depth/camera_info": CameraInfo, "depth/sparse": PointCloud2},
+    QUESTIONS: {},
+}
 
 
 class Outlet:
@@ -30,7 +34,7 @@ class Outlet:
     def __init__(self, node: LifecycleNode, mode: str, tell: Callable[[str, str], None]) -> None:
         self._publishers: dict[str, LifecyclePublisher] = {}
         try:
-            for name, kind in (DENSE if mode == "dense" else SPARSE).items():
+            for name, kind in TOPICS[mode].items():
                 self._publishers[name] = _offer(node, kind, name, tell)
         except Exception:
             self.destroy(node)

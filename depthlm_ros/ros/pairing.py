@@ -84,11 +84,15 @@ class Pairing:
         return now_ns - self._waiting_since_ns >= PATIENCE_NS
 
     def pair(self, image: Arrival) -> Pair:
-        """The image with its calibration."""
-        own = self._own(image)
+        """The image with its calibration, as `find`; the next one's is waited for if this one had its own."""
         self._waiting_since_ns = None
-        self._exact_before, self._paired_stamp_ns = own is not None, image.stamp_ns
-        info = own or next((info for info in reversed(self._infos) if _same_camera(image, info)), None)
+        self._exact_before, self._paired_stamp_ns = self._own(image) is not None, image.stamp_ns
+        return self.find(image)
+
+    def find(self, image: Arrival) -> Pair:
+        """The image with the best calibration that has arrived."""
+        infos = (info for info in reversed(self._infos) if same_camera(image.message, info))
+        info = self._own(image) or next(infos, None)
         if info is None and self._infos:
             return Pair(image, None, other_frame_id=self._infos[-1].header.frame_id)
         return Pair(image, info)
@@ -98,13 +102,13 @@ class Pairing:
             (
                 info
                 for info in reversed(self._infos)
-                if stamp_ns(info.header) == image.stamp_ns and _same_camera(image, info)
+                if stamp_ns(info.header) == image.stamp_ns and same_camera(image.message, info)
             ),
             None,
         )
 
 
-def _same_camera(image: Arrival, info: Any) -> bool:
-    """Whether the frame ids agree; an empty one says nothing."""
-    frame_id = image.message.header.frame_id
+def same_camera(message: Any, info: Any) -> bool:
+    """Whether the frame ids of an image and a calibration agree; an empty one says nothing."""
+    frame_id = message.header.frame_id
     return not frame_id or not info.header.frame_id or frame_id == info.header.frame_id

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from depthlm_ros.errors import SetupError
+from depthlm_ros.ros.modes import MODES
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -41,14 +42,19 @@ def _declared(
 class Parameters:
     """Raises BadParameter, naming parameter, value and what is allowed."""
 
-    model: str = _declared("tiny", "Name of an installed model, or the folder of an exported one.")
+    model: str = _declared(
+        "tiny",
+        "The model: a name (`depthlm models` lists them), NAME=FOLDER for the weights in a folder, the folder of an "
+        "exported model or of a checkpoint, or a hub id (ORG/REPO) that was downloaded before. Nothing is downloaded.",
+    )
     backend: str = _declared("auto", "What runs the model: auto, onnxruntime or torch.")
+    device: str = _declared("", "Where torch runs the model: cpu, cuda or cuda:N; empty: the best there is.")
     num_threads: int = _declared(0, "CPU threads of the backend; 0: all cores.", limits=(0, 1024))
     mode: str = _declared(
         "dense",
         "dense: depth for every pixel (depth/image, depth/points). sparse: a grid of points that the model is asked "
-        "for in words, with standard deviations (depth/sparse).",
-        choices=("dense", "sparse"),
+        "for in words, with standard deviations (depth/sparse). questions: nothing is published, the services answer.",
+        choices=MODES,
     )
     image_transport: str = _declared(
         "raw",
@@ -95,6 +101,12 @@ class Parameters:
     max_waiting_questions: int = _declared(
         8, "More questions than this that wait at the same time are answered BUSY.", limits=(1, 64)
     )
+    history_s: float = _declared(
+        2.0,
+        "How long earlier images are kept (a few of them, evenly apart) for match_pixels and relative_pose, by models "
+        "that can do these; 0: not at all. Seconds.",
+        limits=(0.0, 60.0),
+    )
     stale_after_s: float = _declared(
         2.0,
         "Without a new image, or without camera_info, for this long the node warns. Seconds.",
@@ -123,7 +135,7 @@ def _check(field: dataclasses.Field, value: Any) -> None:
     choices, limits = field.metadata["choices"], field.metadata["limits"]
     if choices and value not in choices:
         raise BadParameter(f"parameter {field.name} is {value!r}: it must be one of {', '.join(choices)}.")
-    if isinstance(value, str) and not value.strip():
+    if isinstance(value, str) and not value.strip() and field.default:
         raise BadParameter(f"parameter {field.name} is empty: {field.metadata['text']}")
     if limits is None:
         return

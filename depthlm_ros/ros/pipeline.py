@@ -20,7 +20,7 @@ from depthlm_ros.errors import BadIntrinsics
 from depthlm_ros.model import Model, View
 from depthlm_ros.rectify import Rectifier
 from depthlm_ros.ros.convert import camera_from_info, compressed_to_rgb, image_to_rgb, info_key
-from depthlm_ros.ros.pairing import Arrival, Pair
+from depthlm_ros.ros.pairing import Arrival, Pair, stamp_ns
 from depthlm_ros.ros.troubles import Troubles
 
 CLOUD_FIELDS = ("x", "y", "z", "rgb")
@@ -128,6 +128,17 @@ class Eye:
             "the focal length is right and in pixels of this size; if it is, use a longer lens, or P of camera_info "
             "for a narrower view.",
         )
+
+
+def frame_of(message: Any, info: Any, rectified: bool) -> Frame:
+    """A single image, raw or compressed, rectified by its calibration. Raises BadImage, BadIntrinsics.
+
+    rectified: it is already. Nothing is kept: for images that are not of a stream.
+    """
+    rectifier = Rectifier(camera_from_info(info), rectified)
+    to_rgb = compressed_to_rgb if hasattr(message, "format") else image_to_rgb
+    rgb = rectifier.rectify(to_rgb(message))
+    return Frame(rgb, rectifier.intrinsics, stamp_ns(message.header), message.header.frame_id, rectifier.valid)
 
 
 def _in_words(camera: Intrinsics) -> str:

@@ -12,10 +12,11 @@ import traceback
 from collections.abc import Callable
 
 from depthlm_ros.errors import BackendFailed, BadImage, BadInput, BadIntrinsics
-from depthlm_ros.ros.inbox import Inbox, Questions, Ticket
+from depthlm_ros.ros.inbox import Inbox
 from depthlm_ros.ros.meter import Meter
 from depthlm_ros.ros.pairing import Pair
 from depthlm_ros.ros.pipeline import Eye, Seen
+from depthlm_ros.ros.tickets import Questions, Ticket
 from depthlm_ros.ros.troubles import Troubles
 
 # An error's class, most special first, and the name under which it is counted.
@@ -92,7 +93,7 @@ class Worker(threading.Thread):
                 ticket.future.set_result((work.seen, answer))
         return [ticket for ticket in waiting if ticket not in asked]
 
-    def _answer(self, ticket: Ticket, seen: Seen) -> None:
+    def _answer(self, ticket: Ticket, seen: Seen | None) -> None:
         if not ticket.future.set_running_or_notify_cancel():
             return
         try:
