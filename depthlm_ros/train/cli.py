@@ -11,14 +11,17 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
+from depthlm_ros.bundle import find_bundle, load_bundle
 from depthlm_ros.export.package import write_bundle
 from depthlm_ros.families.registry import family_named
-from depthlm_ros.model import load_model
+from depthlm_ros.model import load_model, read_tokenizer
+from depthlm_ros.nets.checkpoint import load_checkpoint
 from depthlm_ros.share import shared_file
 from depthlm_ros.spec import CanvasRule, ModelSpec
 from depthlm_ros.train.recipe import Recipe, affixes, make_model, make_tokenizer, read_recipe
 from depthlm_ros.train.trainer import Trainer
 from depthlm_ros.train.validate import calibrate, validate
+from depthlm_ros.train.warm import start_from
 
 DEFAULT_RECIPE = "config/train/tiny.yaml"
 
@@ -32,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, default=None, help="write the bundle here (default: RUN/bundle)")
     parser.add_argument("--steps", type=int, default=None, help="override the recipe's number of steps")
+    parser.add_argument(
+        "--from", dest="start_from", metavar="MODEL", help="start from this bundle's weights instead of random ones"
+    )
     parser.add_argument("--hours", type=float, default=None, help="stop (with the schedule complete) after this long")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=0, help="torch threads on the CPU (default: all)")
@@ -48,8 +54,13 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     tokenizer = run_tokenizer(recipe, args.run_folder)
     family = family_named(recipe.family)
+    model = make_model(recipe, tokenizer)
+    if args.start_from:
+        bundle = load_bundle(find_bundle(args.start_from))
+        copied = start_from(model, tokenizer, load_checkpoint(bundle.folder), read_tokenizer(bundle.tokenizer_path))
+        print(f"started from {bundle.folder}: {copied} tensors")
     trainer = Trainer(
-        make_model(recipe, tokenizer),
+        model,
         family,
         tokenizer.to_str(),
         affixes(tokenizer),

@@ -12,10 +12,23 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from depthlm_ros.errors import BadBundle
 from depthlm_ros.families.vlm3 import POINT_QUESTION, POINT_REPLY, POINT_REPLY_START
+from depthlm_ros.families.vlm3_corr import MATCH_QUESTION
+from depthlm_ros.families.vlm3_pose import QUESTIONS
 from depthlm_ros.train.conversation import CHAT
 
 PAD = "<|endoftext|>"
 IMAGE = "<|image_pad|>"
+# What stands around the numbers of a pose in words (families/vlm3_pose.py).
+POSE_REPLY_WORDS = (
+    "Rotation angle: ",
+    " degrees",
+    "Yaw=",
+    "°, Pitch=",
+    "°, Roll=",
+    "The camera moves ",
+    ", unit vector (",
+    "Translation distance: ",
+)
 CONTROL = (PAD, IMAGE, "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
 
 
@@ -23,7 +36,9 @@ def fixed_phrases() -> tuple[str, ...]:
     """The unchanging parts of prompts and replies."""
     start, _, end = POINT_QUESTION.partition("{nx}, {ny}")
     middle, last = POINT_REPLY.removeprefix(POINT_REPLY_START).split("{depth_m:.2f}")[1:]
-    return (start, end, POINT_REPLY_START, middle, last, CHAT.header)
+    match_start, _, match_end = MATCH_QUESTION.partition("{x1}, {y1}")
+    depth = (start, end, POINT_REPLY_START, middle, last, CHAT.header)
+    return (*depth, match_start, match_end, *QUESTIONS.values(), *POSE_REPLY_WORDS)
 
 
 def token_id(tokenizer: Tokenizer, token: str) -> int:
