@@ -1,6 +1,6 @@
 """The depth node on one camera; `ros2 launch depthlm_ros depth.launch.py --show-args` lists what can be set.
 
-Nothing is downloaded: `model` must be installed (the embedded `tiny` is) or be the folder of an exported model.
+Nothing is downloaded: the weights of `model` must be on this machine (those of the embedded `tiny` are).
 """
 
 from launch import LaunchDescription
@@ -22,7 +22,7 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         "model",
         default_value="",
-        description="Name of an installed model, or the folder of an exported one. Empty: as in params_file.",
+        description="The model: a name, NAME=FOLDER, a folder, or a hub id. Empty: as in params_file.",
     ),
     DeclareLaunchArgument(
         "backend",
@@ -30,11 +30,16 @@ ARGUMENTS = [
         description="What runs the model: auto, onnxruntime or torch. Empty: as in params_file.",
     ),
     DeclareLaunchArgument(
+        "device",
+        default_value="",
+        description="Where torch runs the model: cpu, cuda or cuda:N. Empty: as in params_file.",
+    ),
+    DeclareLaunchArgument(
         "mode",
         default_value="",
-        choices=["", "dense", "sparse"],
+        choices=["", "dense", "sparse", "questions"],
         description="dense: a depth for every pixel. sparse: a grid of points with standard deviations. "
-        "Empty: as in params_file.",
+        "questions: only the services. Empty: as in params_file.",
     ),
     DeclareLaunchArgument(
         "rectified_input",
@@ -77,7 +82,7 @@ ARGUMENTS = [
 
 def depth_node(context):
     """The node, with those parameters of the launch arguments that were given."""
-    names = ("model", "backend", "mode")
+    names = ("model", "backend", "device", "mode")
     values = {name: LaunchConfiguration(name).perform(context) for name in names}
     given = {name: ParameterValue(value, value_type=str) for name, value in values.items() if value}
     rectified = LaunchConfiguration("rectified_input").perform(context)

@@ -234,6 +234,20 @@ class TestQuestions:
         desk.ask().future.cancel()
         assert desk.has_nothing_to_do()
 
+    def test_that_bring_their_own_images_need_none_of_the_camera_s(self):
+        desk = Desk()
+        ticket = Ticket(lambda seen: seen, False, START_NS, needs_look=False)
+        desk.inbox.ask(ticket)
+        work = desk.inbox.next(unwatched)
+        assert isinstance(work, Questions) and work.tickets == [ticket] and work.seen is None
+
+    def test_that_bring_their_own_images_do_not_make_an_idle_node_look(self):
+        desk = Desk()
+        desk.image(0)
+        desk.inbox.ask(Ticket(lambda seen: seen, False, START_NS, needs_look=False))
+        assert isinstance(desk.inbox.next(unwatched), Questions)
+        assert desk.has_nothing_to_do(unwatched)
+
     def test_closing_lets_everybody_go(self):
         desk = Desk()
         ticket = desk.ask()
@@ -250,6 +264,42 @@ class TestQuestions:
 
 def arrival(stamp_ns: int = START_NS, frame_id: str = "camera", arrived_ns: int = 0) -> Arrival:
     return Arrival(message(stamp_ns, frame_id), stamp_ns, arrived_ns, stamp_ns, 1)
+
+
+class TestEarlierImages:
+    @staticmethod
+    def desk():
+        desk = Desk()
+        desk.inbox = Inbox(desk.troubles, 4, history_s=1.0)
+        desk.inbox.put_info(message(START_NS))
+        return desk
+
+    def test_are_found_by_their_time_before_an_image_also_where_nobody_watches(self):
+        desk = self.desk()
+        for at_ms in range(0, 2001, 100):
+            desk.image(at_ms)
+        found = desk.inbox.before(desk.inbox.newest, 600_000_000)
+        assert abs(desk._ms(found.image) - 1400) <= 100 and found.info is not None
+
+    def test_are_forgotten_when_time_goes_back(self):
+        desk = self.desk()
+        for at_ms in (60_000, 60_500, 5):
+            desk.image(at_ms)
+        assert desk.inbox.before(desk.inbox.newest, 0) is None
+
+    def test_carry_the_calibration_of_their_own_stamp(self):
+        desk = self.desk()
+        for at_ms in (100, 600, 1100):
+            desk.image(at_ms)
+            desk.inbox.put_info(message(START_NS + at_ms * 1_000_000))
+        found = desk.inbox.before(desk.inbox.newest, 500_000_000)
+        assert found.info.header.stamp == found.image.message.header.stamp
+
+    def test_are_not_kept_unless_wanted(self):
+        desk = Desk()
+        for at_ms in (0, 500, 1000):
+            desk.image(at_ms)
+        assert desk.inbox.before(desk.inbox.newest, 0) is None
 
 
 class TestPairing:
