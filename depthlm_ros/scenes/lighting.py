@@ -42,7 +42,7 @@ def _gap(geo, k, x, y, z, most):
     return math.sqrt(a * a + b * b + c * c)
 
 
-@njit(inline="always", **JIT)
+@njit(forceinline=True, **JIT)
 def openness(geo, shell, near_list, p, n):
     """Share of ambient light that reaches a point: how far the next surface is along the normal, at two distances."""
     i, j = int((p[0] - shell[0, 0]) / CELL_M), int((p[1] - shell[0, 1]) / CELL_M)
@@ -69,7 +69,7 @@ def openness(geo, shell, near_list, p, n):
     return 1.0 - lost
 
 
-@njit(inline="always", **JIT)
+@njit(forceinline=True, **JIT)
 def shadowed(geo, shadow_list, lights, light, px, py, pz, tx, ty, tz):
     """Is a solid between point p and point t of this light?"""
     dx, dy, dz = tx - px, ty - py, tz - pz
@@ -95,7 +95,7 @@ def shadowed(geo, shadow_list, lights, light, px, py, pz, tx, ty, tz):
     return False
 
 
-@njit(inline="always", **JIT)
+@njit(forceinline=True, **JIT)
 def _through(lights, k, p):
     """Does the line from p to light k pass the opening that the light shines through?"""
     axis = int(lights[k, 10])
@@ -104,7 +104,7 @@ def _through(lights, k, p):
     return lights[k, 12] < across < lights[k, 13] and lights[k, 14] < up < lights[k, 15]
 
 
-@njit(inline="always", **JIT)
+@njit(forceinline=True, **JIT)
 def light_at(geo, shell, near_list, shadow_list, lights, ambient, p, n, gloss, eye, noise, out):
     """Fills out: diffuse light r, g, b and a white highlight at world point p with normal n.
 

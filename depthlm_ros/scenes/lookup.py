@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numba import njit
 
-from depthlm_ros.scenes.jit import JIT, cached
+from depthlm_ros.scenes.jit import JIT, MAKER, cached
 from depthlm_ros.scenes.raycast import BIG, box_entry
 
 CELL_M = 0.5
@@ -38,7 +38,7 @@ def _direction(a, b):
     return x * q, y * q, z * q
 
 
-@njit(**JIT)
+@njit(**MAKER)
 def _cells():
     """float64 (SIDE, SIDE, 3): central direction of each cell; the largest angle from a centre to its cell's corner."""
     cells, least = np.empty((SIDE, SIDE, 3)), 1.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from depthlm_ros.scenes.jit import JIT
+from depthlm_ros.scenes.jit import MAKER
 from depthlm_ros.scenes.raycast import trace
 from depthlm_ros.scenes.shading import place, surface
 
@@ -16,7 +16,7 @@ FLOOR = -5
 PLAIN_LOSS = 0.7
 
 
-@njit(**JIT)
+@njit(**MAKER)
 def _mirrored(geo, paints, shell, R, t, cam, keys, light):
     """float32 (h, w, 3): colour of what is reflected at the floor's pixels, 0 elsewhere; light is a mean one (3,)."""
     height, width = keys.shape
@@ -40,7 +40,7 @@ def _mirrored(geo, paints, shell, R, t, cam, keys, light):
     return seen
 
 
-@njit(**JIT)
+@njit(**MAKER)
 def _spread_down(seen, keys, reach):
     """Averages each column over `reach` pixels up and down, within the floor."""
     blurred = np.empty_like(seen)
@@ -61,7 +61,7 @@ def _spread_down(seen, keys, reach):
     return blurred
 
 
-@njit(**JIT)
+@njit(**MAKER)
 def add_reflection(geo, paints, shell, R, t, cam, depth, keys, light, colour):
     """Adds to colour what a glossy floor reflects; the floor's paint says how glossy, its seed how blurred."""
     gloss = paints[4, 8]

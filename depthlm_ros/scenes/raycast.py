@@ -18,7 +18,7 @@ BIG = 1e30
 NEAR_M = 0.02
 
 
-@njit(inline="always", **JIT)
+@njit(forceinline=True, **JIT)
 def box_entry(ox, oy, oz, dx, dy, dz):
     """t at which a ray from outside enters the unit box, BIG if it misses."""
     ix, iy, iz = 1.0 / (dx + 1e-20), 1.0 / (dy + 1e-20), 1.0 / (dz + 1e-20)
@@ -68,7 +68,7 @@ def frustum_entry(ox, oy, oz, dx, dy, dz, taper):
     return best
 
 
-@njit(inline="always", **JIT)
+@njit(forceinline=True, **JIT)
 def solid_entry(shape, taper, ox, oy, oz, dx, dy, dz):
     """t at which a ray enters a solid, all in the solid's unit space."""
     if shape == 0:

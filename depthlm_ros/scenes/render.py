@@ -11,7 +11,7 @@ from depthlm_ros.scenes.jit import cached
 from depthlm_ros.scenes.mirror import add_reflection
 from depthlm_ros.scenes.primitives import SKY, Pose, Scene
 from depthlm_ros.scenes.raycast import geometry, trace
-from depthlm_ros.scenes.shading import shade_centres, shade_corners, surfaces
+from depthlm_ros.scenes.shading import shade_centres, shade_corners, shade_light, surfaces
 
 FAR_M = 200.0
 # Bright panes are cut here before averaging: a clipped sensor does not let them bleed either.
@@ -38,7 +38,8 @@ def _picture(solids, object_of, paints, shell, lights, ambient, near_list, shado
     depth, hit = trace(geo, shell, R, t, cam, 0.0, height, width)
     scene = (geo, paints, shell, near_list, shadow_list, lights, ambient)
     keys, meets = surfaces(geo, shell, R, t, cam, depth, hit)
-    centre, light = shade_centres(scene, R, t, cam, depth, keys, meets)
+    light = shade_light(scene, R, t, cam, depth, keys, meets)
+    centre = shade_centres(scene, R, t, cam, depth, keys, meets, light)
     depth2, hit2 = trace(geo, shell, R, t, cam, -0.5, height + 1, width + 1)
     corner = shade_corners(scene, R, t, cam, depth2, hit2, centre, keys, light)
     rgb = np.empty((height, width, 3), np.float32)

@@ -9,7 +9,7 @@ from numba import njit
 from depthlm_ros.scenes.jit import JIT
 
 
-@njit(inline="always", **JIT)
+@njit(forceinline=True, **JIT)
 def hash01(i, j, seed):
     """A number in [0, 1) from integer coordinates."""
     h = (int(i) * 374761393 + int(j) * 668265263 + int(seed) * 974634777) & 0xFFFFFFFF
@@ -111,9 +111,9 @@ def albedo(paints, row, a_m, b_m, half_a, half_b, footprint_m):
     if kind == 0:
         # Wear and uneven paint, at two scales; how much differs from surface to surface.
         much = 0.04 + 0.2 * hash01(seed, 11, 3) * hash01(seed, 12, 3)
-        gain = 1.0 + much * (
-            value_noise(a_m * 2.3 + 7.0, b_m * 2.3, seed) + value_noise(a_m * 9.0, b_m * 7.0, seed) - 1.0
-        )
+        gain = 1.0 + much * (value_noise(a_m * 2.3 + 7.0, b_m * 2.3, seed) - 0.5)
+        if much > 0.1:
+            gain += much * (value_noise(a_m * 9.0, b_m * 7.0, seed) - 0.5)
         return r * gain, g * gain, c * gain
     fade = min(1.0, max(0.0, 1.6 - 1.6 * footprint_m / scale))
     a, b = a_m / scale, b_m / scale
