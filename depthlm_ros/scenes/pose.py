@@ -36,7 +36,7 @@ def glance(scene: Scene, pose: Pose) -> tuple[np.ndarray, int]:
     return depth, len(things)
 
 
-def _toward(t: np.ndarray, aim: np.ndarray) -> tuple[float, float]:
+def toward(t: np.ndarray, aim: np.ndarray) -> tuple[float, float]:
     """Yaw and pitch, radians, from t to aim."""
     x, y, z = aim - t
     return math.atan2(y, x), math.atan2(z, math.hypot(x, y))
@@ -60,14 +60,14 @@ def _propose(rng: np.random.Generator, scene: Scene) -> Pose:
         # Back to a wall, across the room: how rooms are photographed.
         axis = int(rng.integers(2))
         t[axis] = rng.choice((low[axis] + rng.uniform(0.3, 0.9), high[axis] - rng.uniform(0.3, 0.9)))
-        yaw = _toward(t, middle)[0] + rng.normal(0, 0.35)
+        yaw = toward(t, middle)[0] + rng.normal(0, 0.35)
     elif habit < 0.5:
         # From a corner along the room.
         for axis in range(2):
             t[axis] = rng.choice((low[axis] + rng.uniform(0.3, 1.2), high[axis] - rng.uniform(0.3, 1.2)))
-        yaw = _toward(t, middle)[0] + rng.normal(0, 0.3)
+        yaw = toward(t, middle)[0] + rng.normal(0, 0.3)
     elif habit < 0.72 and scene.objects:
-        yaw, slope = _toward(t, np.array(scene.objects[rng.integers(len(scene.objects))].centre_m))
+        yaw, slope = toward(t, np.array(scene.objects[rng.integers(len(scene.objects))].centre_m))
         yaw, pitch = yaw + rng.normal(0, 0.25), slope * rng.uniform(0.2, 0.9) + math.radians(rng.normal(0, 5))
     elif habit < 0.8:
         pitch = math.radians(rng.uniform(-32, -14))

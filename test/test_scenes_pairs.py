@@ -1,0 +1,103 @@
+"""Two pictures of a scene: matched pixels show the same point, and the pose between them is the true one."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from depthlm_ros.core import Intrinsics
+from depthlm_ros.pose import rotation_angle_deg
+from depthlm_ros.scenes.pairs import COVISIBLE, match, relative_pose, sample_pair
+from depthlm_ros.scenes.pose import CLEAR_M, clearance_m, look
+from depthlm_ros.scenes.render import render
+from depthlm_ros.scenes.sample import sample_scene
+
+SMALL = Intrinsics(96.0, 96.0, 63.5, 47.5, 128, 96)
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    made = []
+    for seed in range(30):
+        rng = np.random.default_rng([4, seed])
+        scene = sample_scene(rng)
+        made.append((scene, sample_pair(rng, scene, SMALL)))
+    return made
+
+
+def _rays(uv_px, camera):
+    uv = np.asarray(uv_px, float)
+    x, y = (uv[:, 0] - camera.cx_px) / camera.fx_px, (uv[:, 1] - camera.cy_px) / camera.fy_px
+    return np.column_stack([x, y, np.ones(len(uv))])
+
+
+def test_a_matched_pixel_seen_from_the_second_camera_reprojects_onto_the_first(pairs):
+    checked = 0
+    for scene, pair in pairs:
+        for uv, there in list(zip(pair.uv_px, pair.matched_px, strict=True))[:4]:
+            # The second camera again, its principal point moved so that the match is the centre of a pixel.
+            at = np.rint(there).astype(int)
+            moved = replace(SMALL, cx_px=SMALL.cx_px - (there - at)[0], cy_px=SMALL.cy_px - (there - at)[1])
+            depth_m = float(render(scene, pair.second.pose, moved).depth_m[at[1], at[0]])
+            point = pair.rotation @ (_rays([at], moved)[0] * depth_m) + pair.translation_m
+            back = point[:2] / point[2] * 96.0 + (SMALL.cx_px, SMALL.cy_px)
+            assert np.abs(back - uv).max() < 0.5
+            assert point[2] == pytest.approx(float(pair.first.depth_m[uv[1], uv[0]]), rel=1e-3)
+            checked += 1
+    assert checked > 100
+
+
+def test_a_quarter_of_the_first_picture_at_least_is_in_the_second(pairs):
+    for _, pair in pairs:
+        assert pair.covisible > 0.8 * COVISIBLE
+        assert len(pair.uv_px) == len(pair.matched_px) == 64
+        assert (pair.matched_px > -0.5).all() and (pair.matched_px < (127.5, 95.5)).all()
+    turns = [rotation_angle_deg(pair.rotation) for _, pair in pairs]
+    moves = [np.linalg.norm(pair.translation_m) for _, pair in pairs]
+    assert max(turns) > 25 and max(moves) > 1.0 and min(turns) < 8
+
+
+def test_the_pose_takes_points_of_camera_two_into_camera_one(pairs):
+    point = np.array([0.3, -0.2, 2.0])
+    for _, pair in pairs:
+        one, two = pair.first.pose, pair.second.pose
+        world = two.R @ point + two.t
+        assert np.allclose(pair.rotation @ point + pair.translation_m, one.R.T @ (world - one.t))
+
+
+def test_what_stands_in_between_hides_a_pixel(pairs):
+    hidden = 0
+    for scene, pair in pairs:
+        v, u = np.mgrid[2:96:5, 2:128:5].reshape(2, -1)
+        depth_m = pair.first.depth_m[v, u]
+        uv_px = np.column_stack([u, v])
+        matched, shown = match(scene, pair.first.pose, pair.second.pose, uv_px, depth_m, SMALL)
+        inside = np.isfinite(matched).all(1) & (matched > -0.5).all(1) & (matched < (127.5, 95.5)).all(1)
+        z = ((_rays(uv_px, SMALL) * depth_m[:, None]) @ pair.rotation - pair.translation_m @ pair.rotation)[:, 2]
+        at = np.rint(matched[inside]).astype(int)
+        seen = pair.second.depth_m[at[:, 1], at[:, 0]]
+        # The second picture's own depth says the same, but for pixels at edges.
+        nearer = seen < 0.93 * z[inside]
+        agree = nearer == ~shown[inside]
+        assert agree[z[inside] > 0].mean() > 0.9
+        hidden += int((nearer & ~shown[inside]).sum())
+    assert hidden > 100
+
+
+def test_second_cameras_stand_free(pairs):
+    for scene, pair in pairs:
+        assert clearance_m(scene, pair.second.pose.t) >= CLEAR_M
+
+
+def test_the_same_seed_gives_the_same_pair(pairs):
+    rng = np.random.default_rng([4, 3])
+    again = sample_pair(rng, sample_scene(rng), SMALL)
+    assert np.array_equal(again.second.rgb, pairs[3][1].second.rgb)
+    assert np.array_equal(again.matched_px, pairs[3][1].matched_px)
+
+
+def test_a_turn_to_the_right_is_a_rotation_about_the_axis_that_points_down():
+    one, two = look(np.zeros(3), 0.5, 0.0), look(np.zeros(3), 0.4, 0.0)
+    rotation, centre = relative_pose(one, two)
+    # Camera 2 looks to the right of camera 1: its forward axis has a positive x there.
+    assert rotation[0, 2] == pytest.approx(np.sin(0.1)) and not centre.any()
