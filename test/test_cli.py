@@ -62,7 +62,8 @@ def test_ask_answers_in_words_and_in_json(image):
     assert done.returncode == 0 and done.stdout.strip(), done.stderr
     done = depthlm("ask", image, "How far is this point?", *INTRINSICS, "--pixel", 160, 200, "--json")
     answer = json.loads(done.stdout, parse_constant=pytest.fail)
-    assert {"text", "status", "value", "unit", "std", "points_m", "regions", "confidence"} == answer.keys()
+    expected = {"text", "status", "value", "unit", "std", "points_m", "regions", "confidence", "measurements"}
+    assert expected == answer.keys()
     assert answer["status"] in ("ok", "not_found", "not_understood")
 
 
@@ -125,7 +126,7 @@ def test_help_shows_every_verb_and_loads_nothing_heavy():
         timeout=60,
         check=True,
     )
-    for verb in ("depth", "ask", "eval", "train", "export"):
+    for verb in ("depth", "ask", "match", "pose", "eval", "models", "train", "export"):
         assert f"\n    {verb} " in done.stdout
     loaded = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}
     assert not loaded & {"numpy", "cv2", "torch", "onnxruntime", "transformers", "numba", "rclpy"}

@@ -22,6 +22,7 @@ BASE = {"core", "errors", "spec"}
 CHECKPOINT = {"checkpoint", "hubcache", "processor", "shards"}
 MARKS = {"marker", "pose"}
 FILES = CHECKPOINT | {"bundle", "share", "specfile"}
+VERBS = {"askcli", "matchcli", "posecli"}
 RUNTIME = BASE | GEOMETRY | PICTURES | MARKS | FILES | {"families", "backends", "view", "model"}
 
 # Room (file or folder of depthlm_ros): rooms it may import, beside itself. What is not named here may import nothing.
@@ -54,7 +55,9 @@ ROOMS = {
     "train": RUNTIME | {"nets", "export", "eval", "scenes"},
     "eval": RUNTIME | {"scenes"},
     "ros": RUNTIME | {"eval", "scenes"},
-    "cli": RUNTIME | {"eval", "export", "modelscli", "train", "ros"},
+    "cliparts": RUNTIME,
+    **{name: RUNTIME | {"cliparts"} for name in VERBS},
+    "cli": RUNTIME | VERBS | {"cliparts", "eval", "export", "modelscli", "train", "ros"},
 }
 
 # Libraries that only some rooms may import; "ros" stands for everything that comes with ROS 2.
