@@ -8,6 +8,11 @@ are held to the reply's form by the same rule (fixed words, free digits), and ev
   python bench/sparse.py                       a small Qwen3-VL on the CPU
   python bench/sparse.py --device cuda --size 4b     the real 4B configuration, random weights in bfloat16
 
+  python bench/sparse.py --marks             pixels marked in the image (DepthLM): every pixel is an image of its own
+
+With --marks nothing of the image can be shared, since the vision tower sees all of it at once: ours looks at several
+copies in one batch, gives the fixed words, and stops behind the number. That is all that can be gained there.
+
 The last line is JSON: ratio_N = seconds of the released way / seconds of ours. Times are the smallest of the repeats.
 """
 
@@ -25,7 +30,9 @@ from transformers import LogitsProcessor, LogitsProcessorList, Qwen3VLConfig, Qw
 
 from depthlm_ros.backends.base import Look, StepInput, StepOutput
 from depthlm_ros.backends.decoding import Query, generate
+from depthlm_ros.backends.marked import look_at_marked
 from depthlm_ros.backends.torch_hf import TorchBackend
+from depthlm_ros.marker import draw_marks
 from depthlm_ros.nets.qwen3vl import Qwen3VLDepth
 
 IMAGE_ID, START, END, HEADER = 1, 2, 3, (4, 5, 6)
@@ -150,16 +157,24 @@ def question(index: int) -> list[int]:
     return words.tolist()
 
 
-def released(model: Qwen3VLDepth, image: np.ndarray, pixels: int, form: Form) -> list[list[int]]:
+def marks(pixels: int, image: np.ndarray) -> list[tuple[tuple[float, float], ...]]:
+    """A pixel to be marked for each question."""
+    rng = np.random.default_rng(1)
+    height, width = image.shape[:2]
+    return [((int(rng.integers(8, width - 8)), int(rng.integers(8, height - 8))),) for _ in range(pixels)]
+
+
+def released(model: Qwen3VLDepth, image: np.ndarray, pixels: int, form: Form, marked: bool) -> list[list[int]]:
     """One generate() per pixel; the tokens of the replies."""
     vlm: Qwen3VLForConditionalGeneration = model.vlm
     vision = vlm.config.vision_config
     span = model.span((image.shape[1], image.shape[0]))
     replies = []
     for index in range(pixels):
-        prompt = [START, *[IMAGE_ID] * span.tokens, START, *question(index), *HEADER]
+        prompt = [START, *[IMAGE_ID] * span.tokens, START, *question(0 if marked else index), *HEADER]
+        shown = draw_marks(image, np.array(marks(pixels, image)[index])) if marked else image
         ids = torch.tensor([prompt], device=vlm.device)
-        patches, grid = to_patches(image, vision.patch_size, vision.spatial_merge_size)
+        patches, grid = to_patches(shown, vision.patch_size, vision.spatial_merge_size)
         with torch.inference_mode():
             output = vlm.generate(
                 input_ids=ids,
@@ -186,14 +201,25 @@ def to_patches(image: np.ndarray, patch: int, merge: int) -> tuple[torch.Tensor,
     return x.reshape(rows * columns, -1), torch.tensor([[1, rows, columns]])
 
 
-def ours(backend: TorchBackend, image: np.ndarray, pixels: int, form: Form, vocab: int) -> list[list[int]]:
-    """One look, all questions behind it; the tokens of the numbers."""
+def ours(
+    backend: TorchBackend, image: np.ndarray, pixels: int, form: Form, vocab: int, marked: bool
+) -> list[list[int]]:
+    """One look, all questions behind it; or batches of looks at marked copies. The tokens of the numbers."""
     stops = np.zeros(vocab, bool)
     stops[END] = True
     forced = [step for step in form.steps[:BEFORE_NUMBER] if step is not None]
-    look: Look = backend.look([image[None]])
-    queries = [Query([*question(index), *HEADER, *forced], stops, NUMBER) for index in range(pixels)]
-    return [list(reply.ids) for reply in generate(backend, look, queries, DIGITS)]
+    queries = [Query([*question(0 if marked else i), *HEADER, *forced], stops, NUMBER) for i in range(pixels)]
+    if not marked:
+        return [list(reply.ids) for reply in generate(backend, backend.look([image[None]]), queries, DIGITS)]
+    told: list[list[int]] = [[] for _ in queries]
+
+    def answer(indices: list[int], look: Look) -> None:
+        replies = generate(backend, look, [queries[index] for index in indices], DIGITS)
+        for index, reply in zip(indices, replies, strict=True):
+            told[index] = list(reply.ids)
+
+    look_at_marked(backend, image, marks(pixels, image), 32, answer)
+    return told
 
 
 def least_s(work: Callable[[], object], repeats: int, device: str) -> tuple[float, object]:
@@ -222,6 +248,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--size", choices=tuple(SIZES), default=None, help="default: 4b on cuda, else small")
+    parser.add_argument("--marks", action="store_true", help="pixels are marked in the image, as DepthLM has it")
     parser.add_argument("--points", type=int, nargs="+", default=[1, 16, 64, 256])
     parser.add_argument("--repeats", type=int, default=3, help="of both ways; up to 16 points, above that one run each")
     args = parser.parse_args()
@@ -232,14 +259,13 @@ def main() -> int:
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     backend = Held(lambda _: model, ([START], [], [START]), device=args.device)
     print(f"Qwen3-VL {size}, {width} x {height}, {args.device}, {dtype}, {torch.get_num_threads()} threads")
-    released(model, image, 1, form), ours(backend, image, 2, form, SIZES[size]["vocab"])
-    result: dict[str, object] = {"size": size, "device": args.device}
+    vocab = SIZES[size]["vocab"]
+    released(model, image, 1, form, args.marks), ours(backend, image, 2, form, vocab, args.marks)
+    result: dict[str, object] = {"size": size, "device": args.device, "marks": args.marks}
     for pixels in args.points:
         repeats = args.repeats if pixels <= 16 else 1
-        slow_s, replies = least_s(lambda n=pixels: released(model, image, n, form), repeats, args.device)
-        fast_s, told = least_s(
-            lambda n=pixels: ours(backend, image, n, form, SIZES[size]["vocab"]), repeats, args.device
-        )
+        slow_s, replies = least_s(lambda n=pixels: released(model, image, n, form, args.marks), repeats, args.device)
+        fast_s, told = least_s(lambda n=pixels: ours(backend, image, n, form, vocab, args.marks), repeats, args.device)
         same = sum(a == b for a, b in zip(numbers(replies), told, strict=True))
         ratio = slow_s / fast_s
         print(

@@ -88,6 +88,5 @@ class StepGraph(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         past = Past(prefix_keys.unbind(0), prefix_values.unbind(0), own_keys.unbind(0), own_values.unbind(0), own_mask)
         cos, sin = self.model.text_rope(positions)
-        states, keys, values = follow(self.model.language, self.model.embed(ids), cos, sin, past)
-        chosen = states[torch.arange(ids.shape[0], device=ids.device), last]
-        return self.model.logits(chosen), keys, values
+        states, keys, values = follow(self.model.language, self.model.embed(ids), cos, sin, last, past)
+        return self.model.logits(states), keys, values

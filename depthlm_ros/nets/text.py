@@ -68,16 +68,24 @@ def read(
     return language.norm(x), torch.stack(keys), torch.stack(values)
 
 
-def follow(language: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, past: Past) -> Read:
-    """Embeddings x (N, T, C) of text behind `past` -> final normed states (N, T, C), keys and values of this text only
-    (layers, N, heads_kv, T, D)."""
+def follow(
+    language: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, last: torch.Tensor, past: Past
+) -> Read:
+    """Embeddings x (N, T, C) of text behind `past` -> final normed states (N, C) at each row's token `last` (N,), keys
+    and values of this text (layers, N, heads_kv, T, D).
+
+    Only one token of a row is wanted in the end: the last layer computes keys and values of all, the rest of that one.
+    """
     keys, values = [], []
     rows, count, _ = x.shape
+    each, final = torch.arange(rows, device=x.device), len(language.layers) - 1
     causal = causal_mask(count, x.device).expand(rows, 1, count, count)
     before = past.mask[:, None, None, :].expand(rows, 1, count, past.mask.shape[1])
     mask = torch.cat([before, causal], dim=-1)
     for index, layer in enumerate(language.layers):
         query, key, value = project(layer.self_attn, layer.input_layernorm(x), cos, sin)
+        if index == final:
+            query, mask, x = query[each, :, last][:, :, None], mask[each, :, last][:, :, None], x[each, last][:, None]
         y = shared_attention(
             query * layer.self_attn.scaling,
             (past.prefix_keys[index], past.prefix_values[index]),
@@ -88,7 +96,7 @@ def follow(language: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor,
         x = x + layer.mlp(layer.post_attention_layernorm(x))
         keys.append(key)
         values.append(value)
-    return language.norm(x), torch.stack(keys), torch.stack(values)
+    return language.norm(x)[:, 0], torch.stack(keys), torch.stack(values)
 
 
 def shared_attention(
