@@ -75,7 +75,7 @@ def _tone(rng: np.random.Generator, linear: np.ndarray) -> np.ndarray:
 
 def _noise(rng: np.random.Generator, linear: np.ndarray) -> np.ndarray:
     """Shot and read noise; in a picture scaled down from a camera's size little of it is left."""
-    shot, read = rng.uniform(0.0, 0.025), rng.uniform(0.0, 0.006)
+    shot, read = rng.uniform(0.0, 0.014), rng.uniform(0.0, 0.004)
     start = int(rng.integers(0, len(GRAIN) - linear.size)) if linear.size < len(GRAIN) else 0
     grain = np.resize(GRAIN[start : start + linear.size], linear.shape)
     return linear + grain * np.sqrt(np.float32(read**2) + np.float32(shot**2) * np.maximum(linear, 0))
@@ -91,11 +91,11 @@ def photograph(rng: np.random.Generator, rendered: Rendered) -> np.ndarray:
         rgb = _glare(rng, rgb)
     if rng.random() < 0.15:
         rgb = _lens(rng, rgb)
-    if rng.random() < 0.1:
+    if rng.random() < 0.06:
         rgb = _motion(rng, rgb)
-    elif rng.random() < 0.35:
-        rgb = cv2.GaussianBlur(rgb, (0, 0), rng.uniform(0.2, 0.7) * math.sqrt(scale))
-    if rng.random() < 0.7:
+    elif rng.random() < 0.25:
+        rgb = cv2.GaussianBlur(rgb, (0, 0), rng.uniform(0.2, 0.6) * math.sqrt(scale))
+    if rng.random() < 0.6:
         rgb = _noise(rng, rgb)
     image = _tone(rng, rgb)
     if rng.random() < 0.4:

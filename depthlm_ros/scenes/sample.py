@@ -152,7 +152,7 @@ def _seats(layout: Layout, item: Placed, room: str, dice: Dice) -> None:
 def _small_things(layout: Layout, room: str, dice: Dice) -> None:
     for item in list(layout.placed):
         if item.piece.top_m > 0:
-            for _ in range(dice.whole(0, 2 + int(3 * item.piece.size_m[0]))):
+            for _ in range(dice.whole(0, 3 + int(3.5 * item.piece.size_m[0]))):
                 piece = dice.pick(clutter.SMALL)(dice)
                 if piece.size_m[0] < item.piece.size_m[0]:
                     layout.on_top(piece, item, dice)
@@ -188,7 +188,7 @@ def _openings(layout: Layout, room: str, dice: Dice, day: float) -> list[tuple[f
         piece = building.window(dice, layout.size[2], day)
         if layout.against_wall(piece, dice, wall):
             lights.append(building.window_light(layout.placed[-1], day))
-            if dice.chance(0.25):
+            if day > 1.0 and dice.chance(0.25):
                 lights.append(building.sunlight(layout.placed[-1], layout.size, dice, day))
     for _ in range(dice.whole(1, 8)):
         maker = dice.pick((building.picture, building.picture, *on_walls.ON_WALLS))
@@ -262,7 +262,8 @@ def furnished(dice: Dice, room: str, size: Xyz, wanted: tuple[tuple[str, str, fl
         ):
             continue
     paints = building.shell_paints(dice)
-    day = dice.between(1.5, 5.0)
+    # Behind some windows it is night.
+    day = dice.between(1.5, 5.0) if dice.chance(0.85) else dice.between(0.02, 0.2)
     for x, y, w, d in structure.sample_niches(size, room, dice):
         layout.wall_off(x, y, w, d, paints[dice.whole(0, 3)])
     rows = _openings(layout, room, dice, day)

@@ -25,6 +25,8 @@ AROUND = np.array(
         [[-1, 0], [1, 0], [0, -1], [0, 1]],
     ]
 )
+# Light that changes by more than this between neighbours is computed, not borrowed.
+UNEVEN = 1.3
 CROSS = np.array([[0, 0], [-1, 0], [1, 0], [0, -1], [0, 1]])
 SQUARE = np.array([[-1, -1], [-1, 0], [0, -1], [0, 0]])
 
@@ -139,20 +141,24 @@ def _spread(i, j, noise):
 
 @njit(forceinline=True, **JIT)
 def _borrow(light, keys, around, j, i, key, out):
-    """Mean light of those neighbours of (j, i) that see the face `key`; False if none does."""
-    found = 0.0
+    """Mean light of those neighbours of (j, i) that see the face `key`.
+
+    Returns the largest over the smallest light among them, 0 if none sees it.
+    """
+    found, low, high = 0.0, np.float32(1e30), np.float32(0.0)
     out[0] = out[1] = out[2] = out[3] = 0.0
     for k in range(around.shape[0]):
         y, x = j + around[k, 0], i + around[k, 1]
         if 0 <= y < keys.shape[0] and 0 <= x < keys.shape[1] and keys[y, x] == key:
             found += 1.0
+            low, high = min(low, light[y, x, 1]), max(high, light[y, x, 1])
             for c in range(4):
                 out[c] += light[y, x, c]
     if found == 0.0:
-        return False
+        return 0.0
     for c in range(4):
         out[c] /= found
-    return True
+    return high / max(low, np.float32(1e-6))
 
 
 @njit(**JIT)
@@ -163,7 +169,7 @@ def _fill_light(scene, R, t, cam, depth, keys, meets, turn, work, light):
     around = AROUND[turn]
     for j in range(turn & 1, depth.shape[0], 2):
         for i in range((turn + 1) // 2 & 1, depth.shape[1], 2):
-            if turn == 0 or not _borrow(light, keys, around, j, i, keys[j, i], out):
+            if turn == 0 or not 0.0 < _borrow(light, keys, around, j, i, keys[j, i], out) < UNEVEN:
                 place(R, t, cam, float(i), float(j), depth[j, i], p, eye)
                 n[0], n[1], n[2] = meets[j, i, 3], meets[j, i, 4], meets[j, i, 5]
                 index = keys[j, i] >> 3
@@ -189,7 +195,7 @@ def shade_light(scene, R, t, cam, depth, keys, meets):
     """float32 (h, w, 4): light r, g, b and highlight on what each pixel sees.
 
     scene: geo, paints, shell, near_list, shadow_list, lights, ambient. Light is computed for every fourth pixel, and
-    where none of the pixels around sees the same face.
+    where none of the pixels around sees the same face or a shadow ends.
     """
     light, smooth, work = (
         np.empty((*keys.shape, 4), np.float32),
@@ -263,7 +269,7 @@ def _fill_corners(scene, R, t, cam, depth, hit, centre, keys, known, work, colou
                 continue
             place(R, t, cam, i - 0.5, j - 0.5, far, p, eye)
             face = surface(geo, shell, index, p, q, n)
-            if not _borrow(known, keys, SQUARE, j, i, 8 * index + face, out):
+            if _borrow(known, keys, SQUARE, j, i, 8 * index + face, out) == 0.0:
                 gloss = paints[6 + index if index >= 0 else -1 - index, 8]
                 _spread(i, j, noise)
                 light_at(geo, shell, near_list, shadow_list, lights, ambient, p, n, gloss, eye, noise, out)
