@@ -21,6 +21,14 @@ def rotation_from_angles(yaw_deg: float, pitch_deg: float, roll_deg: float) -> n
     return np.array(about_y, float) @ np.array(about_x, float) @ np.array(about_z, float)
 
 
+def angles_from_rotation(rotation: np.ndarray) -> tuple[float, float, float]:
+    """(yaw, pitch, roll) in degrees of a rotation (3, 3): the inverse of rotation_from_angles, pitch within +-90."""
+    pitch = math.asin(float(np.clip(-rotation[1, 2], -1.0, 1.0)))
+    yaw = math.atan2(rotation[0, 2], rotation[2, 2])
+    roll = math.atan2(rotation[1, 0], rotation[1, 1])
+    return math.degrees(yaw), math.degrees(pitch), math.degrees(roll)
+
+
 def rotation_angle_deg(rotation: np.ndarray) -> float:
     """The angle in [0, 180] by which a rotation (3, 3) turns about its axis: tan = |2 sin| / (2 cos), from the skew
     part and the trace. Exact near 0 and 180 too, where the arc cosine of the trace is not."""

@@ -7,16 +7,21 @@ are (x1, y1, x2, y2) in [0, 1000], the scales of VLM3 and of Qwen3-VL's groundin
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from depthlm_ros.core import Region, Status
+from depthlm_ros.core import Region, RelativePose, Status
 from depthlm_ros.families import vlm3
 from depthlm_ros.families.base import Family, Prompt, Reply, normalised
 from depthlm_ros.families.boxes import BOX, box_text, boxes_in
 from depthlm_ros.families.text import without_control
+from depthlm_ros.families.vlm3_corr import Vlm3Corr
+from depthlm_ros.families.vlm3_pose import Vlm3Pose
 
+# Of a match or a part of a pose.
+REPLY_TOKENS = 48
 NOT_UNDERSTOOD = "I do not understand the question."
 
 # Every reply with a number, its boxes taken out. "The a is closer: 2.31 meters." is the distance of the nearer.
@@ -30,13 +35,29 @@ class Tiny(Family):
     """Family of the embedded model."""
 
     name = "tiny"
-    abilities = frozenset({"points", "questions"})
+    _corr, _pose = Vlm3Corr(), Vlm3Pose()
+    abilities = frozenset({"points", "questions", "match", "pose"})
 
     def point_prompt(self, u_px: float, v_px: float, size_px: tuple[int, int]) -> Prompt:
         return vlm3.point_prompt(u_px, v_px, size_px)
 
     def read_point(self, reply: str) -> float:
         return vlm3.read_point(reply)
+
+    def match_prompt(self, u_px: float, v_px: float, size_px: tuple[int, int]) -> Prompt:
+        """VLM3's question; the reply is the pixel and nothing else."""
+        return replace(self._corr.match_prompt(u_px, v_px, size_px), max_new_tokens=REPLY_TOKENS)
+
+    def read_match(self, reply: str, size_px: tuple[int, int]) -> tuple[float, float]:
+        return self._corr.read_match(reply, size_px)
+
+    def pose_prompts(self) -> dict[str, Prompt]:
+        """VLM3's questions."""
+        prompts = self._pose.pose_prompts().items()
+        return {name: replace(prompt, max_new_tokens=REPLY_TOKENS) for name, prompt in prompts}
+
+    def read_pose(self, replies: Mapping[str, str]) -> RelativePose:
+        return self._pose.read_pose(replies)
 
     def question_prompt(
         self, question: str, uv_px: np.ndarray, regions: Sequence[Region], size_px: tuple[int, int]

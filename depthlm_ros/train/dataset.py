@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,8 +21,11 @@ from depthlm_ros.scenes.primitives import Pose, Scene
 from depthlm_ros.scenes.questions import Question, ask_about
 from depthlm_ros.scenes.render import Rendered, render
 from depthlm_ros.scenes.sample import sample_scene
-from depthlm_ros.train.conversation import Turn, pack
+from depthlm_ros.train.conversation import PackedRow, Turn, pack
+from depthlm_ros.train.pairs import pair_examples
 from depthlm_ros.train.tokenizer import PAD, token_id
+
+TEXT_FIELDS = ("ids", "segment", "offset", "label")
 
 
 @dataclass(frozen=True)
@@ -37,13 +40,16 @@ class DataConfig:
     points: int = 3
     questions: int = 3
     row_tokens: int = 176
+    pair_share: float = 0.15
+    pair_points: int = 4
 
 
 @dataclass(frozen=True)
 class Batch:
-    """image: uint8 (B, H, W, 3); depth_m: float32 (B, H, W), NaN = no label; the rest int64 (B, Q), see PackedRow."""
+    """image: uint8 (B, H, W, 3); second: the same of the second pictures, or (0,) of single ones; depth_m: float32 (B, H, W), NaN = no label; the rest int64 (B, Q), see PackedRow."""
 
     image: torch.Tensor
+    second: torch.Tensor
     depth_m: torch.Tensor
     ids: torch.Tensor
     segment: torch.Tensor
@@ -76,6 +82,9 @@ def make_batch(config: DataConfig, family: Family, tokenizer: Tokenizer, seed: i
     # A wide canvas holds about twice the tokens: half the images keep the cost of a step even.
     count = config.batch * config.canvases[0][0] * config.canvases[0][1] // (size_px[0] * size_px[1])
     camera = canvas_camera(size_px, config.focal_px)
+    if rng.random() < config.pair_share:
+        told = (family, tokenizer, max(count // 2, 1), config.pair_points, config.row_tokens)
+        return stacked(*zip(*pair_examples(rng, camera, *told), strict=True))
     images, depths, rows = [], [], []
     scene: Scene | None = None
     for view in range(count):
@@ -88,15 +97,16 @@ def make_batch(config: DataConfig, family: Family, tokenizer: Tokenizer, seed: i
         images.append(image)
         depths.append(rendered.depth_m)
         rows.append(pack(turns, tokenizer, config.row_tokens, token_id(tokenizer, PAD)))
+    return stacked(images, (), depths, rows)
 
-    def stack(name: str) -> torch.Tensor:
-        return torch.from_numpy(np.stack([getattr(row, name) for row in rows]))
 
-    return Batch(
-        torch.from_numpy(np.stack(images)),
-        torch.from_numpy(np.stack(depths)),
-        *(stack(name) for name in ("ids", "segment", "offset", "label")),
-    )
+def stacked(
+    images: Sequence[np.ndarray], seconds: Sequence[np.ndarray], depths: Sequence[np.ndarray], rows: Sequence[PackedRow]
+) -> Batch:
+    """One batch of its examples; no seconds: single pictures."""
+    second = torch.from_numpy(np.stack(seconds)) if len(seconds) else torch.zeros(0, dtype=torch.uint8)
+    texts = (torch.from_numpy(np.stack([getattr(row, name) for row in rows])) for name in TEXT_FIELDS)
+    return Batch(torch.from_numpy(np.stack(images)), second, torch.from_numpy(np.stack(depths)), *texts)
 
 
 def sample_view(rng: np.random.Generator, scene: Scene | None = None) -> tuple[Scene, Pose]:

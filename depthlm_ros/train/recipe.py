@@ -72,5 +72,4 @@ def make_model(recipe: Recipe, tokenizer: Tokenizer) -> Qwen3VLDepth:
 
 
 def affixes(tokenizer: Tokenizer) -> Affixes:
-    before, after = (tuple(tokenizer.encode(text).ids) for text in (CHAT.before, CHAT.after))
-    return Affixes(before, after)
+    return Affixes(*(tuple(tokenizer.encode(text).ids) for text in CHAT.around_images))

@@ -47,23 +47,25 @@ class Losses:
 
 @dataclass(frozen=True)
 class Affixes:
-    """Token ids of the fixed text before and after the image."""
+    """Token ids of the fixed text before, between and after the images."""
 
     before: tuple[int, ...]
+    between: tuple[int, ...]
     after: tuple[int, ...]
 
 
 def forward(model: Qwen3VLDepth, batch: Batch, affixes: Affixes, config: TrainConfig) -> Losses:
-    """One pass: image prefix and all packed questions in one sequence."""
-    height, width = batch.image.shape[1:3]
-    layout = PromptLayout((len(affixes.before), len(affixes.after)), (model.span((width, height)),))
-    tokens, deep = model.see(batch.image)
-    count = len(batch.image)
-    before, after = (
-        model.embed(torch.tensor(ids, device=batch.image.device)).expand(count, -1, -1)
-        for ids in (affixes.before, affixes.after)
-    )
-    x = torch.cat([before, tokens, after, model.embed(batch.ids)], dim=1)
+    """One pass: the prefix of one or two images and all packed questions in one sequence."""
+    count, height, width = batch.image.shape[:3]
+    images = [batch.image, batch.second] if len(batch.second) else [batch.image]
+    texts = [affixes.before, *[affixes.between] * (len(images) - 1), affixes.after]
+    layout = PromptLayout(tuple(map(len, texts)), (model.span((width, height)),) * len(images))
+    seen = [model.see(image) for image in images]
+    deep = [torch.cat(level, dim=1) for level in zip(*(deep for _, deep in seen), strict=True)]
+    pieces = [model.embed(torch.tensor(text, device=batch.ids.device)).expand(count, -1, -1) for text in texts]
+    for index, (tokens, _) in enumerate(seen):
+        pieces.insert(2 * index + 1, tokens)
+    x = torch.cat([*pieces, model.embed(batch.ids)], dim=1)
     prefix_cos, prefix_sin = (t.expand(count, -1, -1) for t in model.prefix_rope(layout))
     text_cos, text_sin = model.text_rope(batch.offset + layout.next_position)
     cos, sin = torch.cat([prefix_cos, text_cos], 1), torch.cat([prefix_sin, text_sin], 1)

@@ -1,0 +1,86 @@
+"""Batches of two pictures of one scene: where pixels of the first are in the second, and how the camera moved, asked and
+answered in VLM3's words."""
+
+from __future__ import annotations
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from depthlm_ros.core import Intrinsics
+from depthlm_ros.families.base import Family, normalised
+from depthlm_ros.families.vlm3_corr import COORDINATE_SCALE
+from depthlm_ros.pose import angles_from_rotation, rotation_angle_deg
+from depthlm_ros.scenes.pairs import Pair, sample_pair
+from depthlm_ros.scenes.photo import photograph
+from depthlm_ros.scenes.sample import sample_scene
+from depthlm_ros.train.conversation import PackedRow, Turn, pack
+from depthlm_ros.train.tokenizer import PAD, token_id
+
+# A camera that moved less has no direction worth learning.
+LEAST_MOVE_M = 0.05
+# A component of the unit direction that is larger than this is named in words.
+NAMED = 0.3
+WORDS = (("right", "left"), ("down", "up"), ("forward", "backward"))
+
+Example = tuple[np.ndarray, np.ndarray, np.ndarray, PackedRow]
+
+
+def pair_examples(
+    rng: np.random.Generator,
+    camera: Intrinsics,
+    family: Family,
+    tokenizer: Tokenizer,
+    count: int,
+    points: int,
+    row_tokens: int,
+) -> list[Example]:
+    """`count` times (first picture, second, depth of the first, packed questions); `points` matches are asked for."""
+    examples: list[Example] = []
+    while len(examples) < count:
+        scene = sample_scene(rng)
+        # Several pairs of a scene, since making one costs more than a picture of it.
+        for _ in range(min(2, count - len(examples))):
+            try:
+                pair = sample_pair(rng, scene, camera, points)
+            except RuntimeError:
+                break
+            row = pack(pair_turns(pair, family), tokenizer, row_tokens, token_id(tokenizer, PAD))
+            images = (photograph(rng, rendered) for rendered in (pair.first, pair.second))
+            examples.append((*images, pair.first.depth_m, row))
+    return examples
+
+
+def pair_turns(pair: Pair, family: Family) -> list[Turn]:
+    """The questions about two pictures with their true answers."""
+    height, width = pair.first.depth_m.shape
+    turns = [
+        Turn(family.match_prompt(*map(float, uv), (width, height)), match_reply(matched, (width, height)))
+        for uv, matched in zip(pair.uv_px, pair.matched_px, strict=True)
+    ]
+    replies = pose_replies(pair.rotation, pair.translation_m)
+    return turns + [Turn(prompt, replies[name]) for name, prompt in family.pose_prompts().items() if name in replies]
+
+
+def match_reply(matched_px: np.ndarray, size_px: tuple[int, int]) -> str:
+    """The answer to a question for a match."""
+    x, y = (
+        normalised(float(value), extent, COORDINATE_SCALE) for value, extent in zip(matched_px, size_px, strict=True)
+    )
+    return f"({x}, {y})"
+
+
+def pose_replies(rotation: np.ndarray, translation_m: np.ndarray) -> dict[str, str]:
+    """The answers to VLM3's four questions, in its format; no direction of a camera that hardly moved."""
+    yaw, pitch, roll = (round(angle, 1) + 0.0 for angle in angles_from_rotation(rotation))
+    distance_m = float(np.linalg.norm(translation_m))
+    replies = {
+        "rotation": f"Rotation angle: {rotation_angle_deg(rotation):.1f} degrees",
+        "orientation": f"Yaw={yaw:+.1f}°, Pitch={pitch:+.1f}°, Roll={roll:+.1f}°",
+        "distance": f"Translation distance: {distance_m:.2f} meters",
+    }
+    if distance_m >= LEAST_MOVE_M:
+        direction = translation_m / distance_m
+        named = [names[int(value < 0)] for value, names in zip(direction, WORDS, strict=True) if abs(value) > NAMED]
+        x, y, z = (round(float(value), 2) + 0.0 for value in direction)
+        replies["direction"] = f"The camera moves {', '.join(named)}, unit vector ({x:+.2f}, {y:+.2f}, {z:+.2f})."
+    return replies
