@@ -46,7 +46,8 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class Batch:
-    """image: uint8 (B, H, W, 3); second: the same of the second pictures, or (0,) of single ones; depth_m: float32 (B, H, W), NaN = no label; the rest int64 (B, Q), see PackedRow."""
+    """image: uint8 (B, H, W, 3); second: the same of the second pictures, (0,) of single ones; depth_m: float32
+    (B, H, W) of the first, NaN = no label; the rest int64 (B, Q), see PackedRow."""
 
     image: torch.Tensor
     second: torch.Tensor
