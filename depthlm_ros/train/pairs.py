@@ -1,5 +1,5 @@
-"""Two pictures of one scene: where pixels of the first are in the second, and how the camera moved, asked and answered in
-VLM3's words."""
+"""Two pictures of one scene: where pixels of the first are in the second, and how the camera moved, asked and answered
+in VLM3's words."""
 
 from __future__ import annotations
 
