@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,13 +15,25 @@ import pytest
 import depthlm_ros.scenes
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.pinhole import rays
-from depthlm_ros.scenes import catalogue, clutter, colours, outdoors
+from depthlm_ros.scenes import (
+    belongings,
+    building,
+    catalogue,
+    clutter,
+    colours,
+    equipment,
+    furniture,
+    household,
+    outdoors,
+    tabletop,
+)
 from depthlm_ros.scenes.camera_path import KEEP_M, camera_path, demo_scene
 from depthlm_ros.scenes.dice import Dice
+from depthlm_ros.scenes.names import VOCABULARY
 from depthlm_ros.scenes.photo import photograph
 from depthlm_ros.scenes.pose import CLEAR_M, clearance_m, look, sample_pose
 from depthlm_ros.scenes.primitives import SIMPLE_KINDS, SKY, Paint, Piece, Placed, ball, box, frustum
-from depthlm_ros.scenes.questions import VOCABULARY, ask_about
+from depthlm_ros.scenes.questions import ask_about
 from depthlm_ros.scenes.render import render
 from depthlm_ros.scenes.sample import assemble, sample_scene
 from depthlm_ros.scenes.visibility import sightings
@@ -236,7 +249,7 @@ def _apart(a, b):
 
 
 MAKERS = {m for room in catalogue.ROOMS.values() for m in (*room.at_wall, *room.free, *room.loose)} | set(
-    (*clutter.SMALL, *outdoors.LOOSE)
+    (*tabletop.SMALL, *outdoors.LOOSE)
 )
 
 
@@ -399,6 +412,100 @@ def test_names_that_fit_two_things_in_view_are_not_asked_about():
     assert len(sightings(scene, rendered, SMALL)) == 2
     asked = ask_about(np.random.default_rng(0), scene, rendered, SMALL, 200)
     assert not any("chair" in q.names for q in asked)
+
+
+def _cube(kind, colour, x, y=5.0):
+    part = box((0, 0, 0.4), (0.8, 0.8, 0.8), GREY)
+    return Placed(Piece(kind, colour, (part,), (0.8, 0.8, 0.8)), (x, y, 0.0), 0.0)
+
+
+def _asked_names(*pieces):
+    scene = scene_with(*pieces)
+    rendered = render(scene, along_y(), SMALL)
+    asked = ask_about(np.random.default_rng(0), scene, rendered, SMALL, 600)
+    found = {name for q in asked if q.status == "ok" for name in q.names}
+    return found, {q.names[0] for q in asked if q.status == "not_found" and q.kind == "presence"}
+
+
+def test_a_colour_tells_two_of_a_kind_apart():
+    found, absent = _asked_names(_cube("sofa", "red", 3.0), _cube("sofa", "blue", 5.0))
+    assert found == {"red sofa", "blue sofa"}
+    assert "green sofa" in absent and not absent & {"sofa", "red sofa", "blue sofa"}
+
+
+def test_a_colour_is_not_named_where_another_of_the_kind_has_no_one_colour():
+    found, absent = _asked_names(_cube("sofa", "red", 3.0), _cube("sofa", "", 5.0))
+    assert not found
+    assert not any("sofa" in name for name in absent)
+
+
+def test_one_of_a_kind_goes_with_and_without_its_colour():
+    found, absent = _asked_names(_cube("sofa", "red", 4.0))
+    assert found == {"sofa", "red sofa"}
+    assert not absent & {"sofa", "red sofa", "chair", "armchair"}
+
+
+def test_nobody_is_told_that_there_is_no_table_where_a_desk_stands():
+    _, absent = _asked_names(_cube("desk", "", 4.0))
+    assert not absent & {"table", "desk", "counter"} and "sofa" in absent
+
+
+def test_is_there_a_thing_is_answered_yes_as_often_as_no(pictures):
+    said = [
+        asked.status
+        for seed, (scene, rendered) in enumerate(pictures)
+        for asked in ask_about(np.random.default_rng(seed), scene, rendered, SMALL, 40)
+        if asked.kind == "presence"
+    ]
+    assert len(said) > 300
+    assert 0.4 < said.count("ok") / len(said) < 0.6
+
+
+@pytest.mark.parametrize(
+    ("make", "axis", "low_m", "high_m"),
+    [
+        (building.door, 2, 1.95, 2.25),
+        (furniture.table, 2, 0.72, 0.77),
+        (furniture.desk, 2, 0.71, 0.76),
+        (furniture.chair, 2, 0.75, 1.05),
+        (furniture.bed, 1, 1.9, 2.2),
+        (equipment.fridge, 0, 0.55, 0.78),
+        (household.toilet, 2, 0.7, 0.85),
+        (household.washing_machine, 0, 0.59, 0.61),
+        (clutter.person, 2, 1.5, 1.95),
+        (outdoors.car, 0, 3.5, 5.1),
+        (outdoors.car, 2, 1.35, 1.8),
+        (belongings.bicycle, 0, 1.6, 1.85),
+    ],
+)
+def test_things_have_the_sizes_of_real_ones(make, axis, low_m, high_m):
+    for seed in range(40):
+        piece = make(Dice(np.random.default_rng(seed)))
+        solids = scene_with(Placed(piece, (0.0, 0.0, 0.0), 0.0)).solids
+        reach = np.abs(solids[:, 3:12].reshape(-1, 3, 3)).sum(1)
+        size = (solids[:, :3] + reach).max(0) - (solids[:, :3] - reach).min(0)
+        assert low_m <= size[axis] <= high_m
+
+
+def test_every_kind_of_room_gets_its_share():
+    assert sum(room.share for room in catalogue.ROOMS.values()) == pytest.approx(1.0)
+
+
+def test_a_polished_floor_shows_what_stands_on_it_upside_down():
+    white = Paint((0.9, 0.9, 0.9), emission=2.0)
+    pole = alone(box((4.0, 6.0, 1.0), (0.5, 0.1, 2.0), white))
+    pose = along_y(-0.35)
+    dull = render(scene_with(pole), pose, SMALL)
+    glossy = replace(dull.scene, paints=dull.scene.paints.copy())
+    glossy.paints[4, 8] = 0.3
+    shiny = render(glossy, pose, SMALL)
+    gain = (shiny.rgb - dull.rgb).mean(2)
+    floor = np.abs(world_points(dull, SMALL)[..., 2]) < 0.01
+    assert (gain[floor] >= 0).all() and np.abs(gain[~floor & (dull.object_id >= 0)]).max() < 1e-6
+    # The pole's foot is 4 m away; its mirror image lies nearer, straight below it.
+    below = floor & (np.abs(world_points(dull, SMALL)[..., 0] - 4.0) < 0.1) & (dull.depth_m > 2.8)
+    aside = floor & (np.abs(world_points(dull, SMALL)[..., 0] - 4.9) < 0.1) & (dull.depth_m > 2.8)
+    assert below.sum() > 10 and gain[below].mean() > 2 * gain[aside].mean()
 
 
 def test_every_name_in_a_scene_is_in_the_vocabulary():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from depthlm_ros.scenes import belongings as b
 from depthlm_ros.scenes import clutter as c
 from depthlm_ros.scenes import equipment as e
 from depthlm_ros.scenes import furniture as f
@@ -33,9 +34,9 @@ class Room(NamedTuple):
 
 LOOSE = (
     *(c.plant, c.bin_, c.carton, c.plant, e.stool, c.bin_, c.carton, c.person, e.pile, c.bag, c.pouf, c.bag),
-    *(h.stand_plain, h.stand_plain, h.shoes, h.basket, h.ladder, h.trolley, h.floor_fan, c.person),
+    *(b.stand_plain, b.stand_plain, b.shoes, b.basket, b.ladder, b.trolley, b.floor_fan, c.person),
 )
-HOME = (*LOOSE, h.toys, h.clothes, h.shoes, h.shoes, h.basket, c.plant, h.clothes_rack, h.bicycle)
+HOME = (*LOOSE, b.toys, b.clothes, b.shoes, b.shoes, b.basket, c.plant, b.clothes_rack, b.bicycle)
 
 ROOMS: dict[str, Room] = {
     "living room": Room(
@@ -64,9 +65,9 @@ ROOMS: dict[str, Room] = {
         *((2.6, 4.5), (3.0, 5.5), (2.3, 2.8), 0.09),
         (
             *(f.bed, f.bed, f.cabinet, f.shelf, f.lamp, f.chair, e.radiator, f.desk, h.wardrobe, h.wardrobe),
-            *(h.chest, h.chest, h.armchair, h.clothes_rack),
+            *(h.chest, h.chest, h.armchair, b.clothes_rack),
         ),
-        (f.chair, f.bed, f.bed, h.basket, h.armchair),
+        (f.chair, f.bed, f.bed, b.basket, h.armchair),
         HOME,
         (0.6, 0.11),
     ),
@@ -90,13 +91,13 @@ ROOMS: dict[str, Room] = {
     "bathroom": Room(
         *((1.8, 3.5), (2.2, 4.5), (2.3, 2.8), 0.04),
         (h.toilet, h.sink, h.bathtub, h.sink, h.washing_machine, f.cabinet, e.radiator, h.chest),
-        (e.stool, h.basket),
-        (h.basket, c.bin_, h.shoes, h.stand_plain, h.clothes),
+        (e.stool, b.basket),
+        (b.basket, c.bin_, b.shoes, b.stand_plain, b.clothes),
         (0.7, 0.08),
     ),
     "hallway": Room(
         *((1.6, 3.2), (2.5, 6.5), (2.3, 2.9), 0.05),
-        (h.chest, h.wardrobe, f.chair, e.coat_stand, e.bench, f.shelf, e.radiator, h.clothes_rack),
+        (h.chest, h.wardrobe, f.chair, e.coat_stand, e.bench, f.shelf, e.radiator, b.clothes_rack),
         (e.stool,),
         HOME,
         (0.45, 0.03),
@@ -154,7 +155,7 @@ ROOMS: dict[str, Room] = {
         *((4.0, 12.0), (6.0, 28.0), (2.8, 6.0), 0.05),
         (e.rack, e.rack, e.machine, e.lab_bench, f.cabinet, e.pile),
         (e.machine, e.machine, f.table, e.pile, e.rack),
-        (*LOOSE, e.pile, c.carton, h.bicycle, h.ladder),
+        (*LOOSE, e.pile, c.carton, b.bicycle, b.ladder),
         (0.45, 0.08),
     ),
 }

@@ -10,7 +10,7 @@ from numba import njit
 
 from depthlm_ros.scenes.jit import MAKER
 from depthlm_ros.scenes.raycast import trace
-from depthlm_ros.scenes.shading import place, surface
+from depthlm_ros.scenes.surfaces import place, surface
 
 FLOOR = -5
 PLAIN_LOSS = 0.7

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from depthlm_ros.scenes import clutter, colours, equipment, household
+from depthlm_ros.scenes import belongings, clutter, colours, equipment
 from depthlm_ros.scenes.dice import Dice
 from depthlm_ros.scenes.primitives import (
     FACADE,
@@ -136,7 +136,7 @@ def house(dice: Dice, wide: float, deep: float) -> Piece:
 
 LOOSE = (
     *(car, car, car, tree, tree, lamp_post, lamp_post, bush, bush, clutter.person, clutter.person, clutter.person),
-    *(equipment.bench, household.bicycle, clutter.bin_, fence, clutter.carton, clutter.plant, clutter.bag),
+    *(equipment.bench, belongings.bicycle, clutter.bin_, fence, clutter.carton, clutter.plant, clutter.bag),
 )
 
 

@@ -10,40 +10,14 @@ import numpy as np
 
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.scenes import phrases
-from depthlm_ros.scenes.colours import NAMED
 from depthlm_ros.scenes.dice import Dice
-from depthlm_ros.scenes.primitives import SIMPLE_KINDS, Scene, SceneObject
+from depthlm_ros.scenes.names import FURNITURE_KINDS, OUTDOORS, absent_names, names_of
+from depthlm_ros.scenes.primitives import SIMPLE_KINDS, Scene
 from depthlm_ros.scenes.render import Rendered
 from depthlm_ros.scenes.visibility import Sighting, is_clear, sightings
 
 BoxText = Callable[[tuple[int, int, int, int], int, int], str]
 
-# Kinds that people use for each other: where one of a group is in view, nobody is told that there is no other.
-GROUPS = (
-    ("table", "desk", "counter", "bench"),
-    ("chair", "armchair", "stool", "sofa", "bench"),
-    ("cabinet", "wardrobe", "shelf", "counter", "fridge"),
-    ("monitor", "television", "laptop"),
-    ("bin", "basket"),
-    ("cup", "bottle"),
-    ("toilet", "sink", "bathtub"),
-    ("plant", "tree"),
-    ("car", "truck"),
-    ("window", "picture"),
-)
-# Parts of other things pass for these (ceiling lights, boards on walls): of them nobody says "there is none".
-AMBIGUOUS = ("lamp", "bench", "picture", "bag")
-FURNITURE_KINDS = (
-    *("table", "chair", "shelf", "cabinet", "sofa", "bed", "lamp", "door", "window", "desk", "armchair", "stool"),
-    *("person", "plant", "monitor", "bin", "bench", "fridge", "cup", "bottle", "counter", "wardrobe", "television"),
-    *("toilet", "sink", "bathtub", "washing machine", "piano", "bicycle", "radiator", "picture", "rug", "clock"),
-    *("laptop", "bag", "car", "tree"),
-)
-OUTDOORS = ("car", "tree")
-DYED_KINDS = ("sofa", "armchair", "stool", "bin", "bag", "door", "bicycle", "car")
-VOCABULARY = tuple(f"{c} {k}" for k in SIMPLE_KINDS for c in NAMED) + FURNITURE_KINDS
-DYED = tuple(f"{c} {k}" for k in DYED_KINDS for c in NAMED)
-ALIKE = {kind: {kind}.union(*(group for group in GROUPS if kind in group)) for kind in FURNITURE_KINDS}
 ABSENT_SHARE, OUT_OF_SCOPE_SHARE, POINT_SHARE = 0.3, 0.04, 0.14
 
 
@@ -88,29 +62,6 @@ class _View:
         return self.box_text(seen.edges_px, width, height)
 
 
-def _names(thing: SceneObject, others: list[SceneObject]) -> list[str]:
-    """What a thing may be called so that it is told from the other things in view."""
-    alike = [other for other in others if other.kind == thing.kind]
-    if thing.kind in SIMPLE_KINDS:
-        return [] if any(other.colour == thing.colour for other in alike) else [thing.name]
-    names = [] if alike else [thing.name]
-    if thing.colour and all(other.colour not in ("", thing.colour) for other in alike):
-        names.append(f"{thing.colour} {thing.kind}")
-    return names
-
-
-def _absent_names(things: list[SceneObject]) -> tuple[str, ...]:
-    """Names that fit nothing in view, not even roughly."""
-    kinds, names = {thing.kind for thing in things}, {thing.name for thing in things}
-    absent = [f"{c} {k}" for k in SIMPLE_KINDS for c in NAMED if f"{c} {k}" not in names]
-    absent += [kind for kind in FURNITURE_KINDS if kind not in AMBIGUOUS and not ALIKE[kind] & kinds]
-    for kind in DYED_KINDS:
-        colours = {thing.colour for thing in things if thing.kind == kind}
-        if kind not in AMBIGUOUS and "" not in colours and not (ALIKE[kind] - {kind}) & kinds:
-            absent += [f"{c} {kind}" for c in NAMED if c not in colours]
-    return tuple(absent)
-
-
 def _view(scene: Scene, rendered: Rendered, intrinsics: Intrinsics, box_text: BoxText) -> _View:
     seen, picture_px = sightings(scene, rendered, intrinsics), rendered.depth_m.size
     things = [one.thing for one in seen]
@@ -118,8 +69,8 @@ def _view(scene: Scene, rendered: Rendered, intrinsics: Intrinsics, box_text: Bo
     for one in seen:
         if is_clear(one.pixels, one.share, one.inside, picture_px):
             others = [thing for thing in things if thing.object_id != one.thing.object_id]
-            clear += [replace(one, thing=replace(one.thing, name=name)) for name in _names(one.thing, others)]
-    return _View(tuple(clear), _absent_names(things), rendered, intrinsics, box_text)
+            clear += [replace(one, thing=replace(one.thing, name=name)) for name in names_of(one.thing, others)]
+    return _View(tuple(clear), absent_names(things), rendered, intrinsics, box_text)
 
 
 def _answered(kind: str, text: str, reply: str, seen: Sighting, value: float, view: _View) -> Question:

@@ -11,7 +11,8 @@ from depthlm_ros.scenes.jit import cached
 from depthlm_ros.scenes.mirror import add_reflection
 from depthlm_ros.scenes.primitives import SKY, Pose, Scene
 from depthlm_ros.scenes.raycast import geometry, trace
-from depthlm_ros.scenes.shading import shade_centres, shade_corners, shade_light, surfaces
+from depthlm_ros.scenes.shading import shade_centres, shade_corners, shade_light
+from depthlm_ros.scenes.surfaces import surfaces
 
 FAR_M = 200.0
 # Bright panes are cut here before averaging: a clipped sensor does not let them bleed either.
