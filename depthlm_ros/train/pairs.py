@@ -9,18 +9,12 @@ from tokenizers import Tokenizer
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.families.base import Family, normalised
 from depthlm_ros.families.vlm3_corr import COORDINATE_SCALE
-from depthlm_ros.pose import angles_from_rotation, rotation_angle_deg
+from depthlm_ros.families.vlm3_replies import pose_replies
 from depthlm_ros.scenes.pairs import Pair, sample_pair
 from depthlm_ros.scenes.photo import photograph
 from depthlm_ros.scenes.sample import sample_scene
 from depthlm_ros.train.conversation import PackedRow, Turn, pack
 from depthlm_ros.train.tokenizer import PAD, token_id
-
-# A camera that moved less has no direction worth learning.
-LEAST_MOVE_M = 0.05
-# A component of the unit direction that is larger than this is named in words.
-NAMED = 0.3
-WORDS = (("right", "left"), ("down", "up"), ("forward", "backward"))
 
 Example = tuple[np.ndarray, np.ndarray, np.ndarray, PackedRow]
 
@@ -67,20 +61,3 @@ def match_reply(matched_px: np.ndarray, size_px: tuple[int, int]) -> str:
         normalised(float(value), extent, COORDINATE_SCALE) for value, extent in zip(matched_px, size_px, strict=True)
     )
     return f"({x}, {y})"
-
-
-def pose_replies(rotation: np.ndarray, translation_m: np.ndarray) -> dict[str, str]:
-    """The answers to VLM3's four questions, in its format; no direction of a camera that hardly moved."""
-    yaw, pitch, roll = (round(angle, 1) + 0.0 for angle in angles_from_rotation(rotation))
-    distance_m = float(np.linalg.norm(translation_m))
-    replies = {
-        "rotation": f"Rotation angle: {rotation_angle_deg(rotation):.1f} degrees",
-        "orientation": f"Yaw={yaw:+.1f}°, Pitch={pitch:+.1f}°, Roll={roll:+.1f}°",
-        "distance": f"Translation distance: {distance_m:.2f} meters",
-    }
-    if distance_m >= LEAST_MOVE_M:
-        direction = translation_m / distance_m
-        named = [names[int(value < 0)] for value, names in zip(direction, WORDS, strict=True) if abs(value) > NAMED]
-        x, y, z = (round(float(value), 2) + 0.0 for value in direction)
-        replies["direction"] = f"The camera moves {', '.join(named)}, unit vector ({x:+.2f}, {y:+.2f}, {z:+.2f})."
-    return replies
