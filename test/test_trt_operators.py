@@ -131,6 +131,12 @@ CASES = {
         VERSIONS,
         "works on UINT8",
     ),
+    "bytes inside a graph that notes no types": (
+        "g (float[4,6] x) => (float[6,4] y) { b = Cast <to=2> (x) t = Transpose(b) y = Cast <to=1> (t) }",
+        18,
+        VERSIONS,
+        "works on UINT8",
+    ),
     "bytes straight to bfloat16": (
         "g (uint8[4] x) => (bfloat16[4] y) { y = Cast <to=16> (x) }",
         18,

@@ -132,8 +132,6 @@ def _attributes(node: NodeView, version: Version) -> Iterator[Problem]:
     for rule in table.ATTRIBUTES:
         if rule.operator != node.operator or (rule.before is not None and version >= rule.before):
             continue
-        if rule.attribute == "nearest_mode" and node.attribute("mode") != "nearest":
-            continue
         value = node.attribute(rule.attribute)
         values = value if isinstance(value, list) else [value]
         if value is None or (rule.values and all(one in rule.values for one in values)):

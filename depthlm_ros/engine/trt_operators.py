@@ -101,7 +101,6 @@ class Allowed:
     before: Version | None = None
 
 
-_NEAREST = ("floor", "ceil", "round_prefer_floor", "round_prefer_ceil")
 _COORDINATES = ("half_pixel", "pytorch_half_pixel", "tf_half_pixel_for_nn", "asymmetric", "align_corners")
 ATTRIBUTES: tuple[Allowed, ...] = (
     Allowed("Attention", "softcap", (0,)),
@@ -119,7 +118,6 @@ ATTRIBUTES: tuple[Allowed, ...] = (
     Allowed("Resize", "coordinate_transformation_mode", _COORDINATES),
     Allowed("Resize", "keep_aspect_ratio_policy", ("stretch",)),
     Allowed("Resize", "mode", ("nearest", "linear")),
-    Allowed("Resize", "nearest_mode", _NEAREST),
     Allowed("ScatterND", "reduction", (), before=(10, 9)),
     Allowed("ScatterND", "reduction", ("none",)),
     Allowed("TensorScatter", "axis", (-2,)),
