@@ -40,7 +40,8 @@ def marked_processes(value):
 
 
 def command(out, *args):
-    return [sys.executable, "-m", "depthlm_ros.ros.demo", "--out", str(out), *map(str, args)]
+    patience = ("--timeout", "300")  # the renderer may have to be compiled, on a busy machine
+    return [sys.executable, "-m", "depthlm_ros.ros.demo", "--out", str(out), *patience, *map(str, args)]
 
 
 def environment(mark):

@@ -1,6 +1,7 @@
 """Processes that demo and benchmarks start: their failure is shown, and none is left behind."""
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -98,3 +99,17 @@ def test_an_own_graph_keeps_the_transport_that_the_user_chose(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4")
     assert [name for name in USER_DECIDES if name in own_graph()] == ["FASTDDS_BUILTIN_TRANSPORTS"]
+
+
+@pytest.mark.ros
+def test_a_signal_while_a_process_is_started_is_held_back_until_it_is_known():
+    pytest.importorskip("rclpy")
+    from depthlm_ros.ros.graph import held_back
+
+    done = []
+    with pytest.raises(KeyboardInterrupt), held_back(signal.SIGINT):
+        signal.raise_signal(signal.SIGINT)
+        done.append("started")
+    assert done == ["started"]
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)

@@ -9,8 +9,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -29,6 +29,22 @@ from depthlm_ros.ros.processes import Process, module, own_graph
 from depthlm_ros.srv import SpatialQuery
 
 CHECK_S = 0.5
+
+
+@contextmanager
+def held_back(*numbers: signal.Signals) -> Iterator[None]:
+    """Signals that come during the block are handled after it. In the main thread only."""
+    came: list[int] = []
+    handlers: dict[int, Any] = {
+        number: signal.signal(number, lambda came_now, _: came.append(came_now)) for number in numbers
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 class Graph:
@@ -58,7 +74,8 @@ class Graph:
     def start(self, name: str, module_name: str, *args: str) -> Process:
         """Run a module of this package as a process; its output goes to a log named after it."""
         log = self._log_folder / f"{name.replace(' ', '_')}.log"
-        process = self._exit.enter_context(Process(name, module(module_name, *args), log, self._env))
+        with held_back(signal.SIGINT, signal.SIGTERM):  # else one could leave a process that nobody knows of
+            process = self._exit.enter_context(Process(name, module(module_name, *args), log, self._env))
         self._processes.append(process)
         return process
 

@@ -11,7 +11,7 @@ from rclpy.node import Node
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from depthlm_ros.model import PAIR_ABILITIES, Model
+from depthlm_ros.model import Model
 from depthlm_ros.ros import qos
 from depthlm_ros.ros.delivery import Delivery
 from depthlm_ros.ros.inbox import Inbox
@@ -40,7 +40,7 @@ class Stream:
         wanted = node.parameters
         compressed = wanted.image_transport == "compressed"
         self.image_topic, self.info_topic = image_topic(node, compressed), node.resolve_topic_name("camera_info")
-        history_s = wanted.history_s if model.family.abilities & PAIR_ABILITIES else 0.0
+        history_s = wanted.history_s if model.family.abilities & {"match", "pose"} else 0.0
         self.inbox = Inbox(troubles, wanted.max_waiting_questions, history_s)
         eye = Eye(model, compressed, wanted.rectified_input, troubles)
         self._worker = Worker(self.inbox, eye, self._publish, outlet.is_watched, meter, troubles)
