@@ -139,10 +139,10 @@ def wall(dice: Dice) -> Paint:
         rgb2 = (rgb[0] * worn, rgb[1] * worn, rgb[2] * worn)
         return dice.paint(rgb, rgb2, dice.pick((NOISE, SPECKLE, MARBLE)), dice.pick((0.01, 0.05, 0.4, 1.5)))
     rgb2 = (rgb[0] * 0.8, rgb[1] * 0.8, rgb[2] * 0.8)
-    if kind < 0.76:
+    if kind < 0.77:
         brick = dice.pick(((0.35, 0.15, 0.09), (0.35, 0.15, 0.09), (0.6, 0.57, 0.52), (0.28, 0.2, 0.15)))
         return dice.paint(brick, (0.5, 0.47, 0.42), BRICKS, dice.pick((0.065, 0.075, 0.2)))
-    if kind < 0.8:
+    if kind < 0.79:
         return dice.paint(rgb, (0.6, 0.6, 0.58), PATCHES, dice.between(0.1, 0.5))
     if kind < 0.86:
         return dice.paint(*dice.pick(WOODS), WOOD, dice.between(0.06, 0.2))

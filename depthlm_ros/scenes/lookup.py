@@ -106,8 +106,8 @@ def shadow_lists(geo, emits, lights):
 @cached
 def near_lists(solids, shell):
     """int16 (ny, nx, NEAR_MAX): rows of solids within REACH_M of each CELL_M square of the floor, -1 ends a list."""
-    nx = int(min(128.0, (shell[1, 0] - shell[0, 0]) / CELL_M)) + 1
-    ny = int(min(128.0, (shell[1, 1] - shell[0, 1]) / CELL_M)) + 1
+    nx = int(min(256.0, (shell[1, 0] - shell[0, 0]) / CELL_M)) + 1
+    ny = int(min(256.0, (shell[1, 1] - shell[0, 1]) / CELL_M)) + 1
     lists = np.full((ny, nx, NEAR_MAX), -1, np.int16)
     used = np.zeros((ny, nx), np.int16)
     for n in range(solids.shape[0]):

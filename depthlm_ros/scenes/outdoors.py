@@ -26,10 +26,10 @@ from depthlm_ros.scenes.primitives import (
     frustum,
 )
 
-SIZE_M = (60.0, 60.0, 30.0)
+SIZE_M = (120.0, 120.0, 60.0)
 # Cameras stay this near to the middle.
 ROAM_M = 9.0
-SUN_M = 70.0
+SUN_M = 90.0
 
 
 def car(dice: Dice) -> Piece:
@@ -184,11 +184,12 @@ def street(dice: Dice) -> list[Placed]:
             placed.append(Placed(Piece("", "", (kerb,), SIZE_M), (0.0, 0.0, 0.0), 0.0, True))
     if dice.chance(0.5):
         white = dice.paint((0.7, 0.7, 0.68))
-        marks = tuple(box((middle, 3.0 + 6.0 * k, 0.004), (0.12, 3.0, 0.008), white) for k in range(9))
+        marks = tuple(box((middle, 3.0 + 6.0 * k, 0.004), (0.12, 3.0, 0.008), white) for k in range(19))
         placed.append(Placed(Piece("", "", marks, SIZE_M), (0.0, 0.0, 0.0), 0.0, True))
     if dice.chance(0.7):
-        x, y = (middle, length - 4.0) if dice.chance(0.5) else (middle + dice.between(-5, 5), 4.0)
-        yaw = 0.0 if y > 30 else math.pi
+        far = dice.between(18.0, 50.0)
+        x, y = middle + dice.between(-5, 5), length / 2 + dice.pick((-far, far))
+        yaw = 0.0 if y > length / 2 else math.pi
         placed.append(Placed(house(dice, dice.between(10, 40), 7.0), (x, y, 0.0), yaw, True))
     return placed
 
