@@ -3,6 +3,7 @@
     manifest.json      what the model is, how it is asked, and the SHA-256 of every file beside it
     model.safetensors  the weights, once; the ONNX graphs point into this file
     look_WxH.onnx      image -> depth, keys, values; one per canvas size
+    pair_WxH.onnx      the same of two images together, of a model that can match pixels or tell poses
     step.onnx          text after a look
     tokenizer.json     config.json (for the torch backend)
 
@@ -31,12 +32,15 @@ TOKENIZER_FILE = "tokenizer.json"
 
 @dataclass(frozen=True)
 class Bundle:
-    """A checked folder. before, after: token ids around the image."""
+    """A checked folder. before, between, after: token ids around the images. pairs: there are graphs that look at two
+    images of one canvas size together."""
 
     folder: Path
     spec: ModelSpec
     before: tuple[int, ...]
+    between: tuple[int, ...]
     after: tuple[int, ...]
+    pairs: bool = False
 
     @property
     def name(self) -> str:
@@ -59,29 +63,31 @@ class Bundle:
     def tokenizer_path(self) -> Path:
         return self.folder / TOKENIZER_FILE
 
-    def look_path(self, size_px: tuple[int, int]) -> Path:
-        """Graph for a canvas size. Raises BadBundle if the bundle has none."""
+    def look_path(self, size_px: tuple[int, int], images: int = 1) -> Path:
+        """Graph for one or two images of a canvas size. Raises BadBundle if the bundle has none."""
         if size_px not in self.canvases_px:
             known = ", ".join(f"{w}x{h}" for w, h in self.canvases_px)
             raise BadBundle(f"{self.name} has no graph for {size_px[0]}x{size_px[1]}, only {known}.")
-        return self.folder / look_file(size_px)
+        return self.folder / look_file(size_px, images)
 
-    def next_position(self, size_px: tuple[int, int]) -> int:
+    def next_position(self, size_px: tuple[int, int], images: int = 1) -> int:
         """Position id of the first token after the prefix (Qwen3-VL: an image advances it by its longer side)."""
-        return len(self.before) + max(size_px) // self.spec.pixels_per_token + len(self.after)
+        texts = len(self.before) + (images - 1) * len(self.between) + len(self.after)
+        return texts + images * (max(size_px) // self.spec.pixels_per_token)
 
 
-def look_file(size_px: tuple[int, int]) -> str:
-    return f"look_{size_px[0]}x{size_px[1]}.onnx"
+def look_file(size_px: tuple[int, int], images: int = 1) -> str:
+    """Name of the graph that looks at one image of this size, or at two."""
+    return f"{'look' if images == 1 else 'pair'}_{size_px[0]}x{size_px[1]}.onnx"
 
 
 def load_bundle(folder: Path) -> Bundle:
     """Reads and checks a bundle. Raises BadBundle naming the file and what is wrong with it."""
     manifest = _read_manifest(folder)
     try:
-        bundle = Bundle(
-            folder, _read_spec(manifest), _ids(manifest["prefix"]["before"]), _ids(manifest["prefix"]["after"])
-        )
+        prefix = manifest["prefix"]
+        texts = (_ids(given) for given in (prefix["before"], prefix.get("between", ()), prefix["after"]))
+        bundle = Bundle(folder, _read_spec(manifest), *texts, bool(manifest.get("pairs", False)))
     except (KeyError, TypeError, ValueError, AttributeError) as exc:
         raise BadBundle(f"{folder / MANIFEST}: a field is missing or wrong ({exc!r}): {_REPAIR}") from exc
     _check_values(bundle)
@@ -123,7 +129,7 @@ def _check_values(bundle: Bundle) -> None:
 
 def _check_files(bundle: Bundle, digests: dict[str, str]) -> None:
     needed = [bundle.weights_path, bundle.step_path, bundle.tokenizer_path]
-    needed += map(bundle.look_path, bundle.canvases_px)
+    needed += [bundle.look_path(size, images) for size in bundle.canvases_px for images in (1, 2)[: 1 + bundle.pairs]]
     if unvouched := [path.name for path in needed if path.name not in digests]:
         raise BadBundle(f"{bundle.folder / MANIFEST} does not vouch for {', '.join(unvouched)}: {_REPAIR}")
     for name, digest in digests.items():

@@ -20,7 +20,7 @@ from depthlm_ros.checkpoint import find_model
 from depthlm_ros.core import Frame, Intrinsics
 from depthlm_ros.digits import SYMBOLS
 from depthlm_ros.errors import BadBundle, BadIntrinsics, BadQuestion
-from depthlm_ros.families.base import Family, Prompt
+from depthlm_ros.families.base import PAIR_ABILITIES, Family, Prompt
 from depthlm_ros.families.chat import Chat, chat_named
 from depthlm_ros.families.registry import family_named
 from depthlm_ros.pair import PairView
@@ -35,8 +35,6 @@ LEAST_CANVAS_PX = 4
 MOST_OFF_CENTRE = 3.0
 # A question is read at a cost that grows with its square: without a limit one request could take all memory.
 MAX_PROMPT_TOKENS = 512
-# One of these makes it worth looking at two images at once.
-PAIR_ABILITIES = {"match", "pose", "pairs"}
 
 
 def load_model(name: str = "tiny", backend: str = "auto", threads: int = 0, device: str = "") -> Model:

@@ -41,16 +41,15 @@ class OnnxRuntimeBackend:
         self._runtime = onnxruntime
         self._bundle, self._threads = bundle, threads
         self._step = self._session(bundle.step_path)
-        self._looks: dict[tuple[int, int], onnxruntime.InferenceSession] = {}
+        self._looks: dict[tuple[tuple[int, int], int], onnxruntime.InferenceSession] = {}
 
     def look(self, images: Sequence[np.ndarray]) -> Look:
-        if len(images) != 1:
-            raise BadQuestion(f"{self._bundle.name} was exported for one image at a time, not {len(images)}.")
-        size_px = (images[0].shape[2], images[0].shape[1])
-        if size_px not in self._looks:
-            self._looks[size_px] = self._session(self._bundle.look_path(size_px))
-        depth_m, keys, values = self._run(self._looks[size_px], {"image": images[0]})
-        return Look(depth_m, (keys, values), 1, keys.shape[3], self._bundle.next_position(size_px))
+        size_px, count = self._checked_size(images), len(images)
+        if (size_px, count) not in self._looks:
+            self._looks[size_px, count] = self._session(self._bundle.look_path(size_px, count))
+        feeds = dict(zip(("image", "second"), images, strict=False))
+        depth_m, keys, values = self._run(self._looks[size_px, count], feeds)
+        return Look(depth_m, (keys, values), 1, keys.shape[3], self._bundle.next_position(size_px, count))
 
     def cache(self, look: Look, rows: int, slots: int) -> HostCache:
         layers, _, heads, _, size = look.prefix[0].shape
@@ -78,6 +77,19 @@ class OnnxRuntimeBackend:
         cache.own[0][:, :, :, slots] = keys
         cache.own[1][:, :, :, slots] = values
         return most_probable(logits, given.watched)
+
+    def _checked_size(self, images: Sequence[np.ndarray]) -> tuple[int, int]:
+        """The images' size (width, height). Raises BadQuestion for images for which there is no graph."""
+        if len(images) > 1 + self._bundle.pairs:
+            most = "two images" if self._bundle.pairs else "one image"
+            raise BadQuestion(f"{self._bundle.name} was exported for {most} at a time, not {len(images)}.")
+        sizes = {(image.shape[2], image.shape[1]) for image in images}
+        if len(sizes) > 1:
+            raise BadQuestion(
+                f"the two images come from cameras so different that the model sees them as {sorted(sizes)} pixels: "
+                f"{self._bundle.name} takes two images of one size; use images of one camera."
+            )
+        return sizes.pop()
 
     def _session(self, path: Path) -> onnxruntime.InferenceSession:
         options = self._runtime.SessionOptions()

@@ -14,10 +14,12 @@ OPSET = 18
 
 
 def export_look(graph: LookGraph, size_px: tuple[int, int], path: Path, opset: int = OPSET) -> None:
-    """Writes the look graph for images of size_px (width, height)."""
-    image = torch.zeros(1, size_px[1], size_px[0], 3, dtype=torch.uint8)
+    """Writes the look graph for its one or two images, each of size_px (width, height)."""
+    count = len(graph.layout.images)
+    # Distinct tensors: the exporter takes one tensor given twice for one input.
+    images = tuple(torch.zeros(1, size_px[1], size_px[0], 3, dtype=torch.uint8) for _ in range(count))
     outputs = ["depth_m", "keys", "values"]
-    _export(graph, (image,), path, ["image"], outputs, ((None,),), opset)
+    _export(graph, images, path, ["image", "second"][:count], outputs, ((None,) * count,), opset)
 
 
 def export_step(graph: StepGraph, path: Path, opset: int = OPSET) -> None:

@@ -16,7 +16,9 @@ from depthlm_ros.bundle import FORMAT, MANIFEST, file_digest, look_file
 from depthlm_ros.errors import SetupError
 from depthlm_ros.export.dedupe import share_weights
 from depthlm_ros.export.graphs import OPSET, export_look, export_step
+from depthlm_ros.families.base import PAIR_ABILITIES
 from depthlm_ros.families.chat import chat_named
+from depthlm_ros.families.registry import family_named
 from depthlm_ros.nets.checkpoint import WEIGHTS_FILE, save_checkpoint
 from depthlm_ros.nets.graphs import LookGraph, StepGraph
 from depthlm_ros.nets.qwen3vl import Qwen3VLDepth
@@ -38,13 +40,16 @@ def write_bundle(
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as name:
         work = Path(name)
-        before, after = (tokenizer.encode(text).ids for text in (chat.before, chat.after))
+        before, between, after = (tokenizer.encode(text).ids for text in chat.around_images)
+        pairs = bool(family_named(spec.family).abilities & PAIR_ABILITIES)
         save_checkpoint(model, work)
         tokenizer.save(str(work / "tokenizer.json"))
         for size_px in canvases_px:
-            path = work / look_file(size_px)
-            export_look(LookGraph(model, (before, after), (size_px,)), size_px, path, opset)
-            share_weights(path, work / WEIGHTS_FILE)
+            for images in (1, 2)[: 1 + pairs]:
+                texts = (before, *[between] * (images - 1), after)
+                path = work / look_file(size_px, images)
+                export_look(LookGraph(model, texts, (size_px,) * images), size_px, path, opset)
+                share_weights(path, work / WEIGHTS_FILE)
         export_step(StepGraph(model), work / "step.onnx", opset)
         share_weights(work / "step.onnx", work / WEIGHTS_FILE)
         files = sorted(path.name for path in work.iterdir())
@@ -61,7 +66,8 @@ def write_bundle(
             "pixels_per_token": model.pixels_per_token,
             "chat": spec.chat,
             "system": spec.system,
-            "prefix": {"before": before, "after": after},
+            "prefix": {"before": before, "between": between, "after": after},
+            "pairs": pairs,
             "calibration": asdict(spec.calibration),
             "opset": opset,
             "provenance": dict(provenance or {}),

@@ -13,6 +13,10 @@ from depthlm_ros.core import Region, RelativePose, Status
 from depthlm_ros.errors import BadQuestion
 
 
+# One of these makes it worth looking at two images at once.
+PAIR_ABILITIES = frozenset({"match", "pose", "pairs"})
+
+
 @dataclass(frozen=True)
 class Prompt:
     """One question in the form the model was trained on.
