@@ -16,22 +16,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-pytest.importorskip("onnx")
+onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-import tensorrt_double
+import tensorrt_double  # noqa: E402
+from onnx import helper  # noqa: E402
 
-from depthlm_ros.backends.base import StepInput
-from depthlm_ros.backends.decoding import Query, generate
-from depthlm_ros.backends.device_memory import device_index, open_device
-from depthlm_ros.backends.onnx_runtime import OnnxRuntimeBackend
-from depthlm_ros.backends.plan import key_path
-from depthlm_ros.backends.tensorrt_engine import TensorRTBackend
-from depthlm_ros.bundle import find_bundle, load_bundle
-from depthlm_ros.engine.orders import Limits, plan_orders
-from depthlm_ros.engine.progress import Bars
-from depthlm_ros.engine.trt import build_plan
-from depthlm_ros.errors import BackendFailed, BadBundle, BadQuestion, OutOfMemory
+from depthlm_ros.backends.base import StepInput  # noqa: E402
+from depthlm_ros.backends.decoding import Query, generate  # noqa: E402
+from depthlm_ros.backends.device_memory import device_index, open_device  # noqa: E402
+from depthlm_ros.backends.onnx_runtime import OnnxRuntimeBackend  # noqa: E402
+from depthlm_ros.backends.plan import key_path  # noqa: E402
+from depthlm_ros.backends.tensorrt_engine import TensorRTBackend  # noqa: E402
+from depthlm_ros.bundle import file_digest, find_bundle, load_bundle  # noqa: E402
+from depthlm_ros.engine.orders import Limits, plan_orders  # noqa: E402
+from depthlm_ros.engine.progress import Bars  # noqa: E402
+from depthlm_ros.engine.trt import build_plan  # noqa: E402
+from depthlm_ros.errors import BackendFailed, BadBundle, BadQuestion, OutOfMemory  # noqa: E402
 
 pytestmark = pytest.mark.torch
 BUNDLE = load_bundle(find_bundle("tiny"))
@@ -272,8 +273,61 @@ def test_depth_only_engines_tell_depth_and_say_why_they_do_not_answer(double, tm
 
 
 def test_two_images_are_refused(backend):
-    with pytest.raises(BadQuestion, match="one image at a time"):
+    with pytest.raises(BadQuestion, match=r"look at 1 image\(s\) at a time"):
         backend.look([canvas(1), canvas(2)])
+
+
+def pair_graph(look, path):
+    """A look at two images made of a look at one: the mean byte of the second, in metres, is added to the depth."""
+    model = onnx.load(look, load_external_data=False)
+    graph, image = model.graph, model.graph.input[0]
+    second = graph.input.add()
+    second.CopyFrom(image)
+    second.name = "second"
+    for node in graph.node:
+        node.output[:] = ["depth_of_one" if name == "depth_m" else name for name in node.output]
+    graph.node.extend(
+        [
+            helper.make_node("Transpose", ["second"], ["second_turned"], perm=[0, 3, 1, 2]),
+            helper.make_node("Cast", ["second_turned"], ["second_bytes"], to=1),
+            helper.make_node("ReduceMean", ["second_bytes"], ["second_mean"], keepdims=0),
+            helper.make_node("Add", ["depth_of_one", "second_mean"], ["depth_m"]),
+        ]
+    )
+    onnx.save(model, path)
+
+
+@pytest.fixture
+def two(tmp_path):
+    """The embedded model as one that looks at two images together."""
+    folder = tmp_path / "two"
+    shutil.copytree(BUNDLE.folder, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    bundle = replace(BUNDLE, folder=folder, pairs=True)
+    for size_px in BUNDLE.canvases_px:
+        path = bundle.look_path(size_px, 2)
+        pair_graph(bundle.look_path(size_px), path)
+        manifest["files"][path.name] = file_digest(path)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return bundle
+
+
+def test_two_images_are_looked_at_together_by_a_model_that_compares(double, two, reference, tmp_path):
+    facts = open_device().facts()
+    for order in plan_orders(two, tmp_path, "fp16", 1 << 28, LIMITS):
+        build_plan(order, facts, tmp_path / "timings.cache", Bars(), print)
+    backend = TensorRTBackend(two, plans=tmp_path)
+    alone = reference.look([canvas(1)])
+    for seed in (2, 3, 4):
+        look = backend.look([canvas(1), canvas(seed)])
+        np.testing.assert_allclose(look.depth_m, alone.depth_m + canvas(seed).mean(), rtol=1e-4)
+    assert look.next_position == two.next_position(two.canvases_px[0], 2)
+    assert_same(generate(backend, look, queries(3), WATCHED), generate(backend, look, queries(3), WATCHED))
+    with pytest.raises(BadQuestion, match="in one size, not"):
+        backend.look([canvas(1), canvas(2, two.canvases_px[1])])
+    (tmp_path / "pair_128x96.plan").unlink()
+    with pytest.raises(BadBundle, match=r"no pair_128x96\.plan"):
+        TensorRTBackend(two, plans=tmp_path)
 
 
 def test_a_canvas_without_a_plan_is_refused_when_loading(double, plans, tmp_path):

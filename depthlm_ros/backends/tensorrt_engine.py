@@ -26,6 +26,7 @@ from depthlm_ros.errors import BadBundle, BadQuestion, OutOfMemory
 TEXT, DECODE = 0, 1
 # Slots come in steps of this many, so that questions of similar lengths share a recorded run.
 SLOT_STEP = 32
+IMAGES = ("image", "second")
 OWN = ("own_keys", "own_values")
 PREFIX = ("prefix_keys", "prefix_values")
 ANSWERS = ("chosen", "log_probability", "watched_log_probability")
@@ -74,18 +75,17 @@ class TensorRTBackend:
         self._device = open_device(device_index(device))
         self._lock = threading.Lock()
         self._check_plans()
-        self._looks: dict[tuple[int, int], tuple[Run, Staging]] = {}
+        self._looks: dict[tuple[tuple[int, int], int], tuple[Run, Staging]] = {}
         self._pool = Pool()
         self._step: tuple[Engine, Run, Staging] | None = None
 
     def look(self, images: Sequence[np.ndarray]) -> Look:
-        if len(images) != 1 or images[0].shape[0] != 1:
-            raise BadQuestion(f"{self._bundle.name} was exported for one image at a time, not {len(images)}.")
-        size_px = (images[0].shape[2], images[0].shape[1])
+        size_px, count = self._checked_size(images), len(images)
         with self._lock:
             self._device.activate()
-            run, staging = self._looker(size_px)
-            staging.put("image", images[0])
+            run, staging = self._looker(size_px, count)
+            for name, image in zip(IMAGES, images, strict=False):
+                staging.put(name, image)
             run.go()
             depth_m = staging.fetch("depth_m", run.outputs["depth_m"]) if "depth_m" in run.outputs else None
             # The run's own outputs are overwritten by the next look.
@@ -93,7 +93,7 @@ class TensorRTBackend:
             self._device.synchronize()
             kept_m = None if depth_m is None else depth_m.astype(np.float32)
         length = prefix.keys.shape[3] if prefix else 0
-        return Look(kept_m, prefix, 1, length, self._bundle.next_position(size_px))
+        return Look(kept_m, prefix, 1, length, self._bundle.next_position(size_px, count))
 
     def cache(self, look: Look, rows: int, slots: int) -> DeviceCache:
         if look.prefix is None:
@@ -132,24 +132,37 @@ class TensorRTBackend:
         files = json.loads((self._bundle.folder / MANIFEST).read_text())["files"]
         rebuild = f"depthlm engine build --model {self._bundle.name} --backend tensorrt"
         looks = [self._plan(self._bundle.look_path(size_px)) for size_px in self._bundle.canvases_px]
-        if missing := [plan.name for plan in looks if not plan.is_file()]:
+        step, pairs = self._plan(self._bundle.step_path), []
+        # Of an engine for depth only, nothing is asked about two images either.
+        if self._bundle.pairs and step.is_file():
+            pairs = [self._plan(self._bundle.look_path(size_px, 2)) for size_px in self._bundle.canvases_px]
+        if missing := [plan.name for plan in (*looks, *pairs) if not plan.is_file()]:
             raise BadBundle(f"{self._plans} has no {', '.join(missing)}: build the engine on this machine: {rebuild}")
-        step = self._plan(self._bundle.step_path)
-        for plan in [*looks, *([step] if step.is_file() else [])]:
+        for plan in [*looks, *pairs, *([step] if step.is_file() else [])]:
             check_plan(plan, machine, files, rebuild)
 
     def _plan(self, graph: Path) -> Path:
         return self._plans / graph.with_suffix(".plan").name
 
-    def _looker(self, size_px: tuple[int, int]) -> tuple[Run, Staging]:
-        if size_px not in self._looks:
-            engine = Engine(self._trt, self._device, self._plan(self._bundle.look_path(size_px)))
-            visible = [name for name in ("image", "depth_m") if name in engine.tensors]
-            counts = {name: math.prod(engine.tensors[name].shape) for name in visible}
-            run, staging = Run(self._device, engine, TEXT), Staging(self._device, engine, counts)
-            run.bind({"image": staging.place("image", engine.tensors["image"].shape)})
-            self._looks[size_px] = (run, staging)
-        return self._looks[size_px]
+    def _checked_size(self, images: Sequence[np.ndarray]) -> tuple[int, int]:
+        """The images' size (width, height). Raises BadQuestion for images for which there is no graph."""
+        most = 2 if self._bundle.pairs else 1
+        if len(images) > most or any(image.shape[0] != 1 for image in images):
+            raise BadQuestion(f"{self._bundle.name} was exported to look at {most} image(s) at a time, no more.")
+        sizes = sorted({(image.shape[2], image.shape[1]) for image in images})
+        if len(sizes) > 1:
+            raise BadQuestion(f"two images are looked at in one size, not {sizes} pixels: use images of one camera.")
+        return sizes[0]
+
+    def _looker(self, size_px: tuple[int, int], count: int) -> tuple[Run, Staging]:
+        if (size_px, count) not in self._looks:
+            engine = Engine(self._trt, self._device, self._plan(self._bundle.look_path(size_px, count)))
+            seen = {name: engine.tensors[name].shape for name in (*IMAGES, "depth_m") if name in engine.tensors}
+            run = Run(self._device, engine, TEXT)
+            staging = Staging(self._device, engine, {name: math.prod(shape) for name, shape in seen.items()})
+            run.bind({name: staging.place(name, seen[name]) for name in IMAGES[:count]})
+            self._looks[size_px, count] = (run, staging)
+        return self._looks[size_px, count]
 
     def _kept(self, keys: DeviceArray, values: DeviceArray) -> Prefix:
         """A copy of a look's keys and values."""

@@ -49,8 +49,10 @@ def plan_orders(
     limits: Limits = Limits(),
     only_depth: bool = False,
 ) -> list[PlanOrder]:
-    """The plans of a bundle: one look for each canvas and, unless it is for depth only, one step."""
-    looks = [bundle.look_path(size_px) for size_px in bundle.canvases_px]
+    """The plans of a bundle: one look for each canvas and, unless it is for depth only, one for two images of each, if
+    the model compares images, and one step."""
+    counts = (1, 2) if bundle.pairs and not only_depth else (1,)
+    looks = [bundle.look_path(size_px, count) for count in counts for size_px in bundle.canvases_px]
     changes = (cast_bytes_first, depth_only) if only_depth else (cast_bytes_first,)
     orders = [PlanOrder(path, _plan(folder, path), precision, workspace_bytes, prepare=changes) for path in looks]
     if only_depth:
