@@ -1,5 +1,7 @@
 """The services of a running node: answered from a look, in time, while the stream goes on; nothing is invented."""
 
+import json
+import shutil
 import time
 from pathlib import Path
 
@@ -13,14 +15,17 @@ pytest.importorskip("depthlm_ros.srv")
 from geometry_msgs.msg import Point  # noqa: E402
 from rig import CAMERA, PATIENCE_S, new_rig, picture  # noqa: E402
 from sensor_msgs.msg import RegionOfInterest  # noqa: E402
+from std_msgs.msg import Header  # noqa: E402
 
 from depthlm_ros.core import Frame, Region, Status  # noqa: E402
+from depthlm_ros.errors import BadQuestion  # noqa: E402
 from depthlm_ros.model import load_model  # noqa: E402
 from depthlm_ros.ros.messages import colour_image, rectified_camera_info  # noqa: E402
 from depthlm_ros.ros.pairing import stamp_ns  # noqa: E402
 from depthlm_ros.srv import MatchPixels, QueryDepth, RelativePose, SpatialQuery  # noqa: E402
 
-if not (Path(__file__).parents[1] / "engines" / "tiny").is_dir():
+TINY = Path(__file__).parents[1] / "engines" / "tiny"
+if not TINY.is_dir():
     pytest.skip("engines/tiny is not here: `make train` makes it", allow_module_level=True)
 
 Codes = SpatialQuery.Response
@@ -177,21 +182,44 @@ def test_points_in_another_frame_need_tf_and_say_so(rig):
     assert same.status in CODES.values() and same.header.frame_id == "camera"
 
 
-@pytest.mark.parametrize(
-    ("service", "request_type", "able"),
-    [("match_pixels", MatchPixels, "vlm3-corr"), ("relative_pose", RelativePose, "vlm3-pose")],
-)
-@pytest.mark.parametrize("given", [False, True])
-def test_a_model_of_one_image_refuses_questions_about_two_and_names_who_can(rig, service, request_type, able, given):
-    request = request_type.Request()
-    if given:
-        request.first = request.second = colour_image(rig.header(), picture(1))
-        request.first_info = request.second_info = rectified_camera_info(request.first.header, CAMERA)
-    answer = rig.ask(service, request)
-    assert answer.status == Codes.BAD_REQUEST and not answer.success
-    assert able in answer.message and answer.model == "tiny"
-    if service == "relative_pose":
-        assert np.isnan(answer.transform.transform.rotation.w) and np.isnan(answer.distance)
+def given(request):
+    """The request with two images of its own."""
+    request.first, request.second = colour_image(Header(frame_id="a"), picture(1)), colour_image(Header(), picture(2))
+    request.first_info = rectified_camera_info(request.first.header, CAMERA)
+    request.second_info = rectified_camera_info(request.second.header, CAMERA)
+    return request
+
+
+def test_two_images_are_asked_about_as_the_model_answers_or_refuses(rig):
+    match = rig.ask("match_pixels", given(MatchPixels.Request(pixels=pixels((20, 30), (100, 90)), timeout_s=60.0)))
+    pose = rig.ask("relative_pose", given(RelativePose.Request(timeout_s=60.0)))
+    try:
+        pair = load_model("tiny", threads=1).look_pair(Frame(picture(1), CAMERA), Frame(picture(2), CAMERA))
+    except BadQuestion as refusal:  # tiny, where it was exported for one image at a time
+        for answer in (match, pose):
+            assert (answer.status, answer.message) == (Codes.BAD_REQUEST, str(refusal))
+        return
+    expected = pair.match([[20, 30], [100, 90]])
+    assert list(match.replies) == list(expected.replies) and match.first_header.frame_id == "a"
+    found_px = [(point.x, point.y) for point in match.pixels]
+    known = np.isfinite(expected.matched_px).all(axis=1, keepdims=True)
+    assert np.allclose(found_px, np.where(known, expected.matched_px, np.nan), atol=1e-6, equal_nan=True)
+    assert match.success == bool(known.any())
+    assert dict(zip(pose.reply_names, pose.replies, strict=True)) == pair.pose().replies
+
+
+def test_a_model_that_cannot_take_two_images_names_those_that_can(tmp_path):
+    copy = tmp_path / "one"
+    shutil.copytree(TINY, copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps(manifest | {"family": "vlm3-depth"}))
+    with new_rig(tmp_path) as one:
+        one.start("-p", f"model:={copy}")
+        match = one.ask("match_pixels", given(MatchPixels.Request(pixels=pixels((1, 1)))))
+        pose = one.ask("relative_pose", RelativePose.Request())
+        assert (match.status, pose.status) == (Codes.BAD_REQUEST, Codes.BAD_REQUEST)
+        assert "vlm3-corr" in match.message and "vlm3-pose" in pose.message
+        assert np.isnan(pose.transform.transform.rotation.w) and np.isnan(pose.distance)
 
 
 def test_mode_questions_publishes_nothing_and_answers(tmp_path):

@@ -2,13 +2,14 @@
 
 import json
 import math
+import shutil
 from argparse import Namespace
 
 import cv2
 import numpy as np
 import pytest
 from room import render_room
-from test_cli import needs_tiny
+from test_cli import ROOT, needs_tiny
 
 from depthlm_ros import cli, matchcli, posecli
 from depthlm_ros.askcli import TASKS, answer_dict, answer_text, in_unit_of
@@ -124,9 +125,13 @@ def test_a_question_may_follow_the_options(images, fails):
 
 
 @needs_tiny
-def test_a_model_of_one_image_refuses_two_and_names_who_can(images, fails):
-    fails(2, "vlm3-corr", "match", *images, *INTRINSICS, "--pixel", 1, 2, "--model", "tiny")
-    fails(2, "vlm3-pose", "pose", *images, *INTRINSICS, "--model", "tiny")
+def test_a_model_of_one_image_refuses_two_and_names_who_can(images, fails, tmp_path):
+    one = tmp_path / "one"
+    shutil.copytree(ROOT / "engines" / "tiny", one)
+    manifest = json.loads((one / "manifest.json").read_text())
+    (one / "manifest.json").write_text(json.dumps(manifest | {"family": "vlm3-depth"}))
+    fails(2, "vlm3-corr", "match", *images, *INTRINSICS, "--pixel", 1, 2, "--model", one)
+    fails(2, "vlm3-pose", "pose", *images, *INTRINSICS, "--model", one)
     fails(2, "--pixel", "ask", images[0], "How far?", *INTRINSICS, "--second", images[1], "--pixel", 1, 2)
 
 
