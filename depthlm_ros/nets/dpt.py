@@ -60,8 +60,9 @@ class FusionBlock(nn.Module):
 class DptHead(nn.Module):
     """Four sequences (B, h*w, C) of token features -> depth_m (B, h*p, w*p), p = pixels_per_token.
 
-    It computes in the precision of its own weights, whatever that of the features: half precision would leave steps of
-    6 cm in the depth at 10 m.
+    It computes in the precision of its own convolutions, whatever that of the features (bfloat16 would leave steps of
+    6 cm in the depth at 10 m); the norm has one of its own, since a VLM's features may exceed what float16 holds. The
+    depth is float32.
     """
 
     def __init__(self, config: DptConfig) -> None:
@@ -95,11 +96,12 @@ class DptHead(nn.Module):
         pixels = self.config.pixels_per_token
         x = resize(self.out_conv1(x), (pixels * grid[0], pixels * grid[1]))
         x = self.out_conv3(functional.relu(self.out_conv2(x)))
-        return functional.softplus(x).squeeze(1)
+        return functional.softplus(x.float()).squeeze(1)
 
     def _token_map(self, level: int, tokens: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         batch, _, channels = tokens.shape
-        x = self.norm(tokens.to(self.norm.weight.dtype)).transpose(1, 2).reshape(batch, channels, *grid)
+        x = self.norm(tokens.to(self.norm.weight.dtype)).to(self.out_conv1.weight.dtype)
+        x = x.transpose(1, 2).reshape(batch, channels, *grid)
         return self.adapters[level](self.upsamples[level](self.projects[level](x)))
 
 

@@ -39,11 +39,11 @@ class LookGraph(nn.Module):
         self.register_buffer("prefix_mask", causal_mask(self.layout.length, device).to(cos.dtype))
 
     def forward(self, *images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        pieces = [self._text(0, images[0])]
+        pieces = self._text(0, images[0])
         deeps = []
         for index, image in enumerate(images):
             tokens, deep = self.model.see(image)
-            pieces += [tokens, self._text(index + 1, image)]
+            pieces += [tokens, *self._text(index + 1, image)]
             deeps.append(deep)
         levels = [torch.cat(level, dim=1) if len(images) > 1 else level[0] for level in zip(*deeps, strict=True)]
         states, keys, values = read(
@@ -57,9 +57,12 @@ class LookGraph(nn.Module):
         depth_m = self.model.depth(states, levels, self.layout)
         return (keys, values) if depth_m is None else (depth_m, keys, values)
 
-    def _text(self, index: int, image: torch.Tensor) -> torch.Tensor:
+    def _text(self, index: int, image: torch.Tensor) -> list[torch.Tensor]:
+        """The embeddings of one text; nothing for none, since TensorRT takes no empty tensors."""
+        if self.layout.texts[index] == 0:
+            return []
         embedded = self.get_buffer(f"prefix_text_{index}")
-        return embedded if image.shape[0] == 1 else embedded.expand(image.shape[0], -1, -1)
+        return [embedded if image.shape[0] == 1 else embedded.expand(image.shape[0], -1, -1)]
 
 
 class StepGraph(nn.Module):

@@ -165,9 +165,11 @@ def causal_mask(length: int, device: torch.device | None = None) -> torch.Tensor
 
 
 def add_to_images(x: torch.Tensor, tokens: torch.Tensor, spans: Sequence[tuple[int, int]]) -> torch.Tensor:
-    """Adds (B, N, C) to the images' positions; by concatenation, since TensorRT 10.3 takes no reducing ScatterND."""
+    """Adds (B, N, C) to the images' positions; by concatenation, since TensorRT 10.3 takes no reducing ScatterND, and
+    none takes empty tensors."""
     pieces, at, taken = [], 0, 0
     for start, count in spans:
         pieces += [x[:, at:start], x[:, start : start + count] + tokens[:, taken : taken + count]]
         at, taken = start + count, taken + count
-    return torch.cat([*pieces, x[:, at:]], dim=1)
+    pieces.append(x[:, at:])
+    return torch.cat([piece for piece in pieces if piece.shape[1]], dim=1)
