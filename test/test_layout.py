@@ -49,15 +49,16 @@ ROOMS = {
     "view": BASE | GEOMETRY | MARKS | {"families", "backends", "bundle"},
     "model": RUNTIME,
     "scenes": BASE | GEOMETRY,
+    "data": BASE | GEOMETRY | PICTURES | MARKS | {"families"},
     "nets": BASE,
     "export": RUNTIME | {"nets"},
     "engine": RUNTIME,
-    "train": RUNTIME | {"nets", "export", "eval", "scenes"},
-    "eval": RUNTIME | {"scenes"},
+    "train": RUNTIME | {"nets", "export", "eval", "scenes", "data"},
+    "eval": RUNTIME | {"scenes", "data"},
     "ros": RUNTIME | {"eval", "scenes"},
     "cliparts": RUNTIME,
     **{name: RUNTIME | {"cliparts"} for name in VERBS},
-    "cli": RUNTIME | VERBS | {"cliparts", "eval", "export", "modelscli", "train", "ros"},
+    "cli": RUNTIME | VERBS | {"cliparts", "data", "eval", "export", "modelscli", "train", "ros"},
 }
 
 # Libraries that only some rooms may import; "ros" stands for everything that comes with ROS 2.
@@ -73,7 +74,9 @@ LIBRARIES = {
     "cuda": {"backends/device_cuda"},
     "tokenizers": {"model", "bundle", "export", "train"},
     "numba": {"scenes"},
-    "cv2": GEOMETRY | PICTURES | {"scenes", "eval", "ros", "train"},
+    "cv2": GEOMETRY | PICTURES | {"scenes", "data", "eval", "ros", "train"},
+    "pyarrow": {"data"},
+    "webdataset": {"data"},
     "ros": {"ros"},
 }
 ROS_LIBRARIES = re.compile(
@@ -217,12 +220,13 @@ def test_the_running_node_needs_only_what_pip_is_told_to_install():
     used = {library for library in libraries(*RUNTIME, "cli", "eval", "ros") if not ROS_LIBRARIES.fullmatch(library)}
     assert used <= required("base")
     assert libraries("scenes") <= required("base", "scenes")
+    assert libraries("data") <= required("base", "data")
     assert libraries(*BUILD_SIDE) <= required("base", "scenes", "torch")
 
 
 def test_pip_is_told_to_install_nothing_that_no_room_imports():
     extras = {path.stem for path in (ROOT / "requirements").glob("*.txt")} - {"dev", "ros", "ros-constraints"}
-    unused = required(*extras) - libraries(*RUNTIME, "cli", "eval", "scenes", *BUILD_SIDE)
+    unused = required(*extras) - libraries(*RUNTIME, "cli", "eval", "scenes", "data", *BUILD_SIDE)
     assert unused == {"onnxscript"}  # imported by torch.onnx
 
 

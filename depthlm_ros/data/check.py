@@ -1,0 +1,82 @@
+"""Looks at every record of a file and at the files that it names, and counts what is wrong; nothing is changed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from depthlm_ros.data.depthfile import depth_size
+from depthlm_ros.data.imagesize import image_size
+from depthlm_ros.data.problems import Problem
+from depthlm_ros.data.reading import Roots, iter_records, numbered_lines
+from depthlm_ros.data.records import RAW_FLOAT32, DepthFile, Record, Z
+from depthlm_ros.errors import BadImage
+
+# DepthVLM's published files of these data sets hold distances along the ray and call them z_depth.
+RAY_CALLED_Z = ("argoverse", "waymo")
+
+
+def checked_records(path: Path, problems: list[Problem], roots: Roots | None = None) -> Iterator[Record]:
+    """As reading.iter_records; besides, what is wrong with the sizes of the named files, and lines that stand twice."""
+    problems.extend(duplicate_lines(path))
+    for record in iter_records(path, problems, roots):
+        problems.extend(file_problems(record))
+        yield record
+
+
+def duplicate_lines(path: Path) -> list[Problem]:
+    """One problem for every line that an earlier line equals to the letter."""
+    first: dict[bytes, str] = {}
+    problems = []
+    for where, line in numbered_lines(path):
+        earlier = first.setdefault(hashlib.blake2b(line.strip().encode(), digest_size=16).digest(), where)
+        if earlier != where:
+            problems.append(Problem(where, "duplicate line", f"the same as line {earlier.rpartition(':')[2]}"))
+    return problems
+
+
+def file_problems(record: Record) -> list[Problem]:
+    """What is wrong with the image and the depth map of a record, as far as their first bytes tell."""
+    found = [
+        _compare(record.where, "image", record.image, image_size, record.intrinsics.size_px),
+        _depth_problem(record.where, record.depth) if record.depth else None,
+        _doubtful(record),
+    ]
+    return [problem for problem in found if problem]
+
+
+def _compare(where: str, kind: str, path: Path, measure, expected: tuple[int, int]) -> Problem | None:
+    try:
+        found = measure(path)
+    except BadImage as exc:
+        return Problem(where, f"{kind} unusable", str(exc))
+    if found is None or found == expected:
+        return None
+    says = f"the record says {expected[0]} x {expected[1]}"
+    return Problem(where, f"{kind} of another size", f"{path} is {found[0]} x {found[1]}, {says}")
+
+
+def _depth_problem(where: str, depth: DepthFile) -> Problem | None:
+    if depth.size_px is None:
+        return None
+    if depth.format == RAW_FLOAT32:
+        expected = 4 * depth.size_px[0] * depth.size_px[1]
+        size = depth.path.stat().st_size
+        if size == expected:
+            return None
+        return Problem(where, "depth map of another size", f"{depth.path} has {size} bytes, expected {expected}")
+    return _compare(where, "depth map", depth.path, lambda _: depth_size(depth), depth.size_px)
+
+
+def _doubtful(record: Record) -> Problem | None:
+    """DepthVLM's mislabelled files; ours say what they mean with a camera of their own."""
+    path = record.depth.path.as_posix().lower() if record.depth else ""
+    middle = record.intrinsics.cx_px == (record.intrinsics.width_px - 1) / 2
+    if record.depth_type != Z or not middle or not any(name in path for name in RAY_CALLED_Z):
+        return None
+    return Problem(
+        record.where,
+        "depth_type doubtful",
+        "says z, but DepthVLM's files of Argoverse 2 and Waymo hold distances along the ray: give --depth-type range",
+    )

@@ -1,0 +1,90 @@
+"""Records packed into WebDataset shards (tar files), for data that outgrow one machine; needs webdataset (extra data).
+
+One sample: KEY.json, the line of its record without paths; KEY.jpg or .png, the image's own bytes; KEY.depth.png (.npy,
+.bin) and KEY.mask0.png ..., the bytes of its depth map and masks where it has them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from depthlm_ros.data.problems import Problem
+from depthlm_ros.data.reading import Roots, iter_records
+from depthlm_ros.data.records import RAW_FLOAT32, Record
+from depthlm_ros.data.writing import depthlm_line, depthvlm_line
+from depthlm_ros.errors import SetupError
+
+HINT = "shards need the package webdataset: pip install 'depthlm_ros[data]'."
+# Paths mean nothing inside a shard.
+PATH_KEYS = ("image", "depth_path", "mask_valid_path", "mask_transp_path")
+
+
+def pack(
+    path: Path, out: Path, per_shard: int, problems: list[Problem], roots: Roots | None = None
+) -> Iterator[tuple[Path, int]]:
+    """Pack the records of a file, so many a shard, into out/NAME-000000.tar ...; yields each shard and its samples.
+
+    A shard appears whole or not at all, and one that is there is not packed again, so that a run that was killed goes
+    on where it was. Images that cannot be read are counted in `problems`.
+    """
+    records = iter_records(path, problems, roots)
+    index = 0
+    while batch := list(islice(records, per_shard)):
+        shard = out / f"{path.stem}-{index:06d}.tar"
+        if not shard.exists():
+            _write(shard, batch, index * per_shard, problems)
+        yield shard, len(batch)
+        index += 1
+
+
+def read_shards(urls: str | Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The samples of shards, as webdataset reads them: bytes by suffix, "json" already decoded."""
+    try:
+        import webdataset
+    except ModuleNotFoundError as exc:
+        raise SetupError(HINT) from exc
+    for sample in webdataset.WebDataset(urls, shardshuffle=False):
+        yield {**sample, "json": json.loads(sample["json"])}
+
+
+def _write(shard: Path, records: Sequence[Record], first: int, problems: list[Problem]) -> None:
+    try:
+        from webdataset.writer import TarWriter
+    except ModuleNotFoundError as exc:
+        raise SetupError(HINT) from exc
+    shard.parent.mkdir(parents=True, exist_ok=True)
+    partial = shard.with_suffix(".partial")
+    try:
+        with partial.open("wb") as file:
+            writer = TarWriter(file, encoder=False, mtime=0.0)
+            for number, record in enumerate(records, start=first):
+                try:
+                    sample = _sample(record)
+                except OSError as exc:
+                    problems.append(Problem(record.where, "file unreadable", str(exc)))
+                    continue
+                writer.write({"__key__": f"{number:08d}", **sample})
+            writer.close()
+        partial.replace(shard)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _sample(record: Record) -> dict[str, bytes]:
+    line = depthlm_line(record, record.image.parent) if record.depth is None else depthvlm_line(record, Path.cwd())
+    fields = {key: value for key, value in json.loads(line).items() if key not in PATH_KEYS}
+    files = {_suffix(record.image): record.image}
+    if record.depth is not None:
+        kind = ".bin" if record.depth.format == RAW_FLOAT32 else _suffix(record.depth.path, dot=True)
+        files[f"depth{kind}"] = record.depth.path
+        files |= {f"mask{i}{_suffix(mask, dot=True)}": mask for i, mask in enumerate(record.depth.masks)}
+    return {"json": json.dumps(fields).encode(), **{name: file.read_bytes() for name, file in files.items()}}
+
+
+def _suffix(path: Path, dot: bool = False) -> str:
+    suffix = path.suffix.lower() or ".bin"
+    return suffix if dot else suffix[1:]
