@@ -5,8 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from depthlm_ros.eval.baselines import best_constant, constant
-from depthlm_ros.eval.metrics import mean_delta1, median_aligned, score
+from depthlm_ros.core import Intrinsics
+from depthlm_ros.eval.baselines import best_constant, constant, row_prior, row_slopes
+from depthlm_ros.eval.metrics import mean_delta1, median_aligned, score, sums
+from depthlm_ros.eval.reliability import reliability
 
 NAN = math.nan
 
@@ -81,3 +83,68 @@ def test_best_constant_of_a_simple_set():
     best = best_constant(np.array([1.0, 5.0, 6.0, 7.0, 20.0, NAN]))
     assert best.depth_m == pytest.approx(math.sqrt(35)) and best.delta1 == pytest.approx(0.6)
     assert math.isnan(best_constant(np.array([NAN])).depth_m)
+
+
+def test_sums_of_parts_give_the_scores_of_the_whole():
+    rng = np.random.default_rng(3)
+    true_m = rng.lognormal(1, 0.5, 60)
+    predicted_m = true_m * rng.lognormal(0, 0.3, 60)
+    predicted_m[::7], true_m[::11] = NAN, NAN
+    parts = sums(predicted_m[:20], true_m[:20]) + sums(predicted_m[20:], true_m[20:])
+    whole = score(predicted_m, true_m)
+    assert (parts.scores.n, parts.scores.parse_failures) == (whole.n, whole.parse_failures)
+    assert parts.scores.delta1 == whole.delta1 and parts.scores.absrel == pytest.approx(whole.absrel)
+    assert parts.scores.rmse_m == pytest.approx(whole.rmse_m)
+
+
+def test_what_was_not_answered_is_wrong_but_also_told_apart():
+    scores = score(np.array([1.0, 3.0, NAN, NAN]), np.array([1.0, 1.0, 1.0, 1.0]))
+    assert (scores.delta1, scores.delta1_answered) == (0.25, 0.5)
+
+
+def test_the_row_prior_answers_each_half_from_the_other():
+    # Above the horizon 10 m, below it 1 m; the images of one half are twice as deep.
+    slopes = [np.repeat([-0.5, 0.5], 10)] * 4
+    true_m = [np.repeat([10.0, 1.0], 10) * scale for scale in (1, 2, 1, 2)]
+    predicted_m = row_prior(slopes, true_m)
+    np.testing.assert_allclose(predicted_m[0], true_m[1])
+    np.testing.assert_allclose(predicted_m[3], true_m[0])
+
+
+def test_the_row_prior_of_a_single_image_knows_nothing():
+    (predicted_m,) = row_prior([np.zeros(3)], [np.ones(3)])
+    assert np.isnan(predicted_m).all()
+
+
+def test_rows_of_cameras_are_compared_by_their_rays():
+    uv_px = np.array([[5.0, 10.0], [0.0, 30.0]])
+    assert row_slopes(uv_px, Intrinsics(50, 40, 0, 10, 64, 48)).tolist() == [0.0, 0.5]
+
+
+def test_true_deviations_are_found_reliable_and_halved_ones_are_not():
+    rng = np.random.default_rng(0)
+    true_m = rng.uniform(1, 9, 4000)
+    std_m = rng.uniform(0.05, 0.2, 4000) * true_m
+    predicted_m = true_m + std_m * rng.standard_normal(4000)
+    found = reliability(predicted_m, std_m, true_m)
+    assert found.within_1std == pytest.approx(0.683, abs=0.03)
+    assert found.within_2std == pytest.approx(0.954, abs=0.02)
+    assert found.gap < 0.02
+    assert reliability(predicted_m, std_m / 2, true_m).within_1std == pytest.approx(0.383, abs=0.03)
+    assert reliability(predicted_m, std_m / 2, true_m).gap > 0.1
+
+
+def test_leaving_out_what_is_doubted_helps_only_if_the_doubts_are_right():
+    true_m = np.full(100, 2.0)
+    error_m = np.linspace(0.01, 1.0, 100)
+    knowing = reliability(true_m + error_m, error_m, true_m)
+    assert knowing.absrel_kept == knowing.absrel_best and knowing.ause == 0.0
+    assert knowing.absrel_kept[0] == pytest.approx(error_m.mean() / 2)
+    assert knowing.absrel_kept[-1] == pytest.approx(error_m[:5].mean() / 2)
+    assert reliability(true_m + error_m, error_m[::-1], true_m).ause > 0.5
+
+
+def test_points_without_a_deviation_say_nothing_about_reliability():
+    found = reliability(np.array([1.0, 2.0, NAN]), np.array([NAN, 0.5, 0.5]), np.array([1.0, 2.2, 3.0]))
+    assert (found.n, found.within_1std) == (1, 1.0)
+    assert reliability(np.ones(2), np.full(2, NAN), np.ones(2)).n == 0

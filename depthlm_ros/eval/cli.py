@@ -1,0 +1,194 @@
+"""`depthlm eval`: scores on labelled images, beside the published ones; several runs in one table."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from depthlm_ros.cliparts import plain
+from depthlm_ros.errors import BadInput
+
+if TYPE_CHECKING:
+    from depthlm_ros.data.problems import Problem
+    from depthlm_ros.eval.depthrun import Choice
+    from depthlm_ros.eval.results import Results
+    from depthlm_ros.model import Model
+
+DEFAULT_MODEL = "tiny"
+TASKS = ("auto", "depth", "objects", "matches", "pose")
+PROTOCOLS = ("plain", "depthlm", "depthvlm-sparse", "dense")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """All options of the verb."""
+    parser.add_argument(
+        "labels",
+        type=Path,
+        nargs="?",
+        metavar="LABELS.jsonl",
+        help="DepthLM's or DepthVLM's labels, questions about objects (eval/objects.py) or pairs (data/pairreading.py)",
+    )
+    parser.add_argument("--task", choices=TASKS, default="auto", help="what is scored (default: as the labels tell)")
+    parser.add_argument(
+        "--protocol", choices=PROTOCOLS, default="plain", help="of depth: which points (default: %(default)s)"
+    )
+    parser.add_argument("--as-released", action="store_true", help="with the quirks of the released evaluation")
+    parser.add_argument(
+        "--points",
+        choices=("dense", "words"),
+        default="dense",
+        help="read the depth map, or let the model say each depth",
+    )
+    _add_model(parser)
+    parser.add_argument("--baselines", action="store_true", help="also what needs no model; alone without --model")
+    parser.add_argument("--limit", type=int, metavar="N", help="records to score; of protocol depthlm, samples")
+    parser.add_argument("--seed", type=int, help="draw these at random (default: the first; depthlm: 42)")
+    parser.add_argument("--root", type=Path, metavar="FOLDER", help="what image paths are relative to, if not LABELS")
+    parser.add_argument("--depth-type", choices=("z", "range"), default="", help="what labels mean, if they are wrong")
+    parser.add_argument("--data-set", default="", help="name in the published tables (default: as the path tells)")
+    _add_outputs(parser)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", help=f"name, NAME=FOLDER, folder or hub id (default: {DEFAULT_MODEL})")
+    parser.add_argument("--backend", default="auto", help="what runs it (default: %(default)s)")
+    parser.add_argument("--device", default="", help="where torch runs it: cpu, cuda or cuda:N (default: the best)")
+
+
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores there as JSON")
+    parser.add_argument(
+        "--results", type=Path, metavar="FILE.jsonl", help="keep each record's result there, and go on from it"
+    )
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="draw the first images and the uncertainty")
+    parser.add_argument(
+        "--compare", type=Path, nargs="+", metavar="FILE.json", help="only put what --json wrote into one table"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Score a model on labelled images."""
+    from depthlm_ros.eval.tables import comparison, published, read_run
+
+    if args.compare:
+        print(comparison([read_run(path) for path in args.compare]))
+        return
+    if args.labels is None:
+        raise BadInput("no labels: give LABELS.jsonl, or --compare.")
+    scores = _score(args)
+    if args.json:
+        args.json.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+    if beside := published(scores):
+        print(beside)
+    elif scores.get("protocol") == "plain" and scores["data_set"]:
+        print(f"published scores on {scores['data_set']} are of --protocol depthlm, depthvlm-sparse or dense.")
+
+
+def _score(args: argparse.Namespace) -> dict[str, Any]:
+    """The scores in plain types, fit for JSON; the table is printed."""
+    from depthlm_ros.eval.published import data_set_of
+    from depthlm_ros.eval.results import Results
+
+    model = None if args.baselines and args.model is None else _load(args)
+    task = _task(args, model)
+    settings = _settings(args, task, model)
+    with Results(args.results, settings) as results:
+        scores = _depth(args, model, results) if task == "depth" else _words(args, task, model, results)
+    about = {"task": task, "data_set": args.data_set or data_set_of(args.labels.resolve()), "labels": args.labels.name}
+    named = {"model": model.name if model else "", "backend": model.backend_name if model else ""}
+    return plain(scores | about | named | {"as_released": args.as_released, "limit": args.limit, "seed": args.seed})
+
+
+def _depth(args: argparse.Namespace, model: Model | None, results: Results) -> dict[str, Any]:
+    from depthlm_ros.eval.depthrun import depth_report
+    from depthlm_ros.eval.gallery import Gallery
+
+    gallery = Gallery(args.pictures) if args.pictures and model else None
+    report = depth_report(args.labels, model, _choice(args), results, gallery, _watch())
+    complain((*report.left_out, *report.refused))
+    print(report.table() if model else report.baseline_table())
+    scores = report.as_dict()
+    if model is None:
+        nothing = dict.fromkeys(("delta1", "absrel", "rmse", "parse_failures", "seconds_per_image"))
+        scores = nothing | {name: scores[name] for name in ("n", "protocol", "images", "left_out", "baselines")}
+    return scores | {"points": args.points}
+
+
+def _words(args: argparse.Namespace, task: str, model: Model | None, results: Results) -> dict[str, Any]:
+    from depthlm_ros.eval.wordrun import score_words
+
+    if model is None:
+        raise BadInput(f"there is no baseline for task {task}: give --model.")
+    found = score_words(task, args.labels, model, results, (args.limit, args.seed), args.pictures, _watch())
+    complain(found.left_out)
+    print(found.table)
+    return found.scores
+
+
+def _choice(args: argparse.Namespace) -> Choice:
+    from depthlm_ros.eval.depthrun import Choice
+
+    return Choice(
+        protocol=args.protocol,
+        points=args.points,
+        as_released=args.as_released,
+        limit=args.limit,
+        seed=args.seed,
+        baselines=args.baselines,
+        root=args.root,
+        depth_type=args.depth_type,
+    )
+
+
+def _task(args: argparse.Namespace, model: Model | None) -> str:
+    from depthlm_ros.eval.wordrun import task_of
+
+    return args.task if args.task != "auto" else task_of(args.labels, model)
+
+
+def _settings(args: argparse.Namespace, task: str, model: Model | None) -> dict[str, Any]:
+    """What results depend on beside the records."""
+    settings: dict[str, Any] = {"task": task, "model": args.model or DEFAULT_MODEL if model else ""}
+    if model is not None and args.results:
+        settings["weights"] = fingerprint(args.model or DEFAULT_MODEL)
+    if task == "depth":
+        seed = args.seed if args.protocol == "dense" else None
+        settings |= {"protocol": args.protocol, "points": args.points, "as_released": args.as_released, "seed": seed}
+    return settings
+
+
+def fingerprint(name: str) -> str:
+    """Changes with the model's files: names and sizes of all, contents of the small ones (a bundle's manifest holds
+    the digests of its graphs)."""
+    from depthlm_ros.checkpoint import find_model
+
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted(find_model(name).folder.iterdir()):
+        if path.is_file():
+            digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+            digest.update(path.read_bytes() if path.suffix == ".json" and path.stat().st_size < 2**20 else b"")
+    return digest.hexdigest()
+
+
+def _load(args: argparse.Namespace) -> Model:
+    from depthlm_ros.model import load_model
+
+    return load_model(args.model or DEFAULT_MODEL, backend=args.backend, device=args.device)
+
+
+def complain(problems: Iterable[Problem]) -> None:
+    """What was left out, on stderr, each with its line."""
+    for problem in problems:
+        print(f"depthlm: left out: {problem}", file=sys.stderr)
+
+
+def _watch() -> Callable[[int, int], None] | None:
+    """Progress on one line of a terminal; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        return None
+    return lambda done, count: print(f"\r{done} of {count}", end="\n" if done == count else "", file=sys.stderr)

@@ -1,0 +1,132 @@
+"""What was found for each record, in a file that only grows: an evaluation that was killed goes on where it was.
+
+JSONL. The first line is {"settings": {...}}, what the results depend on beside the records; every other line is
+{"key": ..., "found": {...}}. A last line that was cut off is taken away. NaN is written as null.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from depthlm_ros.cliparts import plain
+from depthlm_ros.data.problems import BadRecord, Problem
+from depthlm_ros.errors import BadInput
+
+Found = dict[str, Any]
+
+
+class Evaluated(Protocol):
+    """A record, as far as it matters here. where: "file:line"."""
+
+    @property
+    def where(self) -> str: ...
+
+
+R = TypeVar("R", bound=Evaluated)
+
+
+class Results:
+    """Found results by key; with a path they are read from there and appended as they come.
+
+    settings: of this run. Raises BadInput if the file is that of a run with other settings, is no such file, or is
+    being written by another process.
+    """
+
+    def __init__(self, path: Path | None = None, settings: Mapping[str, Any] | None = None) -> None:
+        self.found: dict[str, Found] = {}
+        self._path = path
+        self._file = None if path is None else path.open("a+b")
+        if self._file is not None:
+            self._lock()
+            self._read(dict(plain(settings or {})))
+
+    def __enter__(self) -> Results:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def add(self, key: str, found: Found) -> None:
+        """Keeps a result. Raises OSError if it cannot be written; what was written before stays."""
+        self.found[key] = plain(found)
+        self._write({"key": key, "found": self.found[key]})
+
+    def _lock(self) -> None:
+        assert self._file is not None
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise BadInput(f"{self._path}: another evaluation is writing it: wait, or name another file.") from exc
+
+    def _read(self, settings: Found) -> None:
+        assert self._file is not None
+        self._file.seek(0)
+        whole, _, rest = self._file.read().rpartition(b"\n")
+        if rest:
+            self._file.truncate(len(whole) + 1 if whole else 0)
+        lines = whole.splitlines()
+        if not lines:
+            self._write({"settings": settings})
+            return
+        try:
+            header, *results = map(json.loads, lines)
+            theirs = header["settings"]
+            self.found = {result["key"]: result["found"] for result in results}
+        except (ValueError, KeyError, TypeError) as exc:
+            raise BadInput(f"{self._path}: is no file of results ({exc!r}): name another file.") from exc
+        self._check(settings, theirs)
+
+    def _check(self, mine: Found, theirs: Found) -> None:
+        differ = [key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)]
+        if differ:
+            told = ", ".join(f"{key} {theirs.get(key)!r} instead of {mine.get(key)!r}" for key in differ)
+            raise BadInput(f"{self._path}: holds results of another run ({told}): name another file, or remove it.")
+
+    def _write(self, line: Found) -> None:
+        if self._file is not None:
+            self._file.write((json.dumps(line) + "\n").encode())
+            self._file.flush()
+
+
+def key_of(where: str, *content: object) -> str:
+    """Tells records apart by the number of their line and by what is in them, wherever the file lies."""
+    digest = hashlib.blake2b(digest_size=8)
+    for part in content:
+        digest.update(part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode())
+    return f"{where.rpartition(':')[2]}:{digest.hexdigest()}"
+
+
+def work_through(
+    records: Sequence[R],
+    key: Callable[[R], str],
+    work: Callable[[R], Found],
+    results: Results,
+    watch: Callable[[int, int], None] | None = None,
+) -> tuple[list[Found], list[Problem]]:
+    """What was found for each record, in order, by `work` or earlier, and the records that are unusable.
+
+    work: raises BadRecord for such a record. watch: told (done, all) after each.
+    """
+    found, left_out = [], []
+    for done, record in enumerate(records, start=1):
+        name = key(record)
+        try:
+            if name not in results.found:
+                results.add(name, work(record))
+            found.append(results.found[name])
+        except BadRecord as exc:
+            left_out.append(Problem(record.where, exc.reason, str(exc)))
+        if watch:
+            watch(done, len(records))
+    return found, left_out
