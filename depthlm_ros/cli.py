@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from depthlm_ros.cliparts import add_lens, add_model, load, plain, read_frame
+from depthlm_ros.cliparts import add_lens, add_model, load, read_frame
 from depthlm_ros.errors import BadInput, DepthLMError, SetupError
 
 INSTALL_HINT = (
@@ -22,6 +21,7 @@ OTHER_VERBS = {
     "ask": ("depthlm_ros.askcli", "a question about an image, or about two"),
     "match": ("depthlm_ros.matchcli", "where pixels of an image are in another one"),
     "pose": ("depthlm_ros.posecli", "how the camera moved between two images"),
+    "eval": ("depthlm_ros.eval.cli", "scores on labelled images, beside the published ones"),
     "models": ("depthlm_ros.modelscli", "list the models, their licences, and where they are or how to get them"),
     "train": ("depthlm_ros.train.cli", "train the embedded model on rendered scenes"),
     "export": ("depthlm_ros.export.cli", "turn a trained checkpoint into a model folder"),
@@ -62,28 +62,11 @@ def depth(args: argparse.Namespace) -> None:
         print(f"{args.picture}: the same in colours")
 
 
-def evaluate(args: argparse.Namespace) -> None:
-    """Score a model on labelled images."""
-    from depthlm_ros.eval import evaluate as evaluation
-    from depthlm_ros.eval.records import read_records
-
-    labels = read_records(args.labels)
-    model = load(args)
-    report = evaluation.evaluate(evaluation.model_predictor(model, args.points), labels)
-    scores = report.as_dict() | {"model": model.name, "backend": model.backend_name, "points": args.points}
-    for problem in (*report.left_out, *report.refused):
-        print(f"depthlm: left out: {problem}", file=sys.stderr)
-    print(report.table())
-    if args.json:
-        args.json.write_text(json.dumps(plain(scores), indent=1) + "\n", encoding="utf-8")
-
-
 def _parser(verb: str) -> argparse.ArgumentParser:
     """The whole command line; the options of another module's verb only if it is the one that was asked for."""
     parser = argparse.ArgumentParser(prog="depthlm", description="Metric depth and spatial questions from images.")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     _add_depth(verbs.add_parser("depth", help="depth of an image, as a file", description=depth.__doc__))
-    _add_eval(verbs.add_parser("eval", help="scores on labelled images", description=evaluate.__doc__))
     for name, (module_name, help_text) in OTHER_VERBS.items():
         other = verbs.add_parser(name, help=help_text, description=help_text)
         if name == verb:
@@ -102,19 +85,6 @@ def _add_depth(parser: argparse.ArgumentParser) -> None:
         "--picture", type=Path, metavar="FILE.png", help="also draw it in colours, with a scale in metres"
     )
     parser.set_defaults(run=depth)
-
-
-def _add_eval(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("labels", type=Path, metavar="LABELS.jsonl", help="labels in DepthLM's schema")
-    add_model(parser)
-    parser.add_argument(
-        "--points",
-        choices=("dense", "words"),
-        default="dense",
-        help="read the depth map, or let the model say each depth",
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores there as JSON")
-    parser.set_defaults(run=evaluate)
 
 
 def _complain(exc: BaseException, exit_code: int) -> int:

@@ -54,7 +54,7 @@ ROOMS = {
     "export": RUNTIME | {"nets"},
     "engine": RUNTIME,
     "train": RUNTIME | {"nets", "export", "eval", "scenes", "data"},
-    "eval": RUNTIME | {"scenes", "data"},
+    "eval": RUNTIME | {"scenes", "data", "cliparts"},
     "ros": RUNTIME | {"eval", "scenes"},
     "cliparts": RUNTIME,
     **{name: RUNTIME | {"cliparts"} for name in VERBS},
