@@ -62,10 +62,10 @@ def _two(fields: Mapping[str, object]) -> tuple[list, list]:
 def _points(
     fields: Mapping[str, object], where: str, intrinsics: tuple[Intrinsics, Intrinsics], problems: list[Problem]
 ) -> tuple[np.ndarray, np.ndarray]:
-    uv_px = numbers("pixel_coords", fields["pixel_coords"]).reshape(-1, 2)
-    matched_px = numbers("matched_coords", fields["matched_coords"]).reshape(-1, 2)
-    if len(uv_px) != len(matched_px):
-        raise BadRecord("points malformed", f"{len(uv_px)} pixels but {len(matched_px)} matches: expected as many.")
+    uv_px, matched_px = (numbers(key, fields[key]) for key in ("pixel_coords", "matched_coords"))
+    if uv_px.ndim != 2 or uv_px.shape[1:] != (2,) or matched_px.shape != uv_px.shape:
+        shapes = f"pixel_coords have shape {uv_px.shape}, matched_coords {matched_px.shape}"
+        raise BadRecord("points malformed", f"{shapes}: expected (N, 2) twice.")
     keep = inside_image(uv_px, intrinsics[0]) & inside_image(matched_px, intrinsics[1])
     if not keep.all():
         lost = int(np.sum(~keep))

@@ -16,7 +16,7 @@ from depthlm_ros.data.problems import Problem
 from depthlm_ros.data.reading import Roots, iter_records
 from depthlm_ros.data.records import RAW_FLOAT32, Record
 from depthlm_ros.data.writing import depthlm_line, depthvlm_line
-from depthlm_ros.errors import SetupError
+from depthlm_ros.errors import BadInput, SetupError
 
 HINT = "shards need the package webdataset: pip install 'depthlm_ros[data]'."
 # Paths mean nothing inside a shard.
@@ -29,8 +29,10 @@ def pack(
     """Pack the records of a file, so many a shard, into out/NAME-000000.tar ...; yields each shard and its samples.
 
     A shard appears whole or not at all, and one that is there is not packed again, so that a run that was killed goes
-    on where it was. Images that cannot be read are counted in `problems`.
+    on where it was. Images that cannot be read are counted in `problems`. Raises BadInput if the folder holds shards of
+    another file or size.
     """
+    _check_plan(out / f"{path.stem}.pack.json", {"file": str(path.resolve()), "per_shard": per_shard})
     records = iter_records(path, problems, roots)
     index = 0
     while batch := list(islice(records, per_shard)):
@@ -39,6 +41,18 @@ def pack(
             _write(shard, batch, index * per_shard, problems)
         yield shard, len(batch)
         index += 1
+
+
+def _check_plan(note: Path, plan: dict[str, object]) -> None:
+    """A folder holds the shards of one file, so many records in each: a note says which."""
+    if not note.exists():
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps(plan) + "\n", encoding="utf-8")
+    held = json.loads(note.read_text(encoding="utf-8"))
+    if held != plan:
+        raise BadInput(
+            f"{note.parent} holds shards of {held['file']} with {held['per_shard']} records each: name another folder."
+        )
 
 
 def read_shards(urls: str | Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -56,7 +70,6 @@ def _write(shard: Path, records: Sequence[Record], first: int, problems: list[Pr
         from webdataset.writer import TarWriter
     except ModuleNotFoundError as exc:
         raise SetupError(HINT) from exc
-    shard.parent.mkdir(parents=True, exist_ok=True)
     partial = shard.with_suffix(".partial")
     try:
         with partial.open("wb") as file:

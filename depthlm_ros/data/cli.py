@@ -1,0 +1,181 @@
+"""`depthlm data`: look at labelled data, and make them from public data sets."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from depthlm_ros.data.caps import NO_CAPS_M
+from depthlm_ros.data.records import MEANINGS
+from depthlm_ros.data.sets import NAMES
+from depthlm_ros.data.writing import FORMATS
+
+SHEET_CELLS = 24
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(dest="what", required=True)
+    _add_show(verbs.add_parser("show", help="numbers about a file of records, and everything that is wrong with it"))
+    _add_curate(verbs.add_parser("curate", help="make records from a public data set"))
+    _add_pairs(verbs.add_parser("pairs", help="make pairs of views, for matching and pose, from posed depth"))
+    _add_pack(verbs.add_parser("pack", help="pack records with their files into WebDataset shards"))
+    sets = verbs.add_parser("sets", help="the data sets that can be curated, and what is mended of their releases")
+    sets.set_defaults(do=sets_verb)
+
+
+def run(args: argparse.Namespace) -> None:
+    args.do(args)
+
+
+def show(args: argparse.Namespace) -> None:
+    """Read a file of records, look at every file it names, and say what is in it and what is wrong with it."""
+    from depthlm_ros.data.check import checked_records
+    from depthlm_ros.data.problems import Problem
+    from depthlm_ros.data.sheet import Spread, contact_sheet
+    from depthlm_ros.data.stats import Statistics, table
+    from depthlm_ros.errors import BadInput
+    from depthlm_ros.imagefile import write_rgb
+
+    problems: list[Problem] = []
+    statistics, kept = Statistics(), Spread(max(args.cells, 1))
+    for record in checked_records(args.file, problems, _roots(args)):
+        statistics.add(record)
+        kept.offer(record)
+    summary = statistics.as_dict(problems)
+    print(json.dumps({**summary, "file": str(args.file)}, indent=1) if args.json else table(summary, problems))
+    if args.sheet and kept.records:
+        write_rgb(args.sheet, contact_sheet(kept.records))
+        print(f"{args.sheet}: {len(kept.records)} of the records", file=sys.stderr)
+    if not statistics.records:
+        first = f"; the first is {problems[0]}" if problems else ""
+        raise BadInput(f"{args.file}: no usable record among {len(problems)} problems{first}")
+
+
+def curate_verb(args: argparse.Namespace) -> None:
+    """Make records from a public data set; the same command goes on where a run was killed."""
+    from depthlm_ros.data.curate import curate
+
+    _tell(curate(_job(args, args.format, args.points), _workers(args)))
+
+
+def pairs_verb(args: argparse.Namespace) -> None:
+    """Make pairs of views from a data set whose images have poses."""
+    from depthlm_ros.data.pairs import PairPlan, curate_pairs
+
+    plan = PairPlan(args.covisibility, args.per_view, args.points, args.seed)
+    _tell(curate_pairs(_job(args, "depthlm", args.points), plan, _workers(args)))
+
+
+def pack_verb(args: argparse.Namespace) -> None:
+    """Pack records into shards; one that is there already is left as it is."""
+    from depthlm_ros.data.problems import Problem, count_by_reason
+    from depthlm_ros.data.shards import pack
+
+    problems: list[Problem] = []
+    for shard, count in pack(args.file, args.out, args.images, problems, _roots(args)):
+        print(f"{shard}: {count} records", flush=True)
+    for reason, count in count_by_reason(problems).items():
+        print(f"{count} x {reason}, the first: {next(p for p in problems if p.reason == reason)}")
+
+
+def sets_verb(args: argparse.Namespace) -> None:
+    """List the data sets."""
+    from depthlm_ros.data.sets import data_set
+
+    for name in NAMES:
+        chosen = data_set(name)
+        caps = "" if chosen.caps_m == NO_CAPS_M else f", {chosen.caps_m[0]:g} to {chosen.caps_m[1]:g} m"
+        print(f"{name}: {chosen.title}{caps}\n    {chosen.layout}")
+        for correction in chosen.corrections:
+            print(f"    - {correction}")
+
+
+def _add_show(parser: argparse.ArgumentParser) -> None:
+    _add_file(parser)
+    parser.add_argument("--sheet", type=Path, metavar="PNG", help="draw some of the records there, with their depth")
+    parser.add_argument("--cells", type=int, default=SHEET_CELLS, help="how many (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    parser.set_defaults(do=show)
+
+
+def _add_curate(parser: argparse.ArgumentParser) -> None:
+    _add_job(parser)
+    parser.add_argument("--format", choices=FORMATS, default="depthlm", help="schema (default: %(default)s)")
+    parser.add_argument("--points", type=int, default=100, help="drawn from each image (default: %(default)s)")
+    parser.set_defaults(do=curate_verb)
+
+
+def _add_pairs(parser: argparse.ArgumentParser) -> None:
+    _add_job(parser)
+    parser.add_argument("--points", type=int, default=100, help="matches of each pair (default: %(default)s)")
+    parser.add_argument(
+        "--covisibility",
+        type=float,
+        default=0.25,
+        help="share of each view that the other must see, 0 to 1 (default: %(default)s)",
+    )
+    parser.add_argument("--per-view", type=int, default=2, help="partners of a view at most (default: %(default)s)")
+    parser.set_defaults(do=pairs_verb)
+
+
+def _add_pack(parser: argparse.ArgumentParser) -> None:
+    _add_file(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the shards go")
+    parser.add_argument("--images", type=int, default=1000, help="records in a shard (default: %(default)s)")
+    parser.set_defaults(do=pack_verb)
+
+
+def _add_file(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE.jsonl", help="records in DepthLM's or DepthVLM's schema")
+    help_text = "what {} paths are relative to (default: the file)"
+    parser.add_argument("--images-root", type=Path, metavar="FOLDER", help=help_text.format("image"))
+    parser.add_argument("--depths-root", type=Path, metavar="FOLDER", help=help_text.format("depth map"))
+    parser.add_argument(
+        "--depth-type", choices=sorted(MEANINGS), default="", help="what the depths are, if not as said"
+    )
+
+
+def _add_job(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help=f"data set: {', '.join(NAMES)}")
+    parser.add_argument("root", type=Path, metavar="ROOT", help="folder of the data set as it comes")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the records go")
+    parser.add_argument("--split", default="", help="of the data set (default: its usual one)")
+    parser.add_argument(
+        "--as-released",
+        action="store_true",
+        help="with the defects of the released curation, which published numbers rest on (see: depthlm data sets)",
+    )
+    parser.add_argument("--workers", type=int, default=0, help="processes (default: one for each core)")
+    parser.add_argument("--seed", type=int, default=42, help="of the points that are drawn (default: %(default)s)")
+
+
+def _job(args: argparse.Namespace, schema: str, points: int) -> Any:
+    from depthlm_ros.data.curate import Job
+    from depthlm_ros.data.sampler import Plan
+    from depthlm_ros.data.view import Choice
+
+    choice = Choice(args.as_released, args.split, schema)
+    return Job(args.name, args.root, choice, Plan(args.out, schema, points, args.seed))
+
+
+def _roots(args: argparse.Namespace) -> Any:
+    from depthlm_ros.data.reading import Roots
+
+    here = args.file.parent
+    return Roots(args.images_root or here, args.depths_root or args.images_root or here, args.depth_type)
+
+
+def _workers(args: argparse.Namespace) -> int:
+    return args.workers or os.cpu_count() or 1
+
+
+def _tell(report: dict[str, Any]) -> None:
+    print(f"{report['file']}: {report['records']} records, {report['points']} points of {report['items']} items")
+    for reason, count in sorted(report["problems"].items(), key=lambda item: -item[1]):
+        print(f"{count} x {reason}")
+        for example in report["examples"].get(reason, []):
+            print(f"    {example}")

@@ -1,0 +1,171 @@
+"""ETH3D, high-resolution multi-view training images, with depth rendered from laser scans.
+
+On disk: SCENE/images/dslr_images/*.JPG, SCENE/ground_truth_depth/dslr_images/*.JPG (not pictures: float32, row by row,
+metres along the optical axis, infinity unknown, of the images as they are, with distortion) and SCENE/
+dslr_calibration_jpg/{cameras,images}.txt in COLMAP's format (world to camera; pixel centres at one half, so that
+principal points are half a pixel less here). Images and depth are undistorted here together, by the thin-prism fisheye
+model (thin_prism.py), at 1280 rows at most.
+
+DepthVLM's release pairs the undistorted images with the depth of the distorted ones, which are of another size and
+shape: --as-released with its format repeats that, and needs images/dslr_images_undistorted and
+dslr_calibration_undistorted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from depthlm_ros.core import Intrinsics
+from depthlm_ros.data.caps import CAPS_M
+from depthlm_ros.data.colmap import Lens, Posed, read_cameras, read_images
+from depthlm_ros.data.depthfile import read_depth
+from depthlm_ros.data.grids import resized
+from depthlm_ros.data.problems import BadRecord
+from depthlm_ros.data.records import RANGE, RAW_FLOAT32, DepthFile, Z
+from depthlm_ros.data.sets.folders import files_in, folders_with, must_exist
+from depthlm_ros.data.thin_prism import source_pixels
+from depthlm_ros.data.view import Choice, DataSet, Maker, View
+from depthlm_ros.imagefile import read_rgb
+
+IMAGES, DEPTHS = Path("images/dslr_images"), Path("ground_truth_depth/dslr_images")
+CALIBRATION = Path("dslr_calibration_jpg")
+FLAT_IMAGES, FLAT_CALIBRATION = Path("images/dslr_images_undistorted"), Path("dslr_calibration_undistorted")
+MOST_ROWS = 1280
+MARGIN_PX = 10
+RELEASED_M = (1e-4, 1e6)
+
+
+def items(root: Path, choice: Choice) -> Sequence[str]:
+    """The scenes."""
+    return folders_with(root, str(DEPTHS))
+
+
+def views(root: Path, item: str, choice: Choice) -> Iterator[Maker]:
+    """One view for each image of a scene."""
+    scene = (root / item).resolve()
+    if choice.as_released and choice.format == "depthvlm":
+        for image in files_in(scene / FLAT_IMAGES, ".jpg"):
+            yield image.name, partial(_mismatched_view, scene, image)
+        return
+    images = files_in(scene / IMAGES, ".jpg")
+    depths = files_in(scene / DEPTHS, ".jpg") if choice.as_released else [scene / DEPTHS / path.name for path in images]
+    for image, depth in zip(images, depths, strict=False):
+        yield image.name, partial(_view, scene, image, depth, choice)
+
+
+def _view(scene: Path, image: Path, depth: Path, choice: Choice) -> View:
+    lens, posed = _calibrated(scene / CALIBRATION, image.name)
+    rgb = read_rgb(image)
+    if (rgb.shape[1], rgb.shape[0]) != lens.size_px:
+        raise BadRecord("image of another size", f"{image} is {rgb.shape[1]} x {rgb.shape[0]}, not {lens.size_px}.")
+    file = DepthFile(must_exist(depth, "depth map"), 1.0, lens.size_px, RAW_FLOAT32)
+    camera = _pinhole(lens)
+    small = _shrunk(camera)
+    straight, depth_m = _undistorted(rgb, read_depth(file), lens, camera, small, choice.as_released)
+    return View(
+        key=f"{scene.name}/{image.stem}",
+        image=straight,
+        intrinsics=small,
+        depth_m=depth_m,
+        label=RANGE if choice.as_released else Z,
+        caps_m=RELEASED_M if choice.as_released else CAPS_M["eth3d"],
+        margin_px=MARGIN_PX,
+        scene=scene.name,
+        camera="dslr",
+        pose=posed.camera_to_world,
+    )
+
+
+def _undistorted(
+    rgb: np.ndarray, depth_m: np.ndarray, lens: Lens, camera: Intrinsics, small: Intrinsics, as_released: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Image and depth as the pinhole `small` sees them; depth is picked, never mixed over edges."""
+    map_x, map_y = _maps(lens, camera, as_released)
+    straight = cv2.remap(rgb, map_x, map_y, interpolation=cv2.INTER_LINEAR)
+    straight = cv2.resize(straight, small.size_px, interpolation=cv2.INTER_AREA)
+    rows, columns = (
+        np.clip(np.rint((np.arange(n) + 0.5) * whole / n - 0.5).astype(int), 0, whole - 1)
+        for n, whole in ((small.height_px, camera.height_px), (small.width_px, camera.width_px))
+    )
+    picked = np.ix_(rows, columns)
+    unknown = float("nan")
+    return straight, cv2.remap(
+        depth_m, map_x[picked], map_y[picked], interpolation=cv2.INTER_NEAREST, borderValue=(unknown,) * 4
+    )
+
+
+def _maps(lens: Lens, camera: Intrinsics, as_released: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Where each pixel of the pinhole camera is in the image, float32 (H, W) twice."""
+    if not as_released:
+        return source_pixels(lens, camera)
+    # As released: the thin prism's first four coefficients as those of OpenCV's fisheye model.
+    k, four = camera.matrix, np.array(lens.parameters[4:8], np.float64)
+    return cv2.fisheye.initUndistortRectifyMap(k, four, np.eye(3), k, camera.size_px, cv2.CV_32FC1)
+
+
+def _mismatched_view(scene: Path, image: Path) -> View:
+    lens, posed = _calibrated(scene / FLAT_CALIBRATION, image.name)
+    depth = must_exist(scene / DEPTHS / image.name, "depth map")
+    distorted, _ = _calibrated(scene / CALIBRATION, image.name)
+    file = DepthFile(depth, 1.0, distorted.size_px, RAW_FLOAT32, caps_m=CAPS_M["eth3d"])
+    return View(
+        key=f"{scene.name}/{image.stem}",
+        image=image,
+        intrinsics=_pinhole(lens),
+        depth_m=read_depth(file),
+        depth_file=file,
+        caps_m=CAPS_M["eth3d"],
+        scene=scene.name,
+        camera="dslr",
+        pose=posed.camera_to_world,
+    )
+
+
+def _pinhole(lens: Lens) -> Intrinsics:
+    """The camera without distortion, pixel centres at whole numbers."""
+    fx, fy, cx, cy = lens.parameters[:4]
+    return Intrinsics(fx, fy, cx - 0.5, cy - 0.5, *lens.size_px)
+
+
+def _shrunk(camera: Intrinsics) -> Intrinsics:
+    if camera.height_px <= MOST_ROWS:
+        return camera
+    width = round(camera.width_px * MOST_ROWS / camera.height_px)
+    return resized(camera, (width, MOST_ROWS))
+
+
+def _calibrated(folder: Path, name: str) -> tuple[Lens, Posed]:
+    lenses, images = _calibration(folder)
+    if name not in images:
+        raise BadRecord("camera missing", f"{folder / 'images.txt'} does not know {name}.")
+    return lenses[images[name].camera_id], images[name]
+
+
+@lru_cache(maxsize=2)
+def _calibration(folder: Path) -> tuple[dict[int, Lens], dict[str, Posed]]:
+    cameras, images = (must_exist(folder / name, "calibration") for name in ("cameras.txt", "images.txt"))
+    posed = read_images(images)
+    return read_cameras(cameras), {Path(name).name: found for name, found in posed.items()}
+
+
+SET = DataSet(
+    name="eth3d",
+    title="ETH3D (high-resolution multi-view, training)",
+    layout=f"SCENE/{IMAGES}/*.JPG, SCENE/{DEPTHS}/*.JPG, SCENE/{CALIBRATION}/cameras.txt and images.txt.",
+    items=items,
+    views=views,
+    corrections=(
+        "the lens is undistorted by its thin-prism fisheye model; DepthLM's release takes it for OpenCV's fisheye",
+        "z; DepthLM's release labels distance along the ray",
+        "images and depth maps are paired by name; DepthLM's release pairs sorted listings",
+        "image and depth are undistorted together; DepthVLM's release pairs undistorted images with distorted depth",
+        "0.01 to 50 m; DepthLM's release takes 0.0001 to 1000000 m",
+    ),
+    caps_m=CAPS_M["eth3d"],
+    depth_scale=1000.0,
+)

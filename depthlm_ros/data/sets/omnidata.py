@@ -1,0 +1,89 @@
+"""What Taskonomy and HM3D share: Omnidata's renderings of scanned buildings.
+
+On disk: DOMAIN/COMPONENT/BUILDING/point_P_view_V_domain_DOMAIN.png (Omnidata), or BUILDING/DOMAIN/... (Taskonomy's own
+archives), for the domains rgb, depth_zbuffer (1/512 m along the optical axis; 65535 is no surface), point_info (JSON:
+field_of_view_rads) and, where it was downloaded, mask_valid (files named for mask_valid or depth_zbuffer). Pixels are
+square and the camera looks at the middle of the image, so that f = W / (2 tan(fov / 2)).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from depthlm_ros.core import Intrinsics
+from depthlm_ros.data.caps import CAPS_M
+from depthlm_ros.data.depthfile import read_depth
+from depthlm_ros.data.imagesize import image_size
+from depthlm_ros.data.records import DepthFile
+from depthlm_ros.data.sets.folders import files_in, in_split, must_exist
+from depthlm_ros.data.view import Choice, Maker, View
+
+RGB, DEPTH, INFO, MASK = "rgb", "depth_zbuffer", "point_info", "mask_valid"
+UNITS_PER_METRE = 512.0
+
+
+def items(component: str, root: Path, choice: Choice, splits: dict[str, str]) -> Sequence[str]:
+    """The buildings of a split. splits: building -> split."""
+    nested = root / RGB / component
+    if nested.is_dir():
+        names = sorted(path.name for path in nested.iterdir() if path.is_dir())
+    else:
+        names = sorted(path.parent.name for path in root.glob(f"*/{RGB}") if path.is_dir())
+    return in_split(names, choice.split, splits)
+
+
+def views(component: str, root: Path, item: str, choice: Choice, split: str) -> Iterator[Maker]:
+    """One view for each picture of a building."""
+    for image in files_in(_folder(component, root, item, RGB), ".png"):
+        stem = image.stem.removesuffix("_domain_rgb")
+        yield stem, partial(_view, component, root, item, image, stem, choice, split)
+
+
+def _view(component: str, root: Path, item: str, image: Path, stem: str, choice: Choice, split: str) -> View:
+    depth, info, masks = (_folder(component, root, item, domain) for domain in (DEPTH, INFO, MASK))
+    about = json.loads(must_exist(info / f"{stem}_domain_{INFO}.json", "point info").read_text(encoding="utf-8"))
+    size_px = image_size(image)
+    width_px = int(about.get("resolution", 512)) if choice.as_released else size_px[0]
+    caps_m = CAPS_M[component]
+    named = (masks / f"{stem}_domain_{name}.png" for name in (MASK, DEPTH))
+    file = DepthFile(
+        must_exist(depth / f"{stem}_domain_{DEPTH}.png", "depth map"),
+        UNITS_PER_METRE,
+        masks=tuple(path for path in named if path.exists())[:1],
+        caps_m=caps_m,
+    )
+    return View(
+        key=f"{item}/{stem}",
+        image=image,
+        intrinsics=_camera(float(about["field_of_view_rads"]), width_px, size_px),
+        depth_m=read_depth(file),
+        depth_file=file,
+        caps_m=caps_m,
+        scene=item,
+        split=split,
+    )
+
+
+def _camera(fov_rad: float, width_px: int, size_px: tuple[int, int]) -> Intrinsics:
+    """The camera of a picture of size_px whose focal length is reckoned for a width of width_px."""
+    focal_px = width_px / (2 * math.tan(fov_rad / 2))
+    width, height = size_px
+    return Intrinsics(focal_px, focal_px, (width - 1) / 2, (height - 1) / 2, width, height)
+
+
+def _folder(component: str, root: Path, item: str, domain: str) -> Path:
+    nested = root / domain / component / item
+    return nested if (root / RGB / component).is_dir() else root / item / domain
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file, none if it is not there."""
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))

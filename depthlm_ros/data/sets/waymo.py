@@ -1,0 +1,239 @@
+"""Waymo Open Dataset, Perception, Parquet (v2): five cameras and the first return of the top lidar.
+
+On disk: [training|validation|testing/]COMPONENT/SEGMENT.parquet with the columns of Waymo's v2 components. The TFRecord
+files of v1 are not read. A range image (64, 2650, 4) holds metres along the beam first; its points, by Waymo's own
+range_image_utils: azimuth of column i = ((W - i - 0.5) / W * 2 - 1) pi - yaw of the lidar, inclination of a row from
+the calibration, turned upside down; each beam has the vehicle's pose of its own moment. Where each point is in the
+images is in lidar_camera_projection, whole pixels of the distorted image. Camera frames are x forward, y left, z up;
+pixel 0 begins at the image's edge, so principal points are half a pixel less here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from depthlm_ros.core import Intrinsics
+from depthlm_ros.data.arrow import parquet_rows
+from depthlm_ros.data.caps import CAPS_M, NO_CAPS_M
+from depthlm_ros.data.lidar import OPTICAL_FROM_FORWARD, inverse, moved, z_buffer
+from depthlm_ros.data.problems import BadRecord
+from depthlm_ros.data.records import RANGE, Z, z_of
+from depthlm_ros.data.view import Choice, DataSet, Maker, View
+from depthlm_ros.data.waymo_lidar import points_in_vehicle
+
+TOP = 1
+CAMERAS = {1: "FRONT", 2: "FRONT_LEFT", 3: "FRONT_RIGHT", 4: "SIDE_LEFT", 5: "SIDE_RIGHT"}
+STAMP, LASER, CAMERA = "key.frame_timestamp_micros", "key.laser_name", "key.camera_name"
+LENS = ("f_u", "f_v", "c_u", "c_v", "k1", "k2", "p1", "p2", "k3")
+LIDAR_PARTS = {
+    "lidar": "[LiDARComponent].range_image_return1",
+    "lidar_camera_projection": "[LiDARCameraProjectionComponent].range_image_return1",
+    "lidar_pose": "[LiDARPoseComponent].range_image_return1",
+}
+
+
+def items(root: Path, choice: Choice) -> Sequence[str]:
+    """The segments: [SPLIT/]SEGMENT."""
+    starts = [root / choice.split] if choice.split else [root, *sorted(p for p in root.iterdir() if p.is_dir())]
+    found = [path for start in starts for path in sorted((start / "camera_image").glob("*.parquet"))]
+    return [(path.parents[1] / path.stem).relative_to(root).as_posix() for path in found]
+
+
+def views(root: Path, item: str, choice: Choice) -> Iterator[Maker]:
+    """One view for each image of a segment."""
+    segment = _Segment((root / item).parent, Path(item).name)
+    images = segment.images()
+    for stamp, parts in segment.sweeps():
+        cloud = lru_cache(maxsize=1)(partial(segment.cloud, stamp, parts))
+        for camera, jpeg in sorted(images.pop(stamp, {}).items()):
+            yield _name(stamp, camera), partial(_view, segment, stamp, camera, jpeg, cloud, choice)
+    for stamp in sorted(images):
+        for camera in sorted(images[stamp]):
+            yield _name(stamp, camera), partial(_no_sweep, stamp)
+
+
+def _name(stamp: int, camera: int) -> str:
+    return f"{stamp}_{CAMERAS.get(camera, camera)}"
+
+
+def _no_sweep(stamp: int) -> View:
+    raise BadRecord("sweep missing", f"the top lidar's tables have no sweep at {stamp} us.")
+
+
+class _Segment:
+    """The tables of one segment; those of the lidar are read row by row."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder, self.name = folder, name
+        self.cameras = {row[CAMERA]: row for row in self._rows("camera_calibration", CAMERA, *_camera_columns())}
+        lasers = {row[LASER]: row for row in self._rows("lidar_calibration", LASER, *_laser_columns())}
+        pose = "[VehiclePoseComponent].world_from_vehicle"
+        poses = self._rows("vehicle_pose", STAMP, f"{pose}.transform")
+        self.world_from_vehicle = {row[STAMP]: _matrix(row, pose) for row in poses}
+        if TOP not in lasers:
+            raise BadRecord("calibration missing", f"{folder}: {name} has no calibration of the top lidar.")
+        self.top = lasers[TOP]
+
+    def images(self) -> dict[int, dict[int, bytes]]:
+        """Moment -> camera -> JPEG."""
+        found: dict[int, dict[int, bytes]] = {}
+        for row in self._rows("camera_image", STAMP, CAMERA, "[CameraImageComponent].image"):
+            found.setdefault(row[STAMP], {})[row[CAMERA]] = row["[CameraImageComponent].image"]
+        return found
+
+    def sweeps(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """Moment and range images of the top lidar, as soon as all three tables have given theirs."""
+        streams = {part: self._top_rows(part, column) for part, column in LIDAR_PARTS.items()}
+        waiting: dict[int, dict[str, np.ndarray]] = {}
+        while streams:
+            for part in list(streams):
+                row = next(streams[part], None)
+                if row is None:
+                    del streams[part]
+                    continue
+                stamp, values = row
+                waiting.setdefault(stamp, {})[part] = values
+                if len(waiting[stamp]) == len(LIDAR_PARTS):
+                    yield stamp, waiting.pop(stamp)
+
+    def cloud(self, stamp: int, parts: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Points (N, 3) in the vehicle's frame at this moment, and where they are in images (N, 6)."""
+        if stamp not in self.world_from_vehicle:
+            raise BadRecord("pose missing", f"{self.name} has no pose of the vehicle at {stamp} us.")
+        component = "[LiDARCalibrationComponent]"
+        points_m = points_in_vehicle(
+            parts["lidar"][..., 0],
+            _matrix(self.top, f"{component}.extrinsic"),
+            self.top[f"{component}.beam_inclination.values"],
+            (self.top[f"{component}.beam_inclination.min"], self.top[f"{component}.beam_inclination.max"]),
+            parts["lidar_pose"],
+            self.world_from_vehicle[stamp],
+        )
+        met = parts["lidar"][..., 0] > 0
+        return points_m[met], parts["lidar_camera_projection"][met]
+
+    def _top_rows(self, part: str, column: str) -> Iterator[tuple[int, np.ndarray]]:
+        for row in self._rows(part, STAMP, LASER, f"{column}.values", f"{column}.shape"):
+            if row[LASER] == TOP:
+                shape = [int(n) for n in row[f"{column}.shape"]]
+                yield row[STAMP], np.asarray(row[f"{column}.values"]).reshape(shape)
+
+    def _rows(self, component: str, *columns: str) -> Iterator[dict[str, Any]]:
+        return parquet_rows(self.folder / component / f"{self.name}.parquet", columns)
+
+
+def _view(
+    segment: _Segment,
+    stamp: int,
+    camera: int,
+    jpeg: bytes,
+    cloud: Callable[[], tuple[np.ndarray, np.ndarray]],
+    choice: Choice,
+) -> View:
+    if camera not in segment.cameras:
+        raise BadRecord("calibration missing", f"{segment.name} has no calibration of camera {camera}.")
+    row = segment.cameras[camera]
+    lens, distortion, intrinsics = _lens(row)
+    size_px = intrinsics.size_px
+    map_x, map_y = cv2.initUndistortRectifyMap(lens, distortion, None, intrinsics.matrix, size_px, cv2.CV_32FC1)
+    points_m, projections = cloud()
+    uv_px, seen = _pixels(projections, camera)
+    optical_from_vehicle = OPTICAL_FROM_FORWARD @ inverse(_matrix(row, "[CameraCalibrationComponent].extrinsic"))
+    camera_m = moved(optical_from_vehicle, points_m[seen])
+    ahead = camera_m[:, 2] > 0
+    uv_px, z_m = uv_px[ahead], camera_m[ahead, 2]
+    if choice.as_released:
+        uv_px = np.rint(_through_inverse_maps(uv_px, map_x, map_y))
+        # What the released label, the point's true distance, means at the pixel that it is given.
+        z_m = z_of(RANGE, np.linalg.norm(camera_m[ahead], axis=1), uv_px, intrinsics)
+    elif len(uv_px):
+        uv_px = np.rint(cv2.undistortPoints(uv_px[:, None], lens, distortion, P=intrinsics.matrix)[:, 0])
+    return View(
+        key=f"{segment.name}/{_name(stamp, camera)}",
+        image=cv2.remap(_decoded(jpeg, segment.name), map_x, map_y, interpolation=cv2.INTER_LINEAR),
+        intrinsics=intrinsics,
+        depth_m=z_buffer(uv_px, z_m, size_px),
+        label=RANGE if choice.as_released else Z,
+        caps_m=NO_CAPS_M if choice.as_released and choice.format == "depthlm" else CAPS_M["waymo"],
+        scene=segment.name,
+        camera=CAMERAS.get(camera, str(camera)),
+        split=segment.folder.name,
+        truncate=choice.as_released,
+    )
+
+
+def _lens(row: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, Intrinsics]:
+    """Camera matrix (3, 3) and distortion (5,) of the image, and the camera without distortion: as the release has it,
+    the same focal lengths and the principal point in the middle."""
+    values = {name: float(row[f"[CameraCalibrationComponent].intrinsic.{name}"]) for name in LENS}
+    width, height = (int(row[f"[CameraCalibrationComponent].{name}"]) for name in ("width", "height"))
+    lens = np.array([[values["f_u"], 0, values["c_u"] - 0.5], [0, values["f_v"], values["c_v"] - 0.5], [0, 0, 1]])
+    distortion = np.array([values[name] for name in ("k1", "k2", "p1", "p2", "k3")])
+    middle = (width - 1) / 2, (height - 1) / 2
+    return lens, distortion, Intrinsics(values["f_u"], values["f_v"], *middle, width, height)
+
+
+def _pixels(projections: np.ndarray, camera: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels (M, 2) of the points that a camera sees, and which of the N points they are, bool (N,).
+
+    projections: (N, 6), twice the camera, column and row.
+    """
+    first, second = projections[:, 0] == camera, projections[:, 3] == camera
+    uv_px = np.where(first[:, None], projections[:, 1:3], projections[:, 4:6]).astype(np.float64)
+    seen = first | second
+    return uv_px[seen], seen
+
+
+def _through_inverse_maps(uv_px: np.ndarray, map_x: np.ndarray, map_y: np.ndarray) -> np.ndarray:
+    """As released: the maps say where an undistorted pixel comes from, and are asked where a distorted one goes."""
+    height, width = map_x.shape
+    u, v = np.clip(uv_px.astype(np.int64), 0, [width - 1, height - 1]).T
+    return np.stack([map_x[v, u], map_y[v, u]], axis=1)
+
+
+def _decoded(jpeg: bytes, name: str) -> np.ndarray:
+    bgr = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) if jpeg else None
+    if bgr is None:
+        raise BadRecord("image unusable", f"{name}: {len(jpeg or b'')} bytes that are no JPEG image.")
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+
+
+def _matrix(row: Mapping[str, Any], column: str) -> np.ndarray:
+    return np.asarray(row[f"{column}.transform"], np.float64).reshape(4, 4)
+
+
+def _camera_columns() -> list[str]:
+    component = "[CameraCalibrationComponent]"
+    return [
+        *(f"{component}.intrinsic.{name}" for name in LENS),
+        *(f"{component}.{name}" for name in ("extrinsic.transform", "width", "height")),
+    ]
+
+
+def _laser_columns() -> list[str]:
+    names = ("extrinsic.transform", "beam_inclination.min", "beam_inclination.max", "beam_inclination.values")
+    return [f"[LiDARCalibrationComponent].{name}" for name in names]
+
+
+SET = DataSet(
+    name="waymo",
+    title="Waymo Open Dataset (Perception, Parquet v2)",
+    layout="[training|validation|testing/]{camera_image,camera_calibration,lidar,lidar_calibration,"
+    "lidar_camera_projection,lidar_pose,vehicle_pose}/SEGMENT.parquet.",
+    items=items,
+    views=views,
+    corrections=(
+        "points go through the lens model; the release sends them through the inverse map",
+        "z; the release labels distance along the ray, and DepthVLM's files call it z_depth",
+        "points of shrunk images stay exact; the release cuts them to whole pixels",
+        "0.05 to 70 m; DepthLM's release has no cap",
+    ),
+    caps_m=CAPS_M["waymo"],
+    focal_px=1000.0,
+)
