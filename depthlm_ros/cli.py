@@ -23,6 +23,7 @@ OTHER_VERBS = {
     "pose": ("depthlm_ros.posecli", "how the camera moved between two images"),
     "eval": ("depthlm_ros.eval.cli", "scores on labelled images, beside the published ones"),
     "models": ("depthlm_ros.modelscli", "list the models, their licences, and where they are or how to get them"),
+    "data": ("depthlm_ros.data.cli", "look at labelled data, and make them from public data sets"),
     "train": ("depthlm_ros.train.cli", "train the embedded model on rendered scenes"),
     "export": ("depthlm_ros.export.cli", "turn a trained checkpoint into a model folder"),
 }
