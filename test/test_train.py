@@ -11,16 +11,21 @@ pytest.importorskip("transformers")
 
 from depthlm_ros.errors import SetupError, UnknownName  # noqa: E402
 from depthlm_ros.families.registry import family_named  # noqa: E402
+from depthlm_ros.model import read_tokenizer  # noqa: E402
 from depthlm_ros.nets.positions import PromptLayout  # noqa: E402
-from depthlm_ros.nets.qwen3vl import causal_mask  # noqa: E402
 from depthlm_ros.nets.small import SmallConfig  # noqa: E402
+from depthlm_ros.nets.text import Deep, causal_mask, read  # noqa: E402
+from depthlm_ros.scenes.pairs import sample_pair  # noqa: E402
 from depthlm_ros.scenes.questions import ask_about  # noqa: E402
 from depthlm_ros.scenes.render import render  # noqa: E402
-from depthlm_ros.train.conversation import Turn, encode_turn, pack  # noqa: E402
+from depthlm_ros.train.conversation import CHAT, Turn, encode_turn, pack  # noqa: E402
 from depthlm_ros.train.dataset import DataConfig, batch_texts, canvas_camera, make_batch, sample_view, turns_about  # noqa: E402
 from depthlm_ros.train.losses import gradient, silog  # noqa: E402
+from depthlm_ros.train.pairs import pair_turns  # noqa: E402
 from depthlm_ros.train.recipe import Recipe, affixes, make_model, make_tokenizer, read_recipe  # noqa: E402
+from depthlm_ros.train.tokenizer import train_tokenizer  # noqa: E402
 from depthlm_ros.train.trainer import TrainConfig, Trainer, block_mask, learning_rate  # noqa: E402
+from depthlm_ros.train.warm import start_from  # noqa: E402
 
 pytestmark = pytest.mark.torch
 FAMILY = family_named("tiny")
@@ -66,7 +71,7 @@ def trainer(tokenizer, folder, **changes):
         make_model(RECIPE, tokenizer),
         FAMILY,
         tokenizer.to_str(),
-        affixes(tokenizer, FAMILY),
+        affixes(tokenizer),
         RECIPE.data,
         config,
         folder,
@@ -104,8 +109,9 @@ def test_a_run_resumed_with_other_settings_says_so(tokenizer, tmp_path):
     assert [(phase["from_step"], phase["train"]["learning_rate"]) for phase in other.phases] == [(0, 3e-3), (1, 1e-4)]
 
 
-def test_every_turn_of_the_recipe_of_the_embedded_model_enters_its_row(tokenizer):
+def test_every_turn_of_the_recipe_of_the_embedded_model_enters_its_row():
     """A row that is too short would drop the longest replies first, and teach the model to deny."""
+    tokenizer = read_tokenizer(ROOT / "engines" / "tiny" / "tokenizer.json")
     data = read_recipe(ROOT / "config" / "train" / "tiny.yaml").data
     rng = np.random.default_rng(8)
     camera = canvas_camera(data.canvases[0], data.focal_px)
@@ -114,9 +120,39 @@ def test_every_turn_of_the_recipe_of_the_embedded_model_enters_its_row(tokenizer
         scene, pose = sample_view(rng)
         rendered = render(scene, pose, camera)
         given = turns_about(rng, data, FAMILY, ask_about(rng, scene, rendered, camera, data.questions), rendered)
-        row = pack(given, FAMILY, tokenizer, data.row_tokens, 0)
+        row = pack(given, tokenizer, data.row_tokens, 0)
         turns, kept = turns + len(given), kept + len(set(row.segment[row.segment >= 0]))
     assert kept >= 0.99 * turns
+
+
+def test_pairs_of_pictures_are_asked_about_with_answers_that_are_read_back(tokenizer):
+    data = replace(RECIPE.data, pair_share=1.0)
+    made = make_batch(data, FAMILY, tokenizer, 4, 0)
+    assert made.second.shape == made.image.shape
+    scene_rng = np.random.default_rng(3)
+    camera = canvas_camera(data.canvases[0], data.focal_px)
+    pair = sample_pair(scene_rng, sample_view(scene_rng)[0], camera, 3)
+    size_px = (camera.width_px, camera.height_px)
+    turns = pair_turns(pair, FAMILY)
+    for turn, matched_px in zip(turns, pair.matched_px, strict=False):
+        read_px = FAMILY.read_match(turn.reply, size_px)
+        np.testing.assert_allclose(read_px, matched_px, atol=1.0 + 0.001 * max(size_px))
+    asked = {turn.prompt.text: turn.reply for turn in turns}
+    pose = FAMILY.read_pose({name: asked.get(prompt.text, "") for name, prompt in FAMILY.pose_prompts().items()})
+    np.testing.assert_allclose(pose.rotation, pair.rotation, atol=0.003)
+    np.testing.assert_allclose(pose.distance_m, np.linalg.norm(pair.translation_m), atol=0.006)
+    if np.isfinite(pose.direction).all():
+        np.testing.assert_allclose(pose.translation_m, pair.translation_m, atol=0.03)
+
+
+def test_an_earlier_model_gives_its_weights_and_the_embeddings_of_the_words_it_knew(tokenizer):
+    other_words = train_tokenizer(["Where is the sofa? The sofa is here."] * 3, RECIPE.model.vocab)
+    earlier, model = make_model(RECIPE, tokenizer), make_model(replace(RECIPE, seed=99), other_words)
+    assert start_from(model, other_words, earlier, tokenizer) > 50
+    assert torch.equal(model.depth_head.norm.weight, earlier.depth_head.norm.weight)
+    token = "<|im_end|>"
+    ours, theirs = (torch.tensor([words.token_to_id(token)]) for words in (other_words, tokenizer))
+    assert torch.equal(model.embed(ours), earlier.embed(theirs))
 
 
 def test_a_batch_depends_on_seed_and_step_only(tokenizer, batch):
@@ -132,13 +168,13 @@ def test_questions_packed_in_one_row_do_not_see_each_other(tokenizer, batch):
     torch.manual_seed(0)
     model = make_model(RECIPE, tokenizer).eval()
     image = batch.image[:1]
-    fixed = affixes(tokenizer, FAMILY)
-    layout = PromptLayout(len(fixed.before), model.grid(*image.shape[1:3]), len(fixed.after))
+    fixed = affixes(tokenizer)
+    layout = PromptLayout((len(fixed.before), len(fixed.after)), (model.span((image.shape[2], image.shape[1])),))
     turns = [
         Turn(FAMILY.question_prompt(text, np.zeros((0, 2)), (), (64, 48)), "There is no red box in this image.")
         for text in ("How far is the red box?", "Where is the blue ball?")
     ]
-    row = pack(turns, FAMILY, tokenizer, 96, 0)
+    row = pack(turns, tokenizer, 96, 0)
     with torch.no_grad():
         tokens, deep = model.see(image)
         prefix = torch.cat(
@@ -149,15 +185,14 @@ def test_questions_packed_in_one_row_do_not_see_each_other(tokenizer, batch):
             x = torch.cat([prefix, model.embed(ids)], 1)
             cos, sin = model.prefix_rope(layout)
             text_cos, text_sin = model.text_rope(offsets + layout.next_position)
-            return model.decode(
-                x, torch.cat([cos, text_cos], 1), torch.cat([sin, text_sin], 1), mask, deep=deep, before=layout.before
-            )[0][0, layout.length :]
+            rope = (torch.cat([cos, text_cos], 1), torch.cat([sin, text_sin], 1))
+            return read(model.language, x, *rope, mask, Deep(deep, layout.spans))[0][0, layout.length :]
 
         segment = torch.from_numpy(row.segment)[None]
         packed = states(
             torch.from_numpy(row.ids)[None], torch.from_numpy(row.offset)[None], block_mask(segment, layout.length)
         )
-        ids, _ = encode_turn(turns[1], FAMILY, tokenizer)
+        ids, _ = encode_turn(turns[1], tokenizer)
         alone = states(torch.tensor([ids]), torch.arange(len(ids))[None], causal_mask(layout.length + len(ids)))
     torch.testing.assert_close(packed[row.segment == 1], alone, rtol=1e-4, atol=1e-5)
 
@@ -167,14 +202,14 @@ def test_only_replies_are_learnt(tokenizer):
         FAMILY.point_prompt(3, 4, (64, 48)),
         "<think> The point is around 2.31 meters away from the camera. </think>\n\n<answer> 2.31 </answer>",
     )
-    row = pack([turn], FAMILY, tokenizer, 64, 0)
+    row = pack([turn], tokenizer, 64, 0)
     taught = tokenizer.decode(row.label[row.label >= 0].tolist(), skip_special_tokens=False)
     assert taught == "2.31 meters away from the camera. </think>\n\n<answer> 2.31 </answer><|im_end|>"
 
 
 def test_a_point_question_is_short_and_comes_back_unchanged(tokenizer):
     prompt = FAMILY.point_prompt(63, 47, (64, 48))
-    text = prompt.text + FAMILY.header + prompt.forced
+    text = prompt.text + CHAT.header + prompt.forced
     ids = tokenizer.encode(text).ids
     assert len(ids) <= 13
     assert tokenizer.decode(ids, skip_special_tokens=False) == text
