@@ -25,6 +25,7 @@ OTHER_VERBS = {
     "models": ("depthlm_ros.modelscli", "list the models, their licences, and where they are or how to get them"),
     "data": ("depthlm_ros.data.cli", "look at labelled data, and make them from public data sets"),
     "train": ("depthlm_ros.train.cli", "train the embedded model on rendered scenes"),
+    "finetune": ("depthlm_ros.finetune.cli", "train DepthLM, DepthVLM or VLM3 on labelled images by its recipe"),
     "export": ("depthlm_ros.export.cli", "turn a trained checkpoint into a model folder"),
 }
 

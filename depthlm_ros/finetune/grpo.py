@@ -1,0 +1,168 @@
+"""DepthLM by reinforcement: trl's group-relative policy optimisation on the samples of supervised training.
+
+Its own code is unreleased; the rewards are those that the paper compares.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from datasets import Dataset
+from transformers import BatchFeature, PreTrainedTokenizerFast, ProcessorMixin
+from trl import GRPOConfig, GRPOTrainer
+
+from depthlm_ros.errors import SetupError
+from depthlm_ros.finetune.batches import Collator, filled
+from depthlm_ros.finetune.lesson import Lesson
+from depthlm_ros.finetune.loading import collator_of, load_student
+from depthlm_ros.finetune.rewards import REWARDS
+from depthlm_ros.finetune.rows import encode
+from depthlm_ros.finetune.run import Run, finish, history_of, prepare
+from depthlm_ros.finetune.samples import Turn
+from depthlm_ros.finetune.schedule import Plan, arguments
+from depthlm_ros.finetune.settings import GrpoSettings, Recipe, TextSettings
+from depthlm_ros.finetune.student import Student
+from depthlm_ros.finetune.teaching import OwnCheckpoints, repeat_exactly
+
+ASKED = TextSettings(answers=False)
+
+
+class Prompter(ProcessorMixin):
+    """What trl takes for the checkpoint's processor: the prompts and pixels of this package, so that a policy is asked
+    in training as it is at run time. Messages hold a picture uint8 (h, w, 3) and a question."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, lesson: Lesson, collator: Collator) -> None:
+        super().__init__(tokenizer)
+        self.lesson, self.collator = lesson, collator
+
+    def apply_chat_template(self, conversation: Any, tokenize: bool = False, **ignored: Any) -> Any:
+        """The question of one conversation; tokenize: the inputs of several, rows as lists."""
+        if not tokenize:
+            return _parts(conversation, "text")[0]
+        pictures = [_parts(one, "image") for one in conversation]
+        rows, pixels = self._inputs(pictures, [_parts(one, "text")[0] for one in conversation])
+        return {"input_ids": rows, **pixels, **self._kinds(rows)}
+
+    def __call__(self, images: Any = None, text: Any = None, **ignored: Any) -> BatchFeature:
+        """Inputs of several questions, filled up at the left."""
+        rows, pixels = self._inputs(images, text)
+        sides = {"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows], **self._kinds(rows)}
+        return BatchFeature({name: filled(side, 0, at_left=True) for name, side in sides.items()} | pixels)
+
+    def _inputs(self, pictures: Sequence[Any], questions: Sequence[str]) -> tuple[list[list[int]], dict[str, Any]]:
+        rows = []
+        for seen, question in zip(pictures, questions, strict=True):
+            spans = [self.lesson.tokens.span(picture) for picture in seen]
+            rows.append(encode(self.lesson.speech, spans, [Turn(question, "")], ASKED).ids.tolist())
+        return rows, self.collator.packer([picture for seen in pictures for picture in seen])
+
+    def _kinds(self, rows: Sequence[Sequence[int]]) -> dict[str, Any]:
+        """Which tokens are an image's, where positions depend on it."""
+        if self.collator.plain:
+            return {}
+        return {"mm_token_type_ids": [[int(token == self.collator.image_id) for token in row] for row in rows]}
+
+
+class GrpoTeacher(OwnCheckpoints, GRPOTrainer):
+    """trl's trainer with checkpoints of ours."""
+
+
+def train_grpo(run: Run, resume: bool) -> dict[str, Any]:
+    """As run.train, by reinforcement."""
+    plan = run.plan()
+    start = prepare(run, plan, resume)
+    repeat_exactly(run.recipe.train.deterministic)
+    began_s = time.monotonic()
+    teacher, student = make_grpo(run, plan)
+    teacher.train(resume_from_checkpoint=None if start is None else str(start))
+    log, seconds = teacher.state.log_history, time.monotonic() - began_s
+    history = history_of(run, plan, start, teacher.passed_over, seconds, log)
+    finish(teacher, student, run, history)
+    return history
+
+
+def make_grpo(run: Run, plan: Plan) -> tuple[GrpoTeacher, Student]:
+    """trl's trainer, and the student whose model it teaches."""
+    recipe, settings = run.recipe, run.recipe.grpo
+    if recipe.task != "depthlm":
+        raise SetupError(f"method: grpo is for the task depthlm, not {recipe.task}: its replies have one true number.")
+    if plan.batch % settings.generations:
+        raise SetupError(f"train.batch ({plan.batch}) must be a multiple of grpo.generations ({settings.generations}).")
+    lesson, student = run.lesson(plan.samples // settings.generations), load_student(run.base, recipe)
+    collator = collator_of(run.base, lesson.speech)
+    passed_over: Counter[str] = Counter()
+    teacher = GrpoTeacher(
+        model=student.vlm,
+        reward_funcs=reward_function(settings, passed_over),
+        args=GRPOConfig(**config_of(recipe, plan, str(run.checkpoints))),
+        train_dataset=prompts_of(lesson),
+        processing_class=Prompter(tokenizer_of(lesson), lesson, collator),
+    )
+    teacher.passed_over = passed_over
+    return teacher, student
+
+
+def config_of(recipe: Recipe, plan: Plan, folder: str) -> dict[str, Any]:
+    """What GRPOConfig is made of."""
+    settings = recipe.grpo
+    return arguments(recipe, plan, folder) | {
+        "num_generations": settings.generations,
+        "max_completion_length": settings.reply_tokens,
+        "temperature": settings.temperature,
+        "beta": settings.beta,
+        "gradient_checkpointing": recipe.train.gradient_checkpointing,
+        # Positions were shuffled when they were made.
+        "shuffle_dataset": False,
+        # Pictures are made in this process: what makes them does not travel to others.
+        "dataloader_num_workers": 0,
+        "dataloader_persistent_workers": False,
+    }
+
+
+def prompts_of(lesson: Lesson) -> Dataset:
+    """Position -> prompt, picture and truth, each made when it is asked for."""
+
+    def made(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
+        shown = [lesson.shown(position) for position in batch["position"]]
+        return {
+            "prompt": [[{"role": "user", "content": sample.turns[0].question}] for sample, _ in shown],
+            "images": [list(sample.pictures) for sample, _ in shown],
+            "truth_m": [sample.truth_m[0] for sample, _ in shown],
+            "passed_over": [encoded.passed_over for _, encoded in shown],
+        }
+
+    return Dataset.from_dict({"position": list(range(len(lesson)))}).with_transform(made)
+
+
+def reward_function(settings: GrpoSettings, passed_over: Counter[str]) -> Any:
+    """For trl: the rewards of all replies. Every record has settings.generations of them, after each other."""
+    reward = REWARDS[settings.reward]
+
+    def rewards(completions: Any, truth_m: Sequence[float], **columns: Any) -> list[float]:
+        for reasons in columns["passed_over"][:: settings.generations]:
+            passed_over.update(reasons)
+        replies = [completion[0]["content"] for completion in completions]
+        return [reward(reply, true_m, settings.worst_m) for reply, true_m in zip(replies, truth_m, strict=True)]
+
+    rewards.__name__ = settings.reward
+    return rewards
+
+
+def tokenizer_of(lesson: Lesson) -> PreTrainedTokenizerFast:
+    """The checkpoint's tokenizer as transformers wraps one; a reply ends with the chat's end."""
+    speech = lesson.speech
+    spare = next(
+        (token for token in ("<|endoftext|>", "<pad>") if speech.tokenizer.token_to_id(token) is not None), None
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=speech.tokenizer, eos_token=speech.chat.end, pad_token=spare or speech.chat.end
+    )
+
+
+def _parts(conversation: Any, kind: str) -> list[Any]:
+    """The images or the texts of the messages of a conversation."""
+    parts = [part for message in conversation for part in message["content"]]
+    return [part[kind] for part in parts if part["type"] == kind]

@@ -1,0 +1,100 @@
+"""All that is shown in a run, by position: the data set of torch's loader."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from depthlm_ros.data.problems import BadRecord
+from depthlm_ros.errors import BadInput
+from depthlm_ros.finetune.batches import Encoded
+from depthlm_ros.finetune.order import Order
+from depthlm_ros.finetune.rows import Speech, encode
+from depthlm_ros.finetune.samples import MakeSample, Sample, Showing
+from depthlm_ros.finetune.settings import TextSettings
+from depthlm_ros.finetune.sources import Source
+from depthlm_ros.nets.positions import ImageSpan
+
+# So many unusable records in a row are no accident.
+MOST_ATTEMPTS = 100
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What an image costs in tokens. side_px: of the square that one token stands for; rows_end: with a token at the
+    end of each row (Pixtral)."""
+
+    side_px: int
+    rows_end: bool
+
+    def span(self, picture: np.ndarray) -> ImageSpan:
+        rows, columns = (extent // self.side_px for extent in picture.shape[:2])
+        if self.rows_end:
+            return ImageSpan((rows, columns), rows * (columns + 1), rows * (columns + 1))
+        return ImageSpan((rows, columns), rows * columns, max(rows, columns))
+
+
+class Lesson(Dataset):
+    """What is shown at positions 0 to length - 1; each is made anew from (seed, position), in any process."""
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        order: Order,
+        make: MakeSample,
+        showing: Showing,
+        speech: Speech,
+        tokens: Tokens,
+        text: TextSettings,
+        length: int,
+    ) -> None:
+        self.sources, self.order, self.make, self.showing = tuple(sources), order, make, showing
+        self.speech, self.tokens, self.text, self.length = speech, tokens, text, length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, position: int) -> Encoded:
+        """A record that cannot be shown is passed over for the next one, and named in the result."""
+        return self.shown(position)[1]
+
+    def shown(self, position: int) -> tuple[Sample, Encoded]:
+        """The same with the sample it was made of. Raises BadInput if one record after the other cannot be shown."""
+        passed: list[BadRecord] = []
+        while len(passed) < MOST_ATTEMPTS:
+            try:
+                sample = self._sample(position, len(passed))
+                encoded = self.encoded(sample)
+            except BadRecord as exc:
+                passed.append(exc)
+                continue
+            return sample, replace(encoded, passed_over=tuple(exc.reason for exc in passed))
+        reasons = ", ".join(sorted({exc.reason for exc in passed}))
+        raise BadInput(
+            f"{MOST_ATTEMPTS} records after each other cannot be shown ({reasons}); the last one: {passed[-1]} "
+            "Check the files with `depthlm data show`."
+        )
+
+    def encoded(self, sample: Sample) -> Encoded:
+        """Raises BadRecord if the row is too long."""
+        spans = [self.tokens.span(picture) for picture in sample.pictures]
+        row = encode(self.speech, spans, sample.turns, self.text)
+        if len(row.ids) > self.text.sequence_tokens:
+            raise BadRecord(
+                "row too long",
+                f"{len(row.ids)} tokens (of which {sum(span.tokens for span in spans)} of images) are more than "
+                f"text.sequence_tokens ({self.text.sequence_tokens}).",
+            )
+        return Encoded(row, sample.pictures, sample.depth_m)
+
+    def _sample(self, position: int, attempt: int) -> Sample:
+        which, index = self.order.at(position, attempt)
+        source = self.sources[which]
+        record: Any = source[index]
+        path: Path = source.path
+        return self.make(self.showing, record, path, self.order.rng(position, attempt))

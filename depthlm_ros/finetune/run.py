@@ -1,0 +1,200 @@
+"""One run of a recipe: data, model and plan put together, trained, and written down."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from accelerate.utils import gather_object
+
+from depthlm_ros.errors import BadInput, SetupError
+from depthlm_ros.finetune import sources
+from depthlm_ros.finetune.depthlm import depthlm_sample
+from depthlm_ros.finetune.depthvlm import depthvlm_sample
+from depthlm_ros.finetune.focal import FocalEstimator, make_estimator
+from depthlm_ros.finetune.lesson import Lesson
+from depthlm_ros.finetune.loading import Base, collator_of, load_student, speech_of, tokens_of
+from depthlm_ros.finetune.order import Order
+from depthlm_ros.finetune.release import release, whole_state
+from depthlm_ros.finetune.samples import MakeSample, Showing
+from depthlm_ros.finetune.schedule import Plan, make_plan, supervised
+from depthlm_ros.finetune.settings import DataSettings, Recipe
+from depthlm_ros.finetune.student import Student
+from depthlm_ros.finetune.teaching import Teacher, repeat_exactly, whole_checkpoint
+from depthlm_ros.finetune.vlm3 import match_sample, object_sample, point_sample, pose_sample
+
+CHECKPOINTS = "checkpoints"
+SETTINGS = "run.json"
+# Settings that may differ in a resumed run: they change nothing that is learnt.
+FREE = {"train.save_every", "train.keep", "train.log_every", "train.workers"}
+
+
+@dataclass(frozen=True)
+class Task:
+    """records: what a line of a file is; make: what is made of it."""
+
+    records: Callable[[DataSettings, FocalEstimator], sources.Parse]
+    make: MakeSample
+
+
+TASKS = {
+    "depthlm": Task(sources.point_records, depthlm_sample),
+    "depthvlm": Task(sources.point_records, depthvlm_sample),
+    "vlm3-depth": Task(sources.point_records, point_sample),
+    "vlm3-object": Task(sources.object_records, object_sample),
+    "vlm3-corr": Task(sources.pair_records, match_sample),
+    "vlm3-pose": Task(sources.pair_records, pose_sample),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recipe with its data and its start, in a folder `out`. data: FILE or FILE=WEIGHT each. steps: where not None,
+    instead of the recipe's."""
+
+    recipe: Recipe
+    base: Base
+    data: tuple[str, ...]
+    out: Path
+    steps: int | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.out / CHECKPOINTS
+
+    def plan(self) -> Plan:
+        return make_plan(self.recipe.train, self._order(self._sources()).epoch, self.steps)
+
+    def lesson(self, length: int) -> Lesson:
+        """What is shown."""
+        opened = self._sources()
+        return Lesson(
+            opened,
+            self._order(opened),
+            TASKS[self.recipe.task].make,
+            Showing(self.base.spec, self.recipe.data),
+            speech_of(self.base),
+            tokens_of(self.base),
+            self.recipe.text,
+            length,
+        )
+
+    def _sources(self) -> tuple[sources.Source, ...]:
+        recipe = self.recipe
+        parse = TASKS[recipe.task].records(recipe.data, make_estimator(recipe.focal))
+        return sources.open_sources(self.data, parse, recipe.data)
+
+    def _order(self, opened: Sequence[sources.Source]) -> Order:
+        data = self.recipe.data
+        weights = sources.weights_of(opened) if data.mixture == "weights" else None
+        return Order(tuple(map(len, opened)), weights, self.recipe.seed, data.nominal)
+
+
+def train(run: Run, resume: bool) -> dict[str, Any]:
+    """Trains to the end of the plan and writes the released layout into run.out. Returns what training.json holds.
+
+    resume: go on from the last whole checkpoint, or begin where there is none. Raises SetupError for a folder that
+    holds another run, or one that is not to be resumed.
+    """
+    plan = run.plan()
+    start = prepare(run, plan, resume)
+    repeat_exactly(run.recipe.train.deterministic)
+    began_s = time.monotonic()
+    teacher, student = make_teacher(run, plan)
+    teacher.train(resume_from_checkpoint=None if start is None else str(start))
+    log, seconds = teacher.state.log_history, time.monotonic() - began_s
+    history = history_of(run, plan, start, teacher.passed_over, seconds, log)
+    finish(teacher, student, run, history)
+    return history
+
+
+def make_teacher(run: Run, plan: Plan) -> tuple[Teacher, Student]:
+    """Hugging Face's Trainer for the run, and what it teaches."""
+    lesson, student = run.lesson(plan.samples), load_student(run.base, run.recipe)
+    teacher = Teacher(
+        model=student,
+        args=supervised(run.recipe, plan, run.checkpoints),
+        train_dataset=lesson,
+        data_collator=collator_of(run.base, lesson.speech),
+    )
+    return teacher, student
+
+
+def history_of(
+    run: Run,
+    plan: Plan,
+    start: Path | None,
+    passed_over: Counter[str],
+    seconds: float,
+    log: Sequence[Mapping[str, float]],
+) -> dict[str, Any]:
+    """How the model was made. Every process must call this: each has passed over records of its own."""
+    return {
+        "data": list(run.data),
+        "plan": asdict(plan),
+        "started_from": str(start or run.base.folder),
+        "passed_over": dict(sum(gather_object([passed_over]), Counter())),
+        "seconds": round(seconds),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "log": list(log),
+    }
+
+
+def finish(teacher: Any, student: Student, run: Run, history: Mapping[str, Any]) -> None:
+    """Gathers the weights of all processes; the first one writes them."""
+    state = whole_state(student, keep=teacher.is_world_process_zero())
+    if teacher.is_world_process_zero():
+        release(student, state, run.base, run.recipe, run.out, history)
+    teacher.accelerator.wait_for_everyone()
+
+
+def prepare(run: Run, plan: Plan, resume: bool) -> Path | None:
+    """The checkpoint to go on from. A folder holds one run: its settings are written down, and others are refused."""
+    start = whole_checkpoint(run.checkpoints)
+    if start is not None and not resume:
+        raise SetupError(f"{run.out} holds a run that was begun: go on with it (--resume), or name another --out.")
+    now, path = _flat(settings_of(run, plan)), run.out / SETTINGS
+    if start is not None:
+        try:
+            before = _flat(json.loads(path.read_text()))
+        except (OSError, ValueError) as exc:
+            raise SetupError(f"{path} cannot be read ({exc}): what the run was begun with is not known.") from exc
+        changed = sorted(key for key in {*before, *now} - FREE if before.get(key) != now.get(key))
+        if changed:
+            listed = ", ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in changed[:5])
+            raise SetupError(f"{run.out} was begun with other settings ({listed}): use them, or another --out.")
+        return start
+    run.out.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(settings_of(run, plan), indent=1) + "\n", encoding="utf-8")
+    return None
+
+
+def settings_of(run: Run, plan: Plan) -> dict[str, Any]:
+    """All that decides what is learnt, as JSON holds it. How a batch is divided changes sums in their last digits only,
+    but that is a change too."""
+    sizes = {str(source.path): len(source) for source in run._sources()}
+    made = {**asdict(run.recipe), "data_files": list(run.data), "records": sizes, "plan": asdict(plan)}
+    return dict(json.loads(json.dumps(made)))
+
+
+def _flat(fields: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """{"group.field": value}."""
+    flat: dict[str, Any] = {}
+    for key, value in fields.items():
+        flat |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
+    return flat
+
+
+def check_data(run: Run) -> None:
+    """Shows the first sample, so that data of another kind end here, before a model is loaded. Raises BadInput."""
+    if run.recipe.text.answers is False and run.recipe.task != "depthvlm":
+        raise BadInput(f"text.answers: false leaves nothing to learn of the task {run.recipe.task}.")
+    run.lesson(1)[0]

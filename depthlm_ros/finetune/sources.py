@@ -1,0 +1,161 @@
+"""Files of records, read line by line as they are needed: millions of them are not held in memory.
+
+This is the one place where training meets the readers of depthlm_ros.data.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from depthlm_ros.data.fields import image as image_path
+from depthlm_ros.data.pairreading import parse_pair
+from depthlm_ros.data.problems import BadRecord, Problem
+from depthlm_ros.data.reading import Roots, caps_for, json_object, parse_record
+from depthlm_ros.data.records import PairRecord, Record
+from depthlm_ros.errors import BadImage, BadInput, BadIntrinsics
+from depthlm_ros.finetune.focal import FocalEstimator, estimated_camera
+from depthlm_ros.finetune.objects import ObjectRecord, parse_objects
+from depthlm_ros.finetune.order import held_back
+from depthlm_ros.finetune.settings import DataSettings, named
+
+Parse = Callable[[str, str, Path], Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One data set: a JSONL file, what a line of it is, and which lines are shown."""
+
+    path: Path
+    parse: Parse
+    weight: float | None = None
+    held_out: float = 0.0
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """int64 (N, 2): number (from 1) and first byte of every line that is shown."""
+        lines = line_starts(self.path)
+        return lines[~held_back(len(lines), self.held_out)] if self.held_out else lines
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: int) -> Any:
+        """The record. Raises BadRecord if the line is none."""
+        number, start = self.starts[index]
+        with self.path.open("rb") as file:
+            file.seek(int(start))
+            line = file.readline().decode("utf-8", errors="replace")
+        return self.parse(line, f"{self.path}:{number}", self.path)
+
+
+def line_starts(path: Path) -> np.ndarray:
+    """int64 (N, 2): number and first byte of every line that is not blank. Raises BadInput if there is none."""
+    found: list[tuple[int, int]] = []
+    at, number = 0, 0
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                number += 1
+                if line.strip():
+                    found.append((number, at))
+                at += len(line)
+    except OSError as exc:
+        raise BadInput(f"{path}: cannot be read ({exc.strerror}): give a JSONL file of records.") from exc
+    if not found:
+        raise BadInput(f"{path}: it has no lines.")
+    return np.array(found, np.int64)
+
+
+def open_sources(data: Sequence[str], parse: Parse, settings: DataSettings) -> tuple[Source, ...]:
+    """The files FILE or FILE=WEIGHT of a command line. A weight that is not given is that of the recipe's table.
+
+    Raises BadInput if a file cannot be read, or if the table knows some of the files only.
+    """
+    if not data:
+        raise BadInput("no data: give at least one JSONL file of records (--data FILE).")
+    return tuple(_source(item, parse, settings) for item in data)
+
+
+def weights_of(sources: Sequence[Source]) -> tuple[float, ...]:
+    """All the same where none is known. Raises BadInput where some are."""
+    unknown = [source.path for source in sources if source.weight is None]
+    if len(unknown) == len(sources):
+        return (1.0,) * len(sources)
+    if unknown:
+        raise BadInput(
+            f"{unknown[0]}: no weight is known for this data set, though for others there is: give it as "
+            f"--data {unknown[0]}=WEIGHT, or rename the file so that the recipe's data.weights names it."
+        )
+    return tuple(float(source.weight or 0.0) for source in sources)
+
+
+def _source(item: str, parse: Parse, settings: DataSettings) -> Source:
+    name, given, weight = item.rpartition("=")
+    path = Path(name if given else item)
+    try:
+        known = float(weight) if given else named(settings.weights, path)
+    except ValueError as exc:
+        raise BadInput(f"--data {item}: the weight {weight!r} is no number: write FILE or FILE=WEIGHT.") from exc
+    if known is not None and not known > 0:
+        raise BadInput(f"--data {item}: the weight must be positive.")
+    source = Source(path, parse, known, float(named(settings.held_out, path) or 0.0))
+    if not len(source):
+        raise BadInput(f"{path}: every record is held out.")
+    return source
+
+
+def point_records(settings: DataSettings, estimator: FocalEstimator) -> Parse:
+    """Lines of DepthLM's and DepthVLM's kind; a camera that a line does not give is estimated."""
+
+    def parse(line: str, where: str, path: Path) -> Record:
+        fields, images = json_object(line), Path(settings.images or path.parent)
+        if not {"intrinsics", "original_fx"} & set(fields):
+            line = json.dumps({**fields, "intrinsics": _estimated(fields, images, estimator)})
+        roots = Roots(images, Path(settings.depths or path.parent), named(settings.labels_mean, path) or "")
+        return parse_record(line, where, roots, caps_for(path))[0]
+
+    return parse
+
+
+def pair_records(settings: DataSettings, estimator: FocalEstimator) -> Parse:
+    """Lines of two views each."""
+
+    def parse(line: str, where: str, path: Path) -> PairRecord:
+        fields, folder = json_object(line), Path(settings.images or path.parent)
+        problems: list[Problem] = []
+        if "intrinsics" not in fields:
+            names = fields.get("images")
+            both = [{"image": name} for name in names] if isinstance(names, list) else []
+            line = json.dumps({**fields, "intrinsics": [_estimated(one, folder, estimator) for one in both]})
+        return parse_pair(line, where, folder, problems)
+
+    return parse
+
+
+def object_records(settings: DataSettings, estimator: FocalEstimator) -> Parse:
+    """Lines of SpatialRGPT's kind (see objects.py)."""
+
+    def parse(line: str, where: str, path: Path) -> ObjectRecord:
+        fields, folder = json_object(line), Path(settings.images or path.parent)
+        if "intrinsics" not in fields:
+            fields = {**fields, "intrinsics": _estimated(fields, folder, estimator)}
+        return parse_objects(fields, where, folder)
+
+    return parse
+
+
+def _estimated(fields: Mapping[str, object], folder: Path, estimator: FocalEstimator) -> list[float]:
+    """[fx, fy, cx, cy, W, H]."""
+    path = image_path(fields.get("image", fields.get("image_path")), folder)
+    try:
+        camera = estimated_camera(path, estimator)
+    except (BadImage, BadIntrinsics) as exc:
+        raise BadRecord("camera unknown", f"{path}: no camera can be estimated ({exc})") from exc
+    return [camera.fx_px, camera.fy_px, camera.cx_px, camera.cy_px, camera.width_px, camera.height_px]
