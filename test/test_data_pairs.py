@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from minis import OPTICAL_MOUNT, grey16, job, picture, text, turn
@@ -188,6 +189,20 @@ def test_the_command_line_makes_pairs(tmp_path, capsys):
     assert "folder.pairs.jsonl" in capsys.readouterr().out
     lines = (tmp_path / "out" / "folder.pairs.jsonl").read_text().splitlines()
     assert lines and all(json.loads(line)["covisibility"] > 0.6 for line in lines)
+
+
+def test_pairs_are_shown_with_numbers_and_a_sheet(tmp_path, capsys):
+    write_room(tmp_path / "in")
+    report = curate_pairs(job("folder", tmp_path / "in", tmp_path / "out"), PairPlan(points=20), 1)
+    picture(tmp_path / "in" / "rgb" / "2.png", 32, 24)
+    sheet = tmp_path / "sheet.png"
+    assert main(["data", "show", report["file"], "--sheet", str(sheet)]) == 0
+    told = capsys.readouterr().out
+    assert "pairs            3" in told and "2 x image of another size" in told
+    drawn = cv2.imread(str(sheet))
+    assert drawn.shape == (480, 2 * 640, 3)
+    # Red lines, which the pictures have none of, among those of the first cell.
+    assert (drawn[:220, :640, 2].astype(int) - drawn[:220, :640, 0] > 100).sum() > 200
 
 
 @pytest.mark.parametrize(

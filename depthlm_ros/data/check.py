@@ -39,11 +39,16 @@ def duplicate_lines(path: Path) -> list[Problem]:
 def file_problems(record: Record) -> list[Problem]:
     """What is wrong with the image and the depth map of a record, as far as their first bytes tell."""
     found = [
-        _compare(record.where, "image", record.image, image_size, record.intrinsics.size_px),
+        size_problem(record.where, record.image, record.intrinsics.size_px),
         _depth_problem(record.where, record.depth) if record.depth else None,
         _doubtful(record),
     ]
     return [problem for problem in found if problem]
+
+
+def size_problem(where: str, image: Path, size_px: tuple[int, int]) -> Problem | None:
+    """What is wrong with an image that should be of this size; None if nothing is."""
+    return _compare(where, "image", image, image_size, size_px)
 
 
 def _compare(where: str, kind: str, path: Path, measure, expected: tuple[int, int]) -> Problem | None:

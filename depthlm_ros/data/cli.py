@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,24 +33,37 @@ def run(args: argparse.Namespace) -> None:
 
 
 def show(args: argparse.Namespace) -> None:
-    """Read a file of records, look at every file it names, and say what is in it and what is wrong with it."""
+    """Read a file of records or pairs, look at every file it names, and say what is in it and what is wrong with it."""
     from depthlm_ros.data.check import checked_records
+    from depthlm_ros.data.pairshow import PairStatistics, checked_pairs, holds_pairs, pair_sheet
     from depthlm_ros.data.problems import Problem
-    from depthlm_ros.data.sheet import Spread, contact_sheet
-    from depthlm_ros.data.stats import Statistics, table
+    from depthlm_ros.data.sheet import contact_sheet
+    from depthlm_ros.data.stats import Statistics
+
+    problems: list[Problem] = []
+    if holds_pairs(args.file):
+        pairs = checked_pairs(args.file, problems, args.images_root)
+        _show(args, pairs, PairStatistics(), problems, pair_sheet)
+    else:
+        records = checked_records(args.file, problems, _roots(args))
+        _show(args, records, Statistics(), problems, contact_sheet)
+
+
+def _show(args: argparse.Namespace, found: Iterable[Any], statistics: Any, problems: list[Any], draw: Any) -> None:
+    from depthlm_ros.data.sheet import Spread
+    from depthlm_ros.data.stats import table
     from depthlm_ros.errors import BadInput
     from depthlm_ros.imagefile import write_rgb
 
-    problems: list[Problem] = []
-    statistics, kept = Statistics(), Spread(max(args.cells, 1))
-    for record in checked_records(args.file, problems, _roots(args)):
-        statistics.add(record)
-        kept.offer(record)
+    some: Spread[Any] = Spread(max(args.cells, 1))
+    for thing in found:
+        statistics.add(thing)
+        some.offer(thing)
     summary = statistics.as_dict(problems)
     print(json.dumps({**summary, "file": str(args.file)}, indent=1) if args.json else table(summary, problems))
-    if args.sheet and kept.records:
-        write_rgb(args.sheet, contact_sheet(kept.records))
-        print(f"{args.sheet}: {len(kept.records)} of the records", file=sys.stderr)
+    if args.sheet and some.kept:
+        write_rgb(args.sheet, draw(some.kept))
+        print(f"{args.sheet}: {len(some.kept)} of {statistics.records}", file=sys.stderr)
     if not statistics.records:
         first = f"; the first is {problems[0]}" if problems else ""
         raise BadInput(f"{args.file}: no usable record among {len(problems)} problems{first}")
@@ -130,7 +144,9 @@ def _add_pack(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_file(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, metavar="FILE.jsonl", help="records in DepthLM's or DepthVLM's schema")
+    parser.add_argument(
+        "file", type=Path, metavar="FILE.jsonl", help="records in DepthLM's or DepthVLM's schema, or pairs"
+    )
     help_text = "what {} paths are relative to (default: the file)"
     parser.add_argument("--images-root", type=Path, metavar="FOLDER", help=help_text.format("image"))
     parser.add_argument("--depths-root", type=Path, metavar="FOLDER", help=help_text.format("depth map"))

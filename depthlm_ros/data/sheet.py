@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Generic, TypeVar
 
 import cv2
 import numpy as np
@@ -13,39 +15,51 @@ from depthlm_ros.errors import BadImage
 from depthlm_ros.imagefile import read_rgb
 from depthlm_ros.pictures import BACKGROUND_RGB, depth_range_m, depth_rgb, write
 
+T = TypeVar("T")
 CELL_PX = (320, 240)
 COLUMNS = 4
 CAPTION_PX = 22
 DOT_PX = 4
 
 
-def contact_sheet(records: Sequence[Record], columns: int = COLUMNS) -> np.ndarray:
+def contact_sheet(records: Sequence[Record]) -> np.ndarray:
     """uint8 (H, W, 3): one cell a record, those with a depth map beside the picture. What cannot be read is black."""
-    cells = [_cell(record) for record in records]
+    return sheet_of([_cell(record) for record in records], COLUMNS)
+
+
+def sheet_of(cells: Sequence[np.ndarray], columns: int) -> np.ndarray:
+    """Cells of one height in rows of so many, the narrow ones padded."""
     width = max(cell.shape[1] for cell in cells)
-    cells = [_padded(cell, width) for cell in cells]
-    blank = np.full_like(cells[0], BACKGROUND_RGB)
-    cells += [blank] * (-len(cells) % min(columns, len(cells)))
-    columns = min(columns, len(cells))
-    return np.vstack([np.hstack(cells[row : row + columns]) for row in range(0, len(cells), columns)])
+    padded = [_padded(cell, width) for cell in cells]
+    columns = min(columns, len(padded))
+    padded += [np.full_like(padded[0], BACKGROUND_RGB)] * (-len(padded) % columns)
+    return np.vstack([np.hstack(padded[row : row + columns]) for row in range(0, len(padded), columns)])
 
 
-class Spread:
-    """Keeps at most so many of the records that it is offered, evenly over a file whose length nobody knows."""
+def thumbnail(path: Path) -> np.ndarray:
+    """A picture at the size of a cell, black if it cannot be read."""
+    try:
+        return _fit(read_rgb(path), cv2.INTER_AREA)
+    except BadImage:
+        return np.zeros((CELL_PX[1], CELL_PX[0], 3), np.uint8)
+
+
+class Spread(Generic[T]):
+    """Keeps at most so many of the things that it is offered, evenly over a file whose length nobody knows."""
 
     def __init__(self, most: int) -> None:
         self._most, self._every, self._offered = most, 1, 0
-        self._kept: list[Record] = []
+        self._kept: list[T] = []
 
-    def offer(self, record: Record) -> None:
+    def offer(self, thing: T) -> None:
         if self._offered % self._every == 0:
-            self._kept.append(record)
+            self._kept.append(thing)
         self._offered += 1
         if len(self._kept) == 2 * self._most:
             self._kept, self._every = self._kept[::2], 2 * self._every
 
     @property
-    def records(self) -> list[Record]:
+    def kept(self) -> list[T]:
         """Those to show."""
         step = max(len(self._kept) / self._most, 1)
         return [self._kept[int(i * step)] for i in range(min(self._most, len(self._kept)))]
@@ -73,10 +87,7 @@ def _depth(record: Record) -> np.ndarray | None:
 
 
 def _dotted(record: Record, near_m: float, far_m: float) -> np.ndarray:
-    try:
-        picture = _fit(read_rgb(record.image), cv2.INTER_AREA)
-    except BadImage:
-        picture = np.zeros((CELL_PX[1], CELL_PX[0], 3), np.uint8)
+    picture = thumbnail(record.image)
     scale = np.array(CELL_PX) / np.array(record.intrinsics.size_px)
     colours = (
         depth_rgb(np.asarray(record.depth_m, np.float32).reshape(1, -1), near_m, far_m)[0] if len(record.uv_px) else []

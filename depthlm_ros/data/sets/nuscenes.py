@@ -110,13 +110,32 @@ def _version(root: Path, choice: Choice) -> Path:
 
 @lru_cache(maxsize=1)
 def _tables(folder: Path) -> dict[str, dict[str, Any]]:
-    """Table -> token -> row; empty if the folder is not there. Kept by each worker: trainval's are a gigabyte."""
+    """Table -> token -> row; empty if the folder is not there.
+
+    Kept by each worker. Of trainval's millions of rows only those of the key frames and channels that are used are.
+    """
     if not folder.is_dir():
         return {name: {} for name in TABLES}
-    return {
-        name: {row["token"]: row for row in json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))}
-        for name in TABLES
-    }
+    small = ("scene", "sample", "sensor", "calibrated_sensor")
+    tables = {name: {row["token"]: row for row in _rows(folder / f"{name}.json")} for name in small}
+    channels = {row["token"] for row in tables["sensor"].values() if row["channel"] in (LIDAR, *CAMERAS)}
+    mounts = {token for token, row in tables["calibrated_sensor"].items() if row["sensor_token"] in channels}
+    shots = (row for row in _rows(folder / "sample_data.json") if row["is_key_frame"])
+    tables["sample_data"] = {row["token"]: row for row in shots if row["calibrated_sensor_token"] in mounts}
+    poses = {row["ego_pose_token"] for row in tables["sample_data"].values()}
+    tables["ego_pose"] = {row["token"]: row for row in _rows(folder / "ego_pose.json") if row["token"] in poses}
+    return tables
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON list one by one: the list as a whole would take several times the file's gigabyte."""
+    text = must_exist(path, "table").read_text(encoding="utf-8")
+    decoder = json.JSONDecoder()
+    place = text.find("{")
+    while place >= 0:
+        row, end = decoder.raw_decode(text, place)
+        yield row
+        place = text.find("{", end)
 
 
 @lru_cache(maxsize=1)
@@ -125,10 +144,9 @@ def _key_frames(folder: Path) -> dict[str, dict[str, Any]]:
     tables = _tables(folder)
     frames: dict[str, dict[str, Any]] = {}
     for row in tables["sample_data"].values():
-        if row["is_key_frame"]:
-            mount = tables["calibrated_sensor"][row["calibrated_sensor_token"]]
-            channel = tables["sensor"][mount["sensor_token"]]["channel"]
-            frames.setdefault(row["sample_token"], {})[channel] = row
+        mount = tables["calibrated_sensor"][row["calibrated_sensor_token"]]
+        channel = tables["sensor"][mount["sensor_token"]]["channel"]
+        frames.setdefault(row["sample_token"], {})[channel] = row
     return frames
 
 
