@@ -54,15 +54,16 @@ ROOMS = {
     "export": RUNTIME | {"nets"},
     "engine": RUNTIME,
     "train": RUNTIME | {"nets", "export", "eval", "scenes", "data"},
+    "finetune": RUNTIME | {"nets", "data"},
     "eval": RUNTIME | {"scenes", "data", "cliparts"},
     "ros": RUNTIME | {"eval", "scenes"},
     "cliparts": RUNTIME,
     **{name: RUNTIME | {"cliparts"} for name in VERBS},
-    "cli": RUNTIME | VERBS | {"cliparts", "data", "eval", "export", "modelscli", "train", "ros"},
+    "cli": RUNTIME | VERBS | {"cliparts", "data", "eval", "export", "finetune", "modelscli", "train", "ros"},
 }
 
 # Libraries that only some rooms may import; "ros" stands for everything that comes with ROS 2.
-BUILD_SIDE = {"nets", "export", "train", "backends/torch_hf"}
+BUILD_SIDE = {"nets", "export", "train", "finetune", "backends/torch_hf"}
 LIBRARIES = {
     "torch": BUILD_SIDE | {"backends/device_torch"},
     "transformers": BUILD_SIDE,
@@ -72,9 +73,12 @@ LIBRARIES = {
     "onnxruntime": {"backends", "export"},
     "tensorrt": {"backends/tensorrt_runtime"},
     "cuda": {"backends/device_cuda"},
-    "tokenizers": {"model", "bundle", "export", "train"},
+    "accelerate": {"finetune"},
+    "trl": {"finetune"},
+    "datasets": {"finetune"},
+    "tokenizers": {"model", "bundle", "export", "train", "finetune"},
     "numba": {"scenes"},
-    "cv2": GEOMETRY | PICTURES | {"scenes", "data", "eval", "ros", "train"},
+    "cv2": GEOMETRY | PICTURES | {"scenes", "data", "eval", "ros", "train", "finetune"},
     "pyarrow": {"data"},
     "webdataset": {"data"},
     "ros": {"ros"},
@@ -221,7 +225,7 @@ def test_the_running_node_needs_only_what_pip_is_told_to_install():
     assert used <= required("base")
     assert libraries("scenes") <= required("base", "scenes")
     assert libraries("data") <= required("base", "data")
-    assert libraries(*BUILD_SIDE) <= required("base", "scenes", "torch")
+    assert libraries(*BUILD_SIDE) <= required("base", "scenes", "torch", "train", "grpo")
 
 
 def test_pip_is_told_to_install_nothing_that_no_room_imports():
