@@ -60,12 +60,13 @@ def draw(view: View, plan: Plan) -> np.ndarray:
 
     The draw depends on the seed and the view's key alone, so that workers and restarts change nothing.
     """
-    v, u = np.nonzero(usable(view))
-    if len(u) < view.least_points:
-        raise BadRecord("view without depth", f"{len(u)} pixels with depth, {view.least_points} are needed.")
+    places = np.flatnonzero(usable(view))
+    if len(places) < view.least_points:
+        raise BadRecord("view without depth", f"{len(places)} pixels with depth, {view.least_points} are needed.")
     rng = np.random.default_rng([plan.seed, zlib.crc32(view.key.encode())])
-    chosen = rng.choice(len(u), min(plan.points, len(u)), replace=False)
-    return np.stack([u[chosen], v[chosen]], axis=1)
+    chosen = rng.choice(places, min(plan.points, len(places)), replace=False)
+    v, u = np.divmod(chosen, view.depth_m.shape[1])
+    return np.stack([u, v], axis=1)
 
 
 def known(view: View) -> np.ndarray:
