@@ -166,4 +166,12 @@ def believable_view(intrinsics: Intrinsics, rule: CanvasRule) -> CanonicalView:
         )
     if rule.canvases_px:
         return canonical_view(intrinsics, focal_px, rule.canvases_px)
-    return fitted_view(intrinsics, rule)
+    view = fitted_view(intrinsics, rule)
+    if rule.built_px and view.canvas_size_px not in rule.built_px:
+        built = ", ".join(f"{w} x {h}" for w, h in rule.built_px)
+        raise BadIntrinsics(
+            f"a camera of {width} x {height} with fx = {intrinsics.fx_px:g} would be seen as "
+            f"{view.x.canvas_px} x {view.y.canvas_px}, but this engine was built for a camera that is seen as {built}: "
+            f"build one for this camera (depthlm engine build --size {width}x{height} --focal {intrinsics.fx_px:g})."
+        )
+    return view

@@ -31,6 +31,7 @@ class CanvasRule:
     side (never enlarges), None for none; multiple_px: sides become multiples of this.
     multiple_by: "nearest": stretched to the nearest ones within the area limits (Qwen); "up": stretched to the next
     larger ones (Pixtral); "crop": what is left over at the right and bottom is not seen (Pixtral without resize).
+    built_px: the only sizes of resized images that can be looked at, of an engine that was built for them; empty: any.
     """
 
     focal_px: float | None
@@ -44,6 +45,7 @@ class CanvasRule:
     most_px: int | None = None
     multiple_px: int = 1
     multiple_by: str = "nearest"
+    built_px: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def test_look_agrees_at_every_canvas_size(pair):
         assert a.depth_m.shape == (1, size_px[1], size_px[0])
         np.testing.assert_allclose(a.depth_m, b.depth_m, rtol=1e-4)
         for left, right in zip(a.prefix, b.prefix, strict=True):
-            np.testing.assert_allclose(left, right, atol=1e-3)
+            np.testing.assert_allclose(left.numpy(), right, atol=1e-3)
         assert (a.length, a.next_position, a.prompts) == (b.length, b.next_position, b.prompts)
 
 
@@ -88,7 +88,7 @@ def test_two_images_agree_and_the_first_is_seen_as_alone(pair):
         np.testing.assert_allclose(a.depth_m, b.depth_m, rtol=1e-4)
         np.testing.assert_allclose(a.depth_m, alone.depth_m, rtol=1e-4)
         for left, right in zip(a.prefix, b.prefix, strict=True):
-            np.testing.assert_allclose(left, right, atol=1e-3)
+            np.testing.assert_allclose(left.numpy(), right, atol=1e-3)
         assert (a.length, a.next_position) == (b.length, b.next_position)
 
 

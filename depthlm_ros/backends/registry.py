@@ -30,7 +30,7 @@ def check_backend_name(name: str) -> None:
 def open_backend(name: str, source: Bundle | Checkpoint, texts: Texts, threads: int = 0, device: str = "") -> Backend:
     """Loads a model. "auto" is ONNX Runtime for what was exported, torch for a checkpoint.
 
-    texts: token ids before, between and after the images of a prompt. device: of torch.
+    texts: token ids before, between and after the images of a prompt. device: "" for the best there is.
     """
     check_backend_name(name)
     exported = isinstance(source, Bundle)
@@ -42,7 +42,7 @@ def open_backend(name: str, source: Bundle | Checkpoint, texts: Texts, threads: 
                 f"{source.spec.name} in {source.folder} is a checkpoint, which ONNX Runtime cannot run as it is: use "
                 "backend torch, or export it (depthlm export)."
             )
-        return OnnxRuntimeBackend(source, threads)
+        return OnnxRuntimeBackend(source, threads, device)
 
     def load(on_device: str) -> Backbone:
         if isinstance(source, Bundle):

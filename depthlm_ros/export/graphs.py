@@ -1,44 +1,98 @@
-"""torch modules -> ONNX files."""
+"""torch modules -> ONNX models in memory.
+
+Precision is in the graph, that of the modules' own weights: networks in TensorRT are strongly typed. The look graph is
+of fixed sizes; the step graph takes any number of rows, tokens and slots, so that reading a question (append) and
+decoding are one graph with one copy of the weights.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from onnxscript import ir
 from torch import nn
 
+from depthlm_ros.errors import SetupError
+from depthlm_ros.nets.backbone import Backbone
 from depthlm_ros.nets.graphs import LookGraph, StepGraph
 
 # Read by ONNX Runtime 1.17 and TensorRT 10.3 (JetPack 6.2) alike.
-OPSET = 18
+OPSET = 20
+IMAGES = ("image", "second")
+DEPTH, KEPT, LOGITS = "depth_m", ("keys", "values"), "logits"
+
+Texts = Sequence[Sequence[int]]
+Sizes = Sequence[tuple[int, int]]
 
 
-def export_look(graph: LookGraph, size_px: tuple[int, int], path: Path, opset: int = OPSET) -> None:
-    """Writes the look graph for its one or two images, each of size_px (width, height)."""
-    count = len(graph.layout.images)
+class LookModule(nn.Module):
+    """A LookGraph as it is exported: bytes are made floats before all else, since TensorRT takes bytes as a network's
+    input only; without keys and values if only the depth is wanted."""
+
+    def __init__(self, model: Backbone, texts: Texts, sizes_px: Sizes, only_depth: bool) -> None:
+        super().__init__()
+        self.look, self.only_depth = LookGraph(model, texts, sizes_px), only_depth
+
+    def forward(self, *images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        outputs = self.look(*(image.float() for image in images))
+        return outputs[:1] if self.only_depth else outputs
+
+
+class StepModule(nn.Module):
+    """A StepGraph as it is exported: logits are float32, whatever the weights are."""
+
+    def __init__(self, model: Backbone) -> None:
+        super().__init__()
+        self.step = StepGraph(model)
+
+    def forward(self, *given: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        logits, keys, values = self.step(*given)
+        return logits.float(), keys, values
+
+
+def look_model(
+    model: Backbone, texts: Texts, sizes_px: Sizes, opset: int = OPSET, only_depth: bool = False
+) -> ir.Model:
+    """The look at one or two images of sizes_px (width, height): uint8 (1, H, W, 3) -> float32 depth_m (1, H, W) of
+    the first, where the model has a depth head, and keys and values of the prefix.
+
+    texts: token ids before, between and after the images. only_depth: for depth the text behind the image is left out
+    too, exactly, because attention is causal. Raises SetupError for only_depth of a model that has no depth head.
+    """
+    if only_depth and model.depth_head is None:
+        raise SetupError("the model has no depth head, so that nothing would be left of it with --depth-only.")
+    texts = (*texts[:-1], ()) if only_depth else tuple(texts)
     # Distinct tensors: the exporter takes one tensor given twice for one input.
-    images = tuple(torch.zeros(1, size_px[1], size_px[0], 3, dtype=torch.uint8) for _ in range(count))
-    outputs = ["depth_m", "keys", "values"]
-    _export(graph, images, path, ["image", "second"][:count], outputs, ((None,) * count,), opset)
+    images = tuple(torch.zeros(1, height, width, 3, dtype=torch.uint8) for width, height in sizes_px)
+    outputs = [*([DEPTH] if model.depth_head is not None else []), *([] if only_depth else KEPT)]
+    module = LookModule(model, texts, sizes_px, only_depth)
+    return _export(module, images, IMAGES[: len(images)], outputs, ((None,) * len(images),), opset)
 
 
-def export_step(graph: StepGraph, path: Path, opset: int = OPSET) -> None:
-    """Writes the step graph for rows that share one prefix; rows, tokens and lengths are dynamic."""
-    text = graph.model.vlm.config.text_config
+def step_model(model: Backbone, opset: int = OPSET) -> ir.Model:
+    """Text behind a look, for rows that share one prefix; rows, tokens and lengths are dynamic.
+
+    Inputs and outputs are those of StepGraph; keys and values in the backbone's precision, mask and logits float32.
+    """
+    attention = model.language.layers[0].self_attn
+    layers, size, dtype = len(model.language.layers), attention.head_dim, attention.k_proj.weight.dtype
+    heads = attention.k_proj.out_features // size
     rows, count, prefix, own = 3, 5, 7, 6
-    heads = (text.num_key_value_heads, text.head_dim)
 
     def cache(rows: int, length: int) -> torch.Tensor:
-        return torch.zeros(text.num_hidden_layers, rows, heads[0], length, heads[1])
+        return torch.zeros(layers, rows, heads, length, size, dtype=dtype)
 
-    ids = torch.zeros(rows, count, dtype=torch.int64)
     n, t, p, s = (
-        torch.export.Dim(name, min=1, max=limit) for name, limit in (("n", 512), ("t", 1024), ("p", 4096), ("s", 4096))
+        torch.export.Dim(name, min=1, max=limit) for name, limit in (("n", 512), ("t", 1024), ("p", 16384), ("s", 4096))
     )
     named = {
-        # Distinct tensors: the exporter takes one tensor given twice for one input.
-        "ids": (ids, {0: n, 1: t}),
-        "positions": (ids.clone(), {0: n, 1: t}),
+        "ids": (torch.zeros(rows, count, dtype=torch.int64), {0: n, 1: t}),
+        "positions": (torch.zeros(rows, count, dtype=torch.int64), {0: n, 1: t}),
         "last": (torch.full((rows,), count - 1), {0: n}),
         "prefix_keys": (cache(1, prefix), {3: p}),
         "prefix_values": (cache(1, prefix), {3: p}),
@@ -47,29 +101,63 @@ def export_step(graph: StepGraph, path: Path, opset: int = OPSET) -> None:
         "own_mask": (torch.zeros(rows, own), {0: n, 1: s}),
     }
     arguments, shapes = zip(*named.values(), strict=True)
-    _export(graph, arguments, path, list(named), ["logits", "keys", "values"], shapes, opset)
+    return _export(StepModule(model), arguments, tuple(named), [LOGITS, *KEPT], (shapes,), opset)
+
+
+def save(model: ir.Model, path: Path) -> None:
+    """Writes an ONNX file, its weights beside it (path + ".data")."""
+    ir.save(model, path, external_data=f"{path.name}.data")
 
 
 def _export(
-    graph: nn.Module,
+    module: nn.Module,
     arguments: tuple[torch.Tensor, ...],
-    path: Path,
-    inputs: list[str],
-    outputs: list[str],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
     shapes: tuple | None,
     opset: int,
-) -> None:
-    with torch.no_grad():
-        torch.onnx.export(
-            graph.eval(),
+) -> ir.Model:
+    with torch.no_grad(), _quiet():
+        program = torch.onnx.export(
+            module.eval(),
             arguments,
-            str(path),
-            input_names=inputs,
-            output_names=outputs,
+            input_names=list(inputs),
+            output_names=list(outputs),
             dynamic_shapes=shapes,
             opset_version=opset,
             dynamo=True,
-            external_data=True,
             verbose=False,
             optimize=True,
         )
+    if program is None:
+        raise SetupError(f"this version of torch ({torch.__version__}) returns no ONNX program: use 2.13.")
+    _forget_origins(program.model)
+    return program.model
+
+
+def _forget_origins(model: ir.Model) -> None:
+    """Takes out what the exporter notes about every node: lines and paths of this machine's sources, megabytes."""
+    model.doc_string, model.graph.doc_string = None, None
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    for node in model.graph.all_nodes():
+        node.doc_string = None
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks on packages that it could also make use of."""
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        exporter.setLevel(level)
