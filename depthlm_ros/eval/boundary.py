@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from depthlm_ros.eval.metrics import has_depth, median_aligned
+from depthlm_ros.eval.metrics import has_depth
 
 THRESHOLDS = np.linspace(1.05, 1.25, 10)
 WINDOW_PX = 5
@@ -93,10 +93,13 @@ def flying(predicted_m: np.ndarray, true_m: np.ndarray) -> tuple[int, int]:
     """(pixels beside an edge, those of them that fly) of depth maps (H, W).
 
     Beside an edge: the true depths within two pixels differ by more than EDGE_RATIO, and the pixel's own is near one
-    end. It flies if its prediction, once the whole image is scaled by medians, lies in the middle half of the way
-    between both ends, in the logarithm.
+    end. It flies if its prediction, once the whole image is scaled by the median of truth over prediction, lies in the
+    middle half of the way between both ends, in the logarithm.
     """
-    true, told = _logarithm(true_m), _logarithm(median_aligned(predicted_m, true_m))
+    true, told = _logarithm(true_m), _logarithm(predicted_m)
+    known = np.isfinite(true) & np.isfinite(told)
+    if known.any():
+        told += np.median(true[known] - told[known])
     kernel = np.ones((WINDOW_PX, WINDOW_PX), np.uint8)
     near = cv2.erode(np.where(np.isnan(true), _FAR, true).astype(np.float32), kernel)
     far = cv2.dilate(np.where(np.isnan(true), -_FAR, true).astype(np.float32), kernel)

@@ -120,11 +120,12 @@ def _depth(args: argparse.Namespace, model: Model | None, results: Results) -> d
 
 
 def _words(args: argparse.Namespace, task: str, model: Model | None, results: Results) -> dict[str, Any]:
-    from depthlm_ros.eval.wordrun import score_words
+    from depthlm_ros.eval.wordrun import Wanted, score_words
 
     if model is None:
         raise BadInput(f"there is no baseline for task {task}: give --model.")
-    found = score_words(task, args.labels, model, results, (args.limit, args.seed), args.pictures, _watch())
+    wanted = Wanted(args.limit, args.seed, args.root, args.pictures)
+    found = score_words(task, args.labels, model, results, wanted, _watch())
     complain(found.left_out)
     print(found.table)
     return found.scores

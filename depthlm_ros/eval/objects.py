@@ -76,13 +76,16 @@ class ObjectQuestion:
         )
 
 
-def read_questions(path: Path) -> tuple[list[ObjectQuestion], list[Problem]]:
-    """The usable questions of a file, and what was wrong with the others. Raises BadInput if there is none."""
+def read_questions(path: Path, root: Path | None = None) -> tuple[list[ObjectQuestion], list[Problem]]:
+    """The usable questions of a file, and what was wrong with the others. Raises BadInput if there is none.
+
+    root: what the image paths are relative to (default: the file).
+    """
     questions: list[ObjectQuestion] = []
     problems: list[Problem] = []
     for where, line in numbered_lines(path):
         try:
-            questions.append(parse_question(line, where, path.parent))
+            questions.append(parse_question(line, where, root or path.parent))
         except BadRecord as exc:
             problems.append(Problem(where, exc.reason, str(exc)))
     if not questions:

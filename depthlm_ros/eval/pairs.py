@@ -38,11 +38,14 @@ Matcher = Callable[[Frame, Frame, np.ndarray], Matches]
 PoseTeller = Callable[[Frame, Frame], RelativePose]
 
 
-def read_pairs(path: Path, points: bool) -> tuple[list[PairRecord], list[Problem]]:
-    """The usable pairs of a file (points: only those with points). Raises BadInput if there is none."""
+def read_pairs(path: Path, points: bool, root: Path | None = None) -> tuple[list[PairRecord], list[Problem]]:
+    """The usable pairs of a file (points: only those with points). Raises BadInput if there is none.
+
+    root: what the image paths are relative to (default: the file).
+    """
     problems: list[Problem] = []
     pairs = []
-    for pair in iter_pairs(path, problems):
+    for pair in iter_pairs(path, problems, root):
         if points and not len(pair.uv_px):
             problems.append(Problem(pair.where, "record without a usable point", "it has no points"))
         else:

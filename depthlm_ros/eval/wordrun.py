@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from depthlm_ros.data.problems import BadRecord, Problem, count_by_reason
 from depthlm_ros.data.reading import json_object, numbered_lines
+from depthlm_ros.data.records import PairRecord
 from depthlm_ros.errors import BadInput, BadQuestion
 from depthlm_ros.eval import objectscores
 from depthlm_ros.eval.gallery import MOST_PICTURES, match_picture
@@ -21,6 +22,22 @@ from depthlm_ros.imagefile import write_rgb
 
 if TYPE_CHECKING:
     from depthlm_ros.model import Model
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """limit: how many records, None for all; seed: to draw them with, None for the first. root: what paths in the
+    labels are relative to, None for the labels themselves. pictures: where to draw matches, None for nowhere."""
+
+    limit: int | None = None
+    seed: int | None = None
+    root: Path | None = None
+    pictures: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise BadInput(f"--limit is {self.limit}: at least 1.")
+
 
 ABILITIES = {"objects": "questions", "matches": "match", "pose": "pose"}
 Watch = Callable[[int, int], None]
@@ -54,26 +71,23 @@ def score_words(
     path: Path,
     model: Model,
     results: Results,
-    chosen: tuple[int | None, int | None] = (None, None),
-    pictures: Path | None = None,
+    wanted: Wanted | None = None,
     watch: Watch | None = None,
 ) -> Told:
-    """Scores a model on "objects", "matches" or "pose". chosen: how many records, and the seed to draw them with.
+    """Scores a model on "objects", "matches" or "pose".
 
     Raises BadInput for labels that are unusable, BadQuestion if the model cannot do the task.
     """
     if ABILITIES[task] not in model.family.abilities:
         raise BadQuestion(f"{model.name} is not made for task {task}: use vlm3-object, vlm3-corr, vlm3-pose or tiny.")
     if task == "objects":
-        return _objects(path, model, results, chosen, watch)
-    return _pairs(task, path, model, results, chosen, pictures, watch)
+        return _objects(path, model, results, wanted or Wanted(), watch)
+    return _pairs(task, path, model, results, wanted or Wanted(), watch)
 
 
-def _objects(
-    path: Path, model: Model, results: Results, chosen: tuple[int | None, int | None], watch: Watch | None
-) -> Told:
-    questions, problems = read_questions(path)
-    questions = _chosen(questions, *chosen)
+def _objects(path: Path, model: Model, results: Results, wanted: Wanted, watch: Watch | None) -> Told:
+    questions, problems = read_questions(path, wanted.root)
+    questions = _chosen(questions, wanted)
 
     def asker(frame, question: ObjectQuestion):
         return model.look(frame).ask(question.question, question.uv_px, question.regions)
@@ -87,17 +101,9 @@ def _objects(
     return _told({"scores": scores}, object_table(scores), (*problems, *left_out), kept, found)
 
 
-def _pairs(
-    task: str,
-    path: Path,
-    model: Model,
-    results: Results,
-    chosen: tuple[int | None, int | None],
-    pictures: Path | None,
-    watch: Watch | None,
-) -> Told:
-    pairs, problems = read_pairs(path, points=task == "matches")
-    pairs = _chosen(pairs, *chosen)
+def _pairs(task: str, path: Path, model: Model, results: Results, wanted: Wanted, watch: Watch | None) -> Told:
+    pairs, problems = read_pairs(path, task == "matches", wanted.root)
+    pairs = _chosen(pairs, wanted)
 
     def work(pair) -> Found:
         if task == "pose":
@@ -107,12 +113,16 @@ def _pairs(
     found, left_out = work_through(pairs, pair_key, work, results, watch)
     kept = _usable(path, pairs, left_out)
     scores = match_scores(kept, found) if task == "matches" else pose_scores(kept, found)
-    if pictures and task == "matches":
-        pictures.mkdir(parents=True, exist_ok=True)
-        for pair, one in list(zip(kept, found, strict=True))[:MOST_PICTURES]:
-            line = pair.where.rpartition(":")[2]
-            write_rgb(pictures / f"{line.zfill(6)}_{pair.images[0].stem}.jpg", match_picture(pair, one["matched_px"]))
+    if wanted.pictures and task == "matches":
+        _draw(wanted.pictures, kept, found)
     return _told(scores, score_lines(scores), (*problems, *left_out), kept, found)
+
+
+def _draw(folder: Path, pairs: Sequence[PairRecord], found: Sequence[Found]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for pair, one in list(zip(pairs, found, strict=True))[:MOST_PICTURES]:
+        line = pair.where.rpartition(":")[2]
+        write_rgb(folder / f"{line.zfill(6)}_{pair.images[0].stem}.jpg", match_picture(pair, one["matched_px"]))
 
 
 def _told(
@@ -136,10 +146,8 @@ def _usable(path: Path, records: Sequence[R], left_out: Sequence[Problem]) -> li
     return kept
 
 
-def _chosen(records: list[R], limit: int | None, seed: int | None) -> list[R]:
-    if limit is None or limit >= len(records):
+def _chosen(records: list[R], wanted: Wanted) -> list[R]:
+    if wanted.limit is None or wanted.limit >= len(records):
         return records
-    if limit < 1:
-        raise BadInput(f"--limit is {limit}: at least 1.")
-    chosen = range(limit) if seed is None else sorted(random.Random(seed).sample(range(len(records)), limit))
-    return [records[index] for index in chosen]
+    chosen = sorted(random.Random(wanted.seed).sample(range(len(records)), wanted.limit))
+    return records[: wanted.limit] if wanted.seed is None else [records[index] for index in chosen]
