@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from labels import told
 from room import WALL_M, render_room, write_labels
 
-from depthlm_ros.core import Frame, PointDepths
+from depthlm_ros.core import Frame
 from depthlm_ros.errors import BadImage, BadInput, BadQuestion, UnknownName
 from depthlm_ros.eval.depthrun import Choice, depth_report
 from depthlm_ros.eval.evaluate import at_points, evaluate, model_predictor
@@ -34,12 +35,6 @@ def tiny():
 @pytest.fixture
 def rooms(tmp_path):
     return read_records(write_labels(tmp_path))
-
-
-def told(depth_m, std_m=math.nan):
-    """A prediction, as models give it."""
-    depth_m = np.asarray(depth_m, np.float32)
-    return PointDepths(np.zeros((len(depth_m), 2)), depth_m, np.broadcast_to(np.float32(std_m), depth_m.shape))
 
 
 def scores_of(predict, labels):

@@ -6,10 +6,10 @@ import math
 import cv2
 import numpy as np
 import pytest
+from labels import write_maps
 from room import CAMERA, WALL_M, render_room
 
 from depthlm_ros.core import DepthMap, PointDepths
-from depthlm_ros.data.depthfile import write_depth
 from depthlm_ros.errors import BadInput, BadQuestion
 from depthlm_ros.eval.boundary import Edges, boundary, edges, flying
 from depthlm_ros.eval.dense import SAMPLE, read_maps, sample, whole_maps
@@ -18,30 +18,6 @@ from depthlm_ros.eval.evaluate import evaluate
 from depthlm_ros.eval.outcome import Outcome
 from depthlm_ros.eval.report import scored
 from depthlm_ros.eval.results import Results
-
-ROOT_NAME = "labels.jsonl"
-
-
-def write_maps(folder, depths_m, size=None, name=ROOT_NAME, **more):
-    """One record per depth map, all of the room's image; the maps may be of another size."""
-    lines = []
-    for index, depth_m in enumerate(depths_m):
-        cv2.imwrite(str(folder / f"{index}.png"), render_room()[0][..., ::-1])
-        write_depth(folder / f"{index}_depth.png", depth_m, 1000)
-        height, width = np.shape(depth_m)
-        line = {
-            "image": f"{index}.png",
-            "depth_path": f"{index}_depth.png",
-            "depth_scale": 1000,
-            "intrinsics": list(vars(CAMERA).values()),
-            "original_rgb_size": list(CAMERA.size_px),
-            "original_depth_size": [width, height],
-            "original_fx": CAMERA.fx_px,
-        }
-        lines.append(json.dumps(line | more))
-    path = folder / name
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
 
 
 class Said:

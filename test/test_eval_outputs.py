@@ -9,10 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from labels import pair, question, told, write_lines, write_maps
 from room import render_room, write_labels
-from test_eval import told
-from test_eval_dense import write_maps
-from test_eval_words import pair, question, write_lines
 
 from depthlm_ros.bundle import load_bundle
 from depthlm_ros.errors import BadInput

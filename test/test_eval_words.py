@@ -6,7 +6,8 @@ import math
 import cv2
 import numpy as np
 import pytest
-from room import CAMERA, render_room
+from labels import SAME, pair, question, write_lines
+from room import render_room
 from scripted import TOKENIZER, scripted_model
 
 from depthlm_ros.core import Answer, Intrinsics, Region, Status
@@ -16,9 +17,7 @@ from depthlm_ros.eval.objectscores import ask, hours_apart, is_right, scores
 from depthlm_ros.eval.pairs import area_under_curve, direction_error_deg, end_point_errors
 from depthlm_ros.eval.results import Results
 from depthlm_ros.eval.wordrun import Wanted, score_words, task_of
-from depthlm_ros.pose import rotation_from_angles
 
-LENS = list(vars(CAMERA).values())
 needs_tokenizer = pytest.mark.skipif(not TOKENIZER.is_file(), reason="engines/tiny is not here: `make train` makes it")
 
 
@@ -27,17 +26,6 @@ def folder(tmp_path):
     for name in ("a.png", "b.png"):
         cv2.imwrite(str(tmp_path / name), render_room()[0][..., ::-1])
     return tmp_path
-
-
-def write_lines(folder, *lines):
-    path = folder / "labels.jsonl"
-    path.write_text("\n".join(map(json.dumps, lines)) + "\n", encoding="utf-8")
-    return path
-
-
-def question(answer, unit="", category="", text="How far is it?", **more):
-    line = {"image": "a.png", "intrinsics": LENS, "question": text, "answer": answer, "category": category}
-    return line | ({"unit": unit} if unit else {}) | more
 
 
 def parsed(folder, *given, **more):
@@ -192,21 +180,6 @@ def test_directions_are_compared_without_their_lengths():
     assert direction_error_deg(np.array([1.0, 0, 0]), np.array([-5.0, 0, 0])) == 180.0
     assert direction_error_deg(np.array([1.0, 0, 0]), np.zeros(3)) == 0.0
     assert math.isnan(direction_error_deg(np.full(3, math.nan), np.array([1.0, 0, 0])))
-
-
-SAME = ([[8, 8]], [[8, 8]])
-
-
-def pair(uv_px, matched_px, yaw_deg=0.0, translation=(0.0, 0.0, 1.0)):
-    return {
-        "images": ["a.png", "b.png"],
-        "intrinsics": [LENS, LENS],
-        "pixel_coords": uv_px,
-        "matched_coords": matched_px,
-        "rotation": rotation_from_angles(yaw_deg, 0, 0).tolist(),
-        "translation": list(translation),
-        "covisibility": 0.8,
-    }
 
 
 @needs_tokenizer

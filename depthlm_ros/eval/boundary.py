@@ -75,18 +75,24 @@ class Boundary:
 def edges(predicted_m: np.ndarray, true_m: np.ndarray) -> Edges:
     """Counts of one image: depth maps float (H, W) of one size, metres, NaN unknown."""
     told, true = _logarithm(predicted_m), _logarithm(true_m)
-    matched, predicted, real = np.zeros((3, len(THRESHOLDS)), np.int64)
+    totals = np.zeros((3, len(THRESHOLDS)), np.int64)
     for axis in (0, 1):
         step, told_step = np.diff(true, axis=axis), np.diff(told, axis=axis)
         known = np.isfinite(step)
         step, told_step = step[known], np.nan_to_num(told_step[known], nan=0.0)
         for sign in (1, -1):
-            for index, threshold in enumerate(np.log(THRESHOLDS)):
-                is_true, is_told = sign * step > threshold, sign * told_step > threshold
-                matched[index] += np.sum(is_true & is_told)
-                predicted[index] += np.sum(is_told)
-                real[index] += np.sum(is_true)
+            # Both are beyond a threshold where the smaller of the two is.
+            both = np.minimum(sign * step, sign * told_step)
+            totals += [_beyond(both), _beyond(sign * told_step), _beyond(sign * step)]
+    matched, predicted, real = totals
     return Edges(matched, predicted, real, *flying(predicted_m, true_m))
+
+
+def _beyond(step: np.ndarray) -> list[int]:
+    """How many steps of the logarithm are beyond each of THRESHOLDS."""
+    limits = np.log(THRESHOLDS)
+    large = step[step > limits[0]]
+    return [int(np.count_nonzero(large > limit)) for limit in limits]
 
 
 def flying(predicted_m: np.ndarray, true_m: np.ndarray) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from depthlm_ros.errors import BadInput
-from depthlm_ros.eval.published import TABLES, Table
+from depthlm_ros.eval.published import NOTES, TABLES, Table
 
 Run = Mapping[str, Any]
 
@@ -55,7 +55,8 @@ def beside(table: Table, column: str, name: str, value: float) -> list[str]:
         return []
     mine = f"> {name}"
     ordered = sorted({**rows, mine: value}.items(), key=lambda item: -item[1] if table.up else item[1])
-    head = f"published: {table.title}, {column} ({table.score})"
+    note = f"; {NOTES[table.title, column]}" if (table.title, column) in NOTES else ""
+    head = f"published: {table.title}, {column} ({table.score}{note})"
     return [head, *(f"  {number:8.3f}  {row}" for row, number in ordered)]
 
 
