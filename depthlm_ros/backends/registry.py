@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from depthlm_ros.backends.base import Backend
 from depthlm_ros.backends.onnx_runtime import OnnxRuntimeBackend
+from depthlm_ros.backends.tensorrt_engine import TensorRTBackend
 from depthlm_ros.backends.torch_hf import TorchBackend
 from depthlm_ros.bundle import Bundle
 from depthlm_ros.checkpoint import Checkpoint
@@ -15,7 +16,7 @@ from depthlm_ros.errors import BackendFailed, UnknownName
 if TYPE_CHECKING:
     from depthlm_ros.nets.backbone import Backbone
 
-BACKENDS = (OnnxRuntimeBackend.name, TorchBackend.name)
+BACKENDS = (OnnxRuntimeBackend.name, TensorRTBackend.name, TorchBackend.name)
 AUTO = "auto"
 
 Texts = tuple[Sequence[int], Sequence[int], Sequence[int]]
@@ -28,20 +29,22 @@ def check_backend_name(name: str) -> None:
 
 
 def open_backend(name: str, source: Bundle | Checkpoint, texts: Texts, threads: int = 0, device: str = "") -> Backend:
-    """Loads a model. "auto" is ONNX Runtime for what was exported, torch for a checkpoint.
+    """Loads a model. "auto" is TensorRT where plans were built beside the graphs, ONNX Runtime for what was exported,
+    torch for a checkpoint.
 
     texts: token ids before, between and after the images of a prompt. device: "" for the best there is.
     """
     check_backend_name(name)
-    exported = isinstance(source, Bundle)
     if name == AUTO:
-        name = OnnxRuntimeBackend.name if exported else TorchBackend.name
-    if name == OnnxRuntimeBackend.name:
+        name = _best_for(source)
+    if name != TorchBackend.name:
         if not isinstance(source, Bundle):
             raise BackendFailed(
-                f"{source.spec.name} in {source.folder} is a checkpoint, which ONNX Runtime cannot run as it is: use "
-                "backend torch, or export it (depthlm export)."
+                f"{source.spec.name} in {source.folder} is a checkpoint, which {name} cannot run as it is: use "
+                "backend torch, or export it (depthlm engine build)."
             )
+        if name == TensorRTBackend.name:
+            return TensorRTBackend(source, device)
         return OnnxRuntimeBackend(source, threads, device)
 
     def load(on_device: str) -> Backbone:
@@ -58,3 +61,10 @@ def open_backend(name: str, source: Bundle | Checkpoint, texts: Texts, threads: 
         return load_released(source.folder, source.spec, dtype, on_device)
 
     return TorchBackend(load, texts, threads, device)
+
+
+def _best_for(source: Bundle | Checkpoint) -> str:
+    if not isinstance(source, Bundle):
+        return TorchBackend.name
+    built = any(source.folder.glob("look_*.plan"))
+    return TensorRTBackend.name if built else OnnxRuntimeBackend.name
