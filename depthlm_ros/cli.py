@@ -27,6 +27,7 @@ OTHER_VERBS = {
     "train": ("depthlm_ros.train.cli", "train the embedded model on rendered scenes"),
     "finetune": ("depthlm_ros.finetune.cli", "train DepthLM, DepthVLM or VLM3 on labelled images by its recipe"),
     "export": ("depthlm_ros.export.cli", "turn a trained checkpoint into a model folder"),
+    "engine": ("depthlm_ros.engine.cli", "compile a model for one camera, with TensorRT or ONNX Runtime"),
 }
 
 

@@ -1,0 +1,257 @@
+"""`depthlm engine build|inspect|list|clean`: models compiled for one camera, and what there is of them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+from depthlm_ros.core import Intrinsics
+from depthlm_ros.engine.targets import TARGETS, Target, target_named
+from depthlm_ros.errors import SetupError
+
+BACKENDS = ("tensorrt", "onnxruntime")
+# For ONNX Runtime what its older versions read too; newer opsets are no faster there.
+PORTABLE_OPSET = 20
+PRECISIONS = ("bf16", "fp16", "fp32", "int8")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(title="what to do", metavar="build|inspect|list|clean", required=True)
+    _add_build(verbs.add_parser("build", help="build an engine", description=build.__doc__))
+    _add_inspect(verbs.add_parser("inspect", help="check an engine and tell what it is", description=inspect.__doc__))
+    _add_list(verbs.add_parser("list", help="the engines that are here", description=list_engines.__doc__))
+    _add_clean(verbs.add_parser("clean", help="remove leftovers, plans or an engine", description=clean.__doc__))
+
+
+def run(args: argparse.Namespace) -> None:
+    args.act(args)
+
+
+def build(args: argparse.Namespace) -> None:
+    """Compile a model for one camera: ONNX graphs and, on a machine with TensorRT, plans of them. Without a camera or
+    size the model must have been exported already, and only its plans are built."""
+    from depthlm_ros.engine.plans import target_here
+
+    here = target_here() if args.backend != "onnxruntime" else None
+    backend = args.backend or ("tensorrt" if here or args.target else "onnxruntime")
+    if args.camera is None and args.size is None:
+        _plans_alone(args, backend)
+        return
+    if backend == "tensorrt" and here is None and args.target is None:
+        raise SetupError(
+            "there is no TensorRT here: say for which machine the graphs are to be written (--target "
+            f"{'|'.join(TARGETS)}) and build the plans there, or use --backend onnxruntime."
+        )
+    folder = _build_graphs(args, backend, here)
+    if backend == "tensorrt":
+        if here is not None and args.target in (None, here.name):
+            _plans(args, str(folder))
+        else:
+            print(
+                f"Plans are built on the machine that runs them: copy {folder} there, into one of its engine folders, "
+                f"and run there: depthlm engine build --model {folder.name} --backend tensorrt"
+            )
+
+
+def inspect(args: argparse.Namespace) -> None:
+    """Check every file of an engine against its manifest, and tell what it was built from and for."""
+    from depthlm_ros.bundle import find_bundle, load_bundle
+    from depthlm_ros.engine.shelf import describe
+
+    folder = find_bundle(args.engine)
+    load_bundle(folder)
+    facts = describe(folder)
+    if args.json:
+        print(json.dumps(facts, indent=1))
+        return
+    hidden = {"files", "bytes", "plans", "format", "manifest_sha256", "calibration", "canvas"}
+    for name, value in facts.items():
+        if name not in hidden and value not in ("", None):
+            print(f"{name:16} {_short(value)}")
+    for name, size in facts["bytes"].items():
+        print(f"{name:24} {size / 1e6:10.2f} MB")
+    for name, key in facts["plans"].items():
+        machine = key["machine"]
+        print(f"{name}: TensorRT {machine['tensorrt']}, {machine['gpu']} (sm {machine['sm']}), {machine['driver']}")
+    print("all files are what the manifest says")
+
+
+def list_engines(args: argparse.Namespace) -> None:
+    """List the engines in the engine folders. Their files are not checked: see inspect."""
+    from depthlm_ros.engine.shelf import shelved, table
+
+    engines = shelved()
+    if args.json:
+        fields = [{"folder": str(e.folder), "fault": e.fault, "bytes": e.size_bytes, **e.manifest} for e in engines]
+        print(json.dumps(fields, indent=1))
+    else:
+        print(table(engines))
+
+
+def clean(args: argparse.Namespace) -> None:
+    """Remove what killed builds left behind; of a named engine also its plans, with --all the engine itself."""
+    from depthlm_ros.engine import shelf
+
+    if args.all and not args.engine:
+        raise SetupError("--all needs the name of an engine: all of them at once are removed by nobody by mistake.")
+    freed = shelf.clean(args.engine, args.all, print)
+    print(f"{freed / 1e6:.1f} MB became free")
+
+
+def _build_graphs(args: argparse.Namespace, backend: str, here: Target | None) -> Path:
+    from depthlm_ros.checkpoint import find_model
+    from depthlm_ros.engine.build import EngineOrder, build_graphs
+    from depthlm_ros.engine.fitting import camera_of_size
+    from depthlm_ros.engine.progress import Bars
+    from depthlm_ros.engine.report import report_text
+
+    wanted = target_named(args.target) if args.target else here
+    target = wanted if backend == "tensorrt" else None
+    camera = _camera(args.camera) or camera_of_size(args.size, args.focal, find_model(args.model).spec)
+    order = EngineOrder(
+        model=args.model,
+        camera=camera,
+        precision=args.precision or ("bf16" if backend == "tensorrt" else "fp32"),
+        backend=backend,
+        opset=target.opset if target else PORTABLE_OPSET,
+        head=args.head_precision,
+        target=target,
+        only_depth=args.depth_only,
+        out=args.out,
+        check=args.check,
+        command=_command(args),
+    )
+    report = build_graphs(order, Bars(), _say)
+    print(report_text(report))
+    return report.folder
+
+
+def _plans_alone(args: argparse.Namespace, backend: str) -> None:
+    if backend != "tensorrt":
+        raise SetupError(
+            "say for which camera: --camera camera.yaml, or --size WIDTHxHEIGHT with --focal. (Without one, only the "
+            "TensorRT plans of a model that is exported already are built, with --backend tensorrt.)"
+        )
+    _plans(args, args.model)
+
+
+def _plans(args: argparse.Namespace, name: str) -> None:
+    from depthlm_ros.bundle import Bundle
+    from depthlm_ros.checkpoint import find_model
+    from depthlm_ros.engine.plans import PlanWishes, build_plans
+    from depthlm_ros.engine.progress import Bars
+    from depthlm_ros.engine.report import plan_text
+
+    bundle = find_model(name)
+    if not isinstance(bundle, Bundle):
+        raise SetupError(f"{name} is a checkpoint: say for which camera it is to be built (--camera or --size).")
+    workspace = None if args.workspace is None else int(args.workspace * 1e9)
+    reports = build_plans(bundle, PlanWishes(workspace, only_depth=args.depth_only), Bars(), _say)
+    print(plan_text(reports))
+
+
+def _camera(path: Path | None) -> Intrinsics | None:
+    from depthlm_ros.cameras import read_camera
+
+    return read_camera(path).rectified_intrinsics if path else None
+
+
+def _command(args: argparse.Namespace) -> str:
+    """What builds the same again, but for --out."""
+    parts: list[object] = ["depthlm engine build --model", shlex.quote(args.model)]
+    if args.camera:
+        parts += ["--camera", shlex.quote(str(args.camera.resolve()))]
+    else:
+        parts += [f"--size {args.size[0]}x{args.size[1]}", *([f"--focal {args.focal:g}"] if args.focal else [])]
+    for name in ("precision", "head_precision", "backend", "target"):
+        if getattr(args, name):
+            parts += [f"--{name.replace('_', '-')}", getattr(args, name)]
+    return " ".join(map(str, parts + (["--depth-only"] if args.depth_only else [])))
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if match is None or not int(match[1]) or not int(match[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size: expected WIDTHxHEIGHT, for example 640x480")
+    return int(match[1]), int(match[2])
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
+    return value
+
+
+def _add_build(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, help="a model's name, NAME=FOLDER, or a folder")
+    camera = parser.add_mutually_exclusive_group()
+    camera.add_argument("--camera", type=Path, metavar="FILE.yaml", help="calibration of the camera, as ROS writes it")
+    camera.add_argument("--size", type=_size, metavar="WxH", help="size of the camera's images instead")
+    parser.add_argument(
+        "--focal", type=_positive, metavar="F", help="their focal length, pixels (default: the model's canonical one)"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="of the model but for its depth head (default: bf16 for tensorrt, fp32 for onnxruntime; int8 rounds the "
+        "weights of linear layers, onnxruntime only)",
+    )
+    parser.add_argument(
+        "--head-precision", choices=("fp16", "fp32"), default="", help="of the depth head (default: fp16 beside half)"
+    )
+    parser.add_argument(
+        "--backend", choices=BACKENDS, default="", help="what runs it (default: tensorrt if it is here)"
+    )
+    parser.add_argument(
+        "--target", choices=tuple(TARGETS), help="the machine that runs it, if it is another one (default: this one)"
+    )
+    parser.add_argument("--depth-only", action="store_true", help="leave out all that only questions need")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the engine; its name is the engine's name")
+    parser.add_argument(
+        "--check",
+        action=argparse.BooleanOptionalAction,
+        help="compare with torch (default: if the model is small; takes as much memory again)",
+    )
+    parser.add_argument(
+        "--workspace",
+        type=_positive,
+        metavar="GB",
+        help="memory for TensorRT's builder (default: half of what is free)",
+    )
+    parser.set_defaults(act=build)
+
+
+def _add_inspect(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("engine", help="an engine's name or folder")
+    parser.add_argument("--json", action="store_true", help="as one JSON object")
+    parser.set_defaults(act=inspect)
+
+
+def _add_list(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="as a JSON list")
+    parser.set_defaults(act=list_engines)
+
+
+def _add_clean(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("engine", nargs="?", default="", help="an engine's name or folder (default: only leftovers)")
+    parser.add_argument("--all", action="store_true", help="the engine itself too")
+    parser.set_defaults(act=clean)
+
+
+def _short(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {inner}" for name, inner in value.items() if inner not in ("", None))
+    text = json.dumps(value) if isinstance(value, list) else str(value)
+    return text if len(text) <= 160 else f"{text[:157]}..."
+
+
+def _say(text: str) -> None:
+    print(f"depthlm: {text}", file=sys.stderr)
