@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen3VLForConditionalGeneration,
 )
+from transformers.utils import logging
 
 from depthlm_ros.bundle import TOKENIZER_FILE, Bundle
 from depthlm_ros.checkpoint import Checkpoint, find_model
@@ -87,19 +89,31 @@ def load_student(base: Base, recipe: Recipe) -> Student:
 
 def load_weights(base: Base, attention: str) -> Any:
     """By transformers' from_pretrained; a tensor too few, or too many but those of a depth head, is an error."""
-    vlm, report = KINDS[base.spec.architecture].from_pretrained(
-        base.folder,
-        dtype=torch.float32,
-        attn_implementation=attention,
-        use_safetensors=True,
-        local_files_only=True,
-        output_loading_info=True,
-    )
+    with quietly():
+        vlm, report = KINDS[base.spec.architecture].from_pretrained(
+            base.folder,
+            dtype=torch.float32,
+            attn_implementation=attention,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
     odd = [name for name in report["unexpected_keys"] if not name.startswith(PREFIX) and "inv_freq" not in name]
     wrong = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"], *odd]))
     if wrong:
         raise BadBundle(f"{base.folder}: {len(wrong)} tensors are missing, odd or of another size, as {wrong[0]}.")
     return vlm
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without transformers' table of tensors that it has no place for: those of a depth head are no news."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def depth_head(base: Base, kind: str, width: int) -> nn.Module:

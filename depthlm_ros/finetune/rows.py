@@ -73,7 +73,7 @@ class Speech:
 def encode(speech: Speech, spans: Sequence[ImageSpan], turns: Sequence[Turn], settings: TextSettings) -> Row:
     """The row of a sample with images of these spans."""
     prefix, layout = speech.prefix(spans)
-    ids, learnt = list(prefix), [_learnt_prefix(token, speech, settings) for token in prefix]
+    ids, learnt = list(prefix), _learnt_prefix(prefix, speech, settings)
     segment, starts = [PREFIX] * len(prefix), []
     packed = settings.layout == "packed" and len(turns) > 1
     for index, turn in enumerate(turns):
@@ -99,9 +99,11 @@ def _turn(speech: Speech, turn: Turn, settings: TextSettings, first: bool, last:
     return given, said + trailing
 
 
-def _learnt_prefix(token: int, speech: Speech, settings: TextSettings) -> bool:
-    """Whether a token of the prefix is learnt."""
-    return settings.loss_on == "all" and token != speech.image_id and token not in (speech.row_ids or ())
+def _learnt_prefix(prefix: Sequence[int], speech: Speech, settings: TextSettings) -> list[bool]:
+    """Which tokens of the prefix are learnt."""
+    pictured = [token in (speech.image_id, *(speech.row_ids or ())) for token in prefix]
+    first = {"all": 0, "after_image": len(prefix) - pictured[::-1].index(True), "reply": len(prefix)}[settings.loss_on]
+    return [at >= first and not pictured[at] for at in range(len(prefix))]
 
 
 def _next_ids(ids: Sequence[int], learnt: Sequence[bool], segment: Sequence[int]) -> np.ndarray:

@@ -1,0 +1,319 @@
+"""Training by the published recipes, on small random checkpoints: every recipe runs, learns, goes on where it stopped,
+and writes what the runtime loads."""
+
+import importlib.util
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytest.importorskip("accelerate")
+
+from backbones import our_states  # noqa: E402
+from lessons import CAMERA, finetune, make_base, point_line, write_data, write_image, write_lines  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+from torch.nn import functional  # noqa: E402
+
+from depthlm_ros.core import Frame, Intrinsics  # noqa: E402
+from depthlm_ros.finetune.cli import recipe_file, recipes  # noqa: E402
+from depthlm_ros.finetune.loading import collator_of, find_base, load_student, speech_of  # noqa: E402
+from depthlm_ros.finetune.losses import silog, silog_of_map  # noqa: E402
+from depthlm_ros.finetune.recipefile import read_recipe  # noqa: E402
+from depthlm_ros.finetune.rows import encode  # noqa: E402
+from depthlm_ros.finetune.run import Run  # noqa: E402
+from depthlm_ros.imagefile import read_rgb  # noqa: E402
+from depthlm_ros.model import load_model  # noqa: E402
+from depthlm_ros.nets.graphs import LookGraph  # noqa: E402
+from depthlm_ros.nets.released import load_released  # noqa: E402
+
+pytestmark = pytest.mark.torch
+# Recipe: kind of data, base.
+RUNS = {
+    "depthlm-3b": ("points", "qwen2_5_vl"),
+    "depthlm-7b": ("points", "qwen2_5_vl"),
+    "depthvlm-stage1": ("dense", "depthvlm"),
+    "depthvlm-stage2": ("dense", "depthvlm"),
+    "vlm3-depth": ("points", "qwen3_vl"),
+    "vlm3-object": ("objects", "qwen3_vl"),
+    "vlm3-corr": ("pairs", "qwen3_vl"),
+    "vlm3-pose": ("pairs", "qwen3_vl"),
+}
+# Questions about an image, where the recipe has ten: a step takes a third of the time.
+FEW = {"data__questions": 3}
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    """Folders of base checkpoints."""
+    folder = tmp_path_factory.mktemp("bases")
+    made = {kind: make_base(folder / kind, kind) for kind in ("qwen2_5_vl", "qwen3_vl", "llava")}
+    return made | {"depthvlm": make_base(folder / "depthvlm", "qwen3_vl", with_head=True)}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+def lesson_batch(recipe_name, data, base_folder, *changes, count=2):
+    """The recipe's first samples as a batch, and its student in float32."""
+    recipe = read_recipe(recipe_file(recipe_name), ("train.gradient_checkpointing=false", *changes))
+    base = find_base(recipe, str(base_folder))
+    lesson = Run(recipe, base, (str(data),), base_folder).lesson(count)
+    batch = collator_of(base, lesson.speech)([lesson[position] for position in range(count)])
+    batch.pop("passed_over")
+    return load_student(base, recipe), batch, lesson, base
+
+
+def test_every_recipe_is_tested():
+    assert {*RUNS, "depthlm-grpo"} == set(recipes())
+
+
+@pytest.mark.parametrize("recipe", RUNS)
+def test_ten_steps_of_every_recipe_make_a_model_that_runs(bases, data, tmp_path, recipe):
+    kind, base = RUNS[recipe]
+    assert finetune(recipe, data[kind], bases[base], tmp_path, train__learning_rate=1e-3, **FEW) == 0
+    history = json.loads((tmp_path / "training.json").read_text())
+    losses = [entry["loss"] for entry in history["log"] if "loss" in entry]
+    assert len(losses) == 10 and np.isfinite(losses).all()
+    rgb = read_rgb(data[kind].parent / "0.png")
+    model = load_model(str(tmp_path), backend="torch", device="cpu")
+    frame = Frame(rgb, Intrinsics(*CAMERA))
+    if model.family.abilities & {"match", "pose"}:
+        assert model.look_pair(frame, frame) is not None
+    else:
+        view = model.look(frame)
+        assert view.depth().depth_m.shape == rgb.shape[:2] if model.spec.head else view is not None
+
+
+@pytest.mark.parametrize(
+    ("recipe", "base", "changes"),
+    [
+        ("depthlm-3b", "qwen2_5_vl", ()),
+        ("depthlm-3b", "llava", ("model=depthlm-12b",)),
+        ("depthvlm-stage1", "depthvlm", ()),
+        ("depthvlm-stage2", "depthvlm", ()),
+        ("vlm3-depth", "qwen3_vl", ()),
+        ("vlm3-object", "qwen3_vl", ("text.layout=turns",)),
+        ("vlm3-pose", "qwen3_vl", ()),
+    ],
+)
+def test_loss_falls_on_a_fixed_batch(bases, data, recipe, base, changes):
+    kind = RUNS[recipe][0]
+    student, batch, _, _ = lesson_batch(recipe, data[kind], bases[base], "data.questions=3", *changes)
+    learning = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(learning, lr=3e-3)
+    losses = []
+    for _ in range(12):
+        loss = student(**batch).loss
+        losses.append(float(loss.detach()))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_only_what_a_stage_trains_learns(bases, data, tmp_path):
+    for recipe, frozen in (("depthvlm-stage1", ("model.",)), ("depthvlm-stage2", ("model.visual.",))):
+        out = tmp_path / recipe
+        finetune(recipe, data["dense"], bases["depthvlm"], out, steps=2, train__learning_rate=1e-2)
+        before, after = (load_file(folder / "model.safetensors") for folder in (bases["depthvlm"], out))
+        same = {name for name in after if torch.equal(after[name].float(), before[name].to(after[name].dtype).float())}
+        assert {name for name in after if name.startswith(frozen)} <= same
+        assert any(name.startswith("depth_head.") for name in after.keys() - same)
+        assert any("language_model" in name for name in after.keys() - same) == (recipe == "depthvlm-stage2")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "base"), [("depthlm-3b", "qwen2_5_vl"), ("depthvlm-stage2", "depthvlm"), ("vlm3-depth", "qwen3_vl")]
+)
+def test_a_resumed_run_equals_one_that_never_stopped(bases, data, tmp_path, recipe, base):
+    file, settings = data[RUNS[recipe][0]], {"train__save_every": 3, "train__learning_rate": 1e-3, "train__keep": 9}
+    settings |= FEW
+    finetune(recipe, file, bases[base], tmp_path / "whole", steps=6, **settings)
+    shutil.copytree(tmp_path / "whole" / "checkpoints" / "checkpoint-3", tmp_path / "parts/checkpoints/checkpoint-3")
+    shutil.copy(tmp_path / "whole" / "run.json", tmp_path / "parts")
+    (tmp_path / "parts" / "checkpoints" / "checkpoint-5").mkdir()  # killed while it was written
+    finetune(recipe, file, bases[base], tmp_path / "parts", "--resume", steps=6, **settings)
+    for name in ("checkpoints/checkpoint-6/model.safetensors", "model.safetensors"):
+        first, second = ((tmp_path / part / name).read_bytes() for part in ("whole", "parts"))
+        assert first == second
+    started = json.loads((tmp_path / "parts" / "training.json").read_text())["started_from"]
+    assert started.endswith("checkpoint-3")
+
+
+def test_a_folder_holds_one_run(bases, data, tmp_path, capsys):
+    run = ("depthlm-3b", data["points"], bases["qwen2_5_vl"], tmp_path)
+    finetune(*run, steps=1)
+    assert finetune(*run, steps=1) == 1
+    assert "--resume" in capsys.readouterr().err
+    assert finetune(*run, "--resume", steps=1, train__learning_rate=1e-2) == 1
+    assert "train.learning_rate was 1e-05, is 0.01" in capsys.readouterr().err
+    assert finetune(*run, "--resume", steps=1, train__log_every=7) == 0
+
+
+def test_records_that_cannot_be_shown_are_counted_and_the_count_survives_a_stop(bases, tmp_path, capsys):
+    for index in range(2):
+        write_image(tmp_path / f"{index}.png", index)
+    lines = [point_line("0.png"), point_line("gone.png"), point_line("1.png", pixel_coords=[[1, 1]], depth=[2.0])]
+    file = write_lines(tmp_path / "points.jsonl", lines)
+    settings = {"train__save_every": 2, "train__keep": 9}
+    finetune("depthlm-3b", file, bases["qwen2_5_vl"], tmp_path / "out", steps=4, **settings)
+    counts = json.loads((tmp_path / "out" / "training.json").read_text())["passed_over"]
+    assert counts.keys() == {"image missing", "no room for the arrow"} and min(counts.values()) > 0
+    assert "passed over" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "out" / "checkpoints" / "checkpoint-4")
+    finetune("depthlm-3b", file, bases["qwen2_5_vl"], tmp_path / "out", "--resume", steps=4, **settings)
+    assert json.loads((tmp_path / "out" / "training.json").read_text())["passed_over"] == counts
+
+
+def test_data_of_which_nothing_can_be_shown_ends_before_the_training(bases, data, tmp_path, capsys):
+    file = write_lines(tmp_path / "points.jsonl", [point_line("gone.png")])
+    assert finetune("depthlm-3b", file, bases["qwen2_5_vl"], tmp_path / "out") == 2
+    assert "image missing" in capsys.readouterr().err
+    assert finetune("depthvlm-stage1", data["pairs"], bases["depthvlm"], tmp_path / "out") == 2
+    assert "key missing" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["depthlm-3b", "depthlm-12b", "vlm3-corr"])
+def test_the_loss_is_that_of_our_own_forward(bases, data, name):
+    """The runtime's networks on the same pixels and tokens, and the cross-entropy of the tokens that are learnt."""
+    kind = {"depthlm-3b": "qwen2_5_vl", "depthlm-12b": "llava", "vlm3-corr": "qwen3_vl"}[name]
+    recipe, file = ("vlm3-corr", "pairs") if name == "vlm3-corr" else ("depthlm-3b", "points")
+    changes = (f"model={name}", "data.questions=1")
+    student, batch, lesson, base = lesson_batch(recipe, data[file], bases[kind], *changes, count=1)
+    sample, encoded = lesson.shown(0)
+    speech, row = lesson.speech, encoded.row
+    ids, image = row.ids.tolist(), [torch.from_numpy(picture)[None] for picture in sample.pictures]
+    backbone = load_released(base.folder, base.spec, torch.float32)
+    with torch.no_grad():
+        texts = pieces_between(ids, speech, lesson.tokens, sample.pictures)
+        states, _, _ = our_states(backbone, texts, image)
+        logits = backbone.logits(states)[0]
+        expected = functional.cross_entropy(logits, torch.from_numpy(row.next_id), ignore_index=-100)
+        told = student(**batch).loss
+    assert float(told) == pytest.approx(float(expected), rel=1e-5)
+
+
+def pieces_between(ids, speech, tokens, pictures):
+    """The row's tokens without those of the images, cut where these were."""
+    pieces, at = [], 0
+    for picture in pictures:
+        image = speech.image(tokens.span(picture))
+        start = next(i for i in range(at, len(ids)) if ids[i : i + len(image)] == image)
+        pieces.append(ids[at:start])
+        at = start + len(image)
+    return [*pieces, ids[at:]]
+
+
+@pytest.mark.parametrize("kind", ["qwen2_5_vl", "qwen3_vl", "llava"])
+def test_the_loss_is_that_of_transformers(bases, data, kind):
+    """With positions and shifted labels as transformers makes them itself."""
+    model = {"qwen2_5_vl": "depthlm-3b", "qwen3_vl": "vlm3-depth", "llava": "depthlm-12b"}[kind]
+    recipe = "vlm3-depth" if kind == "qwen3_vl" else "depthlm-3b"
+    changes = (f"model={model}", "data.questions=1")
+    student, batch, _, _ = lesson_batch(recipe, data["points"], bases[kind], *changes, count=2)
+    labels = torch.full_like(batch["next_id"], -100)
+    labels[:, 1:] = batch["next_id"][:, :-1]
+    given = {key: value for key, value in batch.items() if key not in ("next_id", "position_ids")}
+    with torch.no_grad():
+        expected, told = student.vlm(**given, labels=labels).loss, student(**batch).loss
+    assert float(told) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_packed_questions_are_learnt_as_if_each_were_alone(bases, data):
+    student, batch, lesson, base = lesson_batch("vlm3-depth", data["points"], bases["qwen3_vl"], count=1)
+    sample, _ = lesson.shown(0)
+    assert len(sample.turns) == 10 and batch["attention_mask"].ndim == 4
+    spans = [lesson.tokens.span(picture) for picture in sample.pictures]
+    collate, total, count = collator_of(base, lesson.speech), 0.0, 0
+    with torch.no_grad():
+        for turn in sample.turns:
+            alone = collate([replaced(lesson, sample, encode(lesson.speech, spans, [turn], lesson.text))])
+            alone.pop("passed_over")
+            learnt = int((alone["next_id"] >= 0).sum())
+            total, count = total + learnt * float(student(**alone).loss), count + learnt
+        assert float(student(**batch).loss) == pytest.approx(total / count, rel=1e-5)
+
+
+def replaced(lesson, sample, row):
+    from depthlm_ros.finetune.batches import Encoded
+
+    return Encoded(row, sample.pictures)
+
+
+def test_depth_in_training_is_depth_at_run_time(bases, data):
+    student, batch, lesson, base = lesson_batch("depthvlm-stage2", data["dense"], bases["depthvlm"], count=2)
+    inputs = {key: value for key, value in batch.items() if key not in ("next_id", "depth_m", "input_ids")}
+    with torch.no_grad():
+        _, maps = student.read(batch["input_ids"], inputs)
+        backbone = load_released(base.folder, base.spec, torch.float32)
+        for position, told_m in enumerate(maps):
+            picture = torch.from_numpy(lesson[position].pictures[0])[None]
+            texts = [speech_of(base).ids(text) for text in (lesson.speech.chat.before, lesson.speech.chat.after)]
+            look = LookGraph(backbone, texts, [(picture.shape[2], picture.shape[1])])
+            torch.testing.assert_close(told_m, look(picture)[0][0], rtol=1e-4, atol=1e-4)
+
+
+def test_silog_by_hand():
+    predicted = torch.tensor([[1.0, 2.0], [4.0, 0.0]])
+    truth = torch.tensor([[2.0, 2.0], [float("nan"), 3.0]])  # one without label, one without prediction
+    d = np.log([0.5, 1.0])
+    expected = np.sqrt((d**2).mean() - 0.5 * d.mean() ** 2 + 1e-8)
+    assert float(silog_of_map(predicted, truth)) == pytest.approx(expected, rel=1e-6)
+    assert silog_of_map(predicted, torch.zeros(2, 2)) is None
+    both = silog([predicted, predicted], [truth, torch.zeros(2, 2)])
+    assert float(both) == pytest.approx(expected, rel=1e-6)
+
+
+def test_silog_brings_the_prediction_to_the_size_of_the_label():
+    predicted = torch.tensor([[1.0, 3.0]])
+    truth = torch.tensor([[1.0, 2.0, 3.0]])  # bilinear with aligned corners puts 2.0 into the middle
+    assert float(silog_of_map(predicted, truth)) == pytest.approx(1e-4, rel=1e-3)
+
+
+def test_a_batch_without_any_depth_still_has_a_gradient():
+    predicted = torch.ones(2, 2, requires_grad=True)
+    silog([predicted], [torch.zeros(2, 2)]).backward()
+    assert torch.equal(predicted.grad, torch.zeros(2, 2))
+
+
+def test_what_is_released_is_what_was_learnt(bases, data, tmp_path):
+    finetune("depthvlm-stage2", data["dense"], bases["depthvlm"], tmp_path, steps=1, train__learning_rate=1e-2)
+    base = find_base(read_recipe(recipe_file("depthvlm-stage2")), str(tmp_path))
+    backbone = load_released(tmp_path, base.spec, torch.bfloat16)
+    learnt = load_file(tmp_path / "checkpoints" / "checkpoint-1" / "model.safetensors")
+    for name, tensor in backbone.state_dict().items():
+        assert torch.equal(tensor, learnt[name].to(tensor.dtype)), name
+    assert next(backbone.depth_head.parameters()).dtype == torch.float32
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["architectures"] == ["Qwen3VLForConditionalGeneration"] and config["dtype"] == "bfloat16"
+
+
+def test_a_new_mlp_head_can_be_trained_and_runs(bases, data, tmp_path):
+    settings = {"train__head": "mlp", "train__learning_rate": 1e-3}
+    finetune("depthvlm-stage1", data["dense"], bases["qwen3_vl"], tmp_path, steps=1, **settings)
+    rgb = read_rgb(data["dense"].parent / "0.png")
+    model = load_model(str(tmp_path), backend="torch", device="cpu")
+    assert np.isfinite(model.look(Frame(rgb, Intrinsics(*CAMERA))).depth().depth_m).all()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="trl is not installed (requirements/grpo.txt)")
+def test_reinforcement_runs_and_resumes(bases, data, tmp_path):
+    """From a model that has learnt to answer, so that rewards differ."""
+    answers = {"train__learning_rate": 5e-3, "train__clip": 1.0, "text__loss_on": "reply", "train__batch": 4}
+    finetune("depthlm-3b", data["points"], bases["qwen2_5_vl"], tmp_path / "start", steps=60, **answers)
+    settings = {"grpo__generations": 4, "grpo__reply_tokens": 50, "train__save_every": 2, "train__keep": 9}
+    settings |= {"train__batch": 8, "train__batch_per_device": 4, "train__learning_rate": 1e-3}
+    run = ("depthlm-grpo", data["points"], tmp_path / "start", tmp_path / "out")
+    finetune(*run, steps=4, **settings)
+    log = json.loads((tmp_path / "out" / "training.json").read_text())["log"]
+    assert any(entry.get("grad_norm", 0) > 0 for entry in log)
+    whole = (tmp_path / "out" / "model.safetensors").read_bytes()
+    shutil.rmtree(tmp_path / "out" / "checkpoints" / "checkpoint-4")
+    finetune(*run, "--resume", steps=4, **settings)
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == whole
