@@ -24,15 +24,15 @@ CALLS = {
     "pose": lambda f: (f.pose_prompts(), f.read_pose({})),
 }
 ABILITIES = {
-    "tiny": {"points", "questions"},
-    "depthlm": {"points", "questions"},
-    "depthvlm": {"points", "questions", "boxes"},
+    "tiny": {"points", "questions", "match", "pose"},
+    "depthlm": {"points", "questions", "pairs"},
+    "depthvlm": {"points", "questions", "boxes", "pairs"},
     "vlm3-depth": {"points"},
     "vlm3-object": {"questions"},
     "vlm3-corr": {"match"},
     "vlm3-pose": {"pose"},
-    "qwen3-vl": {"points", "questions", "boxes"},
-    "qwen2.5-vl": {"points", "questions", "boxes"},
+    "qwen3-vl": {"points", "questions", "boxes", "pairs"},
+    "qwen2.5-vl": {"points", "questions", "boxes", "pairs"},
 }
 
 

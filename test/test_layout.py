@@ -23,7 +23,11 @@ CHECKPOINT = {"checkpoint", "hubcache", "processor", "shards"}
 MARKS = {"marker", "pose"}
 FILES = CHECKPOINT | {"bundle", "manifest", "share", "specfile"}
 VERBS = {"askcli", "matchcli", "posecli"}
-RUNTIME = BASE | GEOMETRY | PICTURES | MARKS | FILES | {"families", "backends", "view", "model"}
+# Things in a depth map, measured.
+MEASURING = {"things", "measure"}
+# What a model said about one image or two, and what the depth map says to it.
+VIEWS = {"digits", "judgement", "pair", "placement", "speech", "view"}
+RUNTIME = BASE | GEOMETRY | PICTURES | MARKS | FILES | MEASURING | VIEWS | {"families", "backends", "model"}
 
 # Room (file or folder of depthlm_ros): rooms it may import, beside itself. What is not named here may import nothing.
 ROOMS = {
@@ -42,12 +46,16 @@ ROOMS = {
     "specfile": BASE | {"share"},
     **{name: BASE | FILES for name in CHECKPOINT},
     "modelscli": BASE | FILES,
-    "backends": BASE | {"bundle"},
-    "backends/torch_hf": BASE | {"bundle", "nets"},
+    "backends": BASE | MARKS | FILES,
+    "backends/torch_hf": BASE | FILES | {"nets"},
     "backends/tensorrt_runtime": BASE,
     "backends/device_cuda": BASE,
     "backends/device_torch": BASE,
-    "view": BASE | GEOMETRY | MARKS | {"families", "backends", "bundle"},
+    **{name: BASE | GEOMETRY | MEASURING for name in MEASURING},
+    "digits": BASE,
+    "placement": BASE | GEOMETRY,
+    "speech": BASE | {"digits", "families", "backends"},
+    **{name: BASE | GEOMETRY | MEASURING | VIEWS | {"families", "backends"} for name in ("judgement", "view", "pair")},
     "model": RUNTIME,
     "scenes": BASE | GEOMETRY,
     "data": BASE | GEOMETRY | PICTURES | MARKS | {"families"},
@@ -78,9 +86,9 @@ LIBRARIES = {
     "accelerate": {"finetune"},
     "trl": {"finetune"},
     "datasets": {"finetune"},
-    "tokenizers": {"model", "bundle", "export", "train", "finetune"},
+    "tokenizers": {"model", "bundle", "export", "engine", "train", "finetune"},
     "numba": {"scenes"},
-    "cv2": GEOMETRY | PICTURES | {"scenes", "data", "eval", "ros", "train", "finetune"},
+    "cv2": GEOMETRY | PICTURES | {"things", "scenes", "data", "eval", "ros", "train", "finetune"},
     "pyarrow": {"data"},
     "webdataset": {"data"},
     "ros": {"ros"},
@@ -94,7 +102,7 @@ ROS_LIBRARIES = re.compile(
 OWN = {"depthlm_ros"}
 # In ROS 2 the package tf2_ros holds the C++ library only.
 DISTRIBUTED_BY = {"tf2_ros": "tf2_ros_py"}
-IMPORTED_AS = {"opencv-python-headless": "cv2", "PyYAML": "yaml"}
+IMPORTED_AS = {"opencv-python-headless": "cv2", "PyYAML": "yaml", "cuda-bindings": "cuda"}
 
 
 def room_of(path: Path) -> str:
@@ -232,7 +240,9 @@ def test_the_running_node_needs_only_what_pip_is_told_to_install():
 
 def test_pip_is_told_to_install_nothing_that_no_room_imports():
     extras = {path.stem for path in (ROOT / "requirements").glob("*.txt")} - {"dev", "ros", "ros-constraints"}
-    assert required(*extras) <= libraries(*RUNTIME, "cli", "eval", "scenes", "data", *BUILD_SIDE)
+    gpu = ("backends/tensorrt_runtime", "backends/device_cuda")
+    used = libraries(*RUNTIME, *gpu, "cli", "eval", "scenes", "data", "engine", *BUILD_SIDE)
+    assert required(*extras) <= used
 
 
 @pytest.mark.ros

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
 from depthlm_ros.backends.base import Backend
 from depthlm_ros.backends.onnx_runtime import OnnxRuntimeBackend
 from depthlm_ros.backends.tensorrt_engine import TensorRTBackend
-from depthlm_ros.backends.torch_hf import TorchBackend
+from depthlm_ros.backends.torch_hf import TorchBackend, loader
 from depthlm_ros.bundle import Bundle
 from depthlm_ros.checkpoint import Checkpoint
 from depthlm_ros.errors import BackendFailed, UnknownName
-
-if TYPE_CHECKING:
-    from depthlm_ros.nets.backbone import Backbone
 
 BACKENDS = (OnnxRuntimeBackend.name, TensorRTBackend.name, TorchBackend.name)
 AUTO = "auto"
@@ -47,20 +42,7 @@ def open_backend(name: str, source: Bundle | Checkpoint, texts: Texts, threads: 
             return TensorRTBackend(source, device)
         return OnnxRuntimeBackend(source, threads, device)
 
-    def load(on_device: str) -> Backbone:
-        if isinstance(source, Bundle):
-            from depthlm_ros.nets.checkpoint import load_checkpoint
-
-            return load_checkpoint(source.folder).eval().to(on_device)
-        import torch
-
-        from depthlm_ros.nets.released import load_released
-
-        # A CPU is right, if slow, in single precision; half of it is for devices that compute in it.
-        dtype = torch.float32 if on_device == "cpu" else getattr(torch, source.spec.dtype)
-        return load_released(source.folder, source.spec, dtype, on_device)
-
-    return TorchBackend(load, texts, threads, device)
+    return TorchBackend(loader(source), texts, threads, device)
 
 
 def _best_for(source: Bundle | Checkpoint) -> str:

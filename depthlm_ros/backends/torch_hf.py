@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from depthlm_ros.backends.base import Look, StepInput, StepOutput
+from depthlm_ros.bundle import Bundle
+from depthlm_ros.checkpoint import Checkpoint
 from depthlm_ros.errors import BackendFailed, DepthLMError, OutOfMemory
 
 if TYPE_CHECKING:
@@ -121,6 +123,25 @@ class TorchBackend:
             if isinstance(exc, DepthLMError):
                 raise
             raise BackendFailed(f"torch could not {task} on {self.device}: {first_line(exc)}") from exc
+
+
+def loader(source: Bundle | Checkpoint) -> Callable[[str], Backbone]:
+    """What loads a model's weights onto a torch device."""
+
+    def load(on_device: str) -> Backbone:
+        if isinstance(source, Bundle):
+            from depthlm_ros.nets.checkpoint import load_checkpoint
+
+            return load_checkpoint(source.folder).eval().to(on_device)
+        import torch
+
+        from depthlm_ros.nets.released import load_released
+
+        # A CPU is right, if slow, in single precision; half of it is for devices that compute in it.
+        dtype = torch.float32 if on_device == "cpu" else getattr(torch, source.spec.dtype)
+        return load_released(source.folder, source.spec, dtype, on_device)
+
+    return load
 
 
 def first_line(exc: BaseException) -> str:
