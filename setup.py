@@ -33,6 +33,8 @@ setup(
     package_data={"depthlm_ros.ros": ["fastdds.xml"]},
     data_files=data_files("engines/tiny", "config/train", "config/models"),
     install_requires=requirements("base"),
-    extras_require={name: requirements(name) for name in ("scenes", "data", "torch", "train", "grpo", "tensorrt", "dev")},
+    extras_require={
+        name: requirements(name) for name in ("scenes", "data", "torch", "train", "grpo", "tensorrt", "dev")
+    },
     entry_points={"console_scripts": ["depthlm = depthlm_ros.cli:main"]},
 )

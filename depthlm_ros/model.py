@@ -48,8 +48,8 @@ def load_model(name: str = "tiny", backend: str = "auto", threads: int = 0, devi
     spec = source.spec
     tokenizer = read_tokenizer(source.folder / TOKENIZER_FILE)
     chat = chat_named(spec.chat, spec.system)
-    texts = tuple(tuple(tokenizer.encode(text, add_special_tokens=False).ids) for text in chat.around_images)
-    opened = open_backend(backend, source, texts, threads, device)
+    before, between, after = (tokenizer.encode(text, add_special_tokens=False).ids for text in chat.around_images)
+    opened = open_backend(backend, source, (before, between, after), threads, device)
     return Model(spec, family_named(spec.family, spec.most_coordinate), chat, opened, tokenizer)
 
 
@@ -102,11 +102,11 @@ class Model:
             raise BadQuestion(
                 f"{self.name} looks at one image at a time: use vlm3-corr to match pixels, vlm3-pose for the pose."
             )
-        placements = [Placement(frame, self._canonical(frame.intrinsics)) for frame in (first, second)]
-        canvases = [placement.canvas[None] for placement in placements]
+        one, other = (Placement(frame, self._canonical(frame.intrinsics)) for frame in (first, second))
+        canvases = [placement.canvas[None] for placement in (one, other)]
         started_s = time.perf_counter()
         look = self.backend.look(canvases)
-        return PairView(self, *placements, look, time.perf_counter() - started_s)
+        return PairView(self, one, other, look, time.perf_counter() - started_s)
 
     def coverage(self, intrinsics: Intrinsics) -> float:
         """Share (0 to 1) of this camera's image that the model can see; the rest has unknown depth."""

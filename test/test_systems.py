@@ -71,7 +71,8 @@ def make_tokenizer(control):
     made.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(False, use_regex=False)])
     made.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    made.train_from_iterator(PROMPTS, trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet, show_progress=False))
+    trainer = trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet, show_progress=False)
+    made.train_from_iterator(PROMPTS, trainer)
     made.add_special_tokens([AddedToken(token, normalized=False) for token in control])
     return made
 
@@ -184,9 +185,7 @@ def test_one_look_says_what_generate_says(models_by_name, folders, frame, name):
     view = model.look(frame)
     canvas = view._placement.canvas
     prompt = Prompt("How far is the door?")
-    expected = transformers_reply(
-        model, folders.get(name, folders[SYSTEMS[name]]), [canvas], prompt.text, 12
-    )
+    expected = transformers_reply(model, folders.get(name, folders[SYSTEMS[name]]), [canvas], prompt.text, 12)
     assert our_reply(model, lambda p: model.reply_to(view._look, [p])[0], prompt, 12) == expected
 
 
@@ -249,7 +248,7 @@ def test_a_depth_head_gives_depth_and_words_from_one_look(models_by_name, frame)
 
 def test_a_model_without_a_depth_head_says_so(models_by_name, frame):
     view = models_by_name("vlm3-depth").look(frame)
-    with pytest.raises(BadQuestion, match="vlm3-depth has no dense depth.*mode: sparse"):
+    with pytest.raises(BadQuestion, match=r"vlm3-depth has no dense depth.*mode: sparse"):
         view.depth()
     assert view.depth_at([(3, 4)]).depth_m.shape == (1,)
 
@@ -270,7 +269,7 @@ def test_babble_gives_no_match_and_no_pose(models_by_name, frame):
 
 
 def test_weights_that_are_another_model_are_refused(folders):
-    with pytest.raises(BadBundle, match="qwen3_vl.*depthlm-12b|depthlm-12b.*llava"):
+    with pytest.raises(BadBundle, match=r"qwen3_vl.*depthlm-12b|depthlm-12b.*llava"):
         load_model(f"depthlm-12b={folders['qwen3_vl']}", device="cpu")
     with pytest.raises(BadBundle, match="depth"):
         load_model(f"depthvlm-4b={folders['qwen3_vl']}", device="cpu")

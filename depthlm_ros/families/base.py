@@ -12,7 +12,6 @@ import numpy as np
 from depthlm_ros.core import Region, RelativePose, Status
 from depthlm_ros.errors import BadQuestion
 
-
 # One of these makes it worth looking at two images at once.
 PAIR_ABILITIES = frozenset({"match", "pose", "pairs"})
 

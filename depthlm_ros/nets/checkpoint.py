@@ -24,7 +24,10 @@ HEAD_KEY = "depth_head_config"
 
 
 def save_checkpoint(model: Qwen3VLDepth, folder: Path, dtype: torch.dtype = torch.float16) -> None:
-    """Writes config and weights; the model itself is rounded to dtype, so that what is kept is what was saved."""
+    """Writes config and weights; the model itself is rounded to dtype, so that what is kept is what was saved. Raises
+    BadBundle for a model without a depth head, which transformers itself saves."""
+    if model.depth_head is None:
+        raise BadBundle("a model without a depth head is not kept here: save it with transformers' save_pretrained.")
     folder.mkdir(parents=True, exist_ok=True)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -48,7 +48,7 @@ def pair_turns(pair: Pair, family: Family) -> list[Turn]:
     """The questions about two pictures with their true answers."""
     height, width = pair.first.depth_m.shape
     turns = [
-        Turn(family.match_prompt(*map(float, uv), (width, height)), match_reply(matched, (width, height)))
+        Turn(family.match_prompt(float(uv[0]), float(uv[1]), (width, height)), match_reply(matched, (width, height)))
         for uv, matched in zip(pair.uv_px, pair.matched_px, strict=True)
     ]
     replies = pose_replies(pair.rotation, pair.translation_m)

@@ -74,7 +74,7 @@ def forward(model: Qwen3VLDepth, batch: Batch, affixes: Affixes, config: TrainCo
     depth_m = model.depth(states, deep, layout)
     asked = batch.label >= 0
     logits = model.logits(states[:, layout.length :][asked])
-    text = next_token(logits, batch.label[asked]) if asked.any() else depth_m.new_zeros(())
+    text = next_token(logits, batch.label[asked]) if asked.any() else states.new_zeros(())
     dense, edges = silog(depth_m, batch.depth_m), gradient(depth_m, batch.depth_m)
     return Losses(dense + config.gradient_weight * edges + config.text_weight * text, dense, edges, text)
 

@@ -25,6 +25,8 @@ from depthlm_ros.view import View
 VALIDATION_STREAM = 2**40
 QUESTIONS_PER_IMAGE = 4
 WITHIN = 0.25
+# Of a model that is not normalised: that of the embedded one.
+FOCAL_PX = 96.0
 # What is asked for, by the kinds of depthlm_ros.scenes.questions.
 SUBJECTS = {
     "object_distance": ("distance", "where", "presence", "closer"),
@@ -100,7 +102,8 @@ def calibrate(model: Model, images: int, seed: int = 2, points: int = 8) -> Cali
 
 def look_around(model: Model, images: int, seed: int, points: int, questions: int) -> Tally:
     """Looks at rendered scenes, measures and asks."""
-    camera = canvas_camera(model.spec.canvas.canvases_px[0], model.spec.canvas.focal_px)
+    canvas = model.spec.canvas
+    camera = canvas_camera(canvas.canvases_px[0], canvas.focal_px or FOCAL_PX)
     tally = Tally()
     for index in range(images):
         rng = np.random.default_rng([VALIDATION_STREAM, seed, index])
