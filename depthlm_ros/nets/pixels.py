@@ -29,7 +29,8 @@ class PixelRule:
 
         Plain numbers, channel by channel: a tensor of constants would be copied to the device in every call.
         """
-        pixels = image.permute(0, 3, 1, 2).float() * self.scale
+        # Cast first: TensorRT takes bytes as an input, but transposes none.
+        pixels = image.float().permute(0, 3, 1, 2) * self.scale
         return torch.stack([(pixels[:, i] - self.mean[i]) / self.std[i] for i in range(3)], dim=1)
 
 
