@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from onnxscript import ir
+from onnxscript import ir, optimizer
 from torch import nn
 
 from depthlm_ros.errors import SetupError
@@ -23,6 +23,8 @@ from depthlm_ros.nets.graphs import LookGraph, StepGraph
 
 # Read by ONNX Runtime 1.17 and TensorRT 10.3 (JetPack 6.2) alike.
 OPSET = 20
+# Constants of a canvas (resampled positions, angles, weights transposed) are folded up to this many values.
+MOST_FOLDED = 1 << 30
 IMAGES = ("image", "second")
 DEPTH, KEPT, LOGITS = "depth_m", ("keys", "values"), "logits"
 
@@ -102,6 +104,13 @@ def step_model(model: Backbone, opset: int = OPSET) -> ir.Model:
     }
     arguments, shapes = zip(*named.values(), strict=True)
     return _export(StepModule(model), arguments, tuple(named), [LOGITS, *KEPT], (shapes,), opset)
+
+
+def fold(model: ir.Model) -> None:
+    """Computes what depends on weights and sizes only, so that nobody does it again: what is left are the operators of
+    the look itself."""
+    optimizer.fold_constants(model, input_size_limit=MOST_FOLDED, output_size_limit=MOST_FOLDED)
+    optimizer.remove_unused_nodes(model)
 
 
 def save(model: ir.Model, path: Path) -> None:

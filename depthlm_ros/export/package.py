@@ -14,13 +14,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from onnxscript import ir
+from onnxscript import ir, optimizer
 from tokenizers import Tokenizer
 
 from depthlm_ros.bundle import STEP_FILE, TOKENIZER_FILE, WEIGHTS_FILE, Bundle, described_bundle, file_digest, look_file
 from depthlm_ros.errors import BackendFailed, BadBundle, SetupError
 from depthlm_ros.export.dedupe import share_weights
-from depthlm_ros.export.graphs import OPSET, look_model, save, step_model
+from depthlm_ros.export.graphs import OPSET, fold, look_model, save, step_model
 from depthlm_ros.export.precision import Precision, convolve_in_single, quantise
 from depthlm_ros.export.weightfile import WeightFile
 from depthlm_ros.families.base import PAIR_ABILITIES
@@ -106,9 +106,11 @@ def write_engine(
         with WeightFile(work / WEIGHTS_FILE) as weights:
 
             def keep(name: str, graph: ir.Model) -> None:
+                fold(graph)
                 convolve_in_single(graph)
                 if wanted.precision.backbone == "int8":
                     quantise(graph)
+                optimizer.remove_unused_nodes(graph)
                 weights.take(graph, work / name, lambda done, of: watch(f"weights of {name}", done, of))
 
             _export(model, tokenizer, wanted, keep, watch)

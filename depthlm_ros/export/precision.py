@@ -69,30 +69,37 @@ def convolve_in_single(model: ir.Model) -> None:
 
 def quantise(model: ir.Model) -> None:
     """Linear layers in int8: weights rounded column by column, activations as they come (dynamic quantisation). ONNX
-    Runtime fuses the four operators to one."""
-    quantised: dict[ir.Value, tuple[ir.Value, ...]] = {}
-    for node in [node for node in model.graph if node.op_type == "MatMul"]:
+    Runtime fuses the operators to one. Weights must be constants (graphs.fold)."""
+    graph = model.graph
+    activations: dict[ir.Value, tuple[ir.Value, ...]] = {}
+    weights: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
+    for node in [node for node in graph if node.op_type == "MatMul"]:
         x, weight = node.inputs
         if x is None or weight is None or weight.const_value is None or len(weight.const_value.shape) != 2:
             continue
         nodes = []
-        if x not in quantised:
-            bytes_of_x = ir.node("DynamicQuantizeLinear", [x], num_outputs=3)
-            quantised[x] = tuple(bytes_of_x.outputs)
-            nodes.append(bytes_of_x)
-        _replace(model.graph, node, [*nodes, *_integer_product(model.graph, quantised[x], weight)])
+        if x not in activations:
+            rounding = ir.node("DynamicQuantizeLinear", [x], num_outputs=3)
+            activations[x] = tuple(rounding.outputs)
+            nodes.append(rounding)
+        if weight not in weights:
+            weights[weight] = _rounded(graph, weight)
+        _replace(graph, node, [*nodes, *_integer_product(activations[x], weights[weight])])
 
 
-def _integer_product(graph: ir.Graph, x: tuple[ir.Value, ...], weight: ir.Value) -> list[ir.Node]:
-    values, scale, zero = x
-    array = weight.const_value.numpy()  # type: ignore[union-attr]
-    step = (abs(array).max(0) / LARGEST_INT8).clip(min=1e-12).astype("float32")
-    rounded = _constant(graph, f"{weight.name}.int8", (array / step).round().astype("int8"))
-    steps = _constant(graph, f"{weight.name}.step", step)
-    product = ir.node("MatMulInteger", [values, rounded, zero])
+def _integer_product(x: tuple[ir.Value, ...], weight: tuple[ir.Value, ir.Value]) -> list[ir.Node]:
+    """x: bytes, scale and zero point; weight: int8 and the scale of each column."""
+    product = ir.node("MatMulInteger", [x[0], weight[0], x[2]])
     single = _cast(product.outputs[0], ir.DataType.FLOAT)
-    scales = ir.node("Mul", [scale, steps])
+    scales = ir.node("Mul", [x[1], weight[1]])
     return [product, single, scales, ir.node("Mul", [single.outputs[0], scales.outputs[0]])]
+
+
+def _rounded(graph: ir.Graph, weight: ir.Value) -> tuple[ir.Value, ir.Value]:
+    array = weight.const_value.numpy()  # type: ignore[union-attr]
+    scale = (abs(array).max(0) / LARGEST_INT8).clip(min=1e-12).astype("float32")
+    rounded = (array / scale).round().astype("int8")
+    return _constant(graph, f"{weight.name}.int8", rounded), _constant(graph, f"{weight.name}.scale", scale)
 
 
 def _constant(graph: ir.Graph, name: str, array: object) -> ir.Value:

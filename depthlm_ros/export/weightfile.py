@@ -10,14 +10,12 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from onnxscript import ir, optimizer
+from onnxscript import ir
 
 # Smaller tensors stay in the graph; shapes and axes among them must be known to whoever reads it without this file.
 SMALLEST_BYTES = 1024
 # ONNX Runtime maps external data into memory where offsets are whole pages.
 PAGE = 4096
-# Constants of a canvas (resampled positions, angles) are folded into tensors of up to this many values.
-MOST_FOLDED = 1 << 26
 
 
 class WeightFile:
@@ -37,8 +35,6 @@ class WeightFile:
     def take(self, model: ir.Model, path: Path, watch: Callable[[int, int], None] = lambda done, of: None) -> None:
         """Writes the model's weights here and the rest of it to `path`, in the same folder. watch: told how many
         tensors of how many are done."""
-        optimizer.fold_constants(model, input_size_limit=MOST_FOLDED, output_size_limit=MOST_FOLDED)
-        optimizer.remove_unused_nodes(model)
         values = list(model.graph.initializers.values())
         for index, value in enumerate(values):
             tensor = value.const_value
