@@ -13,7 +13,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
 from backbones import our_states  # noqa: E402
-from lessons import CAMERA, finetune, make_base, point_line, write_data, write_image, write_lines  # noqa: E402
+from lessons import CAMERA, depth_line, finetune, make_base, point_line, write_data, write_image, write_lines  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
@@ -244,6 +244,39 @@ def replaced(lesson, sample, row):
     from depthlm_ros.finetune.batches import Encoded
 
     return Encoded(row, sample.pictures)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "base", "changes"),
+    [
+        ("depthlm-3b", "qwen2_5_vl", ()),
+        ("depthlm-3b", "llava", ("model=depthlm-12b",)),
+        ("depthvlm-stage2", "depthvlm", ("train.depth_weight=2.0",)),
+    ],
+)
+def test_pictures_and_rows_of_different_sizes_are_learnt_as_if_each_were_alone(bases, tmp_path, recipe, base, changes):
+    lines = []
+    for index, (width, height) in enumerate(((96, 64), (70, 90))):
+        write_image(tmp_path / f"{index}.png", index, (width, height))
+        camera = [1000.0, 1000.0, (width - 1) / 2, (height - 1) / 2, width, height]
+        dense = depth_line(tmp_path, f"{index}.png", index) | {"original_rgb_size": [width, height]}
+        points = point_line(f"{index}.png", intrinsics=camera, pixel_coords=[[40, 40]], depth=[10.0**index])
+        lines.append(dense if base == "depthvlm" else points)
+    file = write_lines(tmp_path / "both.jsonl", lines)
+    student, batch, lesson, start = lesson_batch(recipe, file, bases[base], "data.mixture=concatenate", *changes)
+    collate, alone = collator_of(start, lesson.speech), []
+    with torch.no_grad():
+        for position in range(2):
+            one = collate([lesson[position]])
+            one.pop("passed_over")
+            alone.append((student(**one), int((one["next_id"] >= 0).sum())))
+        together = student(**batch)
+    text = sum(float(told.text) * count for told, count in alone) / sum(count for _, count in alone)
+    assert float(together.text) == pytest.approx(text, rel=1e-5)
+    if base == "depthvlm":
+        depth = sum(float(told.depth) for told, _ in alone) / 2
+        assert float(together.depth) == pytest.approx(depth, rel=1e-5)
+        assert float(together.loss) == pytest.approx(text + 2 * depth, rel=1e-5)
 
 
 def test_depth_in_training_is_depth_at_run_time(bases, data):

@@ -10,7 +10,7 @@ from pathlib import Path
 from depthlm_ros.errors import UnknownName
 from depthlm_ros.finetune.loading import find_base
 from depthlm_ros.finetune.recipefile import read_recipe
-from depthlm_ros.finetune.run import Run, check_data, train
+from depthlm_ros.finetune.run import Run, check_data, is_first_process, train
 from depthlm_ros.share import share_folders
 
 RECIPES = Path("config") / "train"
@@ -49,6 +49,8 @@ def run(args: argparse.Namespace) -> int:
         history = train_grpo(made, args.resume)
     else:
         history = train(made, args.resume)
+    if not is_first_process():
+        return 0
     for reason, count in sorted(history["passed_over"].items()):
         print(f"depthlm: passed over {count} times: {reason}", file=sys.stderr)
     print(f"{made.out}: a {recipe.model} in the released layout; run it by its folder (--model {made.out}).")

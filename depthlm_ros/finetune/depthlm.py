@@ -11,7 +11,7 @@ from depthlm_ros.data.problems import BadRecord
 from depthlm_ros.data.records import Record
 from depthlm_ros.families.depthlm import POINT_QUESTION
 from depthlm_ros.families.vlm3 import POINT_REPLY
-from depthlm_ros.finetune.pictures import Cut, plain_cut, processed, random_cut, stretched_cut
+from depthlm_ros.finetune.pictures import Cut, plain_cut, processed, random_cut, seen_size, stretched_cut
 from depthlm_ros.finetune.samples import Sample, Showing, Turn, metres, read_picture
 from depthlm_ros.finetune.settings import named
 from depthlm_ros.marker import draw_marks, fits
@@ -31,7 +31,7 @@ def depthlm_sample(showing: Showing, record: Record, file: Path, rng: np.random.
     if index is None:
         raise BadRecord("no point in the crop", f"{record.where}: the crop holds none of its points.")
     uv_px = view.uv_to_canvas(record.uv_px[index : index + 1])
-    if not fits(uv_px, cut.size_px).all():
+    if not fits(uv_px, seen_size(cut.size_px, showing.spec.canvas)).all():
         raise BadRecord("no room for the arrow", f"{record.where}: the point is too close to the crop's border.")
     picture = processed(draw_marks(view.image_to_canvas(rgb), uv_px), showing.spec.canvas)
     truth_m = float(metres(showing, record)[index])

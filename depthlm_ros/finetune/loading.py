@@ -41,6 +41,8 @@ KINDS = {
     "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration,
     "qwen3_vl": Qwen3VLForConditionalGeneration,
 }
+# Where a recipe begins that goes on from what another one made.
+OWN_RUNS = "runs/"
 IMAGE_TOKENS = {"llava": "[IMG]", "qwen2_5_vl": "<|image_pad|>", "qwen3_vl": "<|image_pad|>"}
 
 
@@ -57,6 +59,8 @@ def find_base(recipe: Recipe, base: str) -> Base:
     """base: a model's name, its folder, or NAME=FOLDER. Raises UnknownName, BadBundle."""
     made = spec_named(recipe.model)
     given = Path(base).expanduser()
+    if base.startswith(OWN_RUNS) and not given.is_dir():
+        raise BadBundle(f"there is no {base}: train {given.name} first, or say where it is (--model FOLDER).")
     source = find_model(base) if not given.is_dir() else find_model(f"{recipe.model}={base}")
     if isinstance(source, Bundle):
         raise BadBundle(f"{base} is an exported model, which cannot be trained: give the checkpoint that it is from.")

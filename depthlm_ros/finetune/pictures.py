@@ -75,9 +75,9 @@ def processed(picture: np.ndarray, rule: CanvasRule) -> np.ndarray:
     return _own_size(picture.shape[1], picture.shape[0], rule).image_to_canvas(picture)
 
 
-def processed_size(size_px: Size, rule: CanvasRule) -> Size:
-    """(width, height) of a picture of this size behind the processor."""
-    return fitted_sizes(_no_camera(*size_px), _processor_only(rule))[1]
+def seen_size(size_px: Size, rule: CanvasRule) -> Size:
+    """(width, height) of the part of a picture that the model sees: Pixtral does not see what fills no patch."""
+    return fitted_sizes(_no_camera(*size_px), _processor_only(rule))[1] if rule.multiple_by == "crop" else size_px
 
 
 def label_on(cut: Cut, depth_m: np.ndarray) -> np.ndarray:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -70,14 +72,13 @@ class Run:
         return self.out / CHECKPOINTS
 
     def plan(self) -> Plan:
-        return make_plan(self.recipe.train, self._order(self._sources()).epoch, self.steps)
+        return make_plan(self.recipe.train, self.order.epoch, self.steps)
 
     def lesson(self, length: int) -> Lesson:
         """What is shown."""
-        opened = self._sources()
         return Lesson(
-            opened,
-            self._order(opened),
+            self.files,
+            self.order,
             TASKS[self.recipe.task].make,
             Showing(self.base.spec, self.recipe.data),
             speech_of(self.base),
@@ -86,15 +87,17 @@ class Run:
             length,
         )
 
-    def _sources(self) -> tuple[sources.Source, ...]:
+    @cached_property
+    def files(self) -> tuple[sources.Source, ...]:
         recipe = self.recipe
         parse = TASKS[recipe.task].records(recipe.data, make_estimator(recipe.focal))
         return sources.open_sources(self.data, parse, recipe.data)
 
-    def _order(self, opened: Sequence[sources.Source]) -> Order:
+    @cached_property
+    def order(self) -> Order:
         data = self.recipe.data
-        weights = sources.weights_of(opened) if data.mixture == "weights" else None
-        return Order(tuple(map(len, opened)), weights, self.recipe.seed, data.nominal)
+        weights = sources.weights_of(self.files) if data.mixture == "weights" else None
+        return Order(tuple(map(len, self.files)), weights, self.recipe.seed, data.nominal)
 
 
 def train(run: Run, resume: bool) -> dict[str, Any]:
@@ -172,15 +175,16 @@ def prepare(run: Run, plan: Plan, resume: bool) -> Path | None:
             listed = ", ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in changed[:5])
             raise SetupError(f"{run.out} was begun with other settings ({listed}): use them, or another --out.")
         return start
-    run.out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(settings_of(run, plan), indent=1) + "\n", encoding="utf-8")
+    if is_first_process():
+        run.out.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(settings_of(run, plan), indent=1) + "\n", encoding="utf-8")
     return None
 
 
 def settings_of(run: Run, plan: Plan) -> dict[str, Any]:
     """All that decides what is learnt, as JSON holds it. How a batch is divided changes sums in their last digits only,
     but that is a change too."""
-    sizes = {str(source.path): len(source) for source in run._sources()}
+    sizes = {str(source.path): len(source) for source in run.files}
     made = {**asdict(run.recipe), "data_files": list(run.data), "records": sizes, "plan": asdict(plan)}
     return dict(json.loads(json.dumps(made)))
 
@@ -191,6 +195,11 @@ def _flat(fields: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     for key, value in fields.items():
         flat |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
     return flat
+
+
+def is_first_process() -> bool:
+    """Of those that torchrun or accelerate has started together."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def check_data(run: Run) -> None:

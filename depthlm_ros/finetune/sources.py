@@ -6,6 +6,7 @@ This is the one place where training meets the readers of depthlm_ros.data.
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -57,20 +58,18 @@ class Source:
 
 def line_starts(path: Path) -> np.ndarray:
     """int64 (N, 2): number and first byte of every line that is not blank. Raises BadInput if there is none."""
-    found: list[tuple[int, int]] = []
-    at, number = 0, 0
+    found, at = array("q"), 0
     try:
         with path.open("rb") as file:
-            for line in file:
-                number += 1
+            for number, line in enumerate(file, start=1):
                 if line.strip():
-                    found.append((number, at))
+                    found.extend((number, at))
                 at += len(line)
     except OSError as exc:
         raise BadInput(f"{path}: cannot be read ({exc.strerror}): give a JSONL file of records.") from exc
     if not found:
         raise BadInput(f"{path}: it has no lines.")
-    return np.array(found, np.int64)
+    return np.frombuffer(found, np.int64).reshape(-1, 2)
 
 
 def open_sources(data: Sequence[str], parse: Parse, settings: DataSettings) -> tuple[Source, ...]:
