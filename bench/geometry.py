@@ -1,0 +1,179 @@
+"""How well boxes are measured, given true boxes and true depth of rendered scenes: distance, height, width, gaps.
+
+The truth is computed from each object's true mask and the true vertical. Objects are those with a name and at least
+LEAST_PX visible pixels at 640 x 480; "clear" ones are those that the scenes' own questions ask about; "whole" ones are
+seen entirely. An error counts as a share of the truth, of a gap as a share of the larger of gap and distance. Prints
+the share within 2 % and percentiles of the error, and ends with one JSON line.
+
+    . ./env.sh && python bench/geometry.py [--pictures 100] [--seed 0]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from depthlm_ros.core import DepthMap, Intrinsics, Measurement, Region
+from depthlm_ros.measure import measure
+from depthlm_ros.scenes.pose import sample_pose
+from depthlm_ros.scenes.render import render
+from depthlm_ros.scenes.sample import sample_scene
+from depthlm_ros.scenes.visibility import Sighting, is_clear, sightings
+
+CAMERA = Intrinsics(480.0, 480.0, 319.5, 239.5, 640, 480)
+LEAST_PX, WITHIN, PAIRS = 100, 0.02, 3
+WHOLE_SHARE = 0.98
+GAP_SAMPLE = 1500
+SETS = ("all", "clear", "whole")
+QUANTITIES = ("distance", "height", "width", "gap")
+
+
+@dataclass(frozen=True)
+class Target:
+    """An object of a picture. mask: bool (H, W). region: the box around its visible pixels. sets: of SETS."""
+
+    name: str
+    mask: np.ndarray
+    region: Region
+    sets: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """True depth, the true vertical (3,) in the optical frame, and what is to be measured."""
+
+    depth: DepthMap
+    down: np.ndarray
+    targets: tuple[Target, ...]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One measured value and the truth; scale: what the error is a share of."""
+
+    quantity: str
+    name: str
+    value: float
+    truth: float
+    scale: float
+    sets: tuple[str, ...]
+
+    @property
+    def error(self) -> float:
+        """Relative, 0 or more; infinite if nothing was measured."""
+        error = abs(self.value - self.truth) / self.scale
+        return error if np.isfinite(error) else np.inf
+
+
+def pictures(seed: int, count: int) -> Iterator[Picture]:
+    """Rendered views of random scenes, the same for the same seed."""
+    for number in range(count):
+        rng = np.random.default_rng([seed, number])
+        while True:
+            scene = sample_scene(rng)
+            try:
+                pose = sample_pose(rng, scene)
+                break
+            except RuntimeError:
+                continue
+        rendered = render(scene, pose, CAMERA)
+        seen = [one for one in sightings(scene, rendered, CAMERA) if one.pixels >= LEAST_PX]
+        targets = tuple(_target(one, rendered.object_id == one.thing.object_id) for one in seen)
+        yield Picture(DepthMap(rendered.depth_m, CAMERA), pose.R.T @ (0.0, 0.0, -1.0), targets)
+
+
+def _target(seen: Sighting, mask: np.ndarray) -> Target:
+    left, top, right, bottom = seen.edges_px
+    sets = ["all"]
+    if is_clear(seen.pixels, seen.share, seen.inside, mask.size):
+        sets.append("clear")
+    if seen.share >= WHOLE_SHARE and left > 0 and top > 0 and right < CAMERA.width_px and bottom < CAMERA.height_px:
+        sets.append("whole")
+    return Target(seen.thing.name, mask, Region(left, top, right - left, bottom - top, seen.thing.name), tuple(sets))
+
+
+def true_points(depth: DepthMap, mask: np.ndarray) -> np.ndarray:
+    """float64 (N, 3): where the rays of a mask's pixels end, metres, optical frame."""
+    camera = depth.intrinsics
+    v, u = np.nonzero(mask)
+    z = depth.depth_m[v, u].astype(np.float64)
+    return np.stack([(u - camera.cx_px) / camera.fx_px * z, (v - camera.cy_px) / camera.fy_px * z, z], axis=1)
+
+
+def true_sizes(depth: DepthMap, target: Target, down: np.ndarray) -> dict[str, float]:
+    """Distance, height and width, metres, of an object's visible surface, each pixel counted to its edges."""
+    points_m, camera, box = true_points(depth, target.mask), depth.intrinsics, target.region
+    u, v = box.x_px + (box.width_px - 1) / 2, box.y_px + (box.height_px - 1) / 2
+    ahead = np.array([(u - camera.cx_px) / camera.fx_px, (v - camera.cy_px) / camera.fy_px, 1.0])
+    across = np.cross(down, ahead)
+    found = {"distance": float(np.sqrt((points_m**2).sum(1).min()))}
+    for quantity, axis in (("height", down), ("width", across / np.linalg.norm(across))):
+        along = points_m @ axis
+        half_m = points_m[:, 2] / 2 * (abs(axis[0]) / camera.fx_px + abs(axis[1]) / camera.fy_px)
+        found[quantity] = float((along + half_m).max() - (along - half_m).min())
+    return found
+
+
+def true_gap(one_m: np.ndarray, two_m: np.ndarray) -> float:
+    """Least distance, metres, between two sets of points, of large ones between a sample."""
+    one_m, two_m = (points_m[:: -(-len(points_m) // GAP_SAMPLE)] for points_m in (one_m, two_m))
+    squares = (one_m**2).sum(1)[:, None] + (two_m**2).sum(1) - 2 * one_m @ two_m.T
+    return float(np.sqrt(max(squares.min(), 0.0)))
+
+
+def results(picture: Picture) -> Iterator[Result]:
+    """Everything measured in a picture beside its truth; gaps of the first PAIRS objects' pairs."""
+    truths = [true_sizes(picture.depth, target, picture.down) for target in picture.targets]
+    for target, truth in zip(picture.targets, truths, strict=True):
+        for found in measure(picture.depth, [target.region], (), 0.0):
+            true_m = truth[found.quantity]
+            yield Result(found.quantity, target.name, found.value, true_m, true_m, target.sets)
+    for one, two in combinations(range(min(PAIRS, len(picture.targets))), 2):
+        pair = picture.targets[one], picture.targets[two]
+        gap_m = true_gap(*(true_points(picture.depth, target.mask) for target in pair))
+        scale_m = max(gap_m, truths[one]["distance"], truths[two]["distance"])
+        found = of_quantity(measure(picture.depth, [target.region for target in pair], (), 0.0), "gap")
+        sets = tuple(name for name in SETS if all(name in target.sets for target in pair))
+        yield Result("gap", f"{pair[0].name}, {pair[1].name}", found.value, gap_m, scale_m, sets)
+
+
+def of_quantity(measurements: tuple[Measurement, ...], quantity: str) -> Measurement:
+    """The only one of a quantity."""
+    (found,) = (one for one in measurements if one.quantity == quantity)
+    return found
+
+
+def summary(found: list[Result], quantity: str, which: str) -> dict[str, float]:
+    """n, share within WITHIN, and percentiles of the relative error, of a quantity and set."""
+    errors = np.array([one.error for one in found if one.quantity == quantity and which in one.sets])
+    if not len(errors):
+        return {"n": 0}
+    share = {"n": len(errors), "within": round(float((errors <= WITHIN).mean()), 4)}
+    return share | {f"p{p}": round(float(np.percentile(errors, p)), 4) for p in (50, 75, 90, 95)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--pictures", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    found, began = [], time.perf_counter()
+    for picture in pictures(args.seed, args.pictures):
+        found += results(picture)
+    table = {which: {quantity: summary(found, quantity, which) for quantity in QUANTITIES} for which in SETS}
+    print(f"{'objects':8}{'quantity':10}{'n':>6}{'within 2 %':>12}{'p50':>9}{'p75':>9}{'p90':>9}{'p95':>9}")
+    for which, rows in table.items():
+        for quantity, row in rows.items():
+            cells = "".join(f"{row.get(key, np.nan):9.2%}" for key in ("p50", "p75", "p90", "p95"))
+            print(f"{which:8}{quantity:10}{row['n']:6}{row.get('within', np.nan):12.1%}{cells}")
+    print(json.dumps({"pictures": args.pictures, "seconds": round(time.perf_counter() - began, 1), **table}))
+
+
+if __name__ == "__main__":
+    main()
