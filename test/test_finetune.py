@@ -10,7 +10,6 @@ import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
-pytest.importorskip("accelerate")
 
 from backbones import our_states  # noqa: E402
 from lessons import CAMERA, depth_line, finetune, make_base, point_line, write_data, write_image, write_lines  # noqa: E402
