@@ -8,6 +8,7 @@ import pytest
 
 from depthlm_ros.bundle import MANIFEST, find_bundle, load_bundle
 from depthlm_ros.errors import BadBundle, UnknownName
+from depthlm_ros.manifest import manifest_text
 from depthlm_ros.model import load_model
 
 TINY = Path(__file__).resolve().parent.parent / "engines" / "tiny"
@@ -21,7 +22,7 @@ def copy(tmp_path):
 
 def change(folder, **values):
     manifest = json.loads((folder / MANIFEST).read_text())
-    (folder / MANIFEST).write_text(json.dumps(manifest | values))
+    (folder / MANIFEST).write_text(manifest_text(manifest | values))
 
 
 def test_the_embedded_model_is_found_by_name_and_by_folder():

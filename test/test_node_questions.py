@@ -19,6 +19,7 @@ from std_msgs.msg import Header  # noqa: E402
 
 from depthlm_ros.core import Frame, Region, Status  # noqa: E402
 from depthlm_ros.errors import BadQuestion  # noqa: E402
+from depthlm_ros.manifest import manifest_text  # noqa: E402
 from depthlm_ros.model import load_model  # noqa: E402
 from depthlm_ros.ros.messages import colour_image, rectified_camera_info  # noqa: E402
 from depthlm_ros.ros.pairing import stamp_ns  # noqa: E402
@@ -212,7 +213,7 @@ def test_a_model_that_cannot_take_two_images_names_those_that_can(tmp_path):
     copy = tmp_path / "one"
     shutil.copytree(TINY, copy)
     manifest = json.loads((copy / "manifest.json").read_text())
-    (copy / "manifest.json").write_text(json.dumps(manifest | {"family": "vlm3-depth"}))
+    (copy / "manifest.json").write_text(manifest_text(manifest | {"family": "vlm3-depth"}))
     with new_rig(tmp_path) as one:
         one.start("-p", f"model:={copy}")
         match = one.ask("match_pixels", given(MatchPixels.Request(pixels=pixels((1, 1)))))

@@ -14,6 +14,7 @@ from test_cli import ROOT, needs_tiny
 from depthlm_ros import cli, matchcli, posecli
 from depthlm_ros.askcli import TASKS, answer_dict, answer_text, in_unit_of
 from depthlm_ros.core import Answer, Matches, Measurement, Region, RelativePose, Status
+from depthlm_ros.manifest import manifest_text
 from depthlm_ros.pose import rotation_from_angles
 
 INTRINSICS = ["--intrinsics", "280", "282", "161", "118.5"]
@@ -129,7 +130,7 @@ def test_a_model_of_one_image_refuses_two_and_names_who_can(images, fails, tmp_p
     one = tmp_path / "one"
     shutil.copytree(ROOT / "engines" / "tiny", one)
     manifest = json.loads((one / "manifest.json").read_text())
-    (one / "manifest.json").write_text(json.dumps(manifest | {"family": "vlm3-depth"}))
+    (one / "manifest.json").write_text(manifest_text(manifest | {"family": "vlm3-depth"}))
     fails(2, "vlm3-corr", "match", *images, *INTRINSICS, "--pixel", 1, 2, "--model", one)
     fails(2, "vlm3-pose", "pose", *images, *INTRINSICS, "--model", one)
     fails(2, "--pixel", "ask", images[0], "How far?", *INTRINSICS, "--second", images[1], "--pixel", 1, 2)

@@ -21,6 +21,7 @@ from depthlm_ros.spec import CanvasRule, ModelSpec
 from depthlm_ros.train.recipe import Recipe, affixes, make_model, make_tokenizer, read_recipe
 from depthlm_ros.train.trainer import Trainer
 from depthlm_ros.train.validate import calibrate, validate
+from depthlm_ros.train.validate_pairs import validate_pairs
 from depthlm_ros.train.warm import start_from
 
 DEFAULT_RECIPE = "config/train/tiny.yaml"
@@ -91,9 +92,10 @@ def export(trainer: Trainer, recipe: Recipe, tokenizer: Tokenizer, out: Path, im
     write_bundle(model, tokenizer, spec, out, provenance=done)
     calibration = calibrate(load_model(str(out)), images)
     write_bundle(model, tokenizer, replace(spec, calibration=calibration), out, provenance=done)
-    scores = validate(load_model(str(out)), images)
-    (out / "scores_rendered.json").write_text(json.dumps(scores.as_dict(), indent=1) + "\n")
-    print(json.dumps(scores.as_dict()))
+    exported = load_model(str(out))
+    scores = validate(exported, images).as_dict() | {"two_views": validate_pairs(exported, max(images // 3, 1))}
+    (out / "scores_rendered.json").write_text(json.dumps(scores, indent=1) + "\n")
+    print(json.dumps(scores))
 
 
 def bundle_spec(recipe: Recipe, trainer: Trainer) -> ModelSpec:
