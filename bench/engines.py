@@ -1,0 +1,199 @@
+"""The whole look in torch and in ONNX Runtime, on the same model and image, run in turns; and the export of a model of
+four billion weights.
+
+  python bench/engines.py                 tiny, and a random model of 12 + 12 layers
+  python bench/engines.py --int8          also tiny with its linear layers in int8
+  python bench/engines.py --export-4b     only: time and memory of exporting Qwen3-VL-4B's structure with a DPT head,
+                                          36 layers, random weights in bfloat16 (11 GB of memory, 10 GB of disk)
+
+The last line is JSON: NAME_ratio = seconds of torch / seconds of ONNX Runtime, both the smallest of the repeats.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models
+from transformers import Qwen3VLConfig
+
+from depthlm_ros.backends.onnx_runtime import OnnxRuntimeBackend
+from depthlm_ros.backends.torch_hf import TorchBackend
+from depthlm_ros.bundle import Bundle, find_bundle, load_bundle
+from depthlm_ros.engine.parity import sample_image
+from depthlm_ros.export.package import Wanted, write_engine
+from depthlm_ros.export.precision import Precision, set_precision
+from depthlm_ros.nets.backbone import Backbone
+from depthlm_ros.nets.checkpoint import load_checkpoint
+from depthlm_ros.nets.dpt import DptConfig
+from depthlm_ros.nets.qwen3vl import Qwen3VLDepth
+from depthlm_ros.nets.released import rebuild_frequencies
+from depthlm_ros.spec import CanvasRule, ModelSpec
+
+# Sizes of a Qwen3-VL: vision layers, width, feed-forward, heads; the same of the language model, its groups of keys and
+# their width; entries of the vocabulary; the image.
+SMALL = {"vision": (12, 192, 768, 6), "text": (12, 256, 768, 8), "heads_kv": 4, "head_dim": 32, "vocab": 2048}
+FOUR_B = {"vision": (24, 1024, 4096, 16), "text": (36, 2560, 9728, 32), "heads_kv": 8, "head_dim": 128, "vocab": 151936}
+SMALL_CANVAS, FOUR_B_CANVAS = (448, 320), (1152, 864)
+CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
+
+
+def random_model(sizes: dict, head: DptConfig, dtype: torch.dtype) -> Qwen3VLDepth:
+    """A model of these sizes; its weights are noise, made in place, so that it is in memory once."""
+    layers, width, feed, heads = sizes["vision"]
+    depth, hidden, inner, text_heads = sizes["text"]
+    third = sizes["head_dim"] // 6
+    config = Qwen3VLConfig(
+        text_config={
+            "vocab_size": sizes["vocab"],
+            "hidden_size": hidden,
+            "intermediate_size": inner,
+            "num_hidden_layers": depth,
+            "num_attention_heads": text_heads,
+            "num_key_value_heads": sizes["heads_kv"],
+            "head_dim": sizes["head_dim"],
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 5e6,
+                "mrope_section": [sizes["head_dim"] // 2 - 2 * third, third, third],
+                "mrope_interleaved": True,
+            },
+        },
+        vision_config={
+            "depth": layers,
+            "hidden_size": width,
+            "intermediate_size": feed,
+            "num_heads": heads,
+            "out_hidden_size": hidden,
+            "deepstack_visual_indexes": [layers // 4, layers // 2, 3 * layers // 4],
+        },
+        image_token_id=1,
+        tie_word_embeddings=True,
+    )
+    with torch.device("meta"):
+        model = Qwen3VLDepth(config, head)
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in list(model.named_parameters()):
+        module, _, last = name.rpartition(".")
+        values = torch.empty(parameter.shape, dtype=dtype).uniform_(-0.05, 0.05, generator=generator)
+        values += float("norm" in name and last == "weight")
+        setattr(model.get_submodule(module), last, torch.nn.Parameter(values, requires_grad=False))
+    model.vlm.lm_head.weight = model.vlm.get_input_embeddings().weight
+    rebuild_frequencies(model)
+    return model.eval()
+
+
+def export(model: Backbone, size_px: tuple[int, int], folder: Path, precision: Precision, opset: int = 20) -> Bundle:
+    """The model as an engine for one image of this size."""
+    tokenizer = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(CONTROL)}, merges=[]))
+    tokenizer.add_special_tokens(list(CONTROL))
+    canvas = CanvasRule(1000.0, (size_px,))
+    spec = ModelSpec("bench", "depthvlm", "qwen3_vl", "qwen", canvas, model.pixels_per_token, head="dpt")
+    wanted = Wanted(spec, opset, precision=set_precision(model, precision))
+    write_engine(model, tokenizer, wanted, folder, lambda bundle: {}, lambda what, done, of: None)
+    return load_bundle(folder)
+
+
+def compare(name: str, bundle: Bundle, model: Backbone, threads: int, repeats: int) -> dict[str, float]:
+    """Both looks in turns; their depths must agree."""
+    texts = (bundle.before, bundle.between, bundle.after)
+    ours = OnnxRuntimeBackend(bundle, threads, "cpu")
+    reference = TorchBackend(lambda _: model, texts, threads, "cpu")
+    image = sample_image(bundle.canvases_px[0])
+    looks = [backend.look([image]).depth_m for backend in (reference, ours)]
+    apart = float((np.abs(looks[1] - looks[0]) / looks[0]).max())
+    torch_s, ours_s = in_turns([lambda: reference.look([image]), lambda: ours.look([image])], repeats)
+    width, height = bundle.canvases_px[0]
+    print(
+        f"{name:10} {width} x {height}, {bundle.precision}: torch {1e3 * torch_s:7.2f} ms, ONNX Runtime "
+        f"{1e3 * ours_s:7.2f} ms, {torch_s / ours_s:.2f} x; depths at most {apart:.1e} apart",
+        flush=True,
+    )
+    if bundle.precision == "fp32" and apart > 1e-4:
+        raise SystemExit(f"{name}: the two do not compute the same")
+    return {f"{name}_torch_s": torch_s, f"{name}_ours_s": ours_s, f"{name}_ratio": round(torch_s / ours_s, 3)}
+
+
+def in_turns(works: list[Callable[[], object]], repeats: int) -> list[float]:
+    """Smallest seconds of each, run one after the other again and again: what disturbs one disturbs all."""
+    least = [float("inf")] * len(works)
+    for _ in range(repeats):
+        for index, work in enumerate(works):
+            began_s = time.perf_counter()
+            work()
+            least[index] = min(least[index], time.perf_counter() - began_s)
+    return least
+
+
+def looks(threads: int, repeats: int, int8: bool) -> dict[str, float]:
+    tiny = load_bundle(find_bundle("tiny"))
+    model = load_checkpoint(tiny.folder).eval()
+    result = compare("tiny", tiny, model, threads, repeats)
+    with tempfile.TemporaryDirectory() as name:
+        random = random_model(SMALL, DptConfig(SMALL["text"][1], (32, 48, 64, 96), 64), torch.float32)
+        bundle = export(random, SMALL_CANVAS, Path(name) / "random", Precision())
+        result |= compare("layers12", bundle, random, threads, repeats)
+        if int8:
+            bundle = export(model, tiny.canvases_px[0], Path(name) / "int8", Precision("int8"))
+            result |= compare("tiny_int8", bundle, model, threads, repeats)
+    return result
+
+
+def export_4b(folder: Path, layers: int) -> dict[str, float]:
+    """Seconds and peak memory of an export, beside the weights."""
+    sizes = {**FOUR_B, "text": (layers, *FOUR_B["text"][1:])}
+    model = random_model(sizes, DptConfig(FOUR_B["text"][1]), torch.bfloat16)
+    precision = Precision("bf16", "fp16")
+    set_precision(model, precision)
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    before = peak_bytes()
+    print(f"weights {weights / 1e9:.2f} GB; the process has used up to {before / 1e9:.2f} GB so far", flush=True)
+    began_s, began_cpu_s = time.perf_counter(), time.process_time()
+    bundle = export(model, FOUR_B_CANVAS, folder, precision, 23)
+    seconds, cpu_s = time.perf_counter() - began_s, time.process_time() - began_cpu_s
+    for path in sorted(bundle.folder.iterdir()):
+        print(f"  {path.name:24} {path.stat().st_size / 1e9:8.3f} GB")
+    peak = peak_bytes()
+    print(
+        f"{layers} layers exported in {seconds:.0f} s ({cpu_s:.0f} s of CPU), peak memory {peak / 1e9:.2f} GB = "
+        f"{peak / weights:.2f} times the weights"
+    )
+    return {
+        "layers": layers,
+        "weights_gb": weights / 1e9,
+        "export_s": seconds,
+        "peak_gb": peak / 1e9,
+        "memory_over_weights": peak / weights,
+    }
+
+
+def peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1, help="of both (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=40)
+    parser.add_argument("--int8", action="store_true")
+    parser.add_argument("--export-4b", action="store_true")
+    parser.add_argument("--layers", type=int, default=FOUR_B["text"][0], help="of the language model in --export-4b")
+    parser.add_argument("--folder", type=Path, help="where --export-4b writes (default: a temporary folder)")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if not args.export_4b:
+        print(json.dumps({"threads": args.threads} | looks(args.threads, args.repeats, args.int8)))
+        return
+    with tempfile.TemporaryDirectory(dir=args.folder) as name:
+        print(json.dumps(export_4b(Path(name) / "bench", args.layers)))
+
+
+if __name__ == "__main__":
+    main()
