@@ -42,8 +42,8 @@ class Generated:
     watched: np.ndarray
 
 
-# More rows cost memory and gain nothing: arithmetic is saturated, and what a row works on leaves the caches (measured with
-# bench/sparse.py on two CPU cores: 128 points take 1.01 s in groups of 16, 1.04 of 8, 1.20 of 32, 1.32 of 64).
+# More rows cost memory and gain nothing: arithmetic is saturated, and what a row works on leaves the caches (measured
+# with bench/sparse.py on two CPU cores: 128 points take 1.01 s in groups of 16, 1.04 of 8, 1.20 of 32, 1.32 of 64).
 ROWS_AT_ONCE = 16
 
 
