@@ -20,7 +20,7 @@ from depthlm_ros.things.extents import ends_across, ends_down
 from depthlm_ros.things.nearest import nearest_points
 from depthlm_ros.things.relations import relations
 from depthlm_ros.things.thing import Thing, thing_at, thing_in
-from depthlm_ros.things.upright import downwards
+from depthlm_ros.things.upright import CAMERA_DOWN, downwards
 
 # Of more things than this, pairs are not compared.
 MOST_PAIRED = 4
@@ -47,7 +47,7 @@ def measure(
     """
     camera, uv_px = depth.intrinsics, _checked(uv_px, depth.intrinsics)
     things = [thing_in(depth, region) for region in regions] + [thing_at(depth, uv) for uv in uv_px]
-    down = downwards(depth)
+    down = downwards(depth) if len(regions) or len(things) > 1 else np.array(CAMERA_DOWN)
     right = _unit(np.cross(down, FORWARD))
     boxes, numbered = range(len(regions)), list(enumerate(things))
     pairs = list(combinations(numbered, 2)) if len(things) <= MOST_PAIRED else []
