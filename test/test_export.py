@@ -2,9 +2,9 @@
 in it that a TensorRT of that opset would not take."""
 
 import numpy as np
-import onnx
 import pytest
 
+onnx = pytest.importorskip("onnx")
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
