@@ -6,24 +6,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from depthlm_ros.things.patches import Patches
+from depthlm_ros.things.patches import CONTINUES, Patches
 from depthlm_ros.things.window import Borders, Extents, Window, box_of, plane_of, union
 
 # Of a tight box: the share of its pixels in the box that a patch of the thing may have outside, further than a pixel
 # and at all; of a loose one.
-BEYOND, AT_RIM, LOOSELY_BEYOND = 0.02, 0.2, 0.5
+BEYOND, AT_RIM, LOOSELY_BEYOND = 0.005, 0.2, 0.5
 # How far the thing may fall short of its box or reach over it, as shares of the box, besides two pixels.
 SPANS, FITS, FITS_LOOSELY, HARDLY_FITS = 0.05, 0.1, 0.25, 0.5
-# Less steep than this between neighbouring pixels, patches touch (a slope, as in patches.py).
-TOUCHES = 12.0
-# What is further before or behind the thing than these shares of the thing's size is no part of it.
-APART, LEG_APART = 0.3, 0.1
-# Shares of a patch's border where something hides it: of background seen through a hole, of a part seen behind another.
-ALL_HIDDEN, HALF_HIDDEN, WELL_SEEN = 0.95, 0.5, 0.25
+# What is further before or behind the thing than this share of the thing's size is no part of it.
+APART = 0.3
 # Which patches are on the plane of a wall or floor: most pixels within ON_PLANE of it, relative depth.
 PLANES, PLANE_PX, ON_PLANE, MOSTLY = 6, 30, 0.004, 0.7
-# Shares of the thing: parts so large count for its top even if its box does not need them; legs are at least so large.
-LARGE, SOME = 0.3, 0.01
+# Parts with so large a share of the thing count for its top even if its box does not need them.
+LARGE = 0.3
 MOST_GROUPS = 60
 
 
@@ -73,11 +69,10 @@ class _Chooser:
 
     def __init__(self, patches: Patches, window: Window, area: np.ndarray) -> None:
         self.patches, self.window, self.area = patches, window, area
-        self.borders = Borders(patches.label, window, patches.count)
+        self.borders = Borders(patches.label, window)
 
     def attempt(self, allowed: np.ndarray) -> _Attempt:
         """The best thing of the allowed patches, bool (count,)."""
-        allowed = allowed & (self.borders.hidden <= ALL_HIDDEN * self.borders.length)
         allowed = self._without_background(allowed)
         if not allowed.any():
             return _Attempt(Choice(allowed, allowed), np.inf)
@@ -89,13 +84,10 @@ class _Chooser:
         return _Attempt(Choice(thing, bulk), self.window.misfit(extents.of(parts)[0]))
 
     def _without_background(self, allowed: np.ndarray) -> np.ndarray:
-        """Without patches on the plane of a wall or floor outside, if the others still fill the box; otherwise
-        without those among them that are seen through holes."""
-        on_plane = self._on_planes(allowed)
-        others = allowed & ~on_plane
-        if others.any() and self.window.misfit(box_of(others[self.patches.label])) <= SPANS:
-            return others
-        return allowed & ~(on_plane & (self.borders.hidden > HALF_HIDDEN * self.borders.length))
+        """Without patches on the plane of a wall or floor outside, seen through holes, if the others fill the box."""
+        others = allowed & ~self._on_planes(allowed)
+        fill = others.any() and self.window.misfit(box_of(others[self.patches.label])) <= SPANS
+        return others if fill else allowed
 
     def _on_planes(self, allowed: np.ndarray) -> np.ndarray:
         """bool (count,): allowed patches most of which lie on the plane of one of the largest others."""
@@ -115,7 +107,7 @@ class _Chooser:
         return found & allowed
 
     def _joined(self, allowed: np.ndarray, extents: Extents) -> np.ndarray:
-        """Indices of patches: the largest group, and further ones that fill its box or are its legs."""
+        """Indices of patches: the largest group, and further ones that fill its box."""
         chosen, *groups = self._touching(allowed)
         box, near_m, far_m = extents.of(chosen)
         for group in groups[:MOST_GROUPS]:
@@ -124,8 +116,7 @@ class _Chooser:
             before, behind = 1 - its_far_m / near_m, its_near_m / far_m - 1
             if max(before, behind) > APART * self.window.slope:
                 continue
-            within = max(1 - its_near_m / near_m, its_far_m / far_m - 1) <= LEG_APART * self.window.slope
-            if self.window.missing(both) < self.window.missing(box) or (within and self._is_leg(group, chosen)):
+            if self.window.missing(both) < self.window.missing(box):
                 chosen = np.concatenate([chosen, group])
                 box, near_m, far_m = both, min(near_m, its_near_m), max(far_m, its_far_m)
         return chosen
@@ -133,23 +124,12 @@ class _Chooser:
     def _touching(self, allowed: np.ndarray) -> list[np.ndarray]:
         """Groups of patches that touch each other in space, the largest first."""
         near, far = self.borders.near, self.borders.far
-        contact = allowed[near] & allowed[far] & (self.borders.steep < TOUCHES)
+        contact = allowed[near] & allowed[far] & (self.borders.steep < CONTINUES)
         root = _roots(np.unique(near[contact] * len(allowed) + far[contact]), len(allowed))
         members = np.flatnonzero(allowed)
         members = members[np.argsort(root[members], kind="stable")]
         groups = np.split(members, np.flatnonzero(np.diff(root[members])) + 1)
         return sorted(groups, key=lambda group: -self.area[group].sum())
-
-    def _is_leg(self, group: np.ndarray, chosen: np.ndarray) -> bool:
-        """Is this in full view but for its joint, which the thing itself hides?"""
-        if self.area[group].sum() < SOME * self.area[chosen].sum():
-            return False
-        its, things = np.zeros(len(self.area), bool), np.zeros(len(self.area), bool)
-        its[group] = things[chosen] = True
-        hidden_by_thing = int((things[self.borders.near] & its[self.borders.far]).sum())
-        hides_thing = int((its[self.borders.near] & things[self.borders.far]).sum())
-        well_seen = self.borders.hidden[group].sum() < WELL_SEEN * self.borders.length[group].sum()
-        return bool(well_seen and hidden_by_thing > 3 * hides_thing)
 
     def _bulk(self, parts: np.ndarray, extents: Extents) -> np.ndarray:
         """The large parts, and then always the one that fills most of what is missing of the box."""

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from depthlm_ros.things.patches import CONTINUES
-
 # A plane through at most so many pixels of a patch is one if half of them lie within FLAT of it (relative depth).
 PLANE_SAMPLE, FLAT = 500, 0.003
 
@@ -66,18 +64,15 @@ class Extents:
 
 class Borders:
     """near, far: int64 (M,), of each pair of neighbouring pixels of different patches the patch of the nearer and of
-    the farther pixel; steep: float32 (M,), slope between them (patches.py). length, hidden: int64 (count,), pairs of
-    each patch, and those where something stands before it."""
+    the farther pixel; steep: float32 (M,), slope between them (patches.py)."""
 
-    def __init__(self, label: np.ndarray, window: Window, count: int) -> None:
+    def __init__(self, label: np.ndarray, window: Window) -> None:
         parts = zip(*_neighbours(label, window), strict=True)
         one, two, inverse_one, inverse_two, focal_px = (np.concatenate(part) for part in parts)
         swap = inverse_one < inverse_two
         self.near = np.where(swap, two, one).astype(np.int64)
         self.far = np.where(swap, one, two).astype(np.int64)
         self.steep = np.abs(inverse_one - inverse_two) * focal_px / np.minimum(inverse_one, inverse_two)
-        self.length = np.bincount(self.near, minlength=count) + np.bincount(self.far, minlength=count)
-        self.hidden = np.bincount(self.far[self.steep > CONTINUES], minlength=count)
 
 
 def _neighbours(label: np.ndarray, window: Window) -> Iterator[tuple[np.ndarray, ...]]:
