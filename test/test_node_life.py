@@ -24,6 +24,7 @@ from lifecycle_msgs.msg import Transition  # noqa: E402
 from rig import CAMERA, new_rig, picture  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402
 
+from depthlm_ros.manifest import manifest_text  # noqa: E402
 from depthlm_ros.ros.messages import colour_image, rectified_camera_info  # noqa: E402
 from depthlm_ros.ros.pairing import stamp_ns  # noqa: E402
 from depthlm_ros.ros.processes import module  # noqa: E402
@@ -125,7 +126,7 @@ def headless(folder: Path) -> Path:
     copy = folder / "headless"
     shutil.copytree(TINY, copy)
     manifest = json.loads((copy / "manifest.json").read_text())
-    (copy / "manifest.json").write_text(json.dumps(manifest | {"head": ""}))
+    (copy / "manifest.json").write_text(manifest_text(manifest | {"head": ""}))
     return copy
 
 

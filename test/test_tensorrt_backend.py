@@ -272,9 +272,9 @@ def test_depth_only_engines_tell_depth_and_say_why_they_do_not_answer(double, tm
         backend.cache(look, 1, 8)
 
 
-def test_two_images_are_refused(backend):
-    with pytest.raises(BadQuestion, match=r"look at 1 image\(s\) at a time"):
-        backend.look([canvas(1), canvas(2)])
+def test_three_images_are_refused(backend):
+    with pytest.raises(BadQuestion, match=r"look at 2 image\(s\) at a time"):
+        backend.look([canvas(1), canvas(2), canvas(3)])
 
 
 def pair_graph(look, path):

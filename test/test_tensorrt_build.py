@@ -289,14 +289,15 @@ def test_bars_are_redrawn_on_a_terminal_and_one_line_a_phase_elsewhere():
 
 
 def test_every_graph_of_a_bundle_is_ordered(tmp_path):
-    orders = plan_orders(BUNDLE, tmp_path, "fp16", 5, Limits(rows=4, tokens=24, slots=40, watched=8))
+    single = replace(BUNDLE, pairs=False)
+    orders = plan_orders(single, tmp_path, "fp16", 5, Limits(rows=4, tokens=24, slots=40, watched=8))
     assert [given.plan.name for given in orders] == ["look_128x96.plan", "look_192x128.plan", "step.plan"]
     text, decode = orders[2].profiles
     assert text["ids"] == ((1, 1), (4, 24), (4, 24)) and decode["ids"] == ((1, 1), (4, 1), (4, 1))
     assert text["own_mask"][2] == (4, 40) and text["watched"][2] == (8,)
     # Prefixes of both canvases, and what lies between.
     assert [shape[3] for shape in text["prefix_keys"]] == [54, 102, 102]
-    only_depth = plan_orders(BUNDLE, tmp_path, "fp16", 5, only_depth=True)
+    only_depth = plan_orders(single, tmp_path, "fp16", 5, only_depth=True)
     assert [given.plan.name for given in only_depth] == ["look_128x96.plan", "look_192x128.plan"]
 
 
