@@ -142,7 +142,9 @@ class View:
             return Answer(said.text, Status.NOT_UNDERSTOOD)
         if reply.status is not Status.OK:
             return Answer(reply.text, reply.status, confidence=said.probability)
-        regions = question.regions or tuple(self._placement.region_to_image(box) for box in boxes)
+        named = (self._placement.region_to_image(box) for box in boxes)
+        # What the model names outside the image has nothing left of it.
+        regions = question.regions or tuple(box for box in named if box.width_px > 0 and box.height_px > 0)
         std = said.std_of(reply.value, self._model.spec.calibration)
         if not self._model.spec.head:
             words = (reply.text, reply.status, reply.value, reply.unit, std)
