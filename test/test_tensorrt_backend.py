@@ -323,7 +323,7 @@ def test_two_images_are_looked_at_together_by_a_model_that_compares(double, two,
         np.testing.assert_allclose(look.depth_m, alone.depth_m + canvas(seed).mean(), rtol=1e-4)
     assert look.next_position == two.next_position(two.canvases_px[0], 2)
     assert_same(generate(backend, look, queries(3), WATCHED), generate(backend, look, queries(3), WATCHED))
-    with pytest.raises(BadQuestion, match="in one size, not"):
+    with pytest.raises(BadQuestion, match="in one size; use images of one camera"):
         backend.look([canvas(1), canvas(2, two.canvases_px[1])])
     (tmp_path / "pair_128x96.plan").unlink()
     with pytest.raises(BadBundle, match=r"no pair_128x96\.plan"):

@@ -8,6 +8,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from depthlm_ros.bundle import Bundle
+from depthlm_ros.errors import BadQuestion
+
 
 @dataclass(frozen=True)
 class Look:
@@ -71,3 +74,18 @@ class Backend(Protocol):
     def step(self, cache: Any, given: StepInput) -> StepOutput:
         """Runs text behind what the cache holds, and keeps its keys and values there."""
         ...
+
+
+def checked_size(bundle: Bundle, images: Sequence[np.ndarray]) -> tuple[int, int]:
+    """Size (width, height) of the images of a prompt, each (1, h, w, 3). Raises BadQuestion for more of them than the
+    bundle's graphs look at together, or for two sizes."""
+    most = 2 if bundle.pairs else 1
+    if len(images) > most or any(len(image) != 1 for image in images):
+        raise BadQuestion(f"{bundle.name} was exported to look at {most} image(s) at a time, no more.")
+    sizes = sorted({(image.shape[2], image.shape[1]) for image in images})
+    if len(sizes) > 1:
+        raise BadQuestion(
+            f"the two images come from cameras so different that the model sees them as {sizes} pixels: "
+            f"{bundle.name} takes two images in one size; use images of one camera."
+        )
+    return sizes[0]

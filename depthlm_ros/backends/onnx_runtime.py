@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from depthlm_ros.backends.base import Look, StepInput, StepOutput
+from depthlm_ros.backends.base import Look, StepInput, StepOutput, checked_size
 from depthlm_ros.bundle import Bundle
 from depthlm_ros.errors import BackendFailed, BadQuestion, OutOfMemory
 
@@ -66,7 +66,7 @@ class OnnxRuntimeBackend:
         self._looks: dict[tuple[tuple[int, int], int], onnxruntime.InferenceSession] = {}
 
     def look(self, images: Sequence[np.ndarray]) -> Look:
-        size_px, count = self._checked_size(images), len(images)
+        size_px, count = checked_size(self._bundle, images), len(images)
         if (size_px, count) not in self._looks:
             self._looks[size_px, count] = self._session(self._bundle.look_path(size_px, count))
         feeds = {name: self._given(image) for name, image in zip(("image", "second"), images, strict=False)}
@@ -107,19 +107,6 @@ class OnnxRuntimeBackend:
         for own, name in zip(cache.own, ("keys", "values"), strict=True):
             own[:, :, :, slots] = outputs[name].numpy()
         return most_probable(outputs["logits"].numpy(), given.watched)
-
-    def _checked_size(self, images: Sequence[np.ndarray]) -> tuple[int, int]:
-        """The images' size (width, height). Raises BadQuestion for images for which there is no graph."""
-        if len(images) > 1 + self._bundle.pairs or images[0].shape[0] > 1:
-            most = "two images" if self._bundle.pairs else "one image"
-            raise BadQuestion(f"{self._bundle.name} was exported for {most} at a time, not {len(images)}.")
-        sizes = {(image.shape[2], image.shape[1]) for image in images}
-        if len(sizes) > 1:
-            raise BadQuestion(
-                f"the two images come from cameras so different that the model sees them as {sorted(sizes)} pixels: "
-                f"{self._bundle.name} takes two images of one size; use images of one camera."
-            )
-        return sizes.pop()
 
     def _session(self, path: Path) -> onnxruntime.InferenceSession:
         options = self._runtime.SessionOptions()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from depthlm_ros.backends.base import Look, StepInput, StepOutput
+from depthlm_ros.backends.base import Look, StepInput, StepOutput, checked_size
 from depthlm_ros.backends.device_memory import Device, DeviceArray, Pool, device_index, open_device
 from depthlm_ros.backends.plan import Machine, check_plan
 from depthlm_ros.backends.tensorrt_runtime import Engine, Run, Staging, load_tensorrt
@@ -80,7 +80,7 @@ class TensorRTBackend:
         self._step: tuple[Engine, Run, Staging] | None = None
 
     def look(self, images: Sequence[np.ndarray]) -> Look:
-        size_px, count = self._checked_size(images), len(images)
+        size_px, count = checked_size(self._bundle, images), len(images)
         with self._lock:
             self._device.activate()
             run, staging = self._looker(size_px, count)
@@ -143,16 +143,6 @@ class TensorRTBackend:
 
     def _plan(self, graph: Path) -> Path:
         return self._plans / graph.with_suffix(".plan").name
-
-    def _checked_size(self, images: Sequence[np.ndarray]) -> tuple[int, int]:
-        """The images' size (width, height). Raises BadQuestion for images for which there is no graph."""
-        most = 2 if self._bundle.pairs else 1
-        if len(images) > most or any(image.shape[0] != 1 for image in images):
-            raise BadQuestion(f"{self._bundle.name} was exported to look at {most} image(s) at a time, no more.")
-        sizes = sorted({(image.shape[2], image.shape[1]) for image in images})
-        if len(sizes) > 1:
-            raise BadQuestion(f"two images are looked at in one size, not {sizes} pixels: use images of one camera.")
-        return sizes[0]
 
     def _looker(self, size_px: tuple[int, int], count: int) -> tuple[Run, Staging]:
         if (size_px, count) not in self._looks:
