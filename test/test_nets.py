@@ -5,6 +5,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from depthlm_ros.nets.attention import attend  # noqa: E402
 from depthlm_ros.nets.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from depthlm_ros.nets.dpt import DptConfig, DptHead, FusionBlock, ResidualConvUnit  # noqa: E402
 from depthlm_ros.nets.graphs import LookGraph, StepGraph  # noqa: E402
@@ -137,6 +138,17 @@ def test_transformers_loads_the_checkpoint_by_itself(model, tmp_path):
     expected = model.vlm.state_dict()
     for name, tensor in loaded.state_dict().items():
         torch.testing.assert_close(tensor.float(), expected[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["none", "boolean", "additive"])
+def test_attention_in_training_is_that_of_the_runtime(kind):
+    torch.manual_seed(3)
+    query, key, value = torch.randn(3, 2, 4, 7, 16).unbind(0)
+    allowed = torch.ones(7, 7, dtype=torch.bool).tril()
+    mask = {"none": None, "boolean": allowed, "additive": torch.zeros(7, 7).masked_fill(~allowed, -torch.inf)}[kind]
+    wanted = attend(query, key, value, 0.3, mask)
+    trained = attend(query.requires_grad_(), key, value, 0.3, mask)
+    assert torch.allclose(trained, wanted, atol=1e-6)
 
 
 def test_the_residual_is_relu_of_the_input():

@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
+from depthlm_ros.nets.attention import attend
 from depthlm_ros.nets.backbone import Backbone
 from depthlm_ros.nets.pixels import PixelRule
 from depthlm_ros.nets.positions import ImageSpan, PromptLayout
@@ -81,5 +82,5 @@ def full_attention(attention: Any, x: torch.Tensor, cos: torch.Tensor, sin: torc
 
     query, key, value = heads(attention.q_proj(x)), heads(attention.k_proj(x)), heads(attention.v_proj(x))
     query, key = rotate(query, cos[:, None], sin[:, None]), rotate(key, cos[:, None], sin[:, None])
-    y = functional.scaled_dot_product_attention(query, key, value, scale=attention.scaling)
+    y = attend(query, key, value, attention.scaling)
     return attention.o_proj(y.transpose(1, 2).flatten(2))

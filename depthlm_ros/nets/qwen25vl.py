@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+from depthlm_ros.nets.attention import attend
 from depthlm_ros.nets.backbone import Backbone
 from depthlm_ros.nets.pixels import PixelRule
 from depthlm_ros.nets.positions import ImageSpan, PromptLayout, prefix_positions
@@ -140,11 +141,11 @@ def grouped_attention(
     query, key = (rotate(t.float(), cos[:, :, None], sin[:, :, None]).to(value) for t in (query, key))
     outputs, at = [], 0
     for number, size in groups:
-        parts = [
+        q, k, v = (
             t[:, at : at + number * size].unflatten(1, (number, size)).flatten(0, 1).transpose(1, 2)
             for t in (query, key, value)
-        ]
-        y = functional.scaled_dot_product_attention(*parts, scale=attention.scaling)
+        )
+        y = attend(q, k, v, attention.scaling)
         outputs.append(y.transpose(1, 2).flatten(2).unflatten(0, (-1, number)).flatten(1, 2))
         at += number * size
     return attention.proj(torch.cat(outputs, dim=1))

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
+from depthlm_ros.nets.attention import attend
 from depthlm_ros.nets.backbone import Backbone
 from depthlm_ros.nets.dpt import DptConfig, DptHead
 from depthlm_ros.nets.pixels import PixelRule
@@ -104,7 +105,7 @@ def vision_attention(attention: nn.Module, x: torch.Tensor, cos: torch.Tensor, s
     # Angles in single precision whatever the weights are, as transformers has it.
     query, key = (rotate(x.float(), cos, sin).to(x.dtype) for x in (qkv[0], qkv[1]))
     value = qkv[2]
-    y = functional.scaled_dot_product_attention(query, key, value, scale=attention.scaling)
+    y = attend(query, key, value, attention.scaling)
     return attention.proj(y.transpose(1, 2).reshape(batch, count, channels))
 
 

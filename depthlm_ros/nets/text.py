@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
+
+from depthlm_ros.nets.attention import attend
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,7 @@ def read(
     for index, layer in enumerate(language.layers):
         query, key, value = project(layer.self_attn, layer.input_layernorm(x), cos, sin)
         groups = layer.self_attn.num_key_value_groups
-        y = functional.scaled_dot_product_attention(
-            query, repeat(key, groups), repeat(value, groups), attn_mask=mask, scale=layer.self_attn.scaling
-        )
+        y = attend(query, repeat(key, groups), repeat(value, groups), layer.self_attn.scaling, mask)
         x = x + layer.self_attn.o_proj(y.transpose(1, 2).flatten(2))
         x = x + layer.mlp(layer.post_attention_layernorm(x))
         if deep is not None and index < len(deep.tokens):

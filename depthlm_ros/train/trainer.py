@@ -94,6 +94,25 @@ def learning_rate(step: int, progress: float, config: TrainConfig) -> float:
     return config.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
 
 
+def optimisers(model: Qwen3VLDepth, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """Muon (https://kellerjordan.github.io/posts/muon/) for the matrices between the layers, its steps scaled to those
+    of AdamW (https://arxiv.org/abs/2502.16982); AdamW for embeddings, convolutions, norms and biases."""
+    within: list[torch.nn.Parameter] = []
+    around: list[torch.nn.Parameter] = []
+    plain: list[torch.nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 2 and "embed" not in name and "lm_head" not in name:
+            within.append(parameter)
+        else:
+            (around if parameter.ndim > 1 else plain).append(parameter)
+    decay, rate = config.weight_decay, config.learning_rate
+    groups = [{"params": around, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}]
+    return [
+        torch.optim.Muon(within, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98)),
+    ]
+
+
 class Trainer:
     """Optimiser, checkpoints and log of one run in `folder`. Resumes from its checkpoint if there is one."""
 
@@ -112,10 +131,7 @@ class Trainer:
         self.model, self.affixes, self.config, self.folder = model.to(device), affixes, config, folder
         self.device, self.seed, self.step, self.spent_s = device, seed, 0, 0.0
         self.data, self.family, self.tokenizer_json = data, family, tokenizer_json
-        decayed = [p for p in model.parameters() if p.ndim > 1]
-        plain = [p for p in model.parameters() if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
+        self.optimisers = optimisers(model, config)
         folder.mkdir(parents=True, exist_ok=True)
         self.checkpoint = folder / "checkpoint.pt"
         self.phases: list[dict[str, Any]] = []
@@ -142,29 +158,32 @@ class Trainer:
     def train_step(self, batch: Batch) -> Losses:
         """One optimiser step."""
         rate = learning_rate(self.step, self._progress(), self.config)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
+        for optimiser in self.optimisers:
+            optimiser.zero_grad()
+            for group in optimiser.param_groups:
+                group["lr"] = rate
         on_device = Batch(*(getattr(batch, name).to(self.device) for name in batch.__dataclass_fields__))
         with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.config.bf16):
             losses = forward(self.model, on_device, self.affixes, self.config)
-        self.optimiser.zero_grad()
         losses.total.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        self.optimiser.step()
+        for optimiser in self.optimisers:
+            optimiser.step()
         self.step += 1
         return losses
 
     def save(self) -> None:
         """Writes the checkpoint; a kill while writing leaves the last one whole."""
         partial = self.checkpoint.with_suffix(".partial")
-        state = {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()}
+        state = {"model": self.model.state_dict(), "optimisers": [each.state_dict() for each in self.optimisers]}
         torch.save({**state, "step": self.step, "spent_s": self.spent_s, "phases": self.phases}, partial)
         partial.replace(self.checkpoint)
 
     def _resume(self) -> None:
         state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
         self.model.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        for optimiser, kept in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(kept)
         self.step, self.spent_s, self.phases = state["step"], state["spent_s"], state["phases"]
 
     def _note_phase(self) -> None:
@@ -178,7 +197,7 @@ class Trainer:
         return max(by_steps, self.spent_s / 3600 / self.config.hours) if self.config.hours else by_steps
 
     def _log(self, losses: Losses, report: Callable[[str], None]) -> None:
-        values = {name: round(float(getattr(losses, name)), 4) for name in losses.__dataclass_fields__}
+        values = {name: round(getattr(losses, name).item(), 4) for name in losses.__dataclass_fields__}
         line = {"step": self.step, "seconds": round(self.spent_s, 1), **values}
         with (self.folder / "log.jsonl").open("a") as log:
             log.write(json.dumps(line) + "\n")
