@@ -8,6 +8,7 @@
     `-- SetupError         the installation or configuration is unusable; mend it and start again
         |-- UnknownName    a model, backend or family that does not exist
         |-- BadBundle      an engine folder that is missing, damaged or of another version
+        |   `-- UnfitPlans its TensorRT plans only, which can be built anew from the rest
         `-- BackendFailed  the runtime (ONNX Runtime, TensorRT, torch) refused or broke
             `-- OutOfMemory    the device has no memory left for this much at once
 
@@ -45,6 +46,14 @@ class UnknownName(SetupError):
 
 class BadBundle(SetupError):
     """An engine folder is missing, damaged or of another version."""
+
+
+class UnfitPlans(BadBundle):
+    """TensorRT plans are missing, damaged, or of another machine or graph. rebuild: the command that builds them."""
+
+    def __init__(self, message: str, rebuild: str) -> None:
+        super().__init__(f"{message} Build them on this machine: {rebuild}")
+        self.rebuild = rebuild
 
 
 class BackendFailed(SetupError):

@@ -32,7 +32,7 @@ from depthlm_ros.bundle import file_digest, find_bundle, load_bundle  # noqa: E4
 from depthlm_ros.engine.orders import Limits, plan_orders  # noqa: E402
 from depthlm_ros.engine.progress import Bars  # noqa: E402
 from depthlm_ros.engine.trt import build_plan  # noqa: E402
-from depthlm_ros.errors import BackendFailed, BadBundle, BadQuestion, OutOfMemory  # noqa: E402
+from depthlm_ros.errors import BackendFailed, BadBundle, BadQuestion, OutOfMemory, UnfitPlans  # noqa: E402
 
 pytestmark = pytest.mark.torch
 BUNDLE = load_bundle(find_bundle("tiny"))
@@ -334,6 +334,35 @@ def test_a_canvas_without_a_plan_is_refused_when_loading(double, plans, tmp_path
     shutil.copytree(plans, tmp_path / "some")
     (tmp_path / "some" / "look_192x128.plan").unlink()
     with pytest.raises(BadBundle, match=r"no look_192x128\.plan.*depthlm engine build --model tiny"):
+        TensorRTBackend(BUNDLE, plans=tmp_path / "some")
+
+
+def test_plans_of_a_build_that_ended_before_the_step_are_no_engine_for_depth_only(double, plans, tmp_path):
+    shutil.copytree(plans, tmp_path / "some")
+    for name in ("step.plan", "step.plan.json"):
+        (tmp_path / "some" / name).unlink()
+    with pytest.raises(UnfitPlans, match=r"no step\.plan") as error:
+        TensorRTBackend(BUNDLE, plans=tmp_path / "some")
+    assert error.value.rebuild == "depthlm engine build --model tiny --backend tensorrt"
+
+
+def test_the_command_builds_what_was_built_wherever_it_lies(double, tmp_path):
+    copy = tmp_path / "my tiny"
+    shutil.copytree(BUNDLE.folder, copy)
+    bundle, facts = replace(BUNDLE, folder=copy), open_device().facts()
+    for order in plan_orders(bundle, copy, "fp16", 1 << 28, LIMITS, only_depth=True):
+        build_plan(order, facts, tmp_path / "timings.cache", Bars(), print)
+    double[0].__version__ = "10.9.0"
+    with pytest.raises(UnfitPlans, match=r"TensorRT is 10\.9\.0, but the plan was built for 10\.3\.0") as error:
+        TensorRTBackend(bundle)
+    assert error.value.rebuild == f"depthlm engine build --model '{copy}' --backend tensorrt --depth-only"
+    assert str(error.value).endswith(error.value.rebuild)
+
+
+def test_a_damaged_description_of_a_plan_is_told_with_the_command(double, plans, tmp_path):
+    shutil.copytree(plans, tmp_path / "some")
+    (tmp_path / "some" / "step.plan.json").write_text("{")
+    with pytest.raises(UnfitPlans, match=r"step\.plan\.json is damaged.*depthlm engine build --model tiny"):
         TensorRTBackend(BUNDLE, plans=tmp_path / "some")
 
 

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from depthlm_ros.errors import BackendFailed, BadBundle
+from depthlm_ros.errors import BackendFailed, BadBundle, UnfitPlans
 
 FORMAT = 1
 
@@ -87,13 +87,16 @@ def differences(built: PlanKey, now: PlanKey) -> list[str]:
 
 
 def check_plan(plan: Path, machine: Machine, files: Mapping[str, str], rebuild: str) -> PlanKey:
-    """Raises BadBundle unless the plan is whole and was built on this machine from these files (name -> SHA-256; those
+    """Raises UnfitPlans unless the plan is whole and was built on this machine from these files (name -> SHA-256; those
     of other graphs may be among them). rebuild: the command that builds it anew, for the message."""
-    built, described = _read(key_path(plan))
+    try:
+        built, described = _read(key_path(plan))
+    except BadBundle as exc:
+        raise UnfitPlans(str(exc), rebuild) from exc
     now = replace(built, machine=machine, files={name: files[name] for name in built.files if name in files})
     wrong = differences(built, now) or _damage(plan, described)
     if wrong:
-        raise BadBundle(f"{plan} does not fit: {'; '.join(wrong)}. Build it again here: {rebuild}")
+        raise UnfitPlans(f"{plan} does not fit: {'; '.join(wrong)}.", rebuild)
     return built
 
 
@@ -107,14 +110,12 @@ def _read(path: Path) -> tuple[PlanKey, Mapping[str, Any]]:
     try:
         content = json.loads(path.read_text())
         if content["format"] != FORMAT:
-            raise BadBundle(
-                f"{path} has format {content['format']}, this version reads {FORMAT}: build the plan again."
-            )
+            raise BadBundle(f"{path} has format {content['format']}, this version reads {FORMAT}.")
         return _key(content["key"]), dict(content["plan"])
     except OSError as exc:
-        raise BadBundle(f"cannot read {path} ({exc.strerror}): the plan was not built to its end, build it.") from exc
+        raise BadBundle(f"cannot read {path} ({exc.strerror}): the plan was not built to its end.") from exc
     except (KeyError, TypeError, ValueError, AttributeError) as exc:
-        raise BadBundle(f"{path} is damaged ({exc!r}): build the plan again.") from exc
+        raise BadBundle(f"{path} is damaged ({exc!r}).") from exc
 
 
 def write_plan(plan: Path, content: bytes | memoryview, key: PlanKey) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,10 +18,11 @@ import numpy as np
 
 from depthlm_ros.backends.base import Look, StepInput, StepOutput, checked_size
 from depthlm_ros.backends.device_memory import Device, DeviceArray, Pool, device_index, open_device
-from depthlm_ros.backends.plan import Machine, check_plan
+from depthlm_ros.backends.plan import Machine, check_plan, key_path, read_key
 from depthlm_ros.backends.tensorrt_runtime import Engine, Run, Staging, load_tensorrt
 from depthlm_ros.bundle import MANIFEST, Bundle
-from depthlm_ros.errors import BadBundle, BadQuestion, OutOfMemory
+from depthlm_ros.checkpoint import bundle_folder
+from depthlm_ros.errors import BadBundle, BadQuestion, OutOfMemory, UnfitPlans
 
 # Profiles of a step plan: any text, and one token at a time.
 TEXT, DECODE = 0, 1
@@ -63,8 +65,8 @@ class DeviceCache:
 class TensorRTBackend:
     """A bundle's plans on one GPU. Plans lie beside the graphs, or in the folder `plans`.
 
-    Raises BackendFailed without TensorRT or a GPU, BadBundle for plans that are missing or were built for another
-    machine, TensorRT or graph. A bundle without step.plan tells depth only.
+    Raises BackendFailed without TensorRT or a GPU, UnfitPlans for plans that are missing or were built for another
+    machine, TensorRT or graph. Plans that were built for depth only need no step.plan.
     """
 
     name = "tensorrt"
@@ -130,16 +132,25 @@ class TensorRTBackend:
         facts = self._device.facts()
         machine = Machine(str(self._trt.__version__), facts.name, facts.sm, facts.driver)
         files = json.loads((self._bundle.folder / MANIFEST).read_text())["files"]
-        rebuild = f"depthlm engine build --model {self._bundle.name} --backend tensorrt"
-        looks = [self._plan(self._bundle.look_path(size_px)) for size_px in self._bundle.canvases_px]
-        step, pairs = self._plan(self._bundle.step_path), []
+        bundle = self._bundle
+        plans = [self._plan(bundle.look_path(size_px)) for size_px in bundle.canvases_px]
+        only_depth = bundle.only_depth or all(map(_tells_depth_only, plans))
         # Of an engine for depth only, nothing is asked about two images either.
-        if self._bundle.pairs and step.is_file():
-            pairs = [self._plan(self._bundle.look_path(size_px, 2)) for size_px in self._bundle.canvases_px]
-        if missing := [plan.name for plan in (*looks, *pairs) if not plan.is_file()]:
-            raise BadBundle(f"{self._plans} has no {', '.join(missing)}: build the engine on this machine: {rebuild}")
-        for plan in [*looks, *pairs, *([step] if step.is_file() else [])]:
+        if not only_depth:
+            pairs = bundle.canvases_px if bundle.pairs else ()
+            plans += [*(self._plan(bundle.look_path(size_px, 2)) for size_px in pairs), self._plan(bundle.step_path)]
+        rebuild = self._rebuild(only_depth)
+        if missing := [plan.name for plan in plans if not plan.is_file()]:
+            raise UnfitPlans(f"{self._plans} has no {', '.join(missing)}.", rebuild)
+        for plan in plans:
             check_plan(plan, machine, files, rebuild)
+
+    def _rebuild(self, only_depth: bool) -> str:
+        """The command that builds the same plans on this machine."""
+        bundle, known = self._bundle, bundle_folder(self._bundle.name)
+        model = bundle.name if known and known.samefile(bundle.folder) else str(bundle.folder.resolve())
+        less = " --depth-only" if only_depth and not bundle.only_depth else ""
+        return f"depthlm engine build --model {shlex.quote(model)} --backend tensorrt{less}"
 
     def _plan(self, graph: Path) -> Path:
         return self._plans / graph.with_suffix(".plan").name
@@ -213,6 +224,14 @@ class TensorRTBackend:
         watched = given.watched if len(given.watched) else np.zeros(1, np.int64)
         values = {"ids": given.ids, "positions": given.positions, "last": given.last, "own_mask": mask}
         return {name: staging.put(name, array) for name, array in (values | {"watched": watched}).items()}
+
+
+def _tells_depth_only(look: Path) -> bool:
+    """Whether a look's plan was built with --depth-only."""
+    try:
+        return "depth_only" in read_key(key_path(look)).flags
+    except BadBundle:
+        return False
 
 
 def _most(engine: Engine, name: str) -> int:
