@@ -140,9 +140,10 @@ def _read_spec(manifest: Mapping[str, Any]) -> ModelSpec:
 def _read_canvas(manifest: Mapping[str, Any]) -> CanvasRule:
     """Of an engine that resizes whole images the rule is all of manifest["canvas"], for the sizes that were built."""
     sizes_px = tuple((int(w), int(h)) for w, h in manifest["canvases_px"])
+    built_by = str(manifest.get("built_by", ""))
     if "canvas" not in manifest:
-        return CanvasRule(float(manifest["focal_px"]), sizes_px)
-    return CanvasRule(**manifest["canvas"] | {"canvases_px": (), "built_px": sizes_px})
+        return CanvasRule(float(manifest["focal_px"]), sizes_px, built_by=built_by)
+    return CanvasRule(**manifest["canvas"] | {"canvases_px": (), "built_px": sizes_px, "built_by": built_by})
 
 
 def _ids(given: Sequence[Any]) -> tuple[int, ...]:

@@ -33,6 +33,9 @@ from depthlm_ros.view import View
 LEAST_CANVAS_PX = 4
 # A principal point farther off than so many image sizes belongs to another image (a cropped sensor stays well below).
 MOST_OFF_CENTRE = 3.0
+# Of the image of a camera that it was not built for, an engine must see at least this share. (A model that is no engine
+# sees what it can, the rest is unknown.)
+LEAST_OF_ENGINE = 0.9
 # A question is read at a cost that grows with its square: without a limit one request could take all memory.
 MAX_PROMPT_TOKENS = 512
 
@@ -165,13 +168,23 @@ def believable_view(intrinsics: Intrinsics, rule: CanvasRule) -> CanonicalView:
             "image: is the calibration of another resolution?"
         )
     if rule.canvases_px:
-        return canonical_view(intrinsics, focal_px, rule.canvases_px)
+        view = canonical_view(intrinsics, focal_px, rule.canvases_px)
+        if rule.built_by and view.coverage < LEAST_OF_ENGINE:
+            seen = f"{width * focal_px / intrinsics.fx_px:.0f} x {height * focal_px / intrinsics.fy_px:.0f}"
+            raise _other_camera(intrinsics, rule, seen)
+        return view
     view = fitted_view(intrinsics, rule)
     if rule.built_px and view.canvas_size_px not in rule.built_px:
-        built = ", ".join(f"{w} x {h}" for w, h in rule.built_px)
-        raise BadIntrinsics(
-            f"a camera of {width} x {height} with fx = {intrinsics.fx_px:g} would be seen as "
-            f"{view.x.canvas_px} x {view.y.canvas_px}, but this engine was built for a camera that is seen as {built}: "
-            f"build one for this camera (depthlm engine build --size {width}x{height} --focal {intrinsics.fx_px:g})."
-        )
+        raise _other_camera(intrinsics, rule, f"{view.x.canvas_px} x {view.y.canvas_px}")
     return view
+
+
+def _other_camera(intrinsics: Intrinsics, rule: CanvasRule, seen: str) -> BadIntrinsics:
+    """seen: the size that the camera's image would need."""
+    built = ", ".join(f"{w} x {h}" for w, h in rule.canvases_px or rule.built_px)
+    camera = f"--size {intrinsics.width_px}x{intrinsics.height_px} --focal {intrinsics.fx_px:g}"
+    return BadIntrinsics(
+        f"a camera of {intrinsics.width_px} x {intrinsics.height_px} with fx = {intrinsics.fx_px:g} would be seen as "
+        f"{seen} pixels, but this engine was built for a camera that is seen as {built}: build one for this camera: "
+        f"{rule.built_by} {camera}"
+    )

@@ -32,6 +32,7 @@ class CanvasRule:
     multiple_by: "nearest": stretched to the nearest ones within the area limits (Qwen); "up": stretched to the next
     larger ones (Pixtral); "crop": what is left over at the right and bottom is not seen (Pixtral without resize).
     built_px: the only sizes of resized images that can be looked at, of an engine that was built for them; empty: any.
+    built_by: the command that builds the engine, less its camera; "" for what is no engine, and takes any camera.
     """
 
     focal_px: float | None
@@ -46,6 +47,7 @@ class CanvasRule:
     multiple_px: int = 1
     multiple_by: str = "nearest"
     built_px: tuple[tuple[int, int], ...] = ()
+    built_by: str = ""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import resource
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ from depthlm_ros.engine.fitting import fitted_spec
 from depthlm_ros.engine.lock import building
 from depthlm_ros.engine.parity import can_measure, measure_parity
 from depthlm_ros.engine.progress import Bars
+from depthlm_ros.engine.shelf import CHECKPOINT_FILE, check_place
 from depthlm_ros.engine.targets import Target
 from depthlm_ros.errors import SetupError
 from depthlm_ros.manifest import read_manifest
@@ -39,7 +41,7 @@ class EngineOrder:
 
     model: as load_model takes it. camera: of the rectified image. precision: of the backbone; head: of the DPT head, ""
     for what suits the backbone. backend: "onnxruntime" or "tensorrt". opset: of the graphs. check: compare with torch,
-    None: if the model is small. command: what builds the same again, without --out.
+    None: if the model is small. command: what builds the same again, less camera_options and --out.
     """
 
     model: str
@@ -53,6 +55,7 @@ class EngineOrder:
     out: Path | None = None
     check: bool | None = None
     command: str = ""
+    camera_options: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ def build_graphs(order: EngineOrder, bars: Bars, say: Callable[[str], None]) -> 
     check_order(order)
     source = find_model(order.model)
     folder = order.out or build_root() / engine_name(order, source.spec.name)
+    check_place(folder)
     spec = fitted_spec(source.spec, order.camera, folder.name)
     if spec.family == "depthlm":
         raise SetupError(
@@ -123,10 +127,11 @@ def check_order(order: EngineOrder) -> None:
 
 
 def engine_name(order: EngineOrder, model: str) -> str:
-    """Folder and name: model, camera, precision, and what is left out."""
+    """Folder and name: model, camera, precision, target, and what is left out, so that none takes another's place."""
     camera = order.camera
-    parts = [model, f"{camera.width_px}x{camera.height_px}", order.precision, *(["depth"] if order.only_depth else [])]
-    return "-".join(parts)
+    parts = [model, f"{camera.width_px}x{camera.height_px}", f"f{camera.fx_px:.0f}", order.precision]
+    parts += [order.target.name] if order.target else []
+    return "-".join(parts + (["depth"] if order.only_depth else []))
 
 
 def load_backbone(source: Bundle | Checkpoint, precision: Precision) -> Backbone:
@@ -152,24 +157,28 @@ def read_model(engine: Bundle) -> str:
 
 
 def _facts(order: EngineOrder, source: Bundle | Checkpoint, folder: Path) -> dict[str, Any]:
-    """What the manifest says of where the engine comes from."""
-    out = "" if order.out is None else f" --out {folder}"
+    """What the manifest says of where the engine comes from, and what builds it again."""
+    out = "" if order.out is None else f" --out {shlex.quote(str(folder.resolve()))}"
+    revision = _revision(source)
     return {
         "model": order.model,
-        "hub": source.spec.hub,
-        "revision": _revision(source),
+        "hub": source.spec.hub if revision else "",
+        "revision": revision,
         "camera": asdict(order.camera),
         "backend": order.backend,
         "target": order.target.name if order.target else "",
         "versions": {name: importlib.metadata.version(name) for name in EXPORTERS},
-        "rebuild": order.command + out,
+        "built_by": order.command,
+        "rebuild": f"{order.command} {order.camera_options}{out}",
     }
 
 
 def _revision(source: Bundle | Checkpoint) -> str:
-    """The commit of a download, else what the YAML pins."""
+    """The commit of a download; of a model of ours the SHA-256 of its checkpoint; "" for any other folder."""
+    if isinstance(source, Bundle):
+        return f"sha256:{read_manifest(source.folder)['files'][CHECKPOINT_FILE]}"
     folder = source.folder.resolve()
-    return folder.name if folder.parent.name == "snapshots" else source.spec.revision
+    return folder.name if folder.parent.name == "snapshots" else ""
 
 
 def _parity(order: EngineOrder, model: Backbone, bundle: Bundle, weight_bytes: int) -> dict[str, Any]:

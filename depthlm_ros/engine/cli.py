@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shlex
 import sys
@@ -124,6 +125,7 @@ def _build_graphs(args: argparse.Namespace, backend: str, here: Target | None) -
         out=args.out,
         check=args.check,
         command=_command(args),
+        camera_options=_camera_options(args),
     )
     report = build_graphs(order, Bars(), _say)
     print(report_text(report))
@@ -161,16 +163,25 @@ def _camera(path: Path | None) -> Intrinsics | None:
 
 
 def _command(args: argparse.Namespace) -> str:
-    """What builds the same again, but for --out."""
-    parts: list[object] = ["depthlm engine build --model", shlex.quote(args.model)]
-    if args.camera:
-        parts += ["--camera", shlex.quote(str(args.camera.resolve()))]
-    else:
-        parts += [f"--size {args.size[0]}x{args.size[1]}", *([f"--focal {args.focal:g}"] if args.focal else [])]
+    """What builds the same again, but for the camera and --out."""
+    parts: list[object] = ["depthlm engine build --model", shlex.quote(_model(args.model))]
     for name in ("precision", "head_precision", "backend", "target"):
         if getattr(args, name):
             parts += [f"--{name.replace('_', '-')}", getattr(args, name)]
     return " ".join(map(str, parts + (["--depth-only"] if args.depth_only else [])))
+
+
+def _camera_options(args: argparse.Namespace) -> str:
+    if args.camera:
+        return f"--camera {shlex.quote(str(args.camera.resolve()))}"
+    return f"--size {args.size[0]}x{args.size[1]}" + (f" --focal {args.focal:g}" if args.focal else "")
+
+
+def _model(given: str) -> str:
+    """The same model, named so that it is found from every folder."""
+    name, equals, folder = given.rpartition("=")
+    path = Path(folder).expanduser()
+    return f"{name}{equals}{path.resolve()}" if (equals or os.sep in folder) and path.is_dir() else given
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -15,12 +15,13 @@ def report_text(report: BuildReport) -> str:
     manifest, precision = report.manifest, report.manifest["precision"]
     camera = manifest["camera"]
     head = f", depth head {precision['head']}" if precision["head"] else ", no depth head"
+    kept = "" if manifest["only_depth"] else ", keys and values as the backbone"
     sizes_mb = {name: (report.folder / name).stat().st_size / 1e6 for name in manifest["files"]}
     lines = [
         f"engine     {manifest['name']} in {report.folder}",
         f"camera     {camera['width_px']} x {camera['height_px']}, fx {camera['fx_px']:g}, seen as "
         + " and ".join(f"{w} x {h}" for w, h in manifest["canvases_px"]),
-        f"precision  backbone {precision['backbone']}{head}, keys and values as the backbone",
+        f"precision  backbone {precision['backbone']}{head}{kept}",
         f"opset      {manifest['opset']}",
         *(f"  {name:24} {size_mb:10.2f} MB" for name, size_mb in sizes_mb.items()),
         f"time       {', '.join(f'{name} {seconds:.1f} s' for name, seconds in report.seconds.items())}",

@@ -126,22 +126,32 @@ def _export(
     shapes: tuple | None,
     opset: int,
 ) -> ir.Model:
-    with torch.no_grad(), _quiet():
-        program = torch.onnx.export(
-            module.eval(),
-            arguments,
-            input_names=list(inputs),
-            output_names=list(outputs),
-            dynamic_shapes=shapes,
-            opset_version=opset,
-            dynamo=True,
-            verbose=False,
-            optimize=True,
-        )
+    try:
+        with torch.no_grad(), _quiet():
+            program = torch.onnx.export(
+                module.eval(),
+                arguments,
+                input_names=list(inputs),
+                output_names=list(outputs),
+                dynamic_shapes=shapes,
+                opset_version=opset,
+                dynamo=True,
+                verbose=False,
+                optimize=True,
+            )
+    except torch.onnx.OnnxExporterError as exc:
+        raise _refused(str(exc.__cause__ or exc)) from exc
     if program is None:
-        raise SetupError(f"this version of torch ({torch.__version__}) returns no ONNX program: use 2.13.")
+        raise _refused("it returns no program")
     _forget_origins(program.model)
     return program.model
+
+
+def _refused(why: str) -> SetupError:
+    return SetupError(
+        f"torch {torch.__version__} does not export this model in ONNX ({why}): use the versions in "
+        "requirements/torch.txt; if it is those, report it with this message."
+    )
 
 
 def _forget_origins(model: ir.Model) -> None:

@@ -201,15 +201,17 @@ def _work(folder: Path) -> Iterator[Path]:
 
 
 def _publish(work: Path, folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Moves everything into place; files that only the old manifest vouched for go."""
+    """Moves everything into place; files that only the old manifest vouched for go, and their plans."""
     before = _vouched(folder)
+    # Written while the old content is still whole: from here on nothing needs room.
+    (work / MANIFEST).write_text(manifest_text(manifest))
     (folder / MANIFEST).unlink(missing_ok=True)
     for name in manifest["files"]:
         (work / name).chmod(0o644)  # some writers make files for their owner only
         (work / name).replace(folder / name)
     for name in before - set(manifest["files"]):
-        (folder / name).unlink(missing_ok=True)
-    (work / MANIFEST).write_text(manifest_text(manifest))
+        for path in (folder / name, *folder.glob(f"{Path(name).stem}.plan*")):
+            path.unlink(missing_ok=True)
     (work / MANIFEST).replace(folder / MANIFEST)
 
 
