@@ -79,7 +79,7 @@ def _worth(scene: Scene, poses: list[Pose]) -> float:
     geo, cam, total = geometry(scene.solids), np.array([40.0, 40.0, 23.5, 17.5]), 0.0
     targets = _targets(scene)
     for pose in poses:
-        depth, hit = trace(geo, scene.shell_m, pose.R, pose.t, cam, 0.0, 36, 48)
+        depth, hit = trace(geo, scene.shell_m, pose.R, pose.t, cam, 0.0, 36, 48, None)
         ids = scene.object_of[hit[hit >= 0]]
         total += sum(np.count_nonzero(ids == thing.object_id) >= 8 for thing in targets) / len(targets)
         total += 0.3 * min(1.0, float(np.median(depth)) / 3.0) + 0.2 * len(np.unique(ids)) / 12

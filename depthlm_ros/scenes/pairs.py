@@ -92,7 +92,7 @@ def _coarse(scene: Scene, pose: Pose, intrinsics: Intrinsics) -> tuple[np.ndarra
     rows = max(2, round(intrinsics.height_px / step))
     cam = camera_vector(intrinsics)
     small = np.array([cam[0] / step, cam[1] / step, (cam[2] + 0.5) / step - 0.5, (cam[3] + 0.5) / step - 0.5])
-    depth, hit = trace(geometry(scene.solids), scene.shell_m, pose.R, pose.t, small, 0.0, rows, COARSE_COLUMNS)
+    depth, hit = trace(geometry(scene.solids), scene.shell_m, pose.R, pose.t, small, 0.0, rows, COARSE_COLUMNS, None)
     sky = (hit < 0) & (scene.paints[np.clip(-1 - hit, 0, 5), 6] == SKY)
     v, u = np.mgrid[:rows, :COARSE_COLUMNS]
     uv = np.column_stack([(u.ravel() + 0.5) * step - 0.5, (v.ravel() + 0.5) * step - 0.5])

@@ -31,7 +31,7 @@ def clearance_m(scene: Scene, t: np.ndarray) -> float:
 def glance(scene: Scene, pose: Pose) -> tuple[np.ndarray, int]:
     """float64 (9, 12): a very small depth picture of 67 by 53 degrees, and how many different things it shows."""
     cam = np.array([9.0, 9.0, 5.5, 4.0])
-    depth, hit = trace(geometry(scene.solids), scene.shell_m, pose.R, pose.t, cam, 0.0, 9, 12)
+    depth, hit = trace(geometry(scene.solids), scene.shell_m, pose.R, pose.t, cam, 0.0, 9, 12, None)
     things = np.unique(np.where(hit >= 0, scene.object_of[np.maximum(hit, 0)], hit - 1))
     return depth, len(things)
 

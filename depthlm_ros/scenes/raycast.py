@@ -159,14 +159,37 @@ def ray_planes(geo, n, R, t, cam, A, B, C, o):
         C[i] = m0 * R[0, 2] + m1 * R[1, 2] + m2 * R[2, 2] - A[i] * cam[2] - B[i] * cam[3]
 
 
+@njit(forceinline=True, **JIT)
+def seen_px(bent, i, j, offset):
+    """Pixel (u, v) of the camera without its lens that ray (i, j) passes: (i, j) + offset, or where a lens bends it.
+
+    bent: float64 (h, w, 2), or None. One compiled for None has nothing of the lens left in it.
+    """
+    if bent is None:
+        return i + offset, j + offset
+    return bent[j, i, 0], bent[j, i, 1]
+
+
+@njit(forceinline=True, **JIT)
+def shell_entry(shell, R, t, x, y):
+    """Where the ray (x, y, 1) leaves the room, a box seen from inside: its t and the face."""
+    best, face = BIG, 0
+    for k in range(3):
+        d = R[k, 0] * x + R[k, 1] * y + R[k, 2]
+        side = 1 if d > 0.0 else 0
+        far = (shell[side, k] - t[k]) / (d + 1e-20)
+        if far < best:
+            best, face = far, 2 * k + side
+    return best, face
+
+
 @njit(**JIT)
-def _trace_solid(shape, taper, o, A, B, C, offset, window, index, depth, hit):
+def _trace_solid(shape, taper, o, A, B, C, offset, bent, window, index, depth, hit):
     ox, oy, oz = o[0], o[1], o[2]
     for j in range(window[1], window[3]):
-        v = j + offset
-        px, py, pz = B[0] * v + C[0], B[1] * v + C[1], B[2] * v + C[2]
         for i in range(window[0], window[2]):
-            u = i + offset
+            u, v = seen_px(bent, i, j, offset)
+            px, py, pz = B[0] * v + C[0], B[1] * v + C[1], B[2] * v + C[2]
             t = solid_entry(shape, taper, ox, oy, oz, px + A[0] * u, py + A[1] * u, pz + A[2] * u)
             if t < depth[j, i]:
                 depth[j, i] = t
@@ -174,39 +197,46 @@ def _trace_solid(shape, taper, o, A, B, C, offset, window, index, depth, hit):
 
 
 @njit(**JIT)
-def _trace_shell(shell, R, t, cam, offset, depth, hit):
-    """The room is a box seen from inside: fills every ray. hit = -1 - face."""
+def _trace_shell(shell, R, t, cam, offset, bent, depth, hit):
+    """Fills every ray. hit = -1 - face."""
     for j in range(depth.shape[0]):
-        y = (j + offset - cam[3]) / cam[1]
         for i in range(depth.shape[1]):
-            x = (i + offset - cam[2]) / cam[0]
-            best, face = BIG, 0
-            for k in range(3):
-                d = R[k, 0] * x + R[k, 1] * y + R[k, 2]
-                side = 1 if d > 0.0 else 0
-                far = (shell[side, k] - t[k]) / (d + 1e-20)
-                if far < best:
-                    best, face = far, 2 * k + side
+            u, v = seen_px(bent, i, j, offset)
+            best, face = shell_entry(shell, R, t, (u - cam[2]) / cam[0], (v - cam[3]) / cam[1])
             depth[j, i] = best
             hit[j, i] = -1 - face
 
 
+@njit(**JIT)
+def _most_bent(bent, offset):
+    """The farthest that a lens moves a ray along either axis, pixels."""
+    most = 0.0
+    if bent is not None:
+        for j in range(bent.shape[0]):
+            for i in range(bent.shape[1]):
+                aside, down = abs(bent[j, i, 0] - i - offset), abs(bent[j, i, 1] - j - offset)
+                most = max(most, max(aside, down))
+    return most
+
+
 @cached
-def trace(geo, shell, R, t, cam, offset, height, width):
-    """Depth float64 (h, w) and index int16 (h, w) of what each ray sees; ray (i, j) passes pixel (i, j) + offset.
+def trace(geo, shell, R, t, cam, offset, height, width, bent):
+    """Depth float64 (h, w) and index int16 (h, w) of what each ray sees; rays and `bent` as in seen_px.
 
     index: a solid's row, or -1 - face for the shell.
     """
     depth = np.empty((height, width))
     hit = np.empty((height, width), np.int16)
-    _trace_shell(shell, R, t, cam, offset, depth, hit)
+    _trace_shell(shell, R, t, cam, offset, bent, depth, hit)
+    slack = _most_bent(bent, offset)
     A, B, C, o = np.empty(3), np.empty(3), np.empty(3), np.empty(3)
     corners, rect, window = np.empty((8, 3)), np.empty(4), np.empty(4, np.int64)
     for n in range(geo.shape[0]):
         if not screen_rect(geo, n, R, t, cam, corners, rect):
             continue
+        rect[0], rect[1], rect[2], rect[3] = rect[0] - slack, rect[1] - slack, rect[2] + slack, rect[3] + slack
         if not pixel_window(rect, offset, height, width, window):
             continue
         ray_planes(geo, n, R, t, cam, A, B, C, o)
-        _trace_solid(int(geo[n, 15]), geo[n, 16], o, A, B, C, offset, window, n, depth, hit)
+        _trace_solid(int(geo[n, 15]), geo[n, 16], o, A, B, C, offset, bent, window, n, depth, hit)
     return depth, hit

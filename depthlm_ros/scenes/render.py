@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 
 from depthlm_ros.core import Intrinsics
-from depthlm_ros.scenes.jit import cached
+from depthlm_ros.scenes.jit import JIT, cached
 from depthlm_ros.scenes.mirror import add_reflection
 from depthlm_ros.scenes.primitives import SKY, Pose, Scene
 from depthlm_ros.scenes.raycast import geometry, trace
@@ -33,28 +34,35 @@ class Rendered:
     pose: Pose
 
 
+@njit(forceinline=True, **JIT)
+def resolve_pixel(object_of, paints, corner, centre, depth, hit, j, i, rgb, depth_m, object_id):
+    """Colour of pixel (j, i) from its centre and four corners, its z-depth and object id, see Rendered."""
+    for c in range(3):
+        near = min(BRIGHT, corner[j, i, c]) + min(BRIGHT, corner[j, i + 1, c])
+        near += min(BRIGHT, corner[j + 1, i, c]) + min(BRIGHT, corner[j + 1, i + 1, c])
+        rgb[j, i, c] = 0.5 * min(BRIGHT, centre[j, i, c]) + 0.125 * near
+    known = depth[j, i] < FAR_M and (hit[j, i] >= 0 or paints[-1 - hit[j, i], 6] != SKY)
+    depth_m[j, i] = depth[j, i] if known else np.nan
+    object_id[j, i] = object_of[hit[j, i]] if hit[j, i] >= 0 else -1
+
+
 @cached
-def _picture(solids, object_of, paints, shell, lights, ambient, near_list, shadow_list, R, t, cam, height, width):
+def _picture(solids, object_of, paints, shell, lights, ambient, near_list, shadow_list, R, t, cam, height, width, bends):
     geo = geometry(solids)
-    depth, hit = trace(geo, shell, R, t, cam, 0.0, height, width)
+    bent, bent_corners = bends
+    depth, hit = trace(geo, shell, R, t, cam, 0.0, height, width, bent)
     scene = (geo, paints, shell, near_list, shadow_list, lights, ambient)
-    keys, meets = surfaces(geo, shell, R, t, cam, depth, hit)
-    light = shade_light(scene, R, t, cam, depth, keys, meets)
-    centre = shade_centres(scene, R, t, cam, depth, keys, meets, light)
-    depth2, hit2 = trace(geo, shell, R, t, cam, -0.5, height + 1, width + 1)
-    corner = shade_corners(scene, R, t, cam, depth2, hit2, centre, keys, light)
+    keys, meets = surfaces(geo, shell, R, t, cam, bent, depth, hit)
+    light = shade_light(scene, R, t, cam, bent, depth, keys, meets)
+    centre = shade_centres(scene, R, t, cam, bent, depth, keys, meets, light)
+    depth2, hit2 = trace(geo, shell, R, t, cam, -0.5, height + 1, width + 1, bent_corners)
+    corner = shade_corners(scene, R, t, cam, bent_corners, depth2, hit2, centre, keys, light)
     rgb = np.empty((height, width, 3), np.float32)
     depth_m, object_id = np.empty((height, width), np.float32), np.empty((height, width), np.int16)
     for j in range(height):
         for i in range(width):
-            for c in range(3):
-                near = min(BRIGHT, corner[j, i, c]) + min(BRIGHT, corner[j, i + 1, c])
-                near += min(BRIGHT, corner[j + 1, i, c]) + min(BRIGHT, corner[j + 1, i + 1, c])
-                rgb[j, i, c] = 0.5 * min(BRIGHT, centre[j, i, c]) + 0.125 * near
-            known = depth[j, i] < FAR_M and (hit[j, i] >= 0 or paints[-1 - hit[j, i], 6] != SKY)
-            depth_m[j, i] = depth[j, i] if known else np.nan
-            object_id[j, i] = object_of[hit[j, i]] if hit[j, i] >= 0 else -1
-    add_reflection(geo, paints, shell, R, t, cam, depth, keys, light, rgb)
+            resolve_pixel(object_of, paints, corner, centre, depth, hit, j, i, rgb, depth_m, object_id)
+    add_reflection(geo, paints, shell, R, t, cam, bent, depth, keys, light, rgb)
     return rgb, depth_m, object_id
 
 
@@ -79,5 +87,6 @@ def render(scene: Scene, pose: Pose, intrinsics: Intrinsics) -> Rendered:
         camera_vector(intrinsics),
         intrinsics.height_px,
         intrinsics.width_px,
+        (None, None),
     )
     return Rendered(rgb, depth_m, object_id, scene, pose)

@@ -13,6 +13,7 @@ from numba import njit
 
 from depthlm_ros.scenes.jit import JIT, MAKER
 from depthlm_ros.scenes.lighting import light_at
+from depthlm_ros.scenes.raycast import seen_px
 from depthlm_ros.scenes.surfaces import face_coordinates, place, surface
 from depthlm_ros.scenes.texture import albedo
 
@@ -63,37 +64,48 @@ def _borrow(light, keys, around, j, i, key, out):
     return high / max(low, np.float32(1e-6))
 
 
-@njit(**JIT)
-def _fill_light(scene, R, t, cam, depth, keys, meets, turn, work, light):
-    """Light of every fourth pixel: turn 0 computes it, the others take it from around where the face is the same."""
+@njit(forceinline=True, **JIT)
+def light_pixel(scene, R, t, cam, bent, depth, keys, meets, turn, j, i, work, light):
+    """Light of pixel (j, i): turn 0 computes it, the others take it from around where the face is the same."""
     geo, paints, shell, near_list, shadow_list, lights, ambient = scene
     p, n, eye, noise, out = work[0, :3], work[1, :3], work[2, :3], work[3, :3], work[4]
-    around = AROUND[turn]
+    if turn == 0 or not 0.0 < _borrow(light, keys, AROUND[turn], j, i, keys[j, i], out) < UNEVEN:
+        u, v = seen_px(bent, i, j, 0.0)
+        place(R, t, cam, u, v, depth[j, i], p, eye)
+        n[0], n[1], n[2] = meets[j, i, 3], meets[j, i, 4], meets[j, i, 5]
+        index = keys[j, i] >> 3
+        gloss = paints[6 + index if index >= 0 else -1 - index, 8]
+        _spread(i, j, noise)
+        light_at(geo, shell, near_list, shadow_list, lights, ambient, p, n, gloss, eye, noise, out)
+    for c in range(4):
+        light[j, i, c] = out[c]
+
+
+@njit(**JIT)
+def _fill_light(scene, R, t, cam, bent, depth, keys, meets, turn, work, light):
+    """Light of every fourth pixel."""
     for j in range(turn & 1, depth.shape[0], 2):
         for i in range((turn + 1) // 2 & 1, depth.shape[1], 2):
-            if turn == 0 or not 0.0 < _borrow(light, keys, around, j, i, keys[j, i], out) < UNEVEN:
-                place(R, t, cam, float(i), float(j), depth[j, i], p, eye)
-                n[0], n[1], n[2] = meets[j, i, 3], meets[j, i, 4], meets[j, i, 5]
-                index = keys[j, i] >> 3
-                gloss = paints[6 + index if index >= 0 else -1 - index, 8]
-                _spread(i, j, noise)
-                light_at(geo, shell, near_list, shadow_list, lights, ambient, p, n, gloss, eye, noise, out)
-            for c in range(4):
-                light[j, i, c] = out[c]
+            light_pixel(scene, R, t, cam, bent, depth, keys, meets, turn, j, i, work, light)
+
+
+@njit(forceinline=True, **JIT)
+def smooth_pixel(light, keys, j, i, out, smooth):
+    """Light averaged with its four neighbours on the same face: half-shadows without grain."""
+    _borrow(light, keys, CROSS, j, i, keys[j, i], out)
+    for c in range(4):
+        smooth[j, i, c] = out[c]
 
 
 @njit(**JIT)
 def _smooth(light, keys, out, smooth):
-    """Each light averaged with its four neighbours on the same face: half-shadows without grain."""
     for j in range(light.shape[0]):
         for i in range(light.shape[1]):
-            _borrow(light, keys, CROSS, j, i, keys[j, i], out)
-            for c in range(4):
-                smooth[j, i, c] = out[c]
+            smooth_pixel(light, keys, j, i, out, smooth)
 
 
 @njit(**MAKER)
-def shade_light(scene, R, t, cam, depth, keys, meets):
+def shade_light(scene, R, t, cam, bent, depth, keys, meets):
     """float32 (h, w, 4): light r, g, b and highlight on what each pixel sees.
 
     scene: geo, paints, shell, near_list, shadow_list, lights, ambient. Light is computed for every fourth pixel, and
@@ -105,7 +117,7 @@ def shade_light(scene, R, t, cam, depth, keys, meets):
         np.empty((5, 4)),
     )
     for turn in range(4):
-        _fill_light(scene, R, t, cam, depth, keys, meets, turn, work, light)
+        _fill_light(scene, R, t, cam, bent, depth, keys, meets, turn, work, light)
     _smooth(light, keys, work[4], smooth)
     return smooth
 
@@ -122,26 +134,33 @@ def _paint_at(scene, cam, far, index, face, q, n, eye, out):
     return r * (out[0] + glow) + out[3], g * (out[1] + glow) + out[3], c * (out[2] + glow) + out[3]
 
 
-@njit(**JIT)
-def _fill_centres(scene, R, t, cam, depth, keys, meets, light, work, colour):
+@njit(forceinline=True, **JIT)
+def centre_pixel(scene, R, t, cam, bent, depth, keys, meets, light, j, i, work, colour):
+    """Colour of the ray through the centre of pixel (j, i)."""
     p, q, n, eye, out = work[0, :3], work[1, :3], work[2, :3], work[3, :3], work[4]
+    u, v = seen_px(bent, i, j, 0.0)
+    place(R, t, cam, u, v, depth[j, i], p, eye)
+    for k in range(3):
+        q[k], n[k] = meets[j, i, k], meets[j, i, k + 3]
+    for c in range(4):
+        out[c] = light[j, i, c]
+    index, face = keys[j, i] >> 3, keys[j, i] & 7
+    r, g, b = _paint_at(scene, cam, depth[j, i], index, face, q, n, eye, out)
+    colour[j, i, 0], colour[j, i, 1], colour[j, i, 2] = r, g, b
+
+
+@njit(**JIT)
+def _fill_centres(scene, R, t, cam, bent, depth, keys, meets, light, work, colour):
     for j in range(depth.shape[0]):
         for i in range(depth.shape[1]):
-            place(R, t, cam, float(i), float(j), depth[j, i], p, eye)
-            for k in range(3):
-                q[k], n[k] = meets[j, i, k], meets[j, i, k + 3]
-            for c in range(4):
-                out[c] = light[j, i, c]
-            index, face = keys[j, i] >> 3, keys[j, i] & 7
-            r, g, b = _paint_at(scene, cam, depth[j, i], index, face, q, n, eye, out)
-            colour[j, i, 0], colour[j, i, 1], colour[j, i, 2] = r, g, b
+            centre_pixel(scene, R, t, cam, bent, depth, keys, meets, light, j, i, work, colour)
 
 
 @njit(**MAKER)
-def shade_centres(scene, R, t, cam, depth, keys, meets, light):
+def shade_centres(scene, R, t, cam, bent, depth, keys, meets, light):
     """Colour of the rays through pixel centres, float32 (h, w, 3)."""
     colour = np.empty((*keys.shape, 3), np.float32)
-    _fill_centres(scene, R, t, cam, depth, keys, meets, light, np.empty((5, 4)), colour)
+    _fill_centres(scene, R, t, cam, bent, depth, keys, meets, light, np.empty((5, 4)), colour)
     return colour
 
 
@@ -157,34 +176,41 @@ def _flat(centre, keys, j, i, index):
     return max(max(a, b), max(c, d)) <= 1.4 * min(min(a, b), min(c, d))
 
 
-@njit(**JIT)
-def _fill_corners(scene, R, t, cam, depth, hit, centre, keys, known, work, colour):
+@njit(forceinline=True, **JIT)
+def corner_pixel(scene, R, t, cam, bent, depth, hit, centre, keys, known, j, i, work, colour):
+    """Colour of the ray through the upper left corner of pixel (j, i)."""
     geo, paints, shell, near_list, shadow_list, lights, ambient = scene
     p, q, n, eye, noise, out = work[0, :3], work[1, :3], work[2, :3], work[3, :3], work[4, :3], work[5]
+    index, far = int(hit[j, i]), depth[j, i]
+    if _flat(centre, keys, j, i, index):
+        for c in range(3):
+            four = centre[j - 1, i - 1, c] + centre[j - 1, i, c] + centre[j, i - 1, c] + centre[j, i, c]
+            colour[j, i, c] = 0.25 * four
+        return
+    u, v = seen_px(bent, i, j, -0.5)
+    place(R, t, cam, u, v, far, p, eye)
+    face = surface(geo, shell, index, p, q, n)
+    if _borrow(known, keys, SQUARE, j, i, 8 * index + face, out) == 0.0:
+        gloss = paints[6 + index if index >= 0 else -1 - index, 8]
+        _spread(i, j, noise)
+        light_at(geo, shell, near_list, shadow_list, lights, ambient, p, n, gloss, eye, noise, out)
+    r, g, b = _paint_at(scene, cam, far, index, face, q, n, eye, out)
+    colour[j, i, 0], colour[j, i, 1], colour[j, i, 2] = r, g, b
+
+
+@njit(**JIT)
+def _fill_corners(scene, R, t, cam, bent, depth, hit, centre, keys, known, work, colour):
     for j in range(depth.shape[0]):
         for i in range(depth.shape[1]):
-            index, far = int(hit[j, i]), depth[j, i]
-            if _flat(centre, keys, j, i, index):
-                for c in range(3):
-                    four = centre[j - 1, i - 1, c] + centre[j - 1, i, c] + centre[j, i - 1, c] + centre[j, i, c]
-                    colour[j, i, c] = 0.25 * four
-                continue
-            place(R, t, cam, i - 0.5, j - 0.5, far, p, eye)
-            face = surface(geo, shell, index, p, q, n)
-            if _borrow(known, keys, SQUARE, j, i, 8 * index + face, out) == 0.0:
-                gloss = paints[6 + index if index >= 0 else -1 - index, 8]
-                _spread(i, j, noise)
-                light_at(geo, shell, near_list, shadow_list, lights, ambient, p, n, gloss, eye, noise, out)
-            r, g, b = _paint_at(scene, cam, far, index, face, q, n, eye, out)
-            colour[j, i, 0], colour[j, i, 1], colour[j, i, 2] = r, g, b
+            corner_pixel(scene, R, t, cam, bent, depth, hit, centre, keys, known, j, i, work, colour)
 
 
 @njit(**MAKER)
-def shade_corners(scene, R, t, cam, depth, hit, centre, keys, light):
+def shade_corners(scene, R, t, cam, bent, depth, hit, centre, keys, light):
     """Colour of the rays through pixel corners, float32 (h + 1, w + 1, 3), lit as the centres around them.
 
     Where the centres around a corner see the same face in one colour, their mean is its colour.
     """
     colour = np.empty((*depth.shape, 3), np.float32)
-    _fill_corners(scene, R, t, cam, depth, hit, centre, keys, light, np.empty((6, 4)), colour)
+    _fill_corners(scene, R, t, cam, bent, depth, hit, centre, keys, light, np.empty((6, 4)), colour)
     return colour

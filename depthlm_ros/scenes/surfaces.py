@@ -8,6 +8,7 @@ import numpy as np
 from numba import njit
 
 from depthlm_ros.scenes.jit import JIT, MAKER
+from depthlm_ros.scenes.raycast import seen_px
 
 
 @njit(**JIT)
@@ -86,24 +87,30 @@ def place(R, t, cam, u, v, far, p, eye):
         p[k], eye[k] = t[k] + far * d, -d * ray
 
 
-@njit(**JIT)
-def _fill_surfaces(geo, shell, R, t, cam, depth, hit, work, keys, meets):
+@njit(forceinline=True, **JIT)
+def surface_pixel(geo, shell, R, t, cam, bent, depth, hit, j, i, work, keys, meets):
+    """Fills keys and meets of pixel (j, i), see `surfaces`; work: room for four vectors."""
     p, q, n, eye = work[0], work[1], work[2], work[3]
+    index, (u, v) = int(hit[j, i]), seen_px(bent, i, j, 0.0)
+    place(R, t, cam, u, v, depth[j, i], p, eye)
+    keys[j, i] = 8 * index + surface(geo, shell, index, p, q, n)
+    for k in range(3):
+        meets[j, i, k], meets[j, i, k + 3] = q[k], n[k]
+
+
+@njit(**JIT)
+def _fill_surfaces(geo, shell, R, t, cam, bent, depth, hit, work, keys, meets):
     for j in range(depth.shape[0]):
         for i in range(depth.shape[1]):
-            index = int(hit[j, i])
-            place(R, t, cam, float(i), float(j), depth[j, i], p, eye)
-            keys[j, i] = 8 * index + surface(geo, shell, index, p, q, n)
-            for k in range(3):
-                meets[j, i, k], meets[j, i, k + 3] = q[k], n[k]
+            surface_pixel(geo, shell, R, t, cam, bent, depth, hit, j, i, work, keys, meets)
 
 
 @njit(**MAKER)
-def surfaces(geo, shell, R, t, cam, depth, hit):
+def surfaces(geo, shell, R, t, cam, bent, depth, hit):
     """What the rays through pixel centres meet: face keys int32 (h, w), float32 (h, w, 6) local point and normal.
 
     A key is 8 * index + face, see `surface`.
     """
     keys, meets = np.empty(depth.shape, np.int32), np.empty((*depth.shape, 6), np.float32)
-    _fill_surfaces(geo, shell, R, t, cam, depth, hit, np.empty((4, 3)), keys, meets)
+    _fill_surfaces(geo, shell, R, t, cam, bent, depth, hit, np.empty((4, 3)), keys, meets)
     return keys, meets
