@@ -47,7 +47,9 @@ def resolve_pixel(object_of, paints, corner, centre, depth, hit, j, i, rgb, dept
 
 
 @cached
-def _picture(solids, object_of, paints, shell, lights, ambient, near_list, shadow_list, R, t, cam, height, width, bends):
+def _picture(
+    solids, object_of, paints, shell, lights, ambient, near_list, shadow_list, R, t, cam, height, width, bends
+):
     geo = geometry(solids)
     bent, bent_corners = bends
     depth, hit = trace(geo, shell, R, t, cam, 0.0, height, width, bent)

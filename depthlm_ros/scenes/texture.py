@@ -65,7 +65,7 @@ def _books(a, b, seed):
 def _mix_and_gain(kind, a, b, seed, fade):
     """For the textures that mix two albedos: mix in [0, 1], gain, and the mix they fade to."""
     if kind == 1:
-        return float((int(math.floor(a)) + int(math.floor(b))) & 1), 1.0, 0.5
+        return float((math.floor(a) + math.floor(b)) % 2), 1.0, 0.5
     if kind == 2:
         i, j = math.floor(a), math.floor(b)
         joint = 1.0 if (a - i < 0.035 or b - j < 0.035) else 0.0
