@@ -27,12 +27,21 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         "backend",
         default_value="",
-        description="What runs the model: auto, onnxruntime or torch. Empty: as in params_file.",
+        choices=["", "auto", "onnxruntime", "tensorrt", "torch"],
+        description="What runs the model. auto: tensorrt where plans lie beside the exported model, else onnxruntime; "
+        "torch for a checkpoint. Empty: as in params_file.",
     ),
     DeclareLaunchArgument(
         "device",
         default_value="",
-        description="Where torch runs the model: cpu, cuda or cuda:N. Empty: as in params_file.",
+        description="Where the model runs: cpu, cuda or cuda:N (tensorrt: cuda or cuda:N). Empty: as in params_file.",
+    ),
+    DeclareLaunchArgument(
+        "rebuild_engine",
+        default_value="",
+        choices=["", "true", "false"],
+        description="true: TensorRT plans that are missing or were not built for this machine are built first, which "
+        "may take many minutes. Empty: as in params_file.",
     ),
     DeclareLaunchArgument(
         "mode",
@@ -85,9 +94,9 @@ def depth_node(context):
     names = ("model", "backend", "device", "mode")
     values = {name: LaunchConfiguration(name).perform(context) for name in names}
     given = {name: ParameterValue(value, value_type=str) for name, value in values.items() if value}
-    rectified = LaunchConfiguration("rectified_input").perform(context)
-    if rectified:
-        given["rectified_input"] = rectified == "true"
+    for name in ("rectified_input", "rebuild_engine"):
+        if value := LaunchConfiguration(name).perform(context):
+            given[name] = value == "true"
     use_sim_time = ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)
     node = Node(
         package="depthlm_ros",

@@ -11,6 +11,7 @@ import ctypes
 import enum
 import json
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -339,6 +340,8 @@ class Profile:
 
 
 class Builder:
+    seconds = 0.0
+
     def __init__(self, logger):
         self.logger = logger
 
@@ -356,6 +359,7 @@ class Builder:
         module.built.append(config)
         monitor = config.progress_monitor
         monitor.phase_start("Building", None, 2)
+        time.sleep(self.seconds)
         for step in range(2):
             if not monitor.step_complete("Building", step):
                 return None
@@ -392,3 +396,25 @@ def install(monkeypatch, version="10.3.0"):
     monkeypatch.setitem(sys.modules, "cuda.bindings", bindings)
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", bindings.runtime)
     return module, memory
+
+
+# A module `tensorrt` that puts the doubles in place for the process that imports it.
+MODULE = """
+import os, types
+import tensorrt_double
+
+patch = types.SimpleNamespace(setitem=lambda modules, name, module: modules.__setitem__(name, module))
+module, _ = tensorrt_double.install(patch, os.environ["DOUBLE_VERSION"])
+module.refusal = os.environ.get("DOUBLE_REFUSAL", "")
+module.Builder.seconds = float(os.environ.get("DOUBLE_SECONDS", "0"))
+"""
+
+
+def install_for_processes(monkeypatch, folder, version="10.3.0"):
+    """Processes started from now on find the doubles. In their environment DOUBLE_REFUSAL is what the builder says
+    instead of building, DOUBLE_SECONDS how long it takes."""
+    folder.mkdir(exist_ok=True)
+    (folder / "tensorrt.py").write_text(MODULE)
+    paths = [str(folder), str(Path(__file__).parent), str(Path(__file__).parents[1]), *sys.path]
+    monkeypatch.setenv("PYTHONPATH", ":".join(path for path in paths if path))
+    monkeypatch.setenv("DOUBLE_VERSION", version)

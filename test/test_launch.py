@@ -16,7 +16,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "launch").glob("*.launch.py"))
 DEPTH_ARGUMENTS = {
-    *("image_topic", "camera_info_topic", "model", "backend", "device", "mode", "rectified_input"),
+    *("image_topic", "camera_info_topic", "model", "backend", "device", "rebuild_engine", "mode", "rectified_input"),
     *("namespace", "params_file"),
     *("rviz", "fixed_frame", "log_level", "use_sim_time"),
 }
@@ -81,7 +81,7 @@ def test_demo_passes_on_only_arguments_that_depth_launch_has():
 
 def test_parameter_file_holds_what_the_launch_arguments_override():
     parameters = yaml.safe_load((ROOT / "config" / "depthlm.param.yaml").read_text())["/**"]["ros__parameters"]
-    assert {"model", "backend", "device", "mode", "rectified_input"} <= set(parameters)
+    assert {"model", "backend", "device", "rebuild_engine", "mode", "rectified_input"} <= set(parameters)
 
 
 def test_rviz_shows_image_depth_and_coloured_cloud():

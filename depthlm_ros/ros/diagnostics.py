@@ -21,7 +21,7 @@ class Health:
 
     state: unconfigured, inactive or active. camera: the topic of its images. dropped: frames that a newer one replaced.
     lost: frames that the transport lost. missing: an input that does not come, "" if all do. watched: whether anybody
-    receives the outputs.
+    receives the outputs. doing: what keeps it from being configured yet. refusal: why the last transition failed.
     """
 
     state: str
@@ -37,11 +37,17 @@ class Health:
     watched: bool = False
     trouble_quiet_s: float = math.inf
     last_trouble: str = ""
+    doing: str = ""
+    refusal: str = ""
     troubles: Mapping[str, int] = field(default_factory=dict)
 
 
 def level_and_message(health: Health) -> tuple[bytes, str]:
     """Level and a line in words: the worst that is true now."""
+    if health.doing:
+        return DiagnosticStatus.WARN, health.doing
+    if health.state != "active" and health.refusal:
+        return DiagnosticStatus.ERROR, f"{health.state}: {health.refusal}"
     if health.state != "active":
         return DiagnosticStatus.OK, f"{health.state}: looks at nothing until it is activated"
     if health.reading.failures >= FAILURES_THAT_COUNT:

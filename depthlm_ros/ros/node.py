@@ -11,22 +11,24 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
 from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.executors import MultiThreadedExecutor
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleNode, LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
+from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import Header
 
 from depthlm_ros.errors import SetupError
-from depthlm_ros.model import Model, load_model
+from depthlm_ros.model import Model
 from depthlm_ros.ros.asking import Site
 from depthlm_ros.ros.diagnostics import Health, diagnostics
 from depthlm_ros.ros.meter import Meter
@@ -34,6 +36,7 @@ from depthlm_ros.ros.modes import check_mode
 from depthlm_ros.ros.outlet import Outlet
 from depthlm_ros.ros.parameters import Parameters, changed, declare
 from depthlm_ros.ros.qos import is_reliability_given
+from depthlm_ros.ros.rebuilding import BrokenOff, Loader
 from depthlm_ros.ros.services import serve
 from depthlm_ros.ros.stopping import Stop, spin
 from depthlm_ros.ros.stream import Stream, image_topic
@@ -52,11 +55,14 @@ SPARE_THREADS = 4
 
 
 class DepthNode(LifecycleNode):
-    """Raises SetupError if a parameter is unusable."""
+    """is_ending: whether the process ends, so that builds are broken off. Raises SetupError for unusable parameters."""
 
-    def __init__(self, **node_arguments: Any) -> None:
+    def __init__(self, is_ending: Callable[[], bool] = lambda: False, **node_arguments: Any) -> None:
         try:
-            super().__init__("depth_node", **node_arguments)
+            Node.__init__(self, "depth_node", **node_arguments)
+            # What LifecycleNode does, but with a group of its own: parameters and get_state answer while a transition
+            # loads a model or builds an engine. That two transitions never run at once, ROS itself sees to.
+            LifecycleNodeMixin.__init__(self, callback_group=ReentrantCallbackGroup())
         except InvalidParameterTypeException as error:  # of those that rclpy declares, such as use_sim_time
             raise SetupError(f"a parameter cannot be used: {error}.") from error
         self.parameters: Parameters = declare(self)
@@ -65,6 +71,8 @@ class DepthNode(LifecycleNode):
         self._troubles = Troubles(self.get_logger().warning)
         self._meter = Meter()
         self._transforms = Transforms(self)
+        self._loader = Loader(self.get_logger().info, lambda: is_ending() or not self.context.ok())
+        self._refusal = ""
         self._model: Model | None = None
         self._outlet: Outlet | None = None
         self._stream: Stream | None = None
@@ -127,18 +135,23 @@ class DepthNode(LifecycleNode):
         """Run a step of a transition; rclpy itself swallows exceptions without a word."""
         try:
             step()
+        except BrokenOff as error:
+            self.get_logger().info(str(error))
+            return FAILURE
         except SetupError as error:
-            self.get_logger().fatal(str(error))
-            return FAILURE
+            self._refusal = str(error)
         except Exception as error:  # a transition must end, and its caller be told
-            self.get_logger().fatal(f"{type(error).__name__}: {error}; please report it.")
-            return FAILURE
-        return SUCCESS
+            self._refusal = f"{type(error).__name__}: {error}; please report it."
+        else:
+            self._refusal = ""
+            return SUCCESS
+        self.get_logger().fatal(self._refusal)
+        return FAILURE
 
     def _configure(self) -> None:
         started_s = time.perf_counter()
         wanted = self.parameters
-        model = load_model(wanted.model, wanted.backend, wanted.num_threads, wanted.device)
+        model = self._loader.load(wanted)
         check_mode(model.spec, wanted.mode)
         self._model = model
         self._outlet = Outlet(self, wanted.mode, self._troubles.note)
@@ -165,6 +178,7 @@ class DepthNode(LifecycleNode):
         if self._outlet:
             self._outlet.destroy(self)
         self._outlet = self._model = None
+        self._refusal = ""
 
     def _set_parameters(self, news: list) -> SetParametersResult:
         try:
@@ -202,6 +216,8 @@ class DepthNode(LifecycleNode):
             reading=self._meter.read(),
             trouble_quiet_s=self._troubles.quiet_s,
             last_trouble=self._troubles.last,
+            doing=self._loader.doing,
+            refusal=self._refusal,
             troubles=self._troubles.counts,
             **facts,
         )
@@ -217,21 +233,20 @@ def start(node: DepthNode) -> bool:
 
 def run(stop: Stop) -> bool:
     """Make the node and work until `stop` is set; False if it could not start. Raises SetupError."""
-    node = DepthNode()
+    node = DepthNode(lambda: stop.wait(0.0))
     executor = MultiThreadedExecutor(num_threads=node.parameters.max_waiting_questions + SPARE_THREADS)
     executor.add_node(node)
     spinner = threading.Thread(target=spin, args=(executor, stop, node.tell), name="executor", daemon=True)
     try:
+        spinner.start()  # before the start, which may take long: diagnostics tell of it
         started = start(node)
         if started:
-            spinner.start()
             stop.wait()
-        return started
+        return started or stop.wait(0.0)
     finally:
         node.release()
         executor.shutdown(timeout_sec=5.0)
-        if spinner.is_alive():
-            spinner.join()
+        spinner.join()
         node.destroy_node()
 
 

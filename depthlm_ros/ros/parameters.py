@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from depthlm_ros.backends.registry import AUTO, BACKENDS
 from depthlm_ros.errors import SetupError
 from depthlm_ros.ros.modes import MODES
 
@@ -47,8 +48,23 @@ class Parameters:
         "The model: a name (`depthlm models` lists them), NAME=FOLDER for the weights in a folder, the folder of an "
         "exported model or of a checkpoint, or a hub id (ORG/REPO) that was downloaded before. Nothing is downloaded.",
     )
-    backend: str = _declared("auto", "What runs the model: auto, onnxruntime or torch.")
-    device: str = _declared("", "Where torch runs the model: cpu, cuda or cuda:N; empty: the best there is.")
+    backend: str = _declared(
+        AUTO,
+        "What runs the model. onnxruntime: exported models, on CPU or GPU. tensorrt: the same as plans that were built "
+        "on this machine (depthlm engine build). torch: checkpoints. auto: tensorrt where plans lie beside what was "
+        "exported, else onnxruntime; torch for a checkpoint.",
+        choices=(AUTO, *BACKENDS),
+    )
+    device: str = _declared(
+        "",
+        "Where the model runs: cpu, cuda or cuda:N (tensorrt: cuda or cuda:N). Empty: the first GPU if the backend can "
+        "use one, else the CPU.",
+    )
+    rebuild_engine: bool = _declared(
+        False,
+        "True: where backend tensorrt finds plans that are missing or were not built for this machine, configuring "
+        "builds them first, which may take many minutes. False: it fails, and says which command builds them.",
+    )
     num_threads: int = _declared(0, "CPU threads of the backend; 0: all cores.", limits=(0, 1024))
     mode: str = _declared(
         "dense",
