@@ -81,19 +81,10 @@ def build_graphs(order: EngineOrder, bars: Bars, say: Callable[[str], None]) -> 
 
     check_order(order)
     source = find_model(order.model)
+    check_source(order, source)
     folder = order.out or build_root() / engine_name(order, source.spec.name)
     check_place(folder)
     spec = fitted_spec(source.spec, order.camera, folder.name)
-    if spec.family == "depthlm":
-        raise SetupError(
-            f"{order.model} is shown every pixel by an arrow in an image of its own, several images at a time, which "
-            "an engine for one image cannot do: use backend torch, or a model that is told pixels in words "
-            "(vlm3-depth)."
-        )
-    if order.only_depth and not spec.head:
-        raise SetupError(
-            f"{order.model} has no depth head, so that --depth-only leaves nothing of it: use depthvlm-4b."
-        )
     watch, seconds = _Phases(bars), {}
     with building(folder, say), watch:
         began_s = time.monotonic()
@@ -126,6 +117,26 @@ def check_order(order: EngineOrder) -> None:
         )
 
 
+def check_source(order: EngineOrder, source: Bundle | Checkpoint) -> None:
+    """Raises SetupError for a model of which no engine can be made."""
+    if source.spec.family == "depthlm":
+        raise SetupError(
+            f"{order.model} is shown every pixel by an arrow in an image of its own, several images at a time, which "
+            "an engine for one image cannot do: use backend torch, or a model that is told pixels in words "
+            "(vlm3-depth)."
+        )
+    if order.only_depth and not source.spec.head:
+        raise SetupError(
+            f"{order.model} has no depth head, so that --depth-only leaves nothing of it: use depthvlm-4b."
+        )
+    if isinstance(source, Bundle) and not (source.folder / CHECKPOINT_FILE).is_file():
+        made_of = str(read_manifest(source.folder).get("model", ""))
+        raise SetupError(
+            f"{source.spec.name} is itself an engine and holds no checkpoint: build from the model it was made of"
+            f"{f' (--model {made_of})' if made_of else ''}, or leave out camera and size to build its plans."
+        )
+
+
 def engine_name(order: EngineOrder, model: str) -> str:
     """Folder and name: model, camera, precision, target, and what is left out, so that none takes another's place."""
     camera = order.camera
@@ -137,23 +148,12 @@ def engine_name(order: EngineOrder, model: str) -> str:
 def load_backbone(source: Bundle | Checkpoint, precision: Precision) -> Backbone:
     """The model of a checkpoint, or of a bundle of ours that holds one. Raises BadBundle, SetupError."""
     from depthlm_ros.export.precision import TORCH
-    from depthlm_ros.nets.checkpoint import WEIGHTS_FILE, load_checkpoint
+    from depthlm_ros.nets.checkpoint import load_checkpoint
     from depthlm_ros.nets.released import load_released
 
     if isinstance(source, Checkpoint):
         return load_released(source.folder, source.spec, TORCH[precision.backbone])
-    if not (source.folder / WEIGHTS_FILE).is_file():
-        made_of = read_model(source)
-        raise SetupError(
-            f"{source.name} is itself an engine and holds no checkpoint: build from the model it was made of"
-            f"{f' (--model {made_of})' if made_of else ''}, or leave out camera and size to build its plans."
-        )
     return load_checkpoint(source.folder).eval().requires_grad_(False)
-
-
-def read_model(engine: Bundle) -> str:
-    """Name of the model of which an engine was made, "" if it does not tell."""
-    return str(read_manifest(engine.folder).get("model", ""))
 
 
 def _facts(order: EngineOrder, source: Bundle | Checkpoint, folder: Path) -> dict[str, Any]:

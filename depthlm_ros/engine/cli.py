@@ -37,6 +37,7 @@ def build(args: argparse.Namespace) -> None:
     size the model must have been exported already, and only its plans are built."""
     from depthlm_ros.engine.plans import target_here
 
+    _check(args)
     here = target_here() if args.backend != "onnxruntime" else None
     backend = args.backend or ("tensorrt" if here or args.target else "onnxruntime")
     if args.camera is None and args.size is None:
@@ -103,6 +104,21 @@ def clean(args: argparse.Namespace) -> None:
     print(f"{freed / 1e6:.1f} MB became free")
 
 
+def _check(args: argparse.Namespace) -> None:
+    """Refuses options that would have no effect. Raises SetupError."""
+    if args.target and args.backend == "onnxruntime":
+        raise SetupError(f"--target {args.target} is for TensorRT's plans: leave it out, or --backend onnxruntime.")
+    if args.focal and args.size is None:
+        raise SetupError("--focal belongs to --size: a camera file has its own focal length.")
+    given = [name for name in ("out", "precision", "head_precision", "target") if getattr(args, name)]
+    if given and args.camera is None and args.size is None:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise SetupError(
+            f"{options} would change the graphs, which are made for one camera: say which, with --camera camera.yaml "
+            "or --size WIDTHxHEIGHT. (Without one, only the plans of graphs that are there already are built.)"
+        )
+
+
 def _build_graphs(args: argparse.Namespace, backend: str, here: Target | None) -> Path:
     from depthlm_ros.checkpoint import find_model
     from depthlm_ros.engine.build import EngineOrder, build_graphs
@@ -136,7 +152,7 @@ def _plans_alone(args: argparse.Namespace, backend: str) -> None:
     if backend != "tensorrt":
         raise SetupError(
             "say for which camera: --camera camera.yaml, or --size WIDTHxHEIGHT with --focal. (Without one, only the "
-            "TensorRT plans of a model that is exported already are built, with --backend tensorrt.)"
+            "TensorRT plans of graphs that are there already are built, with --backend tensorrt.)"
         )
     _plans(args, args.model)
 

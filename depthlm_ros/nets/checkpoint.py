@@ -50,14 +50,16 @@ def load_checkpoint(folder: Path) -> Qwen3VLDepth:
             Qwen3VLConfig.from_dict(config), DptConfig(**head | {"projected": tuple(head["projected"])})
         )
     except (OSError, KeyError, ValueError) as exc:
-        raise BadBundle(f"{folder} holds no whole checkpoint ({exc}): train or export it again.") from exc
+        raise BadBundle(
+            f"{folder} holds no whole checkpoint ({exc}); an engine has none: name the model that it was built from."
+        ) from exc
     state = {module_name(name): tensor.float() for name, tensor in tensors.items()}
     if model.vlm.config.tie_word_embeddings:
         state["vlm.lm_head.weight"] = state["vlm.model.language_model.embed_tokens.weight"]
     missing, unexpected = model.load_state_dict(state, strict=False)
     if missing or unexpected:
         raise BadBundle(
-            f"{folder / WEIGHTS_FILE}: missing {missing[:3]}, unexpected {unexpected[:3]}: export it again."
+            f"{folder / WEIGHTS_FILE}: missing {missing[:3]}, unexpected {unexpected[:3]}: restore or train it again."
         )
     return model
 
