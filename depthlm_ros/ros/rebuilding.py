@@ -46,8 +46,8 @@ class Loader:
             return _load(wanted)
         except UnfitPlans as unfit:
             if not wanted.rebuild_engine:
-                raise SetupError(f"{unfit} (With parameter rebuild_engine the node does that itself.)") from unfit
-            self._say(f"{unfit} Parameter rebuild_engine is true: this is done now, and may take many minutes.")
+                raise SetupError(f"{unfit} (With parameter rebuild_engine true, the node does that itself.)") from unfit
+            self._say(f"{unfit} (Parameter rebuild_engine is true: this is done now, and may take many minutes.)")
             self._rebuild(unfit)
         return _load(wanted)
 
@@ -59,11 +59,11 @@ class Loader:
             try:
                 code = self._run(command, log)
             except OSError as exc:
-                raise SetupError(f"{unfit} The node cannot start that itself: {exc}.") from exc
+                raise SetupError(f"{unfit} (The node cannot start that itself: {exc}.)") from exc
             finally:
                 self.doing = ""
             if code:
-                raise SetupError(f"{unfit} The node has tried that itself, in vain: {last_line(log)}") from unfit
+                raise SetupError(f"{unfit} (The node has tried that itself, in vain: {last_line(log)})") from unfit
         self._say("the plans are built")
 
     def _run(self, command: list[str], log: Path) -> int:
