@@ -1,4 +1,7 @@
-"""What a real camera does to light: exposure, colour, glare, lens, motion, noise, tone curve, sharpening, JPEG."""
+"""What a real camera does to light: exposure, colour, glare, motion, noise, tone curve, sharpening, JPEG.
+
+What a lens bends is bent in the renderer (lens.py), so that the depth is bent with it.
+"""
 
 from __future__ import annotations
 
@@ -41,15 +44,6 @@ def _glare(rng: np.random.Generator, linear: np.ndarray) -> np.ndarray:
     return linear + share * cv2.resize(wide, linear.shape[1::-1], interpolation=cv2.INTER_LINEAR)
 
 
-def _lens(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """Distortion that rectification left over: below half a pixel at the edge; depth is not moved with it."""
-    height, width = image.shape[:2]
-    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    dx, dy = x - width / 2, y - height / 2
-    bend = np.float32(rng.uniform(-0.8, 0.8) / (width / 2) ** 3) * (dx * dx + dy * dy)
-    return cv2.remap(image, x + bend * dx, y + bend * dy, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-
-
 def _motion(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """The camera moved or turned a little while the shutter was open."""
     length, angle = rng.uniform(0.5, 2.0) * image.shape[1] / WIDE_PX, rng.uniform(0, math.pi)
@@ -89,8 +83,6 @@ def photograph(rng: np.random.Generator, rendered: Rendered) -> np.ndarray:
     rgb *= _vignette(rng, height, width)[:, :, None]
     if rng.random() < 0.6:
         rgb = _glare(rng, rgb)
-    if rng.random() < 0.15:
-        rgb = _lens(rng, rgb)
     if rng.random() < 0.06:
         rgb = _motion(rng, rgb)
     elif rng.random() < 0.25:

@@ -160,7 +160,8 @@ def _pixel(dice: Dice, view: _View) -> tuple[int, int] | None:
 
 def _place(view: _View, uv: tuple[int, int]) -> tuple[float, float, float]:
     k, z = view.intrinsics, float(view.rendered.depth_m[uv[1], uv[0]])
-    return (uv[0] - k.cx_px) * z / k.fx_px, (uv[1] - k.cy_px) * z / k.fy_px, z
+    u, v = view.rendered.straight_px(np.array([uv]))[0]
+    return (u - k.cx_px) * z / k.fx_px, (v - k.cy_px) * z / k.fy_px, z
 
 
 def _points(dice: Dice, view: _View) -> Question | None:

@@ -178,7 +178,8 @@ def shell_entry(shell, R, t, x, y):
         d = R[k, 0] * x + R[k, 1] * y + R[k, 2]
         side = 1 if d > 0.0 else 0
         far = (shell[side, k] - t[k]) / (d + 1e-20)
-        if far < best:
+        # Below zero: the ray is parallel to this wall.
+        if 0.0 < far < best:
             best, face = far, 2 * k + side
     return best, face
 

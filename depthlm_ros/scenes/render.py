@@ -9,6 +9,7 @@ from numba import njit
 
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.scenes.jit import JIT, cached
+from depthlm_ros.scenes.lens import Lens, bent_lattice
 from depthlm_ros.scenes.mirror import add_reflection
 from depthlm_ros.scenes.primitives import SKY, Pose, Scene
 from depthlm_ros.scenes.raycast import geometry, trace
@@ -24,7 +25,8 @@ BRIGHT = np.float32(4.0)
 class Rendered:
     """rgb: float32 (H, W, 3) linear light, not exposed. depth_m: float32 (H, W), z at pixel centres, NaN = sky.
 
-    object_id: int16 (H, W), -1 = building; others as in scene.objects.
+    object_id: int16 (H, W), -1 = building; others as in scene.objects. bent_px: float64 (H, W, 2), where a camera
+    without lens shows what each pixel shows; None: there.
     """
 
     rgb: np.ndarray
@@ -32,6 +34,11 @@ class Rendered:
     object_id: np.ndarray
     scene: Scene
     pose: Pose
+    bent_px: np.ndarray | None = None
+
+    def straight_px(self, uv_px: np.ndarray) -> np.ndarray:
+        """(N, 2): where a camera without lens shows pixels (N, 2), integers: what depth is to be multiplied with."""
+        return uv_px if self.bent_px is None else self.bent_px[uv_px[:, 1], uv_px[:, 0]]
 
 
 @njit(forceinline=True, **JIT)
@@ -73,8 +80,16 @@ def camera_vector(intrinsics: Intrinsics) -> np.ndarray:
     return np.array([intrinsics.fx_px, intrinsics.fy_px, intrinsics.cx_px, intrinsics.cy_px])
 
 
-def render(scene: Scene, pose: Pose, intrinsics: Intrinsics) -> Rendered:
-    """Linear colour (each pixel's centre and four corners averaged), exact z-depth and object ids."""
+def render(scene: Scene, pose: Pose, intrinsics: Intrinsics, lens: Lens | None = None) -> Rendered:
+    """Linear colour (each pixel's centre and four corners averaged), exact z-depth and object ids.
+
+    lens: bends the rays; None for a camera that is exactly what its intrinsics say.
+    """
+    cam, height, width = camera_vector(intrinsics), intrinsics.height_px, intrinsics.width_px
+    bends: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
+    if lens is not None:
+        centres = bent_lattice(lens.vector(), cam, 0.0, height, width)
+        bends = centres, bent_lattice(lens.vector(), cam, -0.5, height + 1, width + 1)
     rgb, depth_m, object_id = _picture(
         scene.solids,
         scene.object_of,
@@ -86,9 +101,9 @@ def render(scene: Scene, pose: Pose, intrinsics: Intrinsics) -> Rendered:
         scene.shadow_list,
         pose.R,
         pose.t,
-        camera_vector(intrinsics),
-        intrinsics.height_px,
-        intrinsics.width_px,
-        (None, None),
+        cam,
+        height,
+        width,
+        bends,
     )
-    return Rendered(rgb, depth_m, object_id, scene, pose)
+    return Rendered(rgb, depth_m, object_id, scene, pose, bends[0])

@@ -89,7 +89,8 @@ def _tally(object_id, count):
 
 def _range_m(rendered: Rendered, intrinsics: Intrinsics, object_id: int) -> float:
     v, u = np.nonzero(rendered.object_id == object_id)
-    return float(np.median(range_from_z(np.stack([u, v], 1), rendered.depth_m[v, u], intrinsics)))
+    uv_px = rendered.straight_px(np.stack([u, v], 1))
+    return float(np.median(range_from_z(uv_px, rendered.depth_m[v, u], intrinsics)))
 
 
 def _inside(bounds: np.ndarray, width: int, height: int) -> float:
@@ -100,7 +101,8 @@ def _inside(bounds: np.ndarray, width: int, height: int) -> float:
 
 
 def sightings(scene: Scene, rendered: Rendered, intrinsics: Intrinsics) -> list[Sighting]:
-    """Every named object with at least one visible pixel."""
+    """Every named object with at least one visible pixel; how much of it is hidden or outside is judged without a lens,
+    which changes it by a few pixels."""
     count = int(scene.object_of.max(initial=-1)) + 1
     height, width = rendered.depth_m.shape
     pose, cam = rendered.pose, camera_vector(intrinsics)

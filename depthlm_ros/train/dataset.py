@@ -15,6 +15,7 @@ from depthlm_ros.core import Intrinsics, Region
 from depthlm_ros.families import vlm3
 from depthlm_ros.families.base import Family
 from depthlm_ros.pinhole import range_from_z
+from depthlm_ros.scenes.lens import sample_lens
 from depthlm_ros.scenes.photo import photograph
 from depthlm_ros.scenes.pose import sample_pose
 from depthlm_ros.scenes.primitives import Pose, Scene
@@ -30,7 +31,9 @@ TEXT_FIELDS = ("ids", "segment", "offset", "label")
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What is rendered. Sizes are (width, height) in pixels at the canonical focal length."""
+    """What is rendered. Sizes are (width, height) in pixels at the canonical focal length. wide_share: of batches on the
+    second canvas; pair_share: of batches of two pictures each; lens_share: of single pictures whose camera's
+    calibration is not exact (scenes/lens.py)."""
 
     focal_px: float = 96.0
     canvases: tuple[tuple[int, int], ...] = ((128, 96), (192, 128))
@@ -42,6 +45,7 @@ class DataConfig:
     row_tokens: int = 176
     pair_share: float = 0.15
     pair_points: int = 4
+    lens_share: float = 0.3
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,8 @@ def make_batch(config: DataConfig, family: Family, tokenizer: Tokenizer, seed: i
     scene: Scene | None = None
     for view in range(count):
         scene, pose = sample_view(rng, None if view % config.views_per_scene == 0 else scene)
-        rendered, outside = mask_outside(rng, render(scene, pose, camera))
+        lens = sample_lens(rng, camera) if rng.random() < config.lens_share else None
+        rendered, outside = mask_outside(rng, render(scene, pose, camera, lens))
         image = photograph(rng, rendered)
         image[outside] = UNSEEN_GREY
         asked = ask_about(rng, scene, rendered, camera, config.questions)
@@ -200,7 +205,8 @@ def region_turns(
     x, y = int(u.min()), int(v.min())
     region = Region(x, y, int(u.max()) + 1 - x, int(v.max()) + 1 - y)
     camera = canvas_camera(size_px, focal_px)
-    range_m = float(np.median(range_from_z(np.stack([u, v], 1), rendered.depth_m[v, u], camera)))
+    uv_px = rendered.straight_px(np.stack([u, v], 1))
+    range_m = float(np.median(range_from_z(uv_px, rendered.depth_m[v, u], camera)))
     question = REGION_QUESTIONS[int(rng.integers(len(REGION_QUESTIONS)))]
     prompt = family.question_prompt(question, np.zeros((0, 2)), (region,), size_px)
     return [Turn(prompt, f"The object is {range_m:.2f} meters away.")]
