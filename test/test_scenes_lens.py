@@ -71,7 +71,7 @@ def test_bent_rays_end_on_the_walls_at_the_depth_that_is_told(pitch):
 
 
 def test_ids_are_bent_with_the_depth():
-    centre, radius = EYE_M + (0.9, 2.0, 0.5), 0.3
+    centre, radius = EYE_M + np.array([0.9, 2.0, 0.5]), 0.3
     rendered = render(scene_with(ball(tuple(centre), (2 * radius,) * 3, GREY)), along_y(), CAMERA, STRONG)
     on_ball = np.abs(np.linalg.norm(world_points(rendered, CAMERA) - centre, axis=-1) - radius) < 1e-4
     assert on_ball.sum() > 100 and np.array_equal(on_ball, rendered.object_id == 0)

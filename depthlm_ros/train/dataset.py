@@ -31,9 +31,11 @@ TEXT_FIELDS = ("ids", "segment", "offset", "label")
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What is rendered. Sizes are (width, height) in pixels at the canonical focal length. wide_share: of batches on the
-    second canvas; pair_share: of batches of two pictures each; lens_share: of single pictures whose camera's
-    calibration is not exact (scenes/lens.py)."""
+    """What is rendered. Sizes are (width, height) in pixels at the canonical focal length.
+
+    wide_share: of batches on the second canvas. pair_share: of batches of two pictures each. lens_share: of single
+    pictures whose camera's calibration is not exact, see scenes/lens.py.
+    """
 
     focal_px: float = 96.0
     canvases: tuple[tuple[int, int], ...] = ((128, 96), (192, 128))
