@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from functools import lru_cache, partial
@@ -115,6 +116,22 @@ class Model:
         """Share (0 to 1) of this camera's image that the model can see; the rest has unknown depth."""
         return self._canonical(intrinsics).coverage
 
+    def misfit(self, intrinsics: Intrinsics) -> str:
+        """In words, what an engine that was built for another camera loses with this one, which it can serve; "" if it
+        is nothing, or the model is no engine. Raises BadIntrinsics."""
+        view, rule = self._canonical(intrinsics), self.spec.canvas
+        (width, height), shown = view.canvas_size_px, view.visible[2:]
+        # As many pixels of an engine may show nothing as whole tokens need.
+        spare = max(width - shown[0], height - shown[1]) >= self.spec.pixels_per_token
+        if not (rule.built_by and rule.canvases_px) or (view.coverage == 1.0 and not spare):
+            return ""
+        return (
+            f"this engine was built for a camera that is seen as {width} x {height} pixels; of a camera of "
+            f"{intrinsics.width_px} x {intrinsics.height_px} with fx = {intrinsics.fx_px:g} it sees "
+            f"{100 * view.coverage:.3g} %, on {shown[0]} x {shown[1]} of these pixels. Depth is right where it is known; "
+            f"build one for this camera: {_build_for(intrinsics, rule)}"
+        )
+
     def reply_to(self, look: Look, prompts: Sequence[Prompt]) -> list[Said]:
         """The model's words after each prompt (without its forced beginning)."""
         queries = [self._query(prompt) for prompt in prompts]
@@ -182,9 +199,16 @@ def believable_view(intrinsics: Intrinsics, rule: CanvasRule) -> CanonicalView:
 def _other_camera(intrinsics: Intrinsics, rule: CanvasRule, seen: str) -> BadIntrinsics:
     """seen: the size that the camera's image would need."""
     built = ", ".join(f"{w} x {h}" for w, h in rule.canvases_px or rule.built_px)
-    camera = f"--size {intrinsics.width_px}x{intrinsics.height_px} --focal {intrinsics.fx_px:g}"
     return BadIntrinsics(
         f"a camera of {intrinsics.width_px} x {intrinsics.height_px} with fx = {intrinsics.fx_px:g} would be seen as "
         f"{seen} pixels, but this engine was built for a camera that is seen as {built}: build one for this camera: "
-        f"{rule.built_by} {camera}"
+        f"{_build_for(intrinsics, rule)}"
     )
+
+
+def _build_for(intrinsics: Intrinsics, rule: CanvasRule) -> str:
+    """The command that builds an engine of the same model for a camera."""
+    if not math.isclose(intrinsics.fx_px, intrinsics.fy_px, rel_tol=0.01):
+        return f"{rule.built_by} --camera CALIBRATION.yaml"
+    size = f"{intrinsics.width_px}x{intrinsics.height_px}"
+    return f"{rule.built_by} --size {size} --focal {intrinsics.fx_px:g}"

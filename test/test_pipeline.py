@@ -1,5 +1,6 @@
 """From a message and a calibration to a look: a camera is computed once, and what it did not see has no depth."""
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import pytest
 
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.errors import BadImage, BadIntrinsics, BadQuestion
+from depthlm_ros.manifest import MANIFEST, manifest_text, read_manifest
 from depthlm_ros.model import load_model
 from depthlm_ros.ros.pairing import Arrival, Pair
 from depthlm_ros.ros.pipeline import Eye, cloud_builder, grid_px, told_grid, within_range
@@ -73,6 +75,54 @@ def test_a_camera_of_which_the_model_sees_too_little_is_told_once(model, trouble
     assert f"sees {100 * share:.3g} %" in troubles.last and "fx 40" in troubles.last and "127 degrees" in troubles.last
     eye.look(pair(info(fx=0.8)))  # in units of the image's width
     assert troubles.counts["narrow view"] == 2 and "fx 0.8" in troubles.last
+
+
+@pytest.fixture(scope="module")
+def engine(model, tmp_path_factory):
+    """What `depthlm engine build` makes for a camera that is seen on 117 x 88 pixels: one canvas, and its command."""
+    folder = tmp_path_factory.mktemp("engine") / "tiny-640x480-f525-fp32"
+    shutil.copytree(TINY, folder)
+    command = "depthlm engine build --model tiny --precision fp32"
+    changes = {"canvases_px": [[128, 96]], "built_by": command, "rebuild": f"{command} --size 640x480 --focal 525"}
+    (folder / MANIFEST).write_text(manifest_text(read_manifest(folder) | changes))
+    return load_model(str(folder), threads=1)
+
+
+def test_an_engine_s_own_camera_is_taken_without_a_word(engine, troubles):
+    Eye(engine, False, False, troubles).look(pair(info(fx=525 / 4)))
+    assert troubles.counts == {}
+
+
+@pytest.mark.parametrize(
+    ("fx", "share", "told"),
+    [
+        (200.0, 1.0, "sees 100 %, on 78 x 58 of"),  # a long lens: much of the canvas stays empty
+        (115.0, 0.93, "sees 93 %, on 128 x 96 of"),  # a little too wide
+    ],
+)
+def test_another_camera_that_an_engine_can_serve_is_told_once_with_both_sizes_and_the_command(
+    engine, model, troubles, fx, share, told
+):
+    eye = Eye(engine, False, False, troubles)
+    for _ in range(3):
+        depth_m = eye.look(pair(info(fx=fx))).view.depth().depth_m
+    assert troubles.counts == {"engine of another camera": 1}
+    for words in ("seen as 128 x 96", "160 x 120 with fx", told, f"--precision fp32 --size 160x120 --focal {fx:g}"):
+        assert words in troubles.last, troubles.last
+    assert np.isfinite(depth_m).mean() == pytest.approx(share, abs=0.02)
+    if share == 1.0:
+        theirs_m = Eye(model, False, False, troubles).look(pair(info(fx=fx))).view.depth().depth_m
+        np.testing.assert_allclose(depth_m, theirs_m, rtol=1e-4)
+
+
+def test_a_camera_that_an_engine_cannot_serve_costs_its_frames(engine, troubles):
+    eye = Eye(engine, False, False, troubles)
+    for _ in range(2):
+        with pytest.raises(BadIntrinsics, match=r"256 x 192 .* seen as 128 x 96.*--size 160x120 --focal 60$"):
+            eye.look(pair(info(fx=60.0)))
+    with pytest.raises(BadIntrinsics, match=r"engine build .* --camera CALIBRATION\.yaml$"):
+        eye.look(pair(info(k=np.array([60.0, 0, 79.5, 0, 80.0, 59.5, 0, 0, 1]))))
+    assert np.isfinite(eye.look(pair(info(fx=525 / 4))).view.depth().depth_m).all()
 
 
 def test_a_bad_calibration_or_image_costs_one_frame(model, troubles):

@@ -117,6 +117,9 @@ class Eye:
         )
 
     def _tell_coverage(self, camera: Intrinsics) -> None:
+        if misfit := self._model.misfit(camera):
+            self._troubles.note("engine of another camera", misfit)
+            return
         share = self._model.coverage(camera)
         if share >= LEAST_COVERAGE:
             return
