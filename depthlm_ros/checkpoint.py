@@ -28,7 +28,7 @@ from depthlm_ros.spec import ModelSpec
 from depthlm_ros.specfile import OWN_FILE, known_specs, read_spec, spec_files, spec_named
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
-# config.json of what `depthlm train` writes has this field; such a folder is exported, not run.
+# config.json of what `depthlm train` writes has this field; such a folder is run by its manifest.
 OWN_HEAD = "depth_head_config"
 
 
@@ -177,7 +177,10 @@ def _spec_of(folder: Path, facts: dict[str, Any], shards: Shards) -> ModelSpec:
         if spec.hub and name in (spec.hub, spec.hub.partition("/")[2]):
             return spec
     if OWN_HEAD in facts:
-        raise BadBundle(f"{folder} is what `depthlm train` writes: export it first (depthlm export).")
+        raise BadBundle(
+            f"{folder} is what `depthlm train` writes, without its {MANIFEST}: restore it, or let `depthlm train "
+            "--export-only` write the model again."
+        )
     like = _like(facts, shards.head)
     if like is None:
         code = " (code of a checkpoint, auto_map, is never run)" if "auto_map" in facts else ""

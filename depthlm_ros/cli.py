@@ -12,12 +12,12 @@ from depthlm_ros.cliparts import add_lens, add_model, load, read_frame
 from depthlm_ros.errors import BadInput, DepthLMError, SetupError
 
 INSTALL_HINT = (
-    "pip install 'depthlm_ros[torch]' for train and export, 'depthlm_ros[torch,train]' for finetune (its recipe "
+    "pip install 'depthlm_ros[torch]' for train and engine build, 'depthlm_ros[torch,train]' for finetune (its recipe "
     "depthlm-grpo: also [grpo]), 'depthlm_ros' for the rest (or: make setup-torch)."
 )
 EXIT_SETUP, EXIT_INPUT = 1, 2
-# Verbs whose options live beside their code, in MODULE.add_arguments(parser) and MODULE.run(args); train and export
-# need torch.
+# Verbs whose options live beside their code, in MODULE.add_arguments(parser) and MODULE.run(args); train and
+# engine build need torch.
 OTHER_VERBS = {
     "ask": ("depthlm_ros.askcli", "a question about an image, or about two"),
     "match": ("depthlm_ros.matchcli", "where pixels of an image are in another one"),
@@ -27,7 +27,6 @@ OTHER_VERBS = {
     "data": ("depthlm_ros.data.cli", "look at labelled data, and make them from public data sets"),
     "train": ("depthlm_ros.train.cli", "train the embedded model on rendered scenes"),
     "finetune": ("depthlm_ros.finetune.cli", "train DepthLM, DepthVLM or VLM3 on labelled images by its recipe"),
-    "export": ("depthlm_ros.export.cli", "turn a trained checkpoint into a model folder"),
     "engine": ("depthlm_ros.engine.cli", "compile a model for one camera, with TensorRT or ONNX Runtime"),
 }
 

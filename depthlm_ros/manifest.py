@@ -47,7 +47,7 @@ def repair(manifest: Mapping[str, Any] | None = None) -> str:
     rebuild = (manifest or {}).get("rebuild")
     if rebuild:
         return f"build it again: {rebuild}"
-    return "restore the folder from the repository, or export the model again (depthlm export)."
+    return "restore the folder from the repository, or build the engine again (depthlm engine build)."
 
 
 def _checksum(manifest: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""`depthlm train` and `depthlm export` as a user runs them: what they write loads and works."""
+"""`depthlm train` as a user runs it: what it writes loads and works, and engines can be built of it."""
 
 import json
 import subprocess
@@ -55,11 +55,11 @@ def look(folder, size_px):
     camera = Intrinsics(50.0, 50.0, 31.5, 23.5, 64, 48)
     image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     model = load_model(str(folder))
-    assert model.bundle.canvases_px == (size_px,)
+    assert model.spec.canvas.canvases_px == (size_px,)
     return model.look(Frame(image, camera)).depth().depth_m
 
 
-def test_train_writes_a_bundle_that_works_and_export_gives_it_another_canvas(tmp_path):
+def test_train_writes_a_bundle_that_works_and_of_which_an_engine_is_built(tmp_path):
     recipe = tmp_path / "mini.yaml"
     recipe.write_text(yaml.safe_dump(RECIPE))
     done = depthlm("train", "--recipe", recipe, "--run", tmp_path / "run", "--validation-images", 3, "--workers", 0)
@@ -71,17 +71,10 @@ def test_train_writes_a_bundle_that_works_and_export_gives_it_another_canvas(tmp
     assert json.loads((bundle / "scores_rendered.json").read_text())["images"] == 3
     depth_m = look(bundle, (64, 48))
 
-    done = depthlm("export", "--model", bundle, "--canvas", 96, 64, "--out", tmp_path / "wide")
+    wide = ("--size", "96x64", "--backend", "onnxruntime", "--out", tmp_path / "wide")
+    done = depthlm("engine", "build", "--model", bundle, *wide)
     assert done.returncode == 0, done.stderr
     wide_m = look(tmp_path / "wide", (96, 64))
     assert np.isfinite(depth_m).all()
     assert np.isfinite(wide_m).all()
     assert not np.array_equal(depth_m, wide_m)
-
-
-def test_export_to_a_size_that_is_no_multiple_of_a_token_is_refused(tmp_path):
-    done = depthlm("export", "--model", "tiny", "--canvas", 100, 70, "--out", tmp_path / "odd")
-    assert done.returncode != 0
-    assert "multiple of 16" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "odd" / "manifest.json").exists()

@@ -108,7 +108,7 @@ def test_a_manifest_of_an_unknown_family_is_refused(copy):
 
 
 def test_an_empty_folder_says_how_to_get_the_model(tmp_path):
-    with pytest.raises(BadBundle, match="export the model again"):
+    with pytest.raises(BadBundle, match="build the engine again"):
         load_bundle(tmp_path)
 
 

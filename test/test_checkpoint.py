@@ -255,8 +255,8 @@ def test_a_llava_without_pixtral_is_no_depthlm(tmp_path):
     refused(checkpoint(tmp_path / "own", "llava", vision_config={"model_type": "clip"}), "'llava', which does not tell")
 
 
-def test_what_training_writes_is_to_be_exported(tmp_path):
-    refused(checkpoint(tmp_path / "own", depth_head_config={}), "export it first (depthlm export)")
+def test_what_training_writes_needs_its_manifest(tmp_path):
+    refused(checkpoint(tmp_path / "own", depth_head_config={}), "without its manifest.json", "--export-only")
 
 
 # ---- what is not here

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 INTRINSICS = ["--intrinsics", "280", "282", "161", "118.5"]
 needs_tiny = pytest.mark.skipif(
     not (ROOT / "engines" / "tiny").is_dir(),
-    reason="engines/tiny is not there: depthlm train and depthlm export make it",
+    reason="engines/tiny is not there: depthlm train makes it",
 )
 
 
@@ -126,7 +126,7 @@ def test_help_shows_every_verb_and_loads_nothing_heavy():
         timeout=60,
         check=True,
     )
-    for verb in ("depth", "ask", "match", "pose", "eval", "models", "train", "export"):
+    for verb in ("depth", "ask", "match", "pose", "eval", "models", "train", "engine"):
         assert f"\n    {verb} " in done.stdout
     loaded = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}
     assert not loaded & {"numpy", "cv2", "torch", "onnxruntime", "transformers", "numba", "rclpy"}

@@ -26,7 +26,7 @@ IBIMS = Path(os.environ.get("DEPTHLM_IBIMS", ROOT.parent / "shared" / "data" / "
 @pytest.fixture(scope="module")
 def tiny():
     if not (ROOT / "engines" / "tiny").is_dir():
-        pytest.skip("engines/tiny is not there: depthlm train and depthlm export make it")
+        pytest.skip("engines/tiny is not there: depthlm train makes it")
     from depthlm_ros.model import load_model
 
     return load_model("tiny")

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 SETTINGS = {"task": "depth", "model": "tiny"}
 needs_tiny = pytest.mark.skipif(
     not (ROOT / "engines" / "tiny").is_dir(),
-    reason="engines/tiny is not there: depthlm train and depthlm export make it",
+    reason="engines/tiny is not there: depthlm train makes it",
 )
 
 

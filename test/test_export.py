@@ -19,7 +19,7 @@ from depthlm_ros.engine.parity import sample_image  # noqa: E402
 from depthlm_ros.engine.targets import TARGETS  # noqa: E402
 from depthlm_ros.errors import BackendFailed, BadQuestion, SetupError  # noqa: E402
 from depthlm_ros.export.graphs import look_model  # noqa: E402
-from depthlm_ros.export.package import Wanted, write_engine  # noqa: E402
+from depthlm_ros.export.package import Wanted, check_canvases, write_engine  # noqa: E402
 from depthlm_ros.export.precision import Precision, set_precision  # noqa: E402
 from depthlm_ros.nets.dpt import DptConfig  # noqa: E402
 from depthlm_ros.nets.pixels import PixelRule  # noqa: E402
@@ -225,6 +225,12 @@ def test_a_weight_is_stored_once_for_all_graphs(exported):
 def test_precisions_that_there_are_not_are_refused(given):
     with pytest.raises(SetupError, match="fp32, fp16, bf16, int8"):
         Precision.of(*given)
+
+
+def test_a_size_that_is_no_multiple_of_a_token_is_refused():
+    check_canvases(((96, 64), (16, 16)), 16)
+    with pytest.raises(SetupError, match="canvas 100 x 70: both sides must be a multiple of 16 px"):
+        check_canvases(((96, 64), (100, 70)), 16)
 
 
 def test_every_target_has_its_opset_exported_here():

@@ -69,7 +69,7 @@ ROOMS = {
     "ros": RUNTIME | {"eval", "scenes"},
     "cliparts": RUNTIME,
     **{name: RUNTIME | {"cliparts"} for name in VERBS},
-    "cli": RUNTIME | VERBS | {"cliparts", "data", "engine", "eval", "export", "finetune", "modelscli", "train", "ros"},
+    "cli": RUNTIME | VERBS | {"cliparts", "data", "engine", "eval", "finetune", "modelscli", "train", "ros"},
 }
 
 # Libraries that only some rooms may import; "ros" stands for everything that comes with ROS 2.

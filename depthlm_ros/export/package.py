@@ -68,12 +68,11 @@ def write_bundle(
     tokenizer: Tokenizer,
     spec: ModelSpec,
     folder: Path,
-    opset: int = OPSET,
     provenance: Mapping[str, Any] | None = None,
 ) -> None:
     """Exports a model of our own with its checkpoint, whose half-precision weights the graphs share; other files in
     `folder` stay. Raises SetupError for a canvas that is not made of whole tokens, BackendFailed for a full disk."""
-    wanted = Wanted(spec, opset, facts={"provenance": dict(provenance or {})})
+    wanted = Wanted(spec, facts={"provenance": dict(provenance or {})})
     check_canvases(wanted.sizes_px, model.pixels_per_token)
     with _work(folder) as work:
         checkpoint.save_checkpoint(model, work)
