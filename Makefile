@@ -3,7 +3,7 @@
 #   DEPTHLM_ROS, DEPTHLM_TORCH   see scripts/setup.sh
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-torch build demo test test-all check lint format bench bench-sparse train clean
+.PHONY: help setup setup-torch build demo test test-all check lint format bench bench-sparse bench-engines train engine clean
 
 export PYTHON DEPTHLM_ROS DEPTHLM_TORCH
 # Message fields are checked, and nothing leaves or enters this machine's own graph.
@@ -63,8 +63,14 @@ bench: setup ## rate, latency and overhead of the node; ends with one JSON line
 bench-sparse: setup-torch ## depth at N pixels: the released way against ours, same answers; ends with one JSON line
 	@PYTHONPATH="$(CURDIR)" $(TORCH) bench/sparse.py $(ARGS)
 
+bench-engines: setup-torch ## one look in torch and as an engine, same depth; ends with one JSON line  [ARGS=--int8]
+	@PYTHONPATH="$(CURDIR)" $(TORCH) bench/engines.py $(ARGS)
+
 train: setup-torch ## train the embedded model anew
 	@PATH="$(CURDIR)/.venv-torch/bin:$(CURDIR)/scripts:$$PATH" PYTHONPATH="$(CURDIR)" depthlm train $(ARGS)
+
+engine: setup-torch ## compile a model for one camera  ARGS="--model NAME --camera FILE.yaml"
+	@PATH="$(CURDIR)/.venv-torch/bin:$(CURDIR)/scripts:$$PATH" PYTHONPATH="$(CURDIR)" depthlm engine build $(ARGS)
 
 clean: ## remove what was built and written; keeps the environments
 	rm -rf build install log out dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

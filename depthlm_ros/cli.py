@@ -12,8 +12,9 @@ from depthlm_ros.cliparts import add_lens, add_model, load, read_frame
 from depthlm_ros.errors import BadInput, DepthLMError, SetupError
 
 INSTALL_HINT = (
-    "pip install 'depthlm_ros[torch]' for train and engine build, 'depthlm_ros[torch,train]' for finetune (its recipe "
-    "depthlm-grpo: also [grpo]), 'depthlm_ros' for the rest (or: make setup-torch)."
+    "pip install 'depthlm_ros[torch]' for train and engine build (for TensorRT plans also [tensorrt]), "
+    "'depthlm_ros[torch,train]' for finetune (its recipe depthlm-grpo: also [grpo]), 'depthlm_ros' for the rest. In the "
+    "repository: make engine, make train; for others make setup-torch."
 )
 EXIT_SETUP, EXIT_INPUT = 1, 2
 # Verbs whose options live beside their code, in MODULE.add_arguments(parser) and MODULE.run(args); train and

@@ -1,7 +1,9 @@
 """`depthlm engine list|inspect|clean` on folders as a build leaves them: what is damaged is named with the way out, and
 nothing goes that no build wrote or that is being built."""
 
+import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -237,3 +239,22 @@ def test_a_folder_that_a_build_leaves_empty_goes_even_while_another_waits_for_it
     assert (folder / LOCK).read_text() == str(second.pid)
     second.communicate()
     assert not folder.exists()
+
+
+def strings_of_the_code():
+    """Every text in the package, values in it as "…"."""
+    for path in (ROOT / "depthlm_ros").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+def test_every_message_that_the_table_of_failures_names_is_one_of_the_code():
+    readme = (ROOT / "engines" / "README.md").read_text(encoding="utf-8")
+    rows = [row.split(" | ")[0] for row in readme[readme.index("## When it fails") :].splitlines() if "| `" in row]
+    quoted = [message for row in rows for message in re.findall(r"`([^`]*)`", row)]
+    texts = "\n".join(strings_of_the_code())
+    missing = [m for m in quoted if not re.search(".*?".join(map(re.escape, m.split("…"))), texts)]
+    assert len(quoted) > 30 and missing == []
