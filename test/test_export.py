@@ -253,3 +253,18 @@ def assert_clean(bundle, opset):
         assert b".py" not in path.read_bytes()
         if path != bundle.step_path:
             assert not [t.name for t in model.graph.initializer if VOCAB in t.dims]
+
+
+def test_onnx_runtime_makes_one_operator_of_a_root_mean_square_norm(exported, tmp_path):
+    import onnxruntime
+
+    bundle, twin, _ = exported()
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    path = bundle.look_path(bundle.canvases_px[0], 1)
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx", load_external_data=False).graph.node]
+    # Before attention, of queries and keys, before the feed-forward of each layer; and the last.
+    assert kinds.count("SimplifiedLayerNormalization") == 4 * len(twin.language.layers) + 1
+    assert not {"Reciprocal", "Sqrt"} & set(kinds)

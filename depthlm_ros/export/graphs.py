@@ -18,6 +18,7 @@ from onnxscript import ir, optimizer
 from torch import nn
 
 from depthlm_ros.errors import SetupError
+from depthlm_ros.export.norms import divide_by_roots
 from depthlm_ros.nets.backbone import Backbone
 from depthlm_ros.nets.graphs import LookGraph, StepGraph
 
@@ -143,6 +144,7 @@ def _export(
         raise _refused(str(exc.__cause__ or exc)) from exc
     if program is None:
         raise _refused("it returns no program")
+    divide_by_roots(program.model)
     _forget_origins(program.model)
     return program.model
 

@@ -103,7 +103,7 @@ def vision_attention(attention: nn.Module, x: torch.Tensor, cos: torch.Tensor, s
     batch, count, channels = x.shape
     qkv = attention.qkv(x).reshape(batch, count, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
     # Angles in single precision whatever the weights are, as transformers has it.
-    query, key = (rotate(x.float(), cos, sin).to(x.dtype) for x in (qkv[0], qkv[1]))
+    query, key = rotate(qkv[:2].float(), cos, sin).to(x.dtype).unbind()
     value = qkv[2]
     y = attend(query, key, value, attention.scaling)
     return attention.proj(y.transpose(1, 2).reshape(batch, count, channels))

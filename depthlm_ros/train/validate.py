@@ -27,6 +27,8 @@ QUESTIONS_PER_IMAGE = 4
 WITHIN = 0.25
 # Of a model that is not normalised: that of the embedded one.
 FOCAL_PX = 96.0
+# What of the depth map answers a kind of question; a distance answers the others.
+MEASURED_AS = {"wide": "width", "tall": "height", "points_apart": "gap"}
 # What is asked for, by the kinds of depthlm_ros.scenes.questions.
 SUBJECTS = {
     "object_distance": ("distance", "where", "presence", "closer"),
@@ -37,10 +39,12 @@ SUBJECTS = {
 
 @dataclass(frozen=True)
 class Share:
-    """How many of `asked` questions were answered rightly, as a share."""
+    """How many of `asked` questions were answered rightly, as a share. measured: the same with the number that was
+    measured in the depth map for the answer, in the place of the one in its words."""
 
     right: float
     asked: int
+    measured: float
 
 
 @dataclass(frozen=True)
@@ -72,12 +76,12 @@ class Report:
 @dataclass
 class Tally:
     """What is collected image by image. dense: (predicted, true) maps; points, words: what depth_at and tell_depth_at
-    gave, with the true depths; answers: (question, answered rightly)."""
+    gave, with the true depths; answers: (question, answered rightly in words, by measurement)."""
 
     dense: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     points: list[tuple[PointDepths, np.ndarray]] = field(default_factory=list)
     words: list[tuple[PointDepths, np.ndarray]] = field(default_factory=list)
-    answers: list[tuple[Question, bool]] = field(default_factory=list)
+    answers: list[tuple[Question, bool, bool]] = field(default_factory=list)
 
 
 def validate(model: Model, images: int, seed: int = 1, points: int = 8, questions: int = QUESTIONS_PER_IMAGE) -> Report:
@@ -117,7 +121,7 @@ def look_around(model: Model, images: int, seed: int, points: int, questions: in
         tally.words.append((view.tell_depth_at(uv_px), true_m))
         if questions:
             asked = ask_about(rng, scene, rendered, camera, questions)
-            tally.answers += [(question, answer_is_right(view, question)) for question in asked]
+            tally.answers += [(question, *answer_is_right(view, question)) for question in asked]
     return tally
 
 
@@ -135,12 +139,22 @@ def within_std(pairs: Sequence[tuple[PointDepths, np.ndarray]]) -> float:
     return share_within(found.error_m, found.spread_m)
 
 
-def answer_is_right(view: View, question: Question) -> bool:
-    """True if the status is right and, where a number is due, it is within 25 % of the truth."""
+def answer_is_right(view: View, question: Question) -> tuple[bool, bool]:
+    """Of the answer in words and of its measurement: is the status right and, where a number is due, is it within 25 %
+    of the truth?"""
     answer = view.ask(question.question, np.asarray(question.uv_px, float).reshape(-1, 2))
     if answer.status.value != question.status:
-        return False
-    return question.status != "ok" or abs(answer.value - question.value) <= WITHIN * question.value
+        return False, False
+    if question.status != "ok":
+        return True, True
+    wanted = MEASURED_AS.get(question.kind, "distance")
+    found = [item.value for item in answer.measurements if item.quantity == wanted]
+    # Of two things, the question is about the nearer one.
+    return near(answer.value, question.value), near(min(found, default=math.nan), question.value)
+
+
+def near(value: float, truth: float) -> bool:
+    return abs(value - truth) <= WITHIN * truth
 
 
 def depths(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Depths:
@@ -151,12 +165,19 @@ def depths(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Depths:
     return Depths(raw.delta1, raw.absrel, score(aligned, truth).delta1, math.nan, raw.parse_failures)
 
 
-def shares(answers: Sequence[tuple[Question, bool]]) -> dict[str, Share]:
+def shares(answers: Sequence[tuple[Question, bool, bool]]) -> dict[str, Share]:
     """Right answers by subject."""
     groups = {
-        name: [right for question, right in answers if question.status == "ok" and question.kind in kinds]
+        name: [given for given in answers if given[0].status == "ok" and given[0].kind in kinds]
         for name, kinds in SUBJECTS.items()
     }
-    groups["absent"] = [right for question, right in answers if question.status == "not_found"]
-    groups["out_of_scope"] = [right for question, right in answers if question.status == "not_understood"]
-    return {name: Share(float(np.mean(rights)) if rights else math.nan, len(rights)) for name, rights in groups.items()}
+    groups["absent"] = [given for given in answers if given[0].status == "not_found"]
+    groups["out_of_scope"] = [given for given in answers if given[0].status == "not_understood"]
+    return {name: share(group) for name, group in groups.items()}
+
+
+def share(answers: Sequence[tuple[Question, bool, bool]]) -> Share:
+    if not answers:
+        return Share(math.nan, 0, math.nan)
+    said, measured = np.mean([given[1:] for given in answers], axis=0)
+    return Share(float(said), len(answers), float(measured))

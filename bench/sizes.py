@@ -1,0 +1,120 @@
+"""Accuracy against latency: the embedded model's recipe in other sizes and from other seeds, each trained for the same
+time on the same kind of scenes, then exported and scored as a robot would use it.
+
+  python bench/sizes.py --minutes 12 --variants small chosen fine      from nothing, one seed each
+  python bench/sizes.py --minutes 12 --variants chosen --seeds 7 8 9
+  python bench/sizes.py --latency                                     no training: one look of each, random weights
+
+Times are wall clock, so that a variant which costs twice as much per picture sees half the pictures: that is the trade
+that a given machine offers. One thread each. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from depthlm_ros.core import Frame
+from depthlm_ros.export.package import write_bundle
+from depthlm_ros.families.registry import family_named
+from depthlm_ros.model import Model, load_model
+from depthlm_ros.train.cli import DEFAULT_RECIPE, bundle_spec
+from depthlm_ros.train.dataset import canvas_camera
+from depthlm_ros.train.recipe import Recipe, affixes, make_model, make_tokenizer, read_recipe
+from depthlm_ros.train.trainer import Trainer
+from depthlm_ros.train.validate import validate
+
+CAMERA_PX, REPEATS = (640, 480), 30
+# Layers of the vision tower -> those that feed the depth head and the language model.
+DEEPSTACK = {4: (1, 2, 3), 6: (1, 3, 4)}
+
+
+def sized(recipe: Recipe, focal_px: float, canvas: tuple[int, int], width: int, layers: int) -> Recipe:
+    """The recipe with another canvas and another vision tower; wide cameras are left out."""
+    model = replace(recipe.model, vision_width=width, vision_depth=layers, deepstack=DEEPSTACK[layers])
+    data = replace(recipe.data, focal_px=focal_px, canvases=(canvas,), wide_share=0.0, pair_share=0.0)
+    return replace(recipe, model=model, data=data)
+
+
+# The canonical focal length scales with the canvas: each sees the same field of view in another resolution.
+VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
+    "coarse": lambda recipe: sized(recipe, 72.0, (96, 80), 192, 6),
+    "narrow": lambda recipe: sized(recipe, 96.0, (128, 96), 128, 6),
+    "shallow": lambda recipe: sized(recipe, 96.0, (128, 96), 192, 4),
+    "chosen": lambda recipe: sized(recipe, 96.0, (128, 96), 192, 6),
+    "wide": lambda recipe: sized(recipe, 96.0, (128, 96), 256, 6),
+    "fine": lambda recipe: sized(recipe, 144.0, (192, 144), 192, 6),
+}
+
+
+def measure(recipe: Recipe, tokenizer: Tokenizer, folder: Path, minutes: float, images: int) -> dict[str, float]:
+    """Trains, exports, times and scores one variant."""
+    family = family_named(recipe.family)
+    net = make_model(recipe, tokenizer)
+    config = replace(recipe.train, steps=10**9, hours=minutes / 60)
+    texts = (tokenizer.to_str(), affixes(tokenizer))
+    trainer = Trainer(net, family, *texts, recipe.data, config, folder / "run", recipe.seed)
+    if minutes:
+        trainer.run(workers=1, report=lambda line: None)
+    write_bundle(net.eval(), tokenizer, bundle_spec(recipe, trainer), folder / "bundle", provenance={})
+    model = load_model(str(folder / "bundle"), backend="onnxruntime", threads=1)
+    result = {
+        "parameters": sum(parameter.numel() for parameter in net.parameters()),
+        "look_ms": 1e3 * look_seconds(model),
+        "steps": trainer.step,
+        "pictures": trainer.step * recipe.data.batch,
+    }
+    if not minutes:
+        return result
+    report = validate(model, images)
+    answers = {f"{subject}_right": share.right for subject, share in report.questions.items()}
+    dense = {name: value for name, value in asdict(report.dense).items() if name.startswith(("delta1", "absrel"))}
+    return {**result, **dense, "words_delta1": report.words.delta1, **answers}
+
+
+def look_seconds(model: Model) -> float:
+    """Smallest seconds of a look at a picture of CAMERA_PX, from its pixels to its depth at that size."""
+    camera = canvas_camera(CAMERA_PX, CAMERA_PX[0] * 0.9)
+    image = np.random.default_rng(0).integers(0, 255, (*CAMERA_PX[::-1], 3), dtype=np.uint8)
+    least = float("inf")
+    for _ in range(REPEATS):
+        began_s = time.perf_counter()
+        model.look(Frame(image, camera)).depth()
+        least = min(least, time.perf_counter() - began_s)
+    return least
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", type=Path, default=Path(DEFAULT_RECIPE))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[7])
+    parser.add_argument("--minutes", type=float, default=12, help="of training, of each (default: %(default)s)")
+    parser.add_argument("--latency", action="store_true", help="only time one look of each")
+    parser.add_argument("--validation-images", type=int, default=150)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    base = read_recipe(args.recipe)
+    tokenizer, results = make_tokenizer(base), {}
+    for name in args.variants:
+        for seed in args.seeds:
+            recipe = replace(VARIANTS[name](base), seed=seed)
+            with tempfile.TemporaryDirectory() as folder:
+                minutes = 0.0 if args.latency else args.minutes
+                found = measure(recipe, tokenizer, Path(folder), minutes, args.validation_images)
+            results[f"{name}_{seed}"] = {key: round(value, 4) for key, value in found.items()}
+            print(f"{name:8} seed {seed}: {results[f'{name}_{seed}']}", flush=True)
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
