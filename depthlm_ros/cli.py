@@ -13,8 +13,8 @@ from depthlm_ros.errors import BadInput, DepthLMError, SetupError
 
 INSTALL_HINT = (
     "pip install 'depthlm_ros[torch]' for train and engine build (for TensorRT plans also [tensorrt]), "
-    "'depthlm_ros[torch,train]' for finetune (its recipe depthlm-grpo: also [grpo]), 'depthlm_ros' for the rest. In the "
-    "repository: make engine, make train; for others make setup-torch."
+    "'depthlm_ros[torch,train]' for finetune (its recipe depthlm-grpo: also [grpo]), 'depthlm_ros' for the rest. "
+    "In the repository: make engine, make train; for others make setup-torch."
 )
 EXIT_SETUP, EXIT_INPUT = 1, 2
 # Verbs whose options live beside their code, in MODULE.add_arguments(parser) and MODULE.run(args); train and

@@ -5,27 +5,25 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import shlex
 import sys
 from pathlib import Path
 
 from depthlm_ros.core import Intrinsics
+from depthlm_ros.engine import options
 from depthlm_ros.engine.targets import TARGETS, Target, target_named
 from depthlm_ros.errors import SetupError
 
-BACKENDS = ("tensorrt", "onnxruntime")
 # For ONNX Runtime what its older versions read too; newer opsets are no faster there.
 PORTABLE_OPSET = 20
-PRECISIONS = ("bf16", "fp16", "fp32", "int8")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(title="what to do", metavar="build|inspect|list|clean", required=True)
-    _add_build(verbs.add_parser("build", help="build an engine", description=build.__doc__))
-    _add_inspect(verbs.add_parser("inspect", help="check an engine and tell what it is", description=inspect.__doc__))
-    _add_list(verbs.add_parser("list", help="the engines that are here", description=list_engines.__doc__))
-    _add_clean(verbs.add_parser("clean", help="remove leftovers, plans or an engine", description=clean.__doc__))
+    for name, (add, act, about) in VERBS.items():
+        verb = verbs.add_parser(name, help=about, description=act.__doc__)
+        add(verb)
+        verb.set_defaults(act=act)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -34,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
 
 def build(args: argparse.Namespace) -> None:
     """Compile a model for one camera: ONNX graphs and, on a machine with TensorRT, plans of them. Without a camera or
-    size the model must have been exported already, and only its plans are built."""
+    size its graphs must be there already, and only the plans of them are built."""
     from depthlm_ros.engine.plans import target_here
 
     _check(args)
@@ -200,79 +198,6 @@ def _model(given: str) -> str:
     return f"{name}{equals}{path.resolve()}" if (equals or os.sep in folder) and path.is_dir() else given
 
 
-def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
-    if match is None or not int(match[1]) or not int(match[2]):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size: expected WIDTHxHEIGHT, for example 640x480")
-    return int(match[1]), int(match[2])
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
-    return value
-
-
-def _add_build(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, help="a model's name, NAME=FOLDER, or a folder")
-    camera = parser.add_mutually_exclusive_group()
-    camera.add_argument("--camera", type=Path, metavar="FILE.yaml", help="calibration of the camera, as ROS writes it")
-    camera.add_argument("--size", type=_size, metavar="WxH", help="size of the camera's images instead")
-    parser.add_argument(
-        "--focal", type=_positive, metavar="F", help="their focal length, pixels (default: the model's canonical one)"
-    )
-    parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        help="of the model but for its depth head (default: bf16 for tensorrt, fp32 for onnxruntime; int8 rounds the "
-        "weights of linear layers, onnxruntime only)",
-    )
-    parser.add_argument(
-        "--head-precision", choices=("fp16", "fp32"), default="", help="of the depth head (default: fp16 beside half)"
-    )
-    parser.add_argument(
-        "--backend", choices=BACKENDS, default="", help="what runs it (default: tensorrt if it is here)"
-    )
-    parser.add_argument(
-        "--target", choices=tuple(TARGETS), help="the machine that runs it, if it is another one (default: this one)"
-    )
-    parser.add_argument("--depth-only", action="store_true", help="leave out all that only questions need")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the engine; its name is the engine's name")
-    parser.add_argument(
-        "--check",
-        action=argparse.BooleanOptionalAction,
-        help="compare with torch (default: if the model is small; takes as much memory again)",
-    )
-    parser.add_argument(
-        "--workspace",
-        type=_positive,
-        metavar="GB",
-        help="memory for TensorRT's builder (default: half of what is free)",
-    )
-    parser.set_defaults(act=build)
-
-
-def _add_inspect(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("engine", help="an engine's name or folder")
-    parser.add_argument("--json", action="store_true", help="as one JSON object")
-    parser.set_defaults(act=inspect)
-
-
-def _add_list(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="as a JSON list")
-    parser.set_defaults(act=list_engines)
-
-
-def _add_clean(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("engine", nargs="?", default="", help="an engine's name or folder (default: only leftovers)")
-    parser.add_argument("--all", action="store_true", help="the engine itself too")
-    parser.set_defaults(act=clean)
-
-
 def _short(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {inner}" for name, inner in value.items() if inner not in ("", None))
@@ -282,3 +207,11 @@ def _short(value: object) -> str:
 
 def _say(text: str) -> None:
     print(f"depthlm: {text}", file=sys.stderr)
+
+
+VERBS = {
+    "build": (options.add_build, build, "build an engine"),
+    "inspect": (options.add_inspect, inspect, "check an engine and tell what it is"),
+    "list": (options.add_list, list_engines, "the engines that are here"),
+    "clean": (options.add_clean, clean, "remove leftovers, plans or an engine"),
+}
