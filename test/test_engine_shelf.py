@@ -253,7 +253,8 @@ def strings_of_the_code():
 
 def test_every_message_that_the_table_of_failures_names_is_one_of_the_code():
     readme = (ROOT / "engines" / "README.md").read_text(encoding="utf-8")
-    rows = [row.split(" | ")[0] for row in readme[readme.index("## When it fails") :].splitlines() if row.startswith("| `")]
+    table = readme[readme.index("## When it fails") :].splitlines()
+    rows = [row.split(" | ")[0] for row in table if row.startswith("| `")]
     quoted = [message for row in rows for message in re.findall(r"`([^`]*)`", row)]
     texts = "\n".join(strings_of_the_code())
     missing = [m for m in quoted if not re.search(".*?".join(map(re.escape, m.split("…"))), texts)]
