@@ -1,0 +1,74 @@
+"""Scores on rendered scenes: what counts as right, and that they come from the path that a robot uses."""
+
+import math
+from dataclasses import dataclass
+
+import pytest
+
+pytest.importorskip("torch")
+
+from depthlm_ros.core import Answer, Measurement, Status  # noqa: E402
+from depthlm_ros.model import load_model  # noqa: E402
+from depthlm_ros.scenes.questions import Question  # noqa: E402
+from depthlm_ros.train.validate import answer_is_right, shares, validate  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+
+@dataclass
+class Replying:
+    """A look whose answer is known."""
+
+    answer: Answer
+
+    def ask(self, question, uv_px):
+        return self.answer
+
+
+def asked(kind, status="ok", value=2.0):
+    return Question("?", "", (), kind, value if status == "ok" else math.nan, "m", status)
+
+
+def said(value, *measured, status=Status.OK):
+    found = tuple(Measurement(quantity, metres, "m", 0.1) for quantity, metres in measured)
+    return Replying(Answer("words", status, value, measurements=found))
+
+
+@pytest.mark.parametrize(
+    ("question", "reply", "right"),
+    [
+        (asked("distance"), said(2.4, ("distance", 2.6)), (True, False)),
+        (asked("distance"), said(2.6, ("distance", 1.6), ("width", 9.0)), (False, True)),
+        (asked("wide"), said(1.0, ("distance", 5.0), ("width", 2.1)), (False, True)),
+        (asked("tall"), said(2.0), (True, False)),
+        (asked("closer"), said(2.0, ("distance", 4.0), ("distance", 2.2)), (True, True)),
+        (asked("distance"), said(2.0, status=Status.NOT_FOUND), (False, False)),
+        (asked("where", "not_found"), said(math.nan, status=Status.NOT_FOUND), (True, True)),
+        (asked("where", "not_found"), said(2.0, ("distance", 2.0)), (False, False)),
+    ],
+)
+def test_a_reply_is_right_by_its_status_and_by_a_number_within_a_quarter(question, reply, right):
+    assert answer_is_right(reply, question) == right
+
+
+def test_answers_are_counted_by_what_was_asked_for():
+    answers = [
+        (asked("distance"), True, False),
+        (asked("closer"), False, False),
+        (asked("wide"), True, True),
+        (asked("distance", "not_found"), False, False),
+    ]
+    found = shares(answers)
+    assert (found["object_distance"].right, found["object_distance"].asked) == (0.5, 2)
+    assert (found["object_size"].right, found["object_size"].measured) == (1.0, 1.0)
+    assert found["absent"].asked == 1 and found["absent"].right == 0.0
+    assert found["out_of_scope"].asked == 0 and math.isnan(found["out_of_scope"].right)
+
+
+def test_the_embedded_model_is_scored_the_same_way_each_time():
+    model = load_model("tiny", threads=1)
+    first, second = (validate(model, images=2, points=3, questions=2) for _ in range(2))
+    # As text: NaN is not equal to itself.
+    assert str(first) == str(second)
+    assert sum(share.asked for share in first.questions.values()) == 4
+    assert 0 < first.dense.delta1 <= 1
