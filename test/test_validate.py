@@ -7,10 +7,10 @@ import pytest
 
 pytest.importorskip("torch")
 
-from depthlm_ros.core import Answer, Measurement, Status  # noqa: E402
-from depthlm_ros.model import load_model  # noqa: E402
-from depthlm_ros.scenes.questions import Question  # noqa: E402
-from depthlm_ros.train.validate import answer_is_right, shares, validate  # noqa: E402
+from depthlm_ros.core import Answer, Measurement, Status
+from depthlm_ros.model import load_model
+from depthlm_ros.scenes.questions import Question
+from depthlm_ros.train.validate import answer_is_right, shares, validate
 
 pytestmark = pytest.mark.torch
 
