@@ -228,3 +228,62 @@ def test_the_command_line_names_unknown_data_sets_and_lists_the_known(tmp_path, 
     assert "data set 'kitti' is unknown" in capsys.readouterr().err
     assert main(["data", "sets"]) == 0
     assert "nyuv2: NYUv2" in capsys.readouterr().out
+
+
+def test_workers_end_with_a_run_that_is_killed(tmp_path):
+    write_scenes(tmp_path / "in", 400, images=2)
+    process = start(command(tmp_path / "in", tmp_path / "out", "--workers", "2"))
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    journal = tmp_path / "out" / "folder.journal"
+    while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") > 2):
+        time.sleep(0.002)
+    workers = [Path("/proc") / child for child in children.read_text().split()]
+    workers = [worker for worker in workers if b"spawn_main" in (worker / "cmdline").read_bytes()]
+    process.kill()
+    assert process.wait() == -signal.SIGKILL and len(workers) == 2
+    until = time.monotonic() + 30
+    while any(worker.exists() for worker in workers) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not [worker for worker in workers if worker.exists()]
+
+
+def test_a_disk_that_is_full_from_the_start_says_so(tmp_path):
+    write_scenes(tmp_path / "in", 1)
+
+    def nothing_fits():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+    process = start(command(tmp_path / "in", tmp_path / "out"), preexec_fn=nothing_fits)
+    complaint = process.communicate()[1].decode()
+    assert process.returncode == 2 and f"{tmp_path / 'out'}: " in complaint and "Make room" in complaint
+    assert main(command(tmp_path / "in", tmp_path / "out")[3:]) == 0
+
+
+def test_a_finished_run_does_not_pass_over_what_came_later(tmp_path):
+    write_scenes(tmp_path / "in", 2)
+    curate(job("folder", tmp_path / "in", tmp_path / "out"), 1)
+    (tmp_path / "in" / "scene_000").rename(tmp_path / "in" / "scene_new")
+    with pytest.raises(BadInput, match=r"was finished without 1 items .* scene_new"):
+        curate(job("folder", tmp_path / "in", tmp_path / "out"), 1)
+
+
+def test_a_run_that_gives_no_record_fails_and_says_why(tmp_path, capsys):
+    write_scenes(tmp_path / "in", 1)
+    (tmp_path / "in" / "scene_000" / "depth" / "0.npy").write_bytes(b"no depth")
+    assert main(command(tmp_path / "in", tmp_path / "out", "--workers", "1")[3:]) == 2
+    told = capsys.readouterr()
+    assert "1 x image unusable" in told.out and "not one record could be made of 1 items" in told.err
+
+
+@pytest.mark.parametrize("options", [["--points", "0"], ["--points", "-1"], ["--seed", "-1"], ["--workers", "-1"]])
+def test_numbers_that_make_no_sense_are_refused(tmp_path, capsys, options):
+    write_scenes(tmp_path / "in", 1)
+    assert main(command(tmp_path / "in", tmp_path / "out", *options)[3:]) == 2
+    assert f"{options[0]} is {options[1]}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [["--covisibility", "1"], ["--per-view", "0"], ["--points", "0"]])
+def test_pairs_that_make_no_sense_are_refused(tmp_path, capsys, options):
+    write_scenes(tmp_path / "in", 1)
+    assert main(["data", "pairs", "folder", str(tmp_path / "in"), "--out", str(tmp_path / "out"), *options]) == 2
+    assert f"{options[0]} is {options[1]}" in capsys.readouterr().err

@@ -200,7 +200,7 @@ def test_pairs_are_shown_with_numbers_and_a_sheet(tmp_path, capsys):
     told = capsys.readouterr().out
     assert "pairs            3" in told and "2 x image of another size" in told
     drawn = cv2.imread(str(sheet))
-    assert drawn.shape == (480, 2 * 640, 3)
+    assert drawn.shape == (488, 2 * 644, 3)
     # Red lines, which the pictures have none of, among those of the first cell.
     assert (drawn[:220, :640, 2].astype(int) - drawn[:220, :640, 0] > 100).sum() > 200
 

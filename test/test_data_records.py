@@ -43,6 +43,8 @@ SPARSE = {
     "pixel_coords": [[0, 0], [31, 23]],
     "depth": [1.5, 2],
 }
+# A line of a depth map without points.
+DENSE = {key: value for key, value in PUBLISHED.items() if key not in ("pixel_coords", "depth")}
 
 
 @pytest.fixture
@@ -310,7 +312,7 @@ def test_show_prints_numbers_and_problems_and_draws_a_sheet(folder, capsys):
     told = capsys.readouterr().out
     assert "records          2" in told and "1 x image missing" in told and ":3: image" in told
     picture = cv2.imread(str(sheet))
-    assert picture.shape == (262, 2 * 640, 3) and picture.std() > 5
+    assert picture.shape == (266, 2 * 644, 3) and picture.std() > 5
 
 
 def test_show_as_json_is_plain_json(folder, capsys):
@@ -321,6 +323,32 @@ def test_show_as_json_is_plain_json(folder, capsys):
     assert summary["depth_m"]["100%"] == pytest.approx(2.0, rel=0.02)
 
 
+def test_show_of_depth_maps_alone_is_json_too_and_tells_how_deep_they_are(folder, capsys):
+    assert main(["data", "show", str(folder(DENSE)), "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert summary["depth_m"] == {} and summary["map_depth_m"]["50%"] == pytest.approx(1.5, rel=0.02)
+    assert summary["map_known_share"] == 1.0
+    assert main(["data", "show", str(folder(DENSE)), "--json", "--quick"]) == 0
+    assert "map_depth_m" not in json.loads(capsys.readouterr().out)
+
+
+def test_depth_maps_of_nothing_and_below_nothing_are_named(folder):
+    maps = {"unknown": np.full((6, 8), np.nan), "negative": np.full((6, 8), -1.0), "half": np.ones((6, 8))}
+    maps["half"][:3] = -2
+    for name, depth_m in maps.items():
+        np.save(folder.folder / f"{name}.npy", depth_m.astype(np.float32))
+    lines = (DENSE | {"depth_path": f"{name}.npy", "depth_scale": 1} for name in maps)
+    problems, seen = [], []
+    assert len(list(checked_records(folder(*lines), problems, seen=seen.append))) == len(seen) == 3
+    assert [(p.where[-1], p.reason) for p in problems] == [
+        ("1", "depth map without a depth"),
+        ("2", "depth map with negative depths"),
+        ("2", "depth map without a depth"),
+        ("3", "depth map with negative depths"),
+    ]
+    assert "24 of its 48 depths" in problems[-1].message
+
+
 def test_show_of_a_file_without_any_usable_record_fails_and_says_why(folder, capsys):
     assert main(["data", "show", str(folder("{", SPARSE | {"image": "no.png"}))]) == 2
-    assert "no usable record among 2 problems" in capsys.readouterr().err
+    assert "no usable record: 2 problems" in capsys.readouterr().err

@@ -1,6 +1,10 @@
 """Records in WebDataset shards: whole or not there, continued after a kill, read back by the library."""
 
 import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -8,7 +12,11 @@ import pytest
 from minis import curated, picture, text
 
 from depthlm_ros.cli import main
+from depthlm_ros.data.problems import Problem
+from depthlm_ros.data.reading import read_records
 from depthlm_ros.data.shards import pack, read_shards
+from depthlm_ros.data.unpack import unpack
+from depthlm_ros.errors import BadInput
 
 pytestmark = pytest.mark.torch  # webdataset is in the training environment
 
@@ -41,11 +49,11 @@ def test_shards_that_are_there_stay_and_partial_ones_are_made_again(records, tmp
     first, *rest = [shard for shard, _ in pack(records, tmp_path / "shards", 2, [])]
     kept = first.stat().st_mtime_ns
     whole = rest[0].read_bytes()
-    rest[0].with_suffix(".partial").write_bytes(whole[:100])
+    (tmp_path / "shards" / f"partial-{rest[0].name}").write_bytes(whole[:100])
     rest[0].unlink()
     list(pack(records, tmp_path / "shards", 2, []))
     assert first.stat().st_mtime_ns == kept and rest[0].read_bytes() == whole
-    assert not list((tmp_path / "shards").glob("*.partial"))
+    assert not list((tmp_path / "shards").glob("partial-*"))
 
 
 def test_an_image_that_vanished_is_counted(records, tmp_path, capsys):
@@ -61,3 +69,59 @@ def test_another_size_of_shards_is_refused_in_the_same_folder(records, tmp_path,
     assert main([*options, "3"]) == 2
     assert "2 records" in capsys.readouterr().err
     assert json.loads((tmp_path / "shards" / "folder.pack.json").read_text())["per_shard"] == 2
+
+
+def test_what_is_not_in_a_shard_is_counted_in_a_later_run_too(records, tmp_path):
+    unreadable = tmp_path / "in" / "rgb" / "3.png"
+    unreadable.unlink()
+    unreadable.symlink_to("/proc/self/mem")  # a file that is there, and cannot be read
+    for _ in range(2):
+        problems: list[Problem] = []
+        assert [count for _, count in pack(records, tmp_path / "shards", 3, problems)] == [3, 1]
+        assert [problem.reason for problem in problems] == ["file unreadable"] and ":4" in problems[0].where
+
+
+def test_a_full_disk_leaves_whole_shards_and_is_gone_on_from(records, tmp_path):
+    command = ["data", "pack", str(records), "--out", str(tmp_path / "shards"), "--images", "2"]
+
+    def no_room():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    full = subprocess.run(
+        [sys.executable, "-m", "depthlm_ros.cli", *command],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        preexec_fn=no_room,
+    )
+    assert full.returncode == 2 and "Make room and run the same command again" in full.stderr
+    assert not list((tmp_path / "shards").glob("*.tar"))
+    assert main(command) == 0 and len(list((tmp_path / "shards").glob("*.tar"))) == 3
+
+
+@pytest.mark.parametrize(("content", "options"), [("", []), ("{}\n", []), (None, ["--images", "0"])])
+def test_nothing_to_pack_is_an_error(records, tmp_path, content, options):
+    if content is not None:
+        records.write_text(content)
+    assert main(["data", "pack", str(records), "--out", str(tmp_path / "shards"), *options]) == 2
+
+
+def test_unpacked_shards_are_the_records_again(records, tmp_path, capsys):
+    shards = [str(shard) for shard, _ in pack(records, tmp_path / "shards", 3, [])]
+    assert main(["data", "unpack", *shards, "--out", str(tmp_path / "again")]) == 0
+    assert "folder-000001.jsonl: 2 records" in capsys.readouterr().out
+    again = [
+        one
+        for shard in ("000000", "000001")
+        for one in read_records(tmp_path / "again" / f"folder-{shard}.jsonl").records
+    ]
+    for one, other in zip(again, read_records(records).records, strict=True):
+        assert one.image.read_bytes() == other.image.read_bytes() and one.intrinsics == other.intrinsics
+        assert one.depth.path.read_bytes() == other.depth.path.read_bytes() and one.depth.scale == other.depth.scale
+        np.testing.assert_array_equal(one.depth_m, other.depth_m)
+
+
+def test_what_is_no_shard_is_named(tmp_path):
+    text(tmp_path / "a.tar", "no tar file")
+    with pytest.raises(BadInput, match=r"a\.tar: is no shard"):
+        list(unpack([tmp_path / "a.tar"], tmp_path))

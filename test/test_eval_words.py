@@ -130,7 +130,7 @@ def test_a_bad_question_is_counted_with_its_line(folder, line, reason):
     kept, problems = read_questions(path)
     assert len(kept) == 1
     assert (problems[0].reason, problems[0].where) == (reason, f"{path}:2")
-    with pytest.raises(BadInput, match="no usable question among 1"):
+    with pytest.raises(BadInput, match="no usable question: 1 problems"):
         read_questions(write_lines(folder, line))
 
 

@@ -92,7 +92,7 @@ def test_bad_points_cost_only_themselves(write_labels):
 
 def test_all_bad_is_fatal_and_says_why(write_labels):
     path = write_labels(GOOD | {"image": "b.png"}, GOOD | {"image": "c.png"})
-    with pytest.raises(BadInput, match=r"no usable record among 2; the first is .*labels.jsonl:1: image .*b.png"):
+    with pytest.raises(BadInput, match=r"no usable record: 2 problems, the first is .*labels.jsonl:1: image .*b.png"):
         read_records(path)
 
 
@@ -101,8 +101,16 @@ def test_an_empty_missing_or_binary_file_is_fatal(write_labels, tmp_path):
         read_records(write_labels())
     with pytest.raises(BadInput, match=r"nowhere\.jsonl: cannot be read"):
         read_records(tmp_path / "nowhere.jsonl")
-    with pytest.raises(BadInput, match="cannot be read"):
+    with pytest.raises(BadInput, match="no usable record"):
         read_records(tmp_path / "a.png")
+
+
+def test_bytes_that_are_no_text_cost_their_line(write_labels):
+    path = write_labels(GOOD, GOOD, GOOD)
+    first, second, third = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join((first, second.replace(b"a.png", b"\xff.png"), third)))
+    found = read_records(path)
+    assert len(found.records) == 2 and [problem.reason for problem in found.problems] == ["image missing"]
 
 
 def test_ray_distance_becomes_z(write_labels):

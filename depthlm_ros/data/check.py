@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from depthlm_ros.data.depthfile import depth_size
+import numpy as np
+
+from depthlm_ros.data.depthfile import believed, depth_size, stored_depth
 from depthlm_ros.data.imagesize import image_size
 from depthlm_ros.data.problems import Problem
 from depthlm_ros.data.reading import Roots, iter_records, numbered_lines
@@ -17,12 +19,41 @@ from depthlm_ros.errors import BadImage
 RAY_CALLED_Z = ("argoverse", "waymo")
 
 
-def checked_records(path: Path, problems: list[Problem], roots: Roots | None = None) -> Iterator[Record]:
-    """As reading.iter_records; besides, what is wrong with the sizes of the named files, and lines that stand twice."""
+def checked_records(
+    path: Path,
+    problems: list[Problem],
+    roots: Roots | None = None,
+    seen: Callable[[np.ndarray], None] | None = None,
+) -> Iterator[Record]:
+    """As reading.iter_records; besides, what is wrong with the sizes of the named files, and lines that stand twice.
+
+    seen: if it is given, depth maps are looked into, and it is told each one, float32 (h, w), metres, NaN unknown.
+    """
     problems.extend(duplicate_lines(path))
     for record in iter_records(path, problems, roots):
-        problems.extend(file_problems(record))
+        found = file_problems(record)
+        if seen and record.depth and not any(problem.reason.startswith("depth map") for problem in found):
+            found += map_problems(record.where, record.depth, seen)
+        problems.extend(found)
         yield record
+
+
+def map_problems(where: str, file: DepthFile, seen: Callable[[np.ndarray], None]) -> list[Problem]:
+    """What is wrong with the values of a depth map, which `seen` is told."""
+    try:
+        stored_m = stored_depth(file)
+        depth_m = believed(file, stored_m)
+    except BadImage as exc:
+        return [Problem(where, "depth map unusable", str(exc))]
+    seen(depth_m)
+    found, negative = [], int(np.sum(stored_m < 0))
+    if negative:
+        told = f"{file.path}: {negative} of its {stored_m.size} depths are negative: taken for unknown"
+        found.append(Problem(where, "depth map with negative depths", told))
+    if not np.isfinite(depth_m).any():
+        told = f"{file.path}: nothing of it is known: all is 0, negative, NaN, masked or beyond the caps"
+        found.append(Problem(where, "depth map without a depth", told))
+    return found
 
 
 def duplicate_lines(path: Path) -> list[Problem]:

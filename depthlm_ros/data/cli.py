@@ -14,6 +14,7 @@ from depthlm_ros.data.caps import NO_CAPS_M
 from depthlm_ros.data.records import MEANINGS
 from depthlm_ros.data.sets import NAMES
 from depthlm_ros.data.writing import FORMATS
+from depthlm_ros.errors import BadInput
 
 SHEET_CELLS = 24
 
@@ -24,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_curate(verbs.add_parser("curate", help="make records from a public data set"))
     _add_pairs(verbs.add_parser("pairs", help="make pairs of views, for matching and pose, from posed depth"))
     _add_pack(verbs.add_parser("pack", help="pack records with their files into WebDataset shards"))
+    _add_unpack(verbs.add_parser("unpack", help="turn such shards into records with their files again"))
     sets = verbs.add_parser("sets", help="the data sets that can be curated, and what is mended of their releases")
     sets.set_defaults(do=sets_verb)
 
@@ -45,17 +47,20 @@ def show(args: argparse.Namespace) -> None:
         pairs = checked_pairs(args.file, problems, args.images_root)
         _show(args, pairs, PairStatistics(), problems, pair_sheet)
     else:
-        records = checked_records(args.file, problems, _roots(args))
-        _show(args, records, Statistics(), problems, contact_sheet)
+        statistics = Statistics()
+        records = checked_records(args.file, problems, _roots(args), None if args.quick else statistics.add_map)
+        _show(args, records, statistics, problems, contact_sheet)
 
 
 def _show(args: argparse.Namespace, found: Iterable[Any], statistics: Any, problems: list[Any], draw: Any) -> None:
+    from depthlm_ros.data.problems import nothing_usable
     from depthlm_ros.data.sheet import Spread
     from depthlm_ros.data.stats import table
-    from depthlm_ros.errors import BadInput
     from depthlm_ros.imagefile import write_rgb
 
-    some: Spread[Any] = Spread(max(args.cells, 1))
+    if args.cells < 1:
+        raise BadInput(f"--cells is {args.cells}: at least 1.")
+    some: Spread[Any] = Spread(args.cells)
     for thing in found:
         statistics.add(thing)
         some.offer(thing)
@@ -65,8 +70,7 @@ def _show(args: argparse.Namespace, found: Iterable[Any], statistics: Any, probl
         write_rgb(args.sheet, draw(some.kept))
         print(f"{args.sheet}: {len(some.kept)} of {statistics.records}", file=sys.stderr)
     if not statistics.records:
-        first = f"; the first is {problems[0]}" if problems else ""
-        raise BadInput(f"{args.file}: no usable record among {len(problems)} problems{first}")
+        raise nothing_usable(args.file, problems)
 
 
 def curate_verb(args: argparse.Namespace) -> None:
@@ -86,14 +90,26 @@ def pairs_verb(args: argparse.Namespace) -> None:
 
 def pack_verb(args: argparse.Namespace) -> None:
     """Pack records into shards; one that is there already is left as it is."""
-    from depthlm_ros.data.problems import Problem, count_by_reason
+    from depthlm_ros.data.problems import Problem, nothing_usable, told
     from depthlm_ros.data.shards import pack
 
     problems: list[Problem] = []
+    packed = 0
     for shard, count in pack(args.file, args.out, args.images, problems, _roots(args)):
         print(f"{shard}: {count} records", flush=True)
-    for reason, count in count_by_reason(problems).items():
-        print(f"{count} x {reason}, the first: {next(p for p in problems if p.reason == reason)}")
+        packed += count
+    for line in told(problems):
+        print(line)
+    if not packed:
+        raise nothing_usable(args.file, problems)
+
+
+def unpack_verb(args: argparse.Namespace) -> None:
+    """Turn shards into files again; those of a shard that is there already are left as they are."""
+    from depthlm_ros.data.unpack import unpack
+
+    for jsonl, count in unpack(args.shards, args.out):
+        print(f"{jsonl}: {count} records", flush=True)
 
 
 def sets_verb(args: argparse.Namespace) -> None:
@@ -113,6 +129,9 @@ def _add_show(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sheet", type=Path, metavar="PNG", help="draw some of the records there, with their depth")
     parser.add_argument("--cells", type=int, default=SHEET_CELLS, help="how many (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    parser.add_argument(
+        "--quick", action="store_true", help="look at the sizes of depth maps only, not at their values"
+    )
     parser.set_defaults(do=show)
 
 
@@ -141,6 +160,14 @@ def _add_pack(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the shards go")
     parser.add_argument("--images", type=int, default=1000, help="records in a shard (default: %(default)s)")
     parser.set_defaults(do=pack_verb)
+
+
+def _add_unpack(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "shards", type=Path, nargs="+", metavar="SHARD.tar", help="all of them, or this machine's share"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where records and files go")
+    parser.set_defaults(do=unpack_verb)
 
 
 def _add_file(parser: argparse.ArgumentParser) -> None:
@@ -186,6 +213,8 @@ def _roots(args: argparse.Namespace) -> Any:
 
 
 def _workers(args: argparse.Namespace) -> int:
+    if args.workers < 0:
+        raise BadInput(f"--workers is {args.workers}: at least 1, or 0 for one on each core.")
     return args.workers or os.cpu_count() or 1
 
 
@@ -195,3 +224,5 @@ def _tell(report: dict[str, Any]) -> None:
         print(f"{count} x {reason}")
         for example in report["examples"].get(reason, []):
             print(f"    {example}")
+    if not report["records"]:
+        raise BadInput(f"{report['file']}: not one record could be made of {report['items']} items.")

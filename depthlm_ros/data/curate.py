@@ -18,6 +18,7 @@ from depthlm_ros.data.progress import Progress
 from depthlm_ros.data.sampler import Plan, write_view
 from depthlm_ros.data.sets import data_set
 from depthlm_ros.data.view import Choice, DataSet, Maker, View
+from depthlm_ros.data.wholefile import write_text
 from depthlm_ros.data.workers import Outcome, in_order
 from depthlm_ros.errors import BadImage, BadInput, BadIntrinsics
 
@@ -58,23 +59,36 @@ def run(
     """Do all items of a job that are not done yet; lines go to NAME.jsonl. extra: what else makes two runs differ."""
     items = list_items(data_set(job.name), job)
     header = {**_header(job), **(extra or {})}
-    journal = Journal(job.plan.out, name, header)
-    todo = [item for item in items if item not in journal.done]
-    if not journal.finished:
-        progress = Progress(name, len(items), len(items) - len(todo))
-        try:
-            for outcome in in_order(partial(work_on, job), todo, min(workers, len(todo))):
-                journal.append(outcome.item, _result(outcome))
-                progress.step(journal.records)
-        except OSError as exc:
-            raise BadInput(
-                f"{job.plan.out}: {exc}; {len(journal.done)} of {len(items)} items are written whole. Make room and "
-                "run the same command again: it goes on from there."
-            ) from exc
-        journal.finish()
-    report = {**header, **journal.summary(), "file": str(journal.path)}
-    (job.plan.out / f"{name}.report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    try:
+        journal = Journal(job.plan.out, name, header)
+        _work_off(journal, items, partial(work_on, job), workers)
+        report = {**header, **journal.summary(), "file": str(journal.path)}
+        write_text(job.plan.out / f"{name}.report.json", json.dumps(report, indent=1) + "\n")
+    except OSError as exc:
+        raise BadInput(
+            f"{job.plan.out}: {exc}. Make room and run the same command again: it goes on from there."
+        ) from exc
     return report
+
+
+def _work_off(journal: Journal, items: Sequence[str], work_on: Callable[[str], ItemResult], workers: int) -> None:
+    """Do what is not done yet, and finish the journal. Raises OSError, with how much is done, if the disk is full."""
+    todo = [item for item in items if item not in journal.done]
+    if journal.finished:
+        if todo:
+            raise BadInput(
+                f"{journal.path} was finished without {len(todo)} items that are there now, such as {todo[0]}: name "
+                "another folder."
+            )
+        return
+    progress = Progress(journal.path.stem, len(items), len(items) - len(todo))
+    try:
+        for outcome in in_order(work_on, todo, min(workers, len(todo))):
+            journal.append(outcome.item, _result(outcome))
+            progress.step(journal.records)
+        journal.finish()
+    except OSError as exc:
+        raise OSError(f"{exc}; {len(journal.done)} of {len(items)} items are written whole") from exc
 
 
 def list_items(chosen: DataSet, job: Job) -> Sequence[str]:

@@ -23,19 +23,31 @@ def read_depth(file: DepthFile) -> np.ndarray:
 
     Raises BadImage if the map or a mask cannot be read or has not the size that the record says.
     """
+    return believed(file, stored_depth(file))
+
+
+def stored_depth(file: DepthFile) -> np.ndarray:
+    """float32 (h, w): metres as they stand in the file, whatever they are. Raises BadImage as `read_depth` does."""
     depth_m = _values(file).astype(np.float32) / np.float32(file.scale)
     height, width = depth_m.shape
     if file.size_px and file.size_px != (width, height):
         raise BadImage(
             f"{file.path}: depth map is {width} x {height}, its record says {file.size_px[0]} x {file.size_px[1]}."
         )
+    return depth_m
+
+
+def believed(file: DepthFile, depth_m: np.ndarray) -> np.ndarray:
+    """float32 (h, w): what of a file's stored depth is known: positive, within the caps and the masks; else NaN.
+
+    Raises BadImage if a mask cannot be read.
+    """
     near_m, far_m = file.caps_m
     with np.errstate(invalid="ignore"):
         known = np.isfinite(depth_m) & (depth_m > 0) & (depth_m >= near_m) & (depth_m <= far_m)
     for mask in file.masks:
         known &= _mask(mask, depth_m.shape)
-    depth_m[~known] = np.nan
-    return depth_m
+    return np.where(known, depth_m, np.float32(np.nan))
 
 
 def read_z(record: Record) -> np.ndarray:

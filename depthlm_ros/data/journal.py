@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from depthlm_ros.data.problems import Problem, count_by_reason
+from depthlm_ros.data.problems import EXAMPLES, Problem, count_by_reason
 from depthlm_ros.errors import BadInput
 
-EXAMPLES = 3
 # The disk is made to keep what is written at least this often; a killed process loses nothing in between.
 SYNC_S = 5.0
 

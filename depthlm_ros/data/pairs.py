@@ -24,6 +24,7 @@ from depthlm_ros.data.records import PairRecord
 from depthlm_ros.data.sampler import known, view_image
 from depthlm_ros.data.view import View
 from depthlm_ros.data.writing import pair_line
+from depthlm_ros.errors import BadInput
 from depthlm_ros.pinhole import backproject, project
 
 # VLM3's mixture takes pairs that share more than a quarter.
@@ -40,12 +41,20 @@ TRIES = 8
 
 @dataclass(frozen=True)
 class PairPlan:
-    """covisible: the least share that each must see of the other. per_view: how many partners a view gets at most."""
+    """covisible: the least share that each must see of the other. per_view: how many partners a view gets at most.
+
+    Raises BadInput for numbers that make no sense."""
 
     covisible: float = COVISIBLE
     per_view: int = 2
     points: int = 100
     seed: int = 42
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.covisible < 1:
+            raise BadInput(f"--covisibility is {self.covisible:g}: a share from 0 to less than 1.")
+        if self.per_view < 1:
+            raise BadInput(f"--per-view is {self.per_view}: at least 1.")
 
 
 @dataclass(frozen=True)

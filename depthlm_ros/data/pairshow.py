@@ -15,7 +15,7 @@ from depthlm_ros.data.problems import BadRecord, Problem, count_by_reason
 from depthlm_ros.data.reading import json_object, numbered_lines
 from depthlm_ros.data.records import PairRecord
 from depthlm_ros.data.sheet import CELL_PX, sheet_of, thumbnail
-from depthlm_ros.data.stats import SHARES
+from depthlm_ros.data.stats import shares
 from depthlm_ros.pictures import TURBO_FAR, TURBO_NEAR, write
 from depthlm_ros.pose import rotation_angle_deg
 
@@ -67,7 +67,7 @@ class PairStatistics:
 
     def as_dict(self, problems: Sequence[Problem] = ()) -> dict[str, object]:
         """In plain types, for JSON."""
-        spread = {name: _shares(getattr(self, name)) for name in ("covisibility", "angle_deg", "distance_m")}
+        spread = {name: shares(getattr(self, name)) for name in ("covisibility", "angle_deg", "distance_m")}
         counts = {"pairs": self.records, "points": self.points, "scenes": len(self.scenes - {""})}
         return {**counts, **spread, "problems": count_by_reason(problems)}
 
@@ -75,12 +75,6 @@ class PairStatistics:
 def pair_sheet(pairs: Sequence[PairRecord]) -> np.ndarray:
     """uint8 (H, W, 3): one cell a pair."""
     return sheet_of([_cell(pair) for pair in pairs], columns=2)
-
-
-def _shares(values: Sequence[float]) -> dict[str, float]:
-    if not values:
-        return {}
-    return {f"{share}%": round(float(np.percentile(values, share)), 3) for share in SHARES}
 
 
 def _cell(pair: PairRecord) -> np.ndarray:

@@ -25,7 +25,7 @@ from depthlm_ros.core import Intrinsics
 from depthlm_ros.data.caps import NO_CAPS_M, caps_for
 from depthlm_ros.data.fields import camera, depth_type, image, numbers, points, positive, size, text
 from depthlm_ros.data.grids import between_grids
-from depthlm_ros.data.problems import BadRecord, Problem
+from depthlm_ros.data.problems import BadRecord, Problem, nothing_usable
 from depthlm_ros.data.records import DepthFile, Record, inside_image
 from depthlm_ros.errors import BadInput
 
@@ -64,8 +64,7 @@ def read_records(path: Path, roots: Roots | None = None) -> RecordSet:
     problems: list[Problem] = []
     records = tuple(iter_records(path, problems, roots))
     if not records:
-        first = f"the first is {problems[0]}" if problems else "it has no lines"
-        raise BadInput(f"{path}: no usable record among {len(problems)}; {first}")
+        raise nothing_usable(path, problems)
     return RecordSet(path, records, tuple(problems))
 
 
@@ -87,14 +86,15 @@ def iter_records(path: Path, problems: list[Problem], roots: Roots | None = None
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """("file:line", line) of every line that is not blank. Raises BadInput if the file cannot be read."""
+    """("file:line", line) of every line that is not blank; bytes that are no UTF-8 become U+FFFD, which costs no
+    more than their line. Raises BadInput if the file cannot be read."""
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield f"{path}:{number}", line
-    except (OSError, UnicodeDecodeError) as exc:
-        raise BadInput(f"{path}: cannot be read ({exc}): give a JSONL file of labels.") from exc
+    except OSError as exc:
+        raise BadInput(f"{path}: cannot be read ({exc.strerror}): give a JSONL file of labels.") from exc
 
 
 def parse_record(

@@ -15,7 +15,9 @@ from depthlm_ros.data.grids import between_grids, resized
 from depthlm_ros.data.problems import BadRecord
 from depthlm_ros.data.records import DepthFile, Record, depth_of
 from depthlm_ros.data.view import View
+from depthlm_ros.data.wholefile import appearing
 from depthlm_ros.data.writing import depthlm_line, depthvlm_line
+from depthlm_ros.errors import BadInput
 from depthlm_ros.imagefile import read_rgb, write_rgb
 
 
@@ -25,7 +27,7 @@ class Plan:
 
     out: folder of the JSONL file. points: how many are drawn from each image. focal_px: images of a longer focal
     length are shrunk to it (0: never; depth maps are for the image as it is, so not for DepthVLM's format).
-    depth_scale: of depth maps that are written.
+    depth_scale: of depth maps that are written. Raises BadInput for numbers that make no sense.
     """
 
     out: Path
@@ -34,6 +36,13 @@ class Plan:
     seed: int = 42
     focal_px: float = 0.0
     depth_scale: float = 256.0
+
+    def __post_init__(self) -> None:
+        least = 0 if self.format == "depthvlm" else 1
+        if self.points < least:
+            raise BadInput(f"--points is {self.points}: at least {least}.")
+        if self.seed < 0:
+            raise BadInput(f"--seed is {self.seed}: at least 0.")
 
 
 def write_view(view: View, plan: Plan) -> tuple[str, int]:
@@ -121,13 +130,8 @@ def view_image(view: View, plan: Plan) -> Path:
 
 def _written(rgb: np.ndarray, key: str, plan: Plan) -> Path:
     path = plan.out / "images" / f"{key}.jpg"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"partial-{path.name}")
-    try:
+    with appearing(path) as partial:
         write_rgb(partial, rgb)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 
@@ -136,13 +140,8 @@ def _depth_file(view: View, plan: Plan) -> DepthFile:
     if view.depth_file is not None:
         return replace(view.depth_file, size_px=_size_px(view.depth_m))
     path = plan.out / "depth" / f"{view.key}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"partial-{path.name}")
-    try:
+    with appearing(path) as partial:
         write_depth(partial, _labelled_map(view), plan.depth_scale)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return DepthFile(path, plan.depth_scale, _size_px(view.depth_m), caps_m=view.caps_m)
 
 

@@ -7,7 +7,8 @@ One sample: KEY.json, the line of its record without paths; KEY.jpg or .png, the
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from depthlm_ros.data.problems import Problem
 from depthlm_ros.data.reading import Roots, iter_records
 from depthlm_ros.data.records import RAW_FLOAT32, Record
+from depthlm_ros.data.wholefile import appearing, write_text
 from depthlm_ros.data.writing import depthlm_line, depthvlm_line
 from depthlm_ros.errors import BadInput, SetupError
 
@@ -29,26 +31,45 @@ def pack(
     """Pack the records of a file, so many a shard, into out/NAME-000000.tar ...; yields each shard and its samples.
 
     A shard appears whole or not at all, and one that is there is not packed again, so that a run that was killed goes
-    on where it was. Images that cannot be read are counted in `problems`. Raises BadInput if the folder holds shards of
-    another file or size.
+    on where it was. Files that cannot be read are counted in `problems`, those of such a shard too. Raises BadInput if
+    the folder holds shards of another file or size, or if a shard cannot be written (a full disk).
     """
+    if per_shard < 1:
+        raise BadInput(f"--images is {per_shard}: at least one record in a shard.")
     _check_plan(out / f"{path.stem}.pack.json", {"file": str(path.resolve()), "per_shard": per_shard})
     records = iter_records(path, problems, roots)
     index = 0
     while batch := list(islice(records, per_shard)):
         shard = out / f"{path.stem}-{index:06d}.tar"
+        keyed = {f"{number:08d}": record for number, record in enumerate(batch, start=index * per_shard)}
         if not shard.exists():
-            _write(shard, batch, index * per_shard, problems)
-        yield shard, len(batch)
+            _write_or_say(shard, keyed)
+        held = keys(shard)
+        lost = [record for key, record in keyed.items() if key not in held]
+        problems.extend(
+            Problem(one.where, "file unreadable", f"a file of it could not be read: not in {shard}") for one in lost
+        )
+        yield shard, len(held)
         index += 1
+
+
+def keys(shard: Path) -> set[str]:
+    """Those of the samples that a shard holds. Raises BadInput if it is no tar file."""
+    try:
+        with tarfile.open(shard) as file:
+            return {name.partition(".")[0] for name in file.getnames()}
+    except (OSError, tarfile.TarError) as exc:
+        raise BadInput(f"{shard}: is no shard ({exc}): remove it, and it is made again.") from exc
 
 
 def _check_plan(note: Path, plan: dict[str, object]) -> None:
     """A folder holds the shards of one file, so many records in each: a note says which."""
     if not note.exists():
-        note.parent.mkdir(parents=True, exist_ok=True)
-        note.write_text(json.dumps(plan) + "\n", encoding="utf-8")
-    held = json.loads(note.read_text(encoding="utf-8"))
+        write_text(note, json.dumps(plan) + "\n")
+    try:
+        held = json.loads(note.read_text(encoding="utf-8"))
+    except ValueError as exc:
+        raise BadInput(f"{note}: cannot be read ({exc}): remove it, or name another folder.") from exc
     if held != plan:
         raise BadInput(
             f"{note.parent} holds shards of {held['file']} with {held['per_shard']} records each: name another folder."
@@ -65,26 +86,30 @@ def read_shards(urls: str | Sequence[str]) -> Iterator[dict[str, Any]]:
         yield {**sample, "json": json.loads(sample["json"])}
 
 
-def _write(shard: Path, records: Sequence[Record], first: int, problems: list[Problem]) -> None:
+def _write_or_say(shard: Path, records: Mapping[str, Record]) -> None:
+    try:
+        _write(shard, records)
+    except OSError as exc:
+        raise BadInput(
+            f"{shard}: {exc}. The shards before it are whole. Make room and run the same command again."
+        ) from exc
+
+
+def _write(shard: Path, records: Mapping[str, Record]) -> None:
+    """Write the samples whose files can be read."""
     try:
         from webdataset.writer import TarWriter
     except ModuleNotFoundError as exc:
         raise SetupError(HINT) from exc
-    partial = shard.with_suffix(".partial")
-    try:
-        with partial.open("wb") as file:
-            writer = TarWriter(file, encoder=False, mtime=0.0)
-            for number, record in enumerate(records, start=first):
-                try:
-                    sample = _sample(record)
-                except OSError as exc:
-                    problems.append(Problem(record.where, "file unreadable", str(exc)))
-                    continue
-                writer.write({"__key__": f"{number:08d}", **sample})
-            writer.close()
-        partial.replace(shard)
-    finally:
-        partial.unlink(missing_ok=True)
+    with appearing(shard) as partial, partial.open("wb") as file:
+        writer = TarWriter(file, encoder=False, mtime=0.0)
+        for key, record in records.items():
+            try:
+                sample = _sample(record)
+            except OSError:
+                continue
+            writer.write({"__key__": key, **sample})
+        writer.close()
 
 
 def _sample(record: Record) -> dict[str, bytes]:

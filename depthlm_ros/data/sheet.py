@@ -20,6 +20,7 @@ CELL_PX = (320, 240)
 COLUMNS = 4
 CAPTION_PX = 22
 DOT_PX = 4
+GAP_PX = 4
 
 
 def contact_sheet(records: Sequence[Record]) -> np.ndarray:
@@ -28,7 +29,7 @@ def contact_sheet(records: Sequence[Record]) -> np.ndarray:
 
 
 def sheet_of(cells: Sequence[np.ndarray], columns: int) -> np.ndarray:
-    """Cells of one height in rows of so many, the narrow ones padded."""
+    """Cells of one height in rows of so many, the narrow ones padded, with gaps between them."""
     width = max(cell.shape[1] for cell in cells)
     padded = [_padded(cell, width) for cell in cells]
     columns = min(columns, len(padded))
@@ -104,5 +105,6 @@ def _fit(picture: np.ndarray, interpolation: int) -> np.ndarray:
 
 
 def _padded(cell: np.ndarray, width: int) -> np.ndarray:
-    padding = np.full((cell.shape[0], width - cell.shape[1], 3), BACKGROUND_RGB, np.uint8)
-    return np.hstack([cell, padding])
+    padded = np.full((cell.shape[0] + GAP_PX, width + GAP_PX, 3), BACKGROUND_RGB, np.uint8)
+    padded[: cell.shape[0], : cell.shape[1]] = cell
+    return padded

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from depthlm_ros.data.problems import Problem, count_by_reason
+from depthlm_ros.data.problems import Problem, count_by_reason, told
 from depthlm_ros.data.records import Record
 
 SHARES = (0, 5, 50, 95, 100)
@@ -32,6 +32,8 @@ class Statistics:
     splits: Counter[str] = field(default_factory=Counter)
     focal_px: list[float] = field(default_factory=list)
     depth_bins: np.ndarray = field(default_factory=lambda: np.zeros(len(EDGES_M) + 1, np.int64))
+    map_bins: np.ndarray = field(default_factory=lambda: np.zeros(len(EDGES_M) + 1, np.int64))
+    map_pixels: int = 0
 
     def add(self, record: Record) -> None:
         """Count one record in."""
@@ -44,19 +46,19 @@ class Statistics:
         for counter, name in ((self.scenes, record.scene), (self.cameras, record.camera), (self.splits, record.split)):
             counter[name] += 1
         self.focal_px.append(camera.fx_px)
-        np.add.at(self.depth_bins, np.searchsorted(EDGES_M, record.depth_m), 1)
+        self.depth_bins += _binned(record.depth_m)
 
-    def depth_m(self, percent: float) -> float:
-        """The depth below which this share of the points lies, exact to half a percent; NaN without points."""
-        if not self.points:
-            return float("nan")
-        below = np.cumsum(self.depth_bins)
-        index = int(np.searchsorted(below, max(percent / 100 * self.points, 1)))
-        return float(EDGES_M[min(max(index, 0), len(EDGES_M) - 1)])
+    def add_map(self, depth_m: np.ndarray) -> None:
+        """Count a depth map in, float (h, w), NaN unknown."""
+        self.map_bins += _binned(depth_m[np.isfinite(depth_m)])
+        self.map_pixels += depth_m.size
 
     def as_dict(self, problems: Sequence[Problem] = ()) -> dict[str, object]:
         """In plain types, for JSON."""
-        focal = np.percentile(self.focal_px, SHARES) if self.focal_px else np.full(len(SHARES), np.nan)
+        maps: dict[str, object] = {}
+        if self.map_pixels:
+            known = round(int(self.map_bins.sum()) / self.map_pixels, 4)
+            maps = {"map_depth_m": _shares(self.map_bins), "map_known_share": known}
         return {
             "records": self.records,
             "points": self.points,
@@ -66,26 +68,36 @@ class Statistics:
             "scenes": sum(1 for name in self.scenes if name),
             "cameras": {name: count for name, count in self.cameras.most_common(MOST_LISTED) if name},
             "splits": {name: count for name, count in self.splits.items() if name},
-            "fx_px": {f"{share}%": round(float(value), 2) for share, value in zip(SHARES, focal, strict=True)},
-            "depth_m": {f"{share}%": round(self.depth_m(share), 3) for share in SHARES},
+            "fx_px": shares(self.focal_px, 2),
+            "depth_m": _shares(self.depth_bins),
+            **maps,
             "problems": count_by_reason(problems),
         }
 
 
-def table(summary: dict[str, object], problems: Iterable[Problem], examples: int = 3) -> str:
+def shares(values: Sequence[float], digits: int = 3) -> dict[str, float]:
+    """The value below which each of SHARES percent lie; empty without values."""
+    return {f"{share}%": round(float(np.percentile(values, share)), digits) for share in SHARES} if values else {}
+
+
+def _binned(depth_m: np.ndarray) -> np.ndarray:
+    """How many depths are in each bin, the last one those beyond all."""
+    return np.bincount(np.searchsorted(EDGES_M, depth_m), minlength=len(EDGES_M) + 1)
+
+
+def _shares(bins: np.ndarray) -> dict[str, float]:
+    """As `shares`, of depths in bins, exact to half a percent."""
+    below, count = np.cumsum(bins), int(bins.sum())
+    if not count:
+        return {}
+    reached = {share: int(np.searchsorted(below, max(share / 100 * count, 1))) for share in SHARES}
+    return {f"{share}%": round(float(EDGES_M[min(at, len(EDGES_M) - 1)]), 3) for share, at in reached.items()}
+
+
+def table(summary: dict[str, object], problems: Iterable[Problem]) -> str:
     """For people: the numbers, then each reason with its count and its first examples."""
     lines = [f"{key.replace('_', ' '):16} {_inline(value)}" for key, value in summary.items() if key != "problems"]
-    counts = summary["problems"]
-    assert isinstance(counts, dict)
-    if not counts:
-        return "\n".join([*lines, "nothing wrong"])
-    by_reason: dict[str, list[Problem]] = {reason: [] for reason in counts}
-    for problem in problems:
-        by_reason[problem.reason].append(problem)
-    for reason, count in sorted(counts.items(), key=lambda item: -item[1]):
-        lines.append(f"{count} x {reason}")
-        lines += [f"    {problem}" for problem in by_reason[reason][:examples]]
-    return "\n".join(lines)
+    return "\n".join([*lines, *(told(problems) or ["nothing wrong"])])
 
 
 def _inline(value: object) -> str:

@@ -2,12 +2,15 @@
 
 Where a worker is killed (by the kernel for want of memory, say), the pool is lost with all it was working on. Each item
 that was under way is then done again, by itself, so that it is known which one it was; one that so kills its worker
-twice is given up, and the others go on.
+twice is given up, and the others go on. A worker ends with the process that started it, however that was ended: else it
+would wait for work forever, and go on writing beside a run that was started again.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -84,4 +87,15 @@ def _again(work: Callable[[str], T], running: Iterable[tuple[str, Future[T]]]) -
 
 def _pool(workers: int) -> ProcessPoolExecutor:
     # Spawned, not forked: OpenCV and Arrow keep threads of their own.
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

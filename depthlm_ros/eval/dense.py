@@ -12,7 +12,7 @@ import numpy as np
 from depthlm_ros.core import Frame
 from depthlm_ros.data.depthfile import read_z
 from depthlm_ros.data.grids import between_grids, resized
-from depthlm_ros.data.problems import BadRecord, Problem
+from depthlm_ros.data.problems import BadRecord, Problem, nothing_usable
 from depthlm_ros.data.reading import Roots, iter_records
 from depthlm_ros.data.records import Record
 from depthlm_ros.errors import BadImage, BadInput
@@ -37,8 +37,7 @@ def read_maps(path: Path, roots: Roots | None = None) -> LabelSet:
         else:
             records.append(record)
     if not records:
-        first = f"the first is {problems[0]}" if problems else "it has no lines"
-        raise BadInput(f"{path}: no record with a depth map among {len(problems)}; {first}")
+        raise nothing_usable(path, problems, "record with a depth map")
     return LabelSet(path, tuple(records), tuple(problems))
 
 

@@ -26,9 +26,8 @@ import numpy as np
 
 from depthlm_ros.core import Intrinsics, Region
 from depthlm_ros.data.fields import camera, image, numbers, text
-from depthlm_ros.data.problems import BadRecord, Problem
+from depthlm_ros.data.problems import BadRecord, Problem, nothing_usable
 from depthlm_ros.data.reading import json_object, numbered_lines, require
-from depthlm_ros.errors import BadInput
 from depthlm_ros.eval.results import key_of
 
 KEYS = ("image", "intrinsics", "question", "answer")
@@ -89,8 +88,7 @@ def read_questions(path: Path, root: Path | None = None) -> tuple[list[ObjectQue
         except BadRecord as exc:
             problems.append(Problem(where, exc.reason, str(exc)))
     if not questions:
-        first = f"the first is {problems[0]}" if problems else "it has no lines"
-        raise BadInput(f"{path}: no usable question among {len(problems)}; {first}")
+        raise nothing_usable(path, problems, "question")
     return questions, problems
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from depthlm_ros.core import Frame, Intrinsics, Matches, RelativePose
 from depthlm_ros.data.pairreading import iter_pairs
-from depthlm_ros.data.problems import BadRecord, Problem
+from depthlm_ros.data.problems import BadRecord, Problem, nothing_usable
 from depthlm_ros.data.records import PairRecord
 from depthlm_ros.errors import BadImage, BadInput
 from depthlm_ros.eval.results import Found, key_of
@@ -51,8 +51,7 @@ def read_pairs(path: Path, points: bool, root: Path | None = None) -> tuple[list
         else:
             pairs.append(pair)
     if not pairs:
-        first = f"the first is {problems[0]}" if problems else "it has no lines"
-        raise BadInput(f"{path}: no usable pair among {len(problems)}; {first}")
+        raise nothing_usable(path, problems, "pair")
     return pairs, problems
 
 

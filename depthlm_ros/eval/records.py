@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from depthlm_ros.data.problems import BadRecord, Problem, count_by_reason
+from depthlm_ros.data.problems import BadRecord, Problem, count_by_reason, nothing_usable
 from depthlm_ros.data.reading import RecordSet as LabelSet
 from depthlm_ros.data.reading import Roots, iter_records
 from depthlm_ros.data.records import Record, inside_image
-from depthlm_ros.errors import BadInput
 
 __all__ = ["BadRecord", "LabelSet", "Problem", "Record", "count_by_reason", "inside_image", "read_records"]
 
@@ -32,6 +31,5 @@ def read_records(path: Path, roots: Roots | None = None) -> LabelSet:
                 Problem(record.where, "record without a usable point", "it has no points, only a depth map")
             )
     if not records:
-        first = f"the first is {problems[0]}" if problems else "it has no lines"
-        raise BadInput(f"{path}: no usable record among {len(problems)}; {first}")
+        raise nothing_usable(path, problems)
     return LabelSet(path, tuple(records), tuple(problems))
