@@ -44,8 +44,9 @@ MAX_PROMPT_TOKENS = 512
 def load_model(name: str = "tiny", backend: str = "auto", threads: int = 0, device: str = "") -> Model:
     """Loads a model: a name, NAME=FOLDER, a folder, or a hub id (see checkpoint.find_model).
 
-    backend: "auto", "onnxruntime" or "torch". threads: 0 = all cores. device: of torch, "" for the best there is.
-    Raises UnknownName, BadBundle, BackendFailed.
+    backend: "auto", "onnxruntime", "tensorrt" or "torch" (see open_backend). threads: 0 = all cores. device: "cpu",
+    "cuda" or "cuda:1"; "" for the best that the backend can use.
+    Raises UnknownName, BadBundle (UnfitPlans if only its plans are wrong), BackendFailed.
     """
     check_backend_name(backend)
     source = find_model(name)
@@ -128,7 +129,7 @@ class Model:
         return (
             f"this engine was built for a camera that is seen as {width} x {height} pixels; of a camera of "
             f"{intrinsics.width_px} x {intrinsics.height_px} with fx = {intrinsics.fx_px:g} it sees "
-            f"{100 * view.coverage:.3g} %, on {shown[0]} x {shown[1]} of these pixels. Depth is right where it is known; "
+            f"{100 * view.coverage:.3g} %, on {shown[0]} x {shown[1]} of these. Depth is right where it is known; "
             f"build one for this camera: {_build_for(intrinsics, rule)}"
         )
 

@@ -27,10 +27,11 @@ from rig import CAMERA, depth_of, new_rig, picture  # noqa: E402
 
 from depthlm_ros.backends.plan import Machine, PlanKey, write_plan  # noqa: E402
 from depthlm_ros.bundle import file_digest, load_bundle  # noqa: E402
-from depthlm_ros.core import Frame  # noqa: E402
+from depthlm_ros.core import Frame, Intrinsics  # noqa: E402
 from depthlm_ros.manifest import MANIFEST, manifest_text, read_manifest  # noqa: E402
 from depthlm_ros.model import load_model  # noqa: E402
 from depthlm_ros.ros.messages import colour_image  # noqa: E402
+from depthlm_ros.ros.pairing import stamp_ns  # noqa: E402
 
 TINY = Path(__file__).parents[1] / "engines" / "tiny"
 if not TINY.is_dir():
@@ -144,6 +145,34 @@ def test_an_engine_that_does_not_fit_is_refused_in_words_until_it_is_mended(mana
     assert managed.transition(CONFIGURE) and managed.state() == "inactive"
     assert managed.newest_health()["level"] == DiagnosticStatus.OK
     assert managed.transition(CLEANUP)
+
+
+def test_another_camera_than_the_engine_s_is_told_and_costs_frames_only_where_it_cannot_be_served(tmp_path):
+    engine, command = tmp_path / "tiny-160x120", "depthlm engine build --model tiny"
+    shutil.copytree(TINY, engine)
+    changes = {"canvases_px": [[128, 96]], "built_by": command, "rebuild": f"{command} --size 160x120 --focal 131"}
+    (engine / MANIFEST).write_text(manifest_text(read_manifest(engine) | changes))
+    own, long_lens, wide = (Intrinsics(f, f, 79.5, 59.5, 160, 120) for f in (131.0, 300.0, 60.0))
+    with new_rig(tmp_path) as rig:
+        rig.start("-p", f"model:={engine}", "-p", "num_threads:=1")
+        rig.shoot_until("depth/image", lambda: rig.shoot(camera=own))
+        assert "built for" not in rig.log
+        for camera in (long_lens, own):
+            rig.shoot_until("depth/image", lambda camera=camera: rig.shoot(camera=camera))
+        assert rig.log.count("sees 100 %, on 52 x ") == 1
+        assert f"{command} --size 160x120 --focal 300" in rig.log
+
+        told = "seen as 256 x 192 pixels, but this engine was built for a camera that is seen as 128 x 96"
+        refused = set()
+
+        def shoot_and_read():
+            refused.add(rig.shoot(camera=wide))
+            return told in rig.newest_health()["last_trouble"]
+
+        rig.wait(shoot_and_read, "refusal")
+        assert f"{command} --size 160x120 --focal 60" in rig.log
+        rig.shoot_until("depth/image", lambda: rig.shoot(camera=own))
+        assert not refused & {stamp_ns(message.header) for message in rig.received["depth/image"]}
 
 
 @pytest.fixture

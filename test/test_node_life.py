@@ -21,13 +21,15 @@ from builtin_interfaces.msg import Time  # noqa: E402
 from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
 from geometry_msgs.msg import Point  # noqa: E402
 from lifecycle_msgs.msg import Transition  # noqa: E402
+from lifecycle_msgs.srv import ChangeState  # noqa: E402
 from rig import CAMERA, new_rig, picture  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402
 
+from depthlm_ros.core import Intrinsics  # noqa: E402
 from depthlm_ros.manifest import manifest_text  # noqa: E402
 from depthlm_ros.ros.messages import colour_image, rectified_camera_info  # noqa: E402
 from depthlm_ros.ros.pairing import stamp_ns  # noqa: E402
-from depthlm_ros.ros.processes import module  # noqa: E402
+from depthlm_ros.ros.processes import module, own_graph  # noqa: E402
 from depthlm_ros.srv import QueryDepth  # noqa: E402
 
 TINY = Path(__file__).parents[1] / "engines" / "tiny"
@@ -107,6 +109,100 @@ def test_it_pauses_goes_on_and_begins_anew_under_a_running_camera(rig):
     assert rig.stop() == 0
 
 
+def test_transitions_that_are_asked_for_at_once_take_their_turns(rig):
+    rig.start()
+    rig.shoot_until("depth/image")
+    down_and_up = [
+        rig.begin("depth_node/change_state", ChangeState.Request(transition=Transition(id=number)))
+        for number in (
+            Transition.TRANSITION_DEACTIVATE,
+            Transition.TRANSITION_CLEANUP,
+            Transition.TRANSITION_CONFIGURE,
+            Transition.TRANSITION_ACTIVATE,
+        )
+    ]
+    assert all(rig.finish(each).success for each in down_and_up) and rig.state() == "active"
+    rig.shoot_until("depth/image")
+
+
+def test_two_nodes_in_one_process_live_apart(tmp_path):
+    """As in a process that a user composes; one is cleaned up, then destroyed, under a running camera."""
+    code = f"""
+import sys, threading, time
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import rclpy
+from rclpy.executors import MultiThreadedExecutor
+from rig import CAMERA, colour_image, picture, rectified_camera_info
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header
+from depthlm_ros.ros.node import DepthNode, start
+
+rclpy.init()
+threads = rclpy.Parameter("num_threads", value=1)
+nodes = [DepthNode(namespace=name, parameter_overrides=[threads]) for name in ("left", "right")]
+rig = rclpy.create_node("rig")
+executor = MultiThreadedExecutor(8)
+for node in (*nodes, rig):
+    executor.add_node(node)
+threading.Thread(target=executor.spin, daemon=True).start()
+received = dict(left=[], right=[])
+cameras = dict()
+for name in received:
+    rig.create_subscription(Image, name + "/depth/image", received[name].append, 10)
+    cameras[name] = [rig.create_publisher(kind, name + "/" + topic, 5) for kind, topic in (
+        (CameraInfo, "camera_info"), (Image, "image"))]
+
+def come_from(*names):
+    for images in received.values():
+        images.clear()
+    give_up_s = time.monotonic() + 20
+    while not all(received[name] for name in names) and time.monotonic() < give_up_s:
+        header = Header(frame_id="camera", stamp=rig.get_clock().now().to_msg())
+        for info, image in cameras.values():
+            info.publish(rectified_camera_info(header, CAMERA))
+            image.publish(colour_image(header, picture()))
+        time.sleep(0.1)
+    print(*sorted(name for name in received if received[name]), flush=True)
+
+assert all(start(node) for node in nodes)
+come_from("left", "right")
+nodes[0].trigger_deactivate(), nodes[0].trigger_cleanup()
+time.sleep(0.5)
+come_from("right")
+nodes[0].trigger_configure(), nodes[0].trigger_activate()
+come_from("left", "right")
+nodes[1].release()
+executor.remove_node(nodes[1])
+nodes[1].destroy_node()
+come_from("left")
+nodes[0].release()
+executor.shutdown(10)
+rclpy.shutdown()
+"""
+    env = own_graph() | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=env)
+    assert done.stdout.split("\n")[:4] == ["left right", "right", "left right", "left"], done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_model_whose_folder_goes_while_it_runs_goes_on_and_cannot_be_configured_again_until_it_is_back(rig, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(TINY, folder)
+    rig.start("-p", f"model:={folder}")
+    rig.shoot_until("depth/image")
+    shutil.rmtree(folder)
+    rig.shoot_until("depth/image")
+    assert rig.ask("query_depth", ONE_PIXEL).success
+    wide = Intrinsics(70.0, 70.0, 79.5, 59.5, 160, 120)  # needs a graph that was not read yet
+    rig.wait(lambda: rig.shoot(camera=wide) and "look_192x128.onnx" in rig.newest_health()["last_trouble"], "message")
+    rig.shoot_until("depth/image")
+    assert rig.transition(Transition.TRANSITION_DEACTIVATE) and rig.transition(Transition.TRANSITION_CLEANUP)
+    assert not rig.transition(Transition.TRANSITION_CONFIGURE) and str(folder) in rig.newest_health()["message"]
+    shutil.copytree(TINY, folder)
+    assert rig.transition(Transition.TRANSITION_CONFIGURE) and rig.transition(Transition.TRANSITION_ACTIVATE)
+    rig.shoot_until("depth/image")
+
+
 def test_a_model_that_cannot_be_loaded_leaves_a_managed_node_unconfigured_with_the_reason(rig):
     rig.start("-p", "autostart:=false", "-p", "model:=no-such-model", watched=())
     assert not rig.transition(Transition.TRANSITION_CONFIGURE)
@@ -132,7 +228,12 @@ def headless(folder: Path) -> Path:
 
 SET_UPS = [
     (("-p", "model:=no-such-model"), "no-such-model"),
-    (("-p", "backend:=magic"), "magic"),
+    (("-p", "backend:=magic"), "auto, onnxruntime, tensorrt, torch"),
+    (("-p", "device:=gpu0"), "say cpu, cuda or cuda:1"),
+    (("-p", "device:=cpu", "-p", "backend:=tensorrt"), "TensorRT"),
+    (("-p", "num_threads:=-1"), "Min: 0"),
+    (("-p", "num_threads:=10000"), "Max: 1024"),
+    (("-p", "rebuild_engine:=maybe"), "rebuild_engine"),
     (("-p", "mode:=fast"), "dense, sparse"),
     (("-p", "cloud_stride:=0"), "cloud_stride"),
     (("-p", "max_depth_m:=far"), "max_depth_m"),

@@ -96,8 +96,8 @@ def test_an_engine_s_own_camera_is_taken_without_a_word(engine, troubles):
 @pytest.mark.parametrize(
     ("fx", "share", "told"),
     [
-        (200.0, 1.0, "sees 100 %, on 78 x 58 of"),  # a long lens: much of the canvas stays empty
-        (115.0, 0.93, "sees 93 %, on 128 x 96 of"),  # a little too wide
+        (200.0, 1.0, "sees 100 %, on 78 x 58 of these"),  # a long lens: much of the canvas stays empty
+        (115.0, 0.93, "sees 93 %, on 128 x 96 of these"),  # a little too wide
     ],
 )
 def test_another_camera_that_an_engine_can_serve_is_told_once_with_both_sizes_and_the_command(

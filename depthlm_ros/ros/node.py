@@ -17,7 +17,7 @@ from typing import Any
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
 from rclpy.exceptions import InvalidParameterTypeException
@@ -31,6 +31,7 @@ from depthlm_ros.errors import SetupError
 from depthlm_ros.model import Model
 from depthlm_ros.ros.asking import Site
 from depthlm_ros.ros.diagnostics import Health, diagnostics
+from depthlm_ros.ros.groups import OneOfEach
 from depthlm_ros.ros.meter import Meter
 from depthlm_ros.ros.modes import check_mode
 from depthlm_ros.ros.outlet import Outlet
@@ -60,9 +61,8 @@ class DepthNode(LifecycleNode):
     def __init__(self, is_ending: Callable[[], bool] = lambda: False, **node_arguments: Any) -> None:
         try:
             Node.__init__(self, "depth_node", **node_arguments)
-            # What LifecycleNode does, but with a group of its own: parameters and get_state answer while a transition
-            # loads a model or builds an engine. That two transitions never run at once, ROS itself sees to.
-            LifecycleNodeMixin.__init__(self, callback_group=ReentrantCallbackGroup())
+            # What LifecycleNode does, but with another group: parameters and get_state answer during a transition.
+            LifecycleNodeMixin.__init__(self, callback_group=OneOfEach())
         except InvalidParameterTypeException as error:  # of those that rclpy declares, such as use_sim_time
             raise SetupError(f"a parameter cannot be used: {error}.") from error
         self.parameters: Parameters = declare(self)
