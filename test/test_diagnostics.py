@@ -57,6 +57,13 @@ def test_who_is_idle_or_not_active_is_fine_and_says_so():
     assert "nobody" in level_and_message(idle)[1] and "inactive" in level_and_message(asleep)[1]
 
 
+def test_who_is_being_configured_or_could_not_be_says_why():
+    building = dataclasses.replace(health(doing="building plans", refusal="no plans"), state="unconfigured")
+    refused = dataclasses.replace(building, doing="")
+    assert level_and_message(building) == (DiagnosticStatus.WARN, "building plans")
+    assert level_and_message(refused) == (DiagnosticStatus.ERROR, "unconfigured: no plans")
+
+
 def test_the_message_names_the_node_and_every_kind_of_trouble():
     message = diagnostics(Header(), "/left/depth_node", health(troubles={"bad image": 3}, dropped=7, received=9))
     (status,) = message.status
