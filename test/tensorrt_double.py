@@ -9,6 +9,7 @@ Names are those of the real libraries (test_tensorrt_names.py holds our code's a
 import base64
 import ctypes
 import enum
+import importlib.machinery
 import json
 import sys
 import time
@@ -375,6 +376,7 @@ def install(monkeypatch, version="10.3.0"):
     """Puts the doubles where `import tensorrt` and `import cuda.bindings` find them; returns (tensorrt, memory)."""
     memory = Memory()
     module = types.ModuleType("tensorrt")
+    module.__spec__ = importlib.machinery.ModuleSpec("tensorrt", None)  # torch asks for it
     vars(module).update(
         __version__=version,
         memory=memory,

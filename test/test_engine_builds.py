@@ -16,6 +16,8 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+import tensorrt_double  # noqa: E402
+
 from depthlm_ros.backends.torch_hf import TorchBackend, loader  # noqa: E402
 from depthlm_ros.bundle import find_bundle, load_bundle  # noqa: E402
 from depthlm_ros.core import Frame, Intrinsics  # noqa: E402
@@ -93,6 +95,22 @@ def test_graphs_for_another_machine_are_in_its_opset(target, opset, versions, ro
     for version in versions:
         assert [str(problem) for problem in check_onnx(graph, version)] == []
     load_bundle(root / name)
+
+
+def test_where_tensorrt_is_one_command_makes_graphs_and_plans(root, tmp_path, monkeypatch):
+    """TensorRT is a double here (tensorrt_double.py)."""
+    tensorrt_double.install_for_processes(monkeypatch, tmp_path / "double")
+    order = (*SMALL, "--precision", "fp16")
+    name = "tiny-64x48-f96-fp16-jetpack6-depth"
+    out, err = ended(process(*order))
+    assert f"engine     {name} in" in out and "look_64x48.plan: built in" in out
+    assert "differs from torch" in out and "export look_64x48.onnx: done in" in err
+    assert "look_64x48.plan: TensorRT 10.3.0" in ended(process("inspect", name))[0]
+    assert "fits as it is" in ended(process("build", "--model", name, "--backend", "tensorrt"))[0]
+    tensorrt_double.install(monkeypatch)
+    ours, onnx_runtime = load_model(name), load_model(name, backend="onnxruntime", threads=1)
+    assert ours.backend_name == "tensorrt"
+    np.testing.assert_allclose(depth_m(ours), depth_m(onnx_runtime), rtol=1e-2)
 
 
 def test_a_killed_build_leaves_nothing_that_loads_and_the_next_one_works(tmp_path):
