@@ -124,6 +124,12 @@ def test_questions_of_different_lengths_in_one_batch_equal_one_by_one(model, vie
     assert together == [generate(model.backend, view._look, [query], watched)[0].ids for query in queries]
 
 
+def test_an_output_that_is_no_entry_of_the_tokenizer_ends_a_reply_unfinished(model, view):
+    query = Query(model.tokenizer.encode("How far is the red box?" + model.chat.header).ids, np.zeros(2, bool), 12)
+    (reply,) = generate(model.backend, view._look, [query], np.array([0]))
+    assert reply.ids == () and not reply.finished
+
+
 def test_words_that_contradict_the_map_say_so(view):
     """Every distance in words either agrees with the depth at its own point, or is doubted aloud and in its std."""
     questions = [Question("How far is this point?", np.array([[u, 240.0]])) for u in range(60, 600, 30)]

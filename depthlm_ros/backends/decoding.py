@@ -117,6 +117,10 @@ class _Rows:
                 continue
             token = int(self.chosen[row])
             self.seen[row].append(output.watched[row])
+            # Output layers are padded beyond the tokenizer's entries: such a choice says nothing.
+            if token >= len(query.stops):
+                self.done[row] = True
+                continue
             if query.stops[token]:
                 self.finished[row] = self.done[row] = True
                 continue
