@@ -1,12 +1,11 @@
-"""Accuracy against latency: the embedded model's recipe in other sizes and from other seeds, each trained for the same
-time on the same kind of scenes, then exported and scored as a robot would use it.
+"""Accuracy against latency: the embedded model's recipe in other sizes and from other seeds, each trained from nothing
+on the same number of pictures, then exported, scored and timed as a robot would use it.
 
-  python bench/sizes.py --minutes 12 --variants small chosen fine      from nothing, one seed each
-  python bench/sizes.py --minutes 12 --variants chosen --seeds 7 8 9
-  python bench/sizes.py --latency                                     no training: one look of each, random weights
+  python bench/sizes.py --steps 250 --variants narrow chosen fine
+  python bench/sizes.py --steps 250 --variants chosen --seeds 7 8 9
+  python bench/sizes.py --steps 0                          only one look of each, with random weights
 
-Times are wall clock, so that a variant which costs twice as much per picture sees half the pictures: that is the trade
-that a given machine offers. One thread each. The last line is JSON.
+A step is as many pictures for all; what it costs is reported in seconds of CPU. One thread. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -56,24 +55,26 @@ VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
 }
 
 
-def measure(recipe: Recipe, tokenizer: Tokenizer, folder: Path, minutes: float, images: int) -> dict[str, float]:
+def measure(recipe: Recipe, tokenizer: Tokenizer, folder: Path, steps: int, images: int) -> dict[str, float]:
     """Trains, exports, times and scores one variant."""
     family = family_named(recipe.family)
     net = make_model(recipe, tokenizer)
-    config = replace(recipe.train, steps=10**9, hours=minutes / 60)
+    config = replace(recipe.train, steps=max(steps, 1), hours=0.0)
     texts = (tokenizer.to_str(), affixes(tokenizer))
     trainer = Trainer(net, family, *texts, recipe.data, config, folder / "run", recipe.seed)
-    if minutes:
+    began_s = time.process_time()
+    if steps:
         trainer.run(workers=1, report=lambda line: None)
+    step_s = (time.process_time() - began_s) / max(steps, 1)
     write_bundle(net.eval(), tokenizer, bundle_spec(recipe, trainer), folder / "bundle", provenance={})
     model = load_model(str(folder / "bundle"), backend="onnxruntime", threads=1)
     result = {
         "parameters": sum(parameter.numel() for parameter in net.parameters()),
         "look_ms": 1e3 * look_seconds(model),
-        "steps": trainer.step,
+        "step_cpu_s": step_s,
         "pictures": trainer.step * recipe.data.batch,
     }
-    if not minutes:
+    if not steps:
         return result
     report = validate(model, images)
     answers = {f"{subject}_right": share.right for subject, share in report.questions.items()}
@@ -98,8 +99,7 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, default=Path(DEFAULT_RECIPE))
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[7])
-    parser.add_argument("--minutes", type=float, default=12, help="of training, of each (default: %(default)s)")
-    parser.add_argument("--latency", action="store_true", help="only time one look of each")
+    parser.add_argument("--steps", type=int, default=250, help="of training, of each (default: %(default)s)")
     parser.add_argument("--validation-images", type=int, default=150)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -109,9 +109,8 @@ def main() -> None:
         for seed in args.seeds:
             recipe = replace(VARIANTS[name](base), seed=seed)
             with tempfile.TemporaryDirectory() as folder:
-                minutes = 0.0 if args.latency else args.minutes
-                found = measure(recipe, tokenizer, Path(folder), minutes, args.validation_images)
-            results[f"{name}_{seed}"] = {key: round(value, 4) for key, value in found.items()}
+                found = measure(recipe, tokenizer, Path(folder), args.steps, args.validation_images)
+            results[f"{name}_{seed}"] = {key: round(value, 4) for key, value in found.items() if value == value}
             print(f"{name:8} seed {seed}: {results[f'{name}_{seed}']}", flush=True)
     print(json.dumps(results))
 
