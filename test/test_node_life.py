@@ -136,6 +136,7 @@ from rig import CAMERA, colour_image, picture, rectified_camera_info
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 from depthlm_ros.ros.node import DepthNode, start
+from depthlm_ros.ros.stopping import Stop, spin
 
 rclpy.init()
 threads = rclpy.Parameter("num_threads", value=1)
@@ -144,7 +145,9 @@ rig = rclpy.create_node("rig")
 executor = MultiThreadedExecutor(8)
 for node in (*nodes, rig):
     executor.add_node(node)
-threading.Thread(target=executor.spin, daemon=True).start()
+# rclpy's own spin ends where another thread destroys what it is about to wait for.
+spinner = threading.Thread(target=spin, args=(executor, Stop(), print))
+spinner.start()
 received = dict(left=[], right=[])
 cameras = dict()
 for name in received:
@@ -153,6 +156,7 @@ for name in received:
         (CameraInfo, "camera_info"), (Image, "image"))]
 
 def come_from(*names):
+    time.sleep(2)  # what is under way arrives
     for images in received.values():
         images.clear()
     give_up_s = time.monotonic() + 20
@@ -167,7 +171,6 @@ def come_from(*names):
 assert all(start(node) for node in nodes)
 come_from("left", "right")
 nodes[0].trigger_deactivate(), nodes[0].trigger_cleanup()
-time.sleep(0.5)
 come_from("right")
 nodes[0].trigger_configure(), nodes[0].trigger_activate()
 come_from("left", "right")
@@ -177,6 +180,7 @@ nodes[1].destroy_node()
 come_from("left")
 nodes[0].release()
 executor.shutdown(10)
+spinner.join()
 rclpy.shutdown()
 """
     env = own_graph() | {"OMP_NUM_THREADS": "1"}
