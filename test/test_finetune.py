@@ -63,7 +63,7 @@ def lesson_batch(recipe_name, data, base_folder, *changes, count=2):
     base = find_base(recipe, str(base_folder))
     lesson = Run(recipe, base, (str(data),), base_folder).lesson(count)
     batch = collator_of(base, lesson.speech)([lesson[position] for position in range(count)])
-    batch.pop("passed_over")
+    batch.pop("left_out")
     return load_student(base, recipe), batch, lesson, base
 
 
@@ -158,15 +158,18 @@ def test_records_that_cannot_be_shown_are_counted_and_the_count_survives_a_stop(
     for index in range(2):
         write_image(tmp_path / f"{index}.png", index)
     lines = [point_line("0.png"), point_line("gone.png"), point_line("1.png", pixel_coords=[[1, 1]], depth=[2.0])]
+    lines[0]["pixel_coords"][3], lines[0]["depth"][4:6] = [5000, 5], [-1.0, float("nan")]
     file = write_lines(tmp_path / "points.jsonl", lines)
     settings = {"train__save_every": 2, "train__keep": 9}
     finetune("depthlm-3b", file, bases["qwen2_5_vl"], tmp_path / "out", steps=4, **settings)
-    counts = json.loads((tmp_path / "out" / "training.json").read_text())["passed_over"]
-    assert counts.keys() == {"image missing", "no room for the arrow"} and min(counts.values()) > 0
-    assert "passed over" in capsys.readouterr().err
+    left_out = json.loads((tmp_path / "out" / "training.json").read_text())["left_out"]
+    reasons = {"image missing", "no room for the arrow", "point outside the image", "point without a depth"}
+    assert left_out["counts"].keys() == reasons and min(left_out["counts"].values()) > 0
+    assert left_out["counts"]["point without a depth"] == 2 * left_out["counts"]["point outside the image"]
+    assert f"times: image missing, the first: {file}:2: image {tmp_path / 'gone.png'}" in capsys.readouterr().err
     shutil.rmtree(tmp_path / "out" / "checkpoints" / "checkpoint-4")
     finetune("depthlm-3b", file, bases["qwen2_5_vl"], tmp_path / "out", "--resume", steps=4, **settings)
-    assert json.loads((tmp_path / "out" / "training.json").read_text())["passed_over"] == counts
+    assert json.loads((tmp_path / "out" / "training.json").read_text())["left_out"] == left_out
 
 
 def test_data_of_which_nothing_can_be_shown_ends_before_the_training(bases, data, tmp_path, capsys):
@@ -233,7 +236,7 @@ def test_packed_questions_are_learnt_as_if_each_were_alone(bases, data):
     with torch.no_grad():
         for turn in sample.turns:
             alone = collate([replaced(lesson, sample, encode(lesson.speech, spans, [turn], lesson.text))])
-            alone.pop("passed_over")
+            alone.pop("left_out")
             learnt = int((alone["next_id"] >= 0).sum())
             total, count = total + learnt * float(student(**alone).loss), count + learnt
         assert float(student(**batch).loss) == pytest.approx(total / count, rel=1e-5)
@@ -267,7 +270,7 @@ def test_pictures_and_rows_of_different_sizes_are_learnt_as_if_each_were_alone(b
     with torch.no_grad():
         for position in range(2):
             one = collate([lesson[position]])
-            one.pop("passed_over")
+            one.pop("left_out")
             alone.append((student(**one), int((one["next_id"] >= 0).sum())))
         together = student(**batch)
     text = sum(float(told.text) * count for told, count in alone) / sum(count for _, count in alone)

@@ -479,7 +479,7 @@ def test_another_estimator_can_be_named(lesson):
     line = point_line("0.png", pixel_coords=[[40, 20]], depth=[2.0])
     del line["intrinsics"]
     made = lesson("depthlm-3b", [line], "focal.estimator=test_finetune_data:Fixed")
-    assert made.sources[0][0].intrinsics == Intrinsics(*CAMERA)
+    assert made.sources[0][0][0].intrinsics == Intrinsics(*CAMERA)
     for wrong in ("nowhere:Nothing", "json:loads", "collections:Counter"):
         with pytest.raises(SetupError, match="estimator"):
             make_estimator(FocalSettings(estimator=wrong))
@@ -508,6 +508,13 @@ def test_every_recipe_is_whole_and_names_the_source_of_every_value():
         ("train.trains=[ears]", "ears"),
         ("train.attention=flash_attention_2", "layout: turns"),
         ("data.crop_height_px=[1]", "data.crop_height_px"),
+        ("train.schedule=stairs", "train.schedule is 'stairs': it must be one of 'cosine'"),
+        ("train.batch=0", "train.batch is 0: at least 1"),
+        ("train.learning_rate=-1e-5", "train.learning_rate is '-1e-5': at least 0"),
+        ("train.learning_rate=.nan", "at least 0"),
+        ("data.questions=0", "data.questions is 0"),
+        ("seed=-1", "seed is -1"),
+        ("train.save_every=0", "train.save_every is 0"),
     ],
 )
 def test_wrong_settings_are_named(change, error):
@@ -535,6 +542,8 @@ def test_a_plan_divides_batches_over_processes(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "5")
     with pytest.raises(SetupError, match="multiple of 210"):
         make_plan(train, epoch=1, steps=None)
+    with pytest.raises(SetupError, match="--steps is 0"):
+        make_plan(train, epoch=1, steps=0)
 
 
 def test_the_rate_can_follow_the_root_of_the_batch():
@@ -568,6 +577,6 @@ def test_records_are_read_where_they_stand(lesson, tmp_path):
     path.write_bytes(b"\n" + json.dumps(point_line("0.png")).encode() + b"\r\n\n  \nnot json\n")
     made = lesson("depthlm-3b", [point_line("0.png")])
     source = replace(made.sources[0], path=path)
-    assert len(source) == 2 and source[0].where.endswith("gaps.jsonl:2")
+    assert len(source) == 2 and source[0][0].where == source.where(0) == f"{path}:2"
     with pytest.raises(BadRecord, match="not a JSON object"):
         source[1]

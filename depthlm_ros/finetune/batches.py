@@ -10,18 +10,20 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from depthlm_ros.data.problems import Problem
 from depthlm_ros.finetune.rows import IGNORED, PREFIX, Row
 from depthlm_ros.nets.pixels import PixelRule
 
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """One sample, ready. pictures: uint8 (h, w, 3) each. passed_over: why records before it were not shown."""
+    """One sample, ready. pictures: uint8 (h, w, 3) each. left_out: what is wrong with the records
+    before it, which were not shown, and with points of its own."""
 
     row: Row
     pictures: tuple[np.ndarray, ...]
     depth_m: np.ndarray | None = None
-    passed_over: tuple[str, ...] = ()
+    left_out: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Collator:
             "position_ids": positions[0] if self.plain else positions,
             "attention_mask": visible(segment, here) if (segment != PREFIX).any() else here.long(),
             **self.packer([picture for sample in samples for picture in sample.pictures]),
-            "passed_over": [reason for sample in samples for reason in sample.passed_over],
+            "left_out": [problem for sample in samples for problem in sample.left_out],
         }
         if not self.plain:
             batch["mm_token_type_ids"] = (ids == self.image_id).int()

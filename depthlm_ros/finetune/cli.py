@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from depthlm_ros.errors import UnknownName
+from depthlm_ros.finetune.leftout import LeftOut
 from depthlm_ros.finetune.loading import find_base
 from depthlm_ros.finetune.recipefile import read_recipe
 from depthlm_ros.finetune.run import Run, check_data, is_first_process, train
@@ -51,8 +52,8 @@ def run(args: argparse.Namespace) -> int:
         history = train(made, args.resume)
     if not is_first_process():
         return 0
-    for reason, count in sorted(history["passed_over"].items()):
-        print(f"depthlm: passed over {count} times: {reason}", file=sys.stderr)
+    for line in LeftOut(**history["left_out"]).lines():
+        print(f"depthlm: {line}", file=sys.stderr)
     print(f"{made.out}: a {recipe.model} in the released layout; run it by its folder (--model {made.out}).")
     return 0
 

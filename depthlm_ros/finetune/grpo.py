@@ -6,7 +6,6 @@ Its own code is unreleased; the rewards are those that the paper compares.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from depthlm_ros.errors import SetupError
 from depthlm_ros.finetune.batches import Collator, filled
+from depthlm_ros.finetune.leftout import LeftOut
 from depthlm_ros.finetune.lesson import Lesson
 from depthlm_ros.finetune.loading import collator_of, load_student
 from depthlm_ros.finetune.rewards import REWARDS
@@ -79,7 +79,7 @@ def train_grpo(run: Run, resume: bool) -> dict[str, Any]:
     teacher, student = make_grpo(run, plan)
     teacher.train(resume_from_checkpoint=None if start is None else str(start))
     log, seconds = teacher.state.log_history, time.monotonic() - began_s
-    history = history_of(run, plan, start, teacher.passed_over, seconds, log)
+    history = history_of(run, plan, start, teacher.left_out, seconds, log)
     finish(teacher, student, run, history)
     return history
 
@@ -93,15 +93,15 @@ def make_grpo(run: Run, plan: Plan) -> tuple[GrpoTeacher, Student]:
         raise SetupError(f"train.batch ({plan.batch}) must be a multiple of grpo.generations ({settings.generations}).")
     lesson, student = run.lesson(plan.samples // settings.generations), load_student(run.base, recipe)
     collator = collator_of(run.base, lesson.speech)
-    passed_over: Counter[str] = Counter()
+    left_out = LeftOut()
     teacher = GrpoTeacher(
         model=student.vlm,
-        reward_funcs=reward_function(settings, passed_over),
+        reward_funcs=reward_function(settings, left_out),
         args=GRPOConfig(**config_of(recipe, plan, str(run.checkpoints))),
         train_dataset=prompts_of(lesson),
         processing_class=Prompter(tokenizer_of(lesson), lesson, collator),
     )
-    teacher.passed_over = passed_over
+    teacher.left_out = left_out
     return teacher, student
 
 
@@ -131,19 +131,19 @@ def prompts_of(lesson: Lesson) -> Dataset:
             "prompt": [[{"role": "user", "content": sample.turns[0].question}] for sample, _ in shown],
             "images": [list(sample.pictures) for sample, _ in shown],
             "truth_m": [sample.truth_m[0] for sample, _ in shown],
-            "passed_over": [encoded.passed_over for _, encoded in shown],
+            "left_out": [encoded.left_out for _, encoded in shown],
         }
 
     return Dataset.from_dict({"position": list(range(len(lesson)))}).with_transform(made)
 
 
-def reward_function(settings: GrpoSettings, passed_over: Counter[str]) -> Any:
+def reward_function(settings: GrpoSettings, left_out: LeftOut) -> Any:
     """For trl: the rewards of all replies. Every record has settings.generations of them, after each other."""
     reward = REWARDS[settings.reward]
 
     def rewards(completions: Any, truth_m: Sequence[float], **columns: Any) -> list[float]:
-        for reasons in columns["passed_over"][:: settings.generations]:
-            passed_over.update(reasons)
+        for problems in columns["left_out"][:: settings.generations]:
+            left_out.add(problems)
         replies = [completion[0]["content"] for completion in completions]
         return [reward(reply, true_m, settings.worst_m) for reply, true_m in zip(replies, truth_m, strict=True)]
 

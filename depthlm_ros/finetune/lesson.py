@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
 
-from depthlm_ros.data.problems import BadRecord
+from depthlm_ros.data.problems import BadRecord, Problem
 from depthlm_ros.errors import BadInput
 from depthlm_ros.finetune.batches import Encoded
 from depthlm_ros.finetune.order import Order
@@ -65,16 +63,19 @@ class Lesson(Dataset):
 
     def shown(self, position: int) -> tuple[Sample, Encoded]:
         """The same with the sample it was made of. Raises BadInput if one record after the other cannot be shown."""
-        passed: list[BadRecord] = []
+        passed: list[Problem] = []
         while len(passed) < MOST_ATTEMPTS:
+            which, index = self.order.at(position, len(passed))
+            source = self.sources[which]
             try:
-                sample = self._sample(position, len(passed))
+                record, dropped = source[index]
+                sample = self.make(self.showing, record, source.path, self.order.rng(position, len(passed)))
                 encoded = self.encoded(sample)
             except BadRecord as exc:
-                passed.append(exc)
+                passed.append(Problem(source.where(index), exc.reason, str(exc)))
                 continue
-            return sample, replace(encoded, passed_over=tuple(exc.reason for exc in passed))
-        reasons = ", ".join(sorted({exc.reason for exc in passed}))
+            return sample, replace(encoded, left_out=(*passed, *dropped))
+        reasons = ", ".join(sorted({problem.reason for problem in passed}))
         raise BadInput(
             f"{MOST_ATTEMPTS} records after each other cannot be shown ({reasons}); the last one: {passed[-1]} "
             "Check the files with `depthlm data show`."
@@ -91,10 +92,3 @@ class Lesson(Dataset):
                 f"text.sequence_tokens ({self.text.sequence_tokens}).",
             )
         return Encoded(row, sample.pictures, sample.depth_m)
-
-    def _sample(self, position: int, attempt: int) -> Sample:
-        which, index = self.order.at(position, attempt)
-        source = self.sources[which]
-        record: Any = source[index]
-        path: Path = source.path
-        return self.make(self.showing, record, path, self.order.rng(position, attempt))

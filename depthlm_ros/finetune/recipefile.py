@@ -14,6 +14,32 @@ import yaml
 from depthlm_ros.errors import SetupError
 from depthlm_ros.finetune.settings import PARTS, Recipe
 
+# The least that a number may be, where something is.
+LEAST = {
+    "seed": 0,
+    "data.questions": 1,
+    "data.nominal": 1,
+    "text.sequence_tokens": 1,
+    "train.batch": 1,
+    "train.batch_per_device": 1,
+    "train.learning_rate": 0,
+    "train.learning_rate_batch": 0,
+    "train.samples": 0,
+    "train.epochs": 0,
+    "train.warmup": 0,
+    "train.clip": 0,
+    "train.weight_decay": 0,
+    "train.depth_weight": 0,
+    "train.save_every": 1,
+    "train.keep": 1,
+    "train.log_every": 1,
+    "train.workers": 0,
+    "grpo.generations": 2,
+    "grpo.reply_tokens": 1,
+    "grpo.temperature": 0,
+    "grpo.beta": 0,
+    "grpo.worst_m": 0,
+}
 CHOICES = {
     "task": ("depthlm", "depthvlm", "vlm3-depth", "vlm3-object", "vlm3-corr", "vlm3-pose"),
     "method": ("sft", "grpo"),
@@ -21,6 +47,8 @@ CHOICES = {
     "data.depth_type": ("z", "range", "label"),
     "text.loss_on": ("all", "after_image", "reply"),
     "text.layout": ("packed", "turns"),
+    "train.schedule": ("cosine", "linear", "constant", "constant_with_warmup"),
+    "train.attention": ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"),
     "train.fsdp": ("full", "hybrid", "none"),
     "train.head": ("", "dpt", "mlp"),
     "grpo.reward": ("l1", "absrel", "delta1"),
@@ -50,8 +78,6 @@ def checked(recipe: Recipe, where: str) -> Recipe:
         raise SetupError(f"{where}: train.trains has {sorted(unknown)}: parts are {', '.join(PARTS)}.")
     if (train.samples > 0) == (train.epochs > 0):
         raise SetupError(f"{where}: give train.samples or train.epochs, one of them, and not 0.")
-    if train.batch < 1 or train.batch_per_device < 1:
-        raise SetupError(f"{where}: train.batch and train.batch_per_device must be at least 1.")
     if "head" in train.trains and not train.head:
         recipe = replace(recipe, train=replace(train, trains=tuple(part for part in train.trains if part != "head")))
     if recipe.text.layout == "packed" and train.attention not in ("sdpa", "eager"):
@@ -98,6 +124,8 @@ def _value(hint: Any, value: Any, where: str, name: str) -> Any:
         raise SetupError(f"{where}: {name} is {value!r}: {_words(hint)} is needed.") from exc
     if name in CHOICES and found not in CHOICES[name]:
         raise SetupError(f"{where}: {name} is {value!r}: it must be one of {', '.join(map(repr, CHOICES[name]))}.")
+    if name in LEAST and not found >= LEAST[name]:
+        raise SetupError(f"{where}: {name} is {value!r}: at least {LEAST[name]} is needed.")
     return found
 
 

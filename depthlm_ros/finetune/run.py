@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -21,6 +20,7 @@ from depthlm_ros.finetune import sources
 from depthlm_ros.finetune.depthlm import depthlm_sample
 from depthlm_ros.finetune.depthvlm import depthvlm_sample
 from depthlm_ros.finetune.focal import FocalEstimator, make_estimator
+from depthlm_ros.finetune.leftout import LeftOut
 from depthlm_ros.finetune.lesson import Lesson
 from depthlm_ros.finetune.loading import Base, collator_of, load_student, speech_of, tokens_of
 from depthlm_ros.finetune.order import Order
@@ -29,7 +29,7 @@ from depthlm_ros.finetune.samples import MakeSample, Showing
 from depthlm_ros.finetune.schedule import Plan, make_plan, supervised
 from depthlm_ros.finetune.settings import DataSettings, Recipe
 from depthlm_ros.finetune.student import Student
-from depthlm_ros.finetune.teaching import Teacher, repeat_exactly, whole_checkpoint
+from depthlm_ros.finetune.teaching import UNWRITTEN, Teacher, repeat_exactly, unwritten, whole_checkpoint
 from depthlm_ros.finetune.vlm3 import match_sample, object_sample, point_sample, pose_sample
 
 CHECKPOINTS = "checkpoints"
@@ -113,7 +113,7 @@ def train(run: Run, resume: bool) -> dict[str, Any]:
     teacher, student = make_teacher(run, plan)
     teacher.train(resume_from_checkpoint=None if start is None else str(start))
     log, seconds = teacher.state.log_history, time.monotonic() - began_s
-    history = history_of(run, plan, start, teacher.passed_over, seconds, log)
+    history = history_of(run, plan, start, teacher.left_out, seconds, log)
     finish(teacher, student, run, history)
     return history
 
@@ -134,16 +134,19 @@ def history_of(
     run: Run,
     plan: Plan,
     start: Path | None,
-    passed_over: Counter[str],
+    left_out: LeftOut,
     seconds: float,
     log: Sequence[Mapping[str, float]],
 ) -> dict[str, Any]:
-    """How the model was made. Every process must call this: each has passed over records of its own."""
+    """How the model was made. Every process must call this: each has left out things of its own."""
+    everywhere = LeftOut()
+    for of_process in gather_object([left_out]):
+        everywhere.merge(of_process)
     return {
         "data": list(run.data),
         "plan": asdict(plan),
         "started_from": str(start or run.base.folder),
-        "passed_over": dict(sum(gather_object([passed_over]), Counter())),
+        "left_out": vars(everywhere),
         "seconds": round(seconds),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
@@ -155,7 +158,10 @@ def finish(teacher: Any, student: Student, run: Run, history: Mapping[str, Any])
     """Gathers the weights of all processes; the first one writes them."""
     state = whole_state(student, keep=teacher.is_world_process_zero())
     if teacher.is_world_process_zero():
-        release(student, state, run.base, run.recipe, run.out, history)
+        try:
+            release(student, state, run.base, run.recipe, run.out, history)
+        except UNWRITTEN as exc:
+            raise unwritten(run.out, exc) from exc
     teacher.accelerator.wait_for_everyone()
 
 

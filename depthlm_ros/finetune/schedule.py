@@ -32,8 +32,10 @@ class Plan:
 
 
 def make_plan(train: TrainSettings, epoch: int, steps: int | None) -> Plan:
-    """epoch: samples in one. steps: where not None, instead of the recipe's. Raises SetupError for a batch that cannot
-    be divided."""
+    """epoch: samples in one. steps: where not None, instead of the recipe's. Raises SetupError for less than
+    one, and for a batch that cannot be divided."""
+    if steps is not None and steps < 1:
+        raise SetupError(f"--steps is {steps}: at least 1.")
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     at_once = min(train.batch_per_device, max(1, train.batch // processes))
     if train.batch % (at_once * processes):

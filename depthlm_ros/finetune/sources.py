@@ -26,7 +26,8 @@ from depthlm_ros.finetune.objects import ObjectRecord, parse_objects
 from depthlm_ros.finetune.order import held_back
 from depthlm_ros.finetune.settings import DataSettings, named
 
-Parse = Callable[[str, str, Path], Any]
+# (line, "file:line", file) -> the record, and what was left out of it. Raises BadRecord if the line is none.
+Parse = Callable[[str, str, Path], tuple[Any, Sequence[Problem]]]
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,16 @@ class Source:
     def __len__(self) -> int:
         return len(self.starts)
 
-    def __getitem__(self, index: int) -> Any:
-        """The record. Raises BadRecord if the line is none."""
-        number, start = self.starts[index]
+    def __getitem__(self, index: int) -> tuple[Any, Sequence[Problem]]:
+        """The record, and what was left out of it. Raises BadRecord if the line is none."""
         with self.path.open("rb") as file:
-            file.seek(int(start))
+            file.seek(int(self.starts[index][1]))
             line = file.readline().decode("utf-8", errors="replace")
-        return self.parse(line, f"{self.path}:{number}", self.path)
+        return self.parse(line, self.where(index), self.path)
+
+    def where(self, index: int) -> str:
+        """ "file:line", for messages."""
+        return f"{self.path}:{self.starts[index][0]}"
 
 
 def line_starts(path: Path) -> np.ndarray:
@@ -113,12 +117,12 @@ def _source(item: str, parse: Parse, settings: DataSettings) -> Source:
 def point_records(settings: DataSettings, estimator: FocalEstimator) -> Parse:
     """Lines of DepthLM's and DepthVLM's kind; a camera that a line does not give is estimated."""
 
-    def parse(line: str, where: str, path: Path) -> Record:
+    def parse(line: str, where: str, path: Path) -> tuple[Record, Sequence[Problem]]:
         fields, images = json_object(line), Path(settings.images or path.parent)
         if not {"intrinsics", "original_fx"} & set(fields):
             line = json.dumps({**fields, "intrinsics": _estimated(fields, images, estimator)})
         roots = Roots(images, Path(settings.depths or path.parent), named(settings.labels_mean, path) or "")
-        return parse_record(line, where, roots, caps_for(path))[0]
+        return parse_record(line, where, roots, caps_for(path))
 
     return parse
 
@@ -126,14 +130,14 @@ def point_records(settings: DataSettings, estimator: FocalEstimator) -> Parse:
 def pair_records(settings: DataSettings, estimator: FocalEstimator) -> Parse:
     """Lines of two views each."""
 
-    def parse(line: str, where: str, path: Path) -> PairRecord:
+    def parse(line: str, where: str, path: Path) -> tuple[PairRecord, Sequence[Problem]]:
         fields, folder = json_object(line), Path(settings.images or path.parent)
         problems: list[Problem] = []
         if "intrinsics" not in fields:
             names = fields.get("images")
             both = [{"image": name} for name in names] if isinstance(names, list) else []
             line = json.dumps({**fields, "intrinsics": [_estimated(one, folder, estimator) for one in both]})
-        return parse_pair(line, where, folder, problems)
+        return parse_pair(line, where, folder, problems), problems
 
     return parse
 
@@ -141,11 +145,11 @@ def pair_records(settings: DataSettings, estimator: FocalEstimator) -> Parse:
 def object_records(settings: DataSettings, estimator: FocalEstimator) -> Parse:
     """Lines of SpatialRGPT's kind (see objects.py)."""
 
-    def parse(line: str, where: str, path: Path) -> ObjectRecord:
+    def parse(line: str, where: str, path: Path) -> tuple[ObjectRecord, Sequence[Problem]]:
         fields, folder = json_object(line), Path(settings.images or path.parent)
         if "intrinsics" not in fields:
             fields = {**fields, "intrinsics": _estimated(fields, folder, estimator)}
-        return parse_objects(fields, where, folder)
+        return parse_objects(fields, where, folder), ()
 
     return parse
 

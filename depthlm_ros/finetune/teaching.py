@@ -1,11 +1,12 @@
-"""Hugging Face's Trainer with what it does not know: the parts of the loss, the records that were passed over, and
+"""Hugging Face's Trainer with what it does not know: the parts of the loss, what was left out, and
 checkpoints that come back as they were written."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections import Counter, defaultdict
+import shutil
+from collections import defaultdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,23 +18,37 @@ from transformers import Trainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from depthlm_ros.errors import BadBundle
+from depthlm_ros.errors import BadBundle, SetupError
+from depthlm_ros.finetune.leftout import LeftOut
 
 WEIGHTS = "model.safetensors"
 # Parts of the loss that are logged beside it.
 PARTS = ("text", "depth")
 
 
+# What torch, safetensors and the system raise if a file cannot be written.
+UNWRITTEN = (OSError, RuntimeError, SafetensorError)
+
+
+def unwritten(folder: str | Path, exc: BaseException) -> SetupError:
+    """The error of a folder that weights could not be written to."""
+    free = shutil.disk_usage(folder).free >> 20
+    return SetupError(
+        f"{folder}: cannot be written ({exc}); {free} MB are free there. Make room and go on with --resume: the "
+        "checkpoints that were written whole are not lost."
+    )
+
+
 class OwnCheckpoints(Trainer):
     """Keeps weights by the names of this process's modules: transformers saves models by their released names, which
     its Trainer does not know when it loads a checkpoint, so that parts of some models would stay as they began.
 
-    passed_over: records that could not be shown to this process, by reason, since the run began.
+    left_out: what could not be shown to this process since the run began.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.passed_over: Counter[str] = Counter()
+        self.left_out = LeftOut()
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if not self.args.should_save:
@@ -41,6 +56,13 @@ class OwnCheckpoints(Trainer):
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         save_model(self.accelerator.unwrap_model(self.model), str(folder / WEIGHTS))
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Raises SetupError if it cannot be written (a full disk): a run goes on from the last whole one."""
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        except UNWRITTEN as exc:
+            raise unwritten(self.args.output_dir, exc) from exc
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Raises BadBundle unless the checkpoint holds all weights."""
@@ -56,16 +78,15 @@ class OwnCheckpoints(Trainer):
     def _save_rng_state(self, output_dir: str) -> None:
         """What each process keeps for itself."""
         super()._save_rng_state(output_dir)
-        self._own_file(output_dir).write_text(json.dumps(self.passed_over))
+        self._own_file(output_dir).write_text(json.dumps(vars(self.left_out)))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         super()._load_rng_state(checkpoint)
         if checkpoint is not None and self._own_file(checkpoint).is_file():
-            self.passed_over.clear()
-            self.passed_over.update(json.loads(self._own_file(checkpoint).read_text()))
+            self.left_out.set(json.loads(self._own_file(checkpoint).read_text()))
 
     def _own_file(self, checkpoint: str) -> Path:
-        return Path(checkpoint) / f"passed_over_{self.args.process_index}.json"
+        return Path(checkpoint) / f"left_out_{self.args.process_index}.json"
 
 
 class Teacher(OwnCheckpoints):
@@ -82,7 +103,7 @@ class Teacher(OwnCheckpoints):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        self.passed_over.update(inputs.pop("passed_over", ()))
+        self.left_out.add(inputs.pop("left_out", ()))
         outputs = model(**inputs)
         for name in PARTS:
             value = float(outputs[name])
@@ -93,8 +114,8 @@ class Teacher(OwnCheckpoints):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             means = {name: fmean(values) for name, values in self._told.items()}
-            passed = {"passed_over": float(sum(self.passed_over.values()))} if self.passed_over else {}
-            logs = {**logs, **means, **passed}
+            counted = {"left_out": float(self.left_out.total)} if self.left_out.total else {}
+            logs = {**logs, **means, **counted}
             self._told.clear()
         super().log(logs, start_time)
 
