@@ -157,8 +157,9 @@ def _check_values(bundle: Bundle, remedy: str) -> None:
     if not needless and (focal_px is None or not (math.isfinite(focal_px) and focal_px > 0)):
         raise BadBundle(f"{path}: focal_px is {focal_px}, not a positive number: {remedy}")
     for name, value in vars(bundle.spec.calibration).items():
-        if not 0 <= value < 10:
-            raise BadBundle(f"{path}: calibration {name} is {value}, not a factor from 0 to 10: {remedy}")
+        # A model that has hardly been trained is off by tens of metres, and says so.
+        if not 0 <= value < 1000:
+            raise BadBundle(f"{path}: calibration {name} is {value}, not a factor from 0 to 1000: {remedy}")
     if token < 1 or not bundle.canvases_px or any(n < token or n % token for size in bundle.canvases_px for n in size):
         raise BadBundle(f"{path}: canvases_px {bundle.canvases_px} are not multiples of {token} px: {remedy}")
 
