@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from accelerate import FullyShardedDataParallelPlugin  # noqa: E402
 from lessons import (  # noqa: E402
     ARCHITECTURES,
     CAMERA,
@@ -41,7 +42,7 @@ from depthlm_ros.finetune.recipefile import read_recipe  # noqa: E402
 from depthlm_ros.finetune.rewards import REWARDS  # noqa: E402
 from depthlm_ros.finetune.rows import PREFIX  # noqa: E402
 from depthlm_ros.finetune.run import Run  # noqa: E402
-from depthlm_ros.finetune.schedule import make_plan, rate  # noqa: E402
+from depthlm_ros.finetune.schedule import Plan, make_plan, rate, supervised  # noqa: E402
 from depthlm_ros.finetune.settings import FocalSettings  # noqa: E402
 from depthlm_ros.finetune.sources import weights_of  # noqa: E402
 from depthlm_ros.imagefile import read_rgb  # noqa: E402
@@ -544,6 +545,27 @@ def test_a_plan_divides_batches_over_processes(monkeypatch):
         make_plan(train, epoch=1, steps=None)
     with pytest.raises(SetupError, match="--steps is 0"):
         make_plan(train, epoch=1, steps=0)
+
+
+@pytest.mark.parametrize(("name", "replicas"), [("depthvlm-stage2", None), ("vlm3-depth", 2)])
+def test_weights_are_shared_among_processes_in_their_own_precision(tmp_path, monkeypatch, name, replicas):
+    """full: over all processes; hybrid: within each machine, of which there are two here."""
+    recipe = read_recipe(recipe_file(name), ["train.bf16=true"])
+    one, four = (Plan(1, 8, 1, 8 // processes, processes) for processes in (1, 4))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert not supervised(recipe, one, tmp_path).fsdp_plugin_args
+    given = supervised(recipe, four, tmp_path)
+    plugin = FullyShardedDataParallelPlugin(**given.fsdp_plugin_args)
+    plugin.set_mixed_precision("bf16")  # as accelerate does
+    assert plugin.fsdp_version == 2 and plugin.reshard_after_forward
+    assert plugin.mixed_precision_policy.param_dtype is None and plugin.mixed_precision_policy.output_dtype is None
+    mesh = given.parallelism_config
+    assert (mesh and (mesh.dp_replicate_size, mesh.dp_shard_size)) == (replicas and (replicas, 2))
+    assert supervised(recipe_without_sharding(recipe), four, tmp_path).fsdp_plugin_args is None
+
+
+def recipe_without_sharding(recipe):
+    return replace(recipe, train=replace(recipe.train, fsdp="none"))
 
 
 def test_the_rate_can_follow_the_root_of_the_batch():

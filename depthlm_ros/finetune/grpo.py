@@ -22,7 +22,7 @@ from depthlm_ros.finetune.rewards import REWARDS
 from depthlm_ros.finetune.rows import encode
 from depthlm_ros.finetune.run import Run, finish, history_of, prepare
 from depthlm_ros.finetune.samples import Turn
-from depthlm_ros.finetune.schedule import Plan, arguments
+from depthlm_ros.finetune.schedule import Plan, arguments, in_own_precision
 from depthlm_ros.finetune.settings import GrpoSettings, Recipe, TextSettings
 from depthlm_ros.finetune.student import Student
 from depthlm_ros.finetune.teaching import OwnCheckpoints, repeat_exactly
@@ -97,7 +97,7 @@ def make_grpo(run: Run, plan: Plan) -> tuple[GrpoTeacher, Student]:
     teacher = GrpoTeacher(
         model=student.vlm,
         reward_funcs=reward_function(settings, left_out),
-        args=GRPOConfig(**config_of(recipe, plan, str(run.checkpoints))),
+        args=in_own_precision(GRPOConfig(**config_of(recipe, plan, str(run.checkpoints)))),
         train_dataset=prompts_of(lesson),
         processing_class=Prompter(tokenizer_of(lesson), lesson, collator),
     )

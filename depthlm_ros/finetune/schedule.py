@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import TrainingArguments
 
 from depthlm_ros.errors import SetupError
@@ -90,7 +91,16 @@ def arguments(recipe: Recipe, plan: Plan, folder: Path | str) -> dict[str, Any]:
 
 def supervised(recipe: Recipe, plan: Plan, folder: Path) -> TrainingArguments:
     """For Hugging Face's Trainer. Positions are shown in their order: it was shuffled when it was made."""
-    return TrainingArguments(**arguments(recipe, plan, folder), train_sampling_strategy="sequential")
+    return in_own_precision(TrainingArguments(**arguments(recipe, plan, folder), train_sampling_strategy="sequential"))
+
+
+def in_own_precision(given: TrainingArguments) -> TrainingArguments:
+    """Sharded weights are gathered as they are, in float32, and autocast makes bfloat16 of them where it does in one
+    process. accelerate would gather them in bfloat16, the depth head's too, whose depths would then come in steps of
+    6 cm at 10 m, and would round the loss."""
+    if given.fsdp_plugin_args:
+        given.fsdp_plugin_args["mixed_precision_policy"] = MixedPrecisionPolicy()
+    return given
 
 
 def _sharding(train: TrainSettings, plan: Plan) -> dict[str, Any]:
