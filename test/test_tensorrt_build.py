@@ -166,7 +166,7 @@ def test_a_failed_build_tells_tensorrts_last_words(graph, double):
     double.refusal = "Requested amount of GPU memory failed: CUDA out of memory"
     with pytest.raises(OutOfMemory, match="--depth-only"):
         build(order(graph))
-    assert [path.name for path in order(graph).plan.parent.iterdir()] == [".building"]
+    assert not order(graph).plan.parent.exists()
 
 
 def test_sizes_must_be_given_for_exactly_what_varies(graph, double):
