@@ -2,7 +2,8 @@
 four billion weights.
 
   python bench/engines.py                 tiny, and a random model of 12 + 12 layers
-  python bench/engines.py --int8          also tiny with its linear layers in int8
+  python bench/engines.py --int8          also tiny with its linear layers in int8: what it wins, and what it costs on
+                                          rendered scenes
   python bench/engines.py --export-4b     only: time and memory of exporting Qwen3-VL-4B's structure with a DPT head,
                                           36 layers, random weights in bfloat16 (11 GB of memory, 10 GB of disk)
 
@@ -27,20 +28,25 @@ from transformers import Qwen3VLConfig
 from depthlm_ros.backends.onnx_runtime import OnnxRuntimeBackend
 from depthlm_ros.backends.torch_hf import TorchBackend
 from depthlm_ros.bundle import Bundle, find_bundle, load_bundle
+from depthlm_ros.core import Frame, Intrinsics
 from depthlm_ros.engine.parity import sample_image
 from depthlm_ros.export.package import Wanted, write_engine
 from depthlm_ros.export.precision import Precision, set_precision
+from depthlm_ros.model import load_model
 from depthlm_ros.nets.backbone import Backbone
 from depthlm_ros.nets.checkpoint import load_checkpoint
 from depthlm_ros.nets.dpt import DptConfig
 from depthlm_ros.nets.qwen3vl import Qwen3VLDepth
 from depthlm_ros.nets.released import rebuild_frequencies
 from depthlm_ros.spec import CanvasRule, ModelSpec
+from depthlm_ros.train.validate import validate
 
 # Sizes of a Qwen3-VL: vision layers, width, feed-forward, heads; the same of the language model, its groups of keys and
 # their width; entries of the vocabulary; the image.
 SMALL = {"vision": (12, 192, 768, 6), "text": (12, 256, 768, 8), "heads_kv": 4, "head_dim": 32, "vocab": 2048}
 FOUR_B = {"vision": (24, 1024, 4096, 16), "text": (36, 2560, 9728, 32), "heads_kv": 8, "head_dim": 128, "vocab": 151936}
+# Images on which int8 is compared.
+RENDERED = 150
 SMALL_CANVAS, FOUR_B_CANVAS = (448, 320), (1152, 864)
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
 
@@ -132,18 +138,52 @@ def in_turns(works: list[Callable[[], object]], repeats: int) -> list[float]:
     return least
 
 
+def loading(repeats: int) -> dict[str, float]:
+    """Of tiny, from nothing: every hash checked and the graph of questions loaded; and with the first look, which loads
+    the graph of its canvas."""
+    load_s, first_look_s = float("inf"), float("inf")
+    image = sample_image((640, 480))[0]
+    frame = Frame(image, Intrinsics(560.0, 560.0, 319.5, 239.5, 640, 480))
+    for _ in range(repeats):
+        began_s = time.perf_counter()
+        model = load_model("tiny", backend=OnnxRuntimeBackend.name)
+        loaded_s = time.perf_counter()
+        model.look(frame)
+        load_s = min(load_s, loaded_s - began_s)
+        first_look_s = min(first_look_s, time.perf_counter() - began_s)
+    print(f"tiny       loads in {load_s:.2f} s, its first look is done after {first_look_s:.2f} s", flush=True)
+    return {"tiny_load_s": load_s, "tiny_first_look_s": first_look_s}
+
+
 def looks(threads: int, repeats: int, int8: bool) -> dict[str, float]:
     tiny = load_bundle(find_bundle("tiny"))
     model = load_checkpoint(tiny.folder).eval()
-    result = compare("tiny", tiny, model, threads, repeats)
+    result = loading(5) | compare("tiny", tiny, model, threads, repeats)
     with tempfile.TemporaryDirectory() as name:
         random = random_model(SMALL, DptConfig(SMALL["text"][1], (32, 48, 64, 96), 64), torch.float32)
         bundle = export(random, SMALL_CANVAS, Path(name) / "random", Precision())
         result |= compare("layers12", bundle, random, threads, repeats)
         if int8:
-            bundle = export(model, tiny.canvases_px[0], Path(name) / "int8", Precision("int8"))
-            result |= compare("tiny_int8", bundle, model, threads, repeats)
+            result |= compare("tiny_int8", in_int8(tiny, Path(name) / "int8"), model, threads, repeats)
+            for label, engine in (("tiny", tiny.folder), ("tiny_int8", Path(name) / "int8")):
+                result |= accuracy(label, engine)
     return result
+
+
+def in_int8(tiny: Bundle, folder: Path) -> Bundle:
+    """tiny as `depthlm engine build --precision int8` makes it, for its own canvases."""
+    model = load_checkpoint(tiny.folder).eval()
+    wanted = Wanted(load_model("tiny").spec, 20, precision=set_precision(model, Precision("int8")))
+    tokenizer = Tokenizer.from_file(str(tiny.tokenizer_path))
+    write_engine(model, tokenizer, wanted, folder, lambda bundle: {}, lambda what, done, of: None)
+    return load_bundle(folder)
+
+
+def accuracy(label: str, folder: Path) -> dict[str, float]:
+    """delta1 on rendered scenes, of the map and of depths in words."""
+    report = validate(load_model(str(folder), backend=OnnxRuntimeBackend.name), RENDERED)
+    print(f"{label:10} delta1 {report.dense.delta1:.4f}, in words {report.words.delta1:.4f}", flush=True)
+    return {f"{label}_delta1": report.dense.delta1, f"{label}_words_delta1": report.words.delta1}
 
 
 def export_4b(folder: Path, layers: int) -> dict[str, float]:
