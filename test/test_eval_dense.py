@@ -68,6 +68,7 @@ def test_the_headline_weighs_images_and_one_without_truth_scores_zero(tmp_path, 
     report = report_of(path, room_m)
     assert report.delta1 == pytest.approx(1 / 3)
     assert report.scores.delta1 == pytest.approx(1 / 2, abs=0.01)
+    assert report.as_dict()["images_without_truth"] == 1 and "of 1 of the images no depth is known" in report.table()
 
 
 def test_what_is_beyond_the_caps_of_its_data_set_or_masked_does_not_count(tmp_path, room_m):
@@ -110,7 +111,7 @@ def test_a_damaged_or_absent_map_is_left_out_and_named(tmp_path, room_m):
     assert report.images == 1 and report.as_dict()["left_out"] == {"depth map unusable": 1}
     line = {"image": "0.png", "intrinsics": list(vars(CAMERA).values()), "pixel_coords": [[1, 1]], "depth": [1.0]}
     path.write_text(json.dumps(line), encoding="utf-8")
-    with pytest.raises(BadInput, match="no record with a depth map"):
+    with pytest.raises(BadInput, match="no usable record with a depth map"):
         read_maps(path)
 
 

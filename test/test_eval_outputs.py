@@ -229,6 +229,20 @@ def test_baselines_alone_need_no_model(tmp_path):
     scores = json.loads((tmp_path / "a.json").read_text(), parse_constant=pytest.fail)
     assert scores["delta1"] is None and scores["model"] == "" and scores["n"] == 40
     assert 0 < scores["baselines"]["best constant"]["delta1"] <= 1
+    drawn = depthlm(write_labels(tmp_path), "--baselines", "--pictures", tmp_path / "p")
+    assert drawn.returncode == 2 and "--pictures shows what a model says" in drawn.stderr
+
+
+def test_what_is_left_out_is_told_by_reason_and_lines_that_stand_twice_are_counted(tmp_path):
+    labels = write_labels(tmp_path)
+    first = labels.read_text().splitlines()[0]
+    gone = [json.dumps(json.loads(first) | {"image": f"{n}.png"}) for n in range(5)]
+    labels.write_text("\n".join([first, first, *gone]) + "\n")
+    done = depthlm(labels, "--baselines", "--json", tmp_path / "a.json")
+    assert done.returncode == 0 and done.stderr.count("does not exist") == 3  # as many examples
+    assert "5 x image missing" in done.stderr and "1 x duplicate line" in done.stderr
+    scores = json.loads((tmp_path / "a.json").read_text())
+    assert scores["left_out"] == {"image missing": 5} and scores["duplicate_lines"] == 1
 
 
 @needs_tiny

@@ -7,10 +7,12 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from depthlm_ros.cliparts import plain
+from depthlm_ros.data.problems import told
 from depthlm_ros.errors import BadInput
 
 if TYPE_CHECKING:
@@ -65,7 +67,9 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--results", type=Path, metavar="FILE.jsonl", help="keep each record's result there, and go on from it"
     )
-    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="draw the first images and the uncertainty")
+    parser.add_argument(
+        "--pictures", type=Path, metavar="FOLDER", help="draw the first images and the uncertainty; of pairs, matches"
+    )
     parser.add_argument(
         "--compare", type=Path, nargs="+", metavar="FILE.json", help="only put what --json wrote into one table"
     )
@@ -80,6 +84,8 @@ def run(args: argparse.Namespace) -> None:
         return
     if args.labels is None:
         raise BadInput("no labels: give LABELS.jsonl, or --compare.")
+    if args.pictures and args.baselines and args.model is None:
+        raise BadInput("--pictures shows what a model says: give --model, or leave it out.")
     scores = _score(args)
     if args.json:
         args.json.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
@@ -91,6 +97,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _score(args: argparse.Namespace) -> dict[str, Any]:
     """The scores in plain types, fit for JSON; the table is printed."""
+    from depthlm_ros.data.check import duplicate_lines
     from depthlm_ros.eval.published import data_set_of
     from depthlm_ros.eval.results import Results
 
@@ -101,7 +108,10 @@ def _score(args: argparse.Namespace) -> dict[str, Any]:
         scores = _depth(args, model, results) if task == "depth" else _words(args, task, model, results)
     about = {"task": task, "data_set": args.data_set or data_set_of(args.labels.resolve()), "labels": args.labels.name}
     named = {"model": model.name if model else "", "backend": model.backend_name if model else ""}
-    return plain(scores | about | named | {"as_released": args.as_released, "limit": args.limit, "seed": args.seed})
+    doubles = duplicate_lines(args.labels)
+    complain(replace(one, message=f"{one.message}: scored like any other") for one in doubles)
+    given = {"as_released": args.as_released, "limit": args.limit, "seed": args.seed}
+    return plain(scores | about | named | given | {"duplicate_lines": len(doubles)})
 
 
 def _depth(args: argparse.Namespace, model: Model | None, results: Results) -> dict[str, Any]:
@@ -183,9 +193,9 @@ def _load(args: argparse.Namespace) -> Model:
 
 
 def complain(problems: Iterable[Problem]) -> None:
-    """What was left out, on stderr, each with its line."""
-    for problem in problems:
-        print(f"depthlm: left out: {problem}", file=sys.stderr)
+    """What was left out, or is doubtful, on stderr: by reason, with the first lines of each."""
+    for line in told(problems):
+        print(f"depthlm: {line}", file=sys.stderr)
 
 
 def _watch() -> Callable[[int, int], None] | None:

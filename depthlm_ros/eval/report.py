@@ -47,7 +47,8 @@ class Report:
     everywhere score on the same points; flat: what any constant scores once each image is scaled by its median, the
     floor of `aligned` (of whole maps: on a sample of their pixels). seconds_per_image: mean time of the predictor,
     reading the file not included. refused: images that the predictor would not take; their points count as wrong.
-    left_out: labels unusable by no fault of the predictor. boundary: of whole maps only.
+    left_out: labels unusable by no fault of the predictor. without_truth: images of which no depth is known: they are 0
+    in delta1_image_mean. boundary: of whole maps only.
     """
 
     scores: Scores
@@ -60,6 +61,7 @@ class Report:
     images: int
     refused: tuple[Problem, ...] = ()
     left_out: tuple[Problem, ...] = ()
+    without_truth: int = 0
     protocol: str = PLAIN
     reliability: Reliability | None = None
     boundary: Boundary | None = None
@@ -94,6 +96,7 @@ class Report:
             "constant_absrel_aligned": self.flat.absrel,
             "refused_images": len(self.refused),
             "left_out": count_by_reason(self.left_out),
+            "images_without_truth": self.without_truth,
             "reliability": self.reliability.as_dict() if self.reliability else None,
             "boundary": asdict(self.boundary) if self.boundary else None,
             "baselines": {name: baseline.as_dict() for name, baseline in self.baselines.items()},
@@ -122,9 +125,14 @@ class Report:
             f"{name:18}  {_numbers(one.scores)}   {one.aligned.delta1:6.3f}" for name, one in self.baselines.items()
         ]
         head = "                    delta1   AbsRel   RMSE m   delta1 scaled by medians"
-        return "\n".join([head, *rows, f"{self.scores.n} points of {self.images} images"])
+        return "\n".join([head, *rows, f"{self.scores.n} points of {self.images} images", *self._unknown()])
+
+    def _unknown(self) -> Iterator[str]:
+        if self.without_truth:
+            yield f"of {self.without_truth} of the images no depth is known: 0 each in the mean of images"
 
     def _more(self) -> Iterator[str]:
+        yield from self._unknown()
         if self.boundary:
             b = self.boundary
             yield (
@@ -178,6 +186,7 @@ def scored(
         images=len(outcomes),
         refused=refused,
         left_out=left_out,
+        without_truth=sum(not outcome.raw.scores.n for outcome in outcomes),
         protocol=protocol,
         reliability=_reliability(outcomes),
         boundary=boundary(reduce(add, [whole.edges for whole in wholes])) if wholes else None,
