@@ -102,7 +102,7 @@ ROS_LIBRARIES = re.compile(
 OWN = {"depthlm_ros"}
 # In ROS 2 the package tf2_ros holds the C++ library only.
 DISTRIBUTED_BY = {"tf2_ros": "tf2_ros_py"}
-IMPORTED_AS = {"opencv-python-headless": "cv2", "PyYAML": "yaml", "cuda-bindings": "cuda"}
+IMPORTED_AS = {"opencv-python-headless": "cv2", "PyYAML": "yaml", "cuda-bindings": "cuda", "numba-cuda": "numba"}
 
 
 def room_of(path: Path) -> str:

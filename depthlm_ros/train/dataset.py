@@ -15,6 +15,8 @@ from depthlm_ros.core import Intrinsics, Region
 from depthlm_ros.families import vlm3
 from depthlm_ros.families.base import Family
 from depthlm_ros.pinhole import range_from_z
+from depthlm_ros.scenes.batch import Shot
+from depthlm_ros.scenes.gpu import render_on
 from depthlm_ros.scenes.lens import sample_lens
 from depthlm_ros.scenes.photo import photograph
 from depthlm_ros.scenes.pose import sample_pose
@@ -34,7 +36,8 @@ class DataConfig:
     """What is rendered. Sizes are (width, height) in pixels at the canonical focal length.
 
     wide_share: of batches on the second canvas. pair_share: of batches of two pictures each. lens_share: of single
-    pictures whose camera's calibration is not exact, see scenes/lens.py.
+    pictures whose camera's calibration is not exact, see scenes/lens.py. render_device: where single pictures are
+    rendered, cpu or cuda (scenes/gpu.py); a seed's batches on the one are not those on the other.
     """
 
     focal_px: float = 96.0
@@ -48,6 +51,7 @@ class DataConfig:
     pair_share: float = 0.15
     pair_points: int = 4
     lens_share: float = 0.3
+    render_device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -93,19 +97,24 @@ def make_batch(config: DataConfig, family: Family, tokenizer: Tokenizer, seed: i
         told = (family, tokenizer, max(count // 2, 1), config.pair_points, config.row_tokens)
         return stacked(*zip(*pair_examples(rng, camera, *told), strict=True))
     images, depths, rows = [], [], []
-    scene: Scene | None = None
-    for view in range(count):
-        scene, pose = sample_view(rng, None if view % config.views_per_scene == 0 else scene)
-        lens = sample_lens(rng, camera) if rng.random() < config.lens_share else None
-        rendered, outside = mask_outside(rng, render(scene, pose, camera, lens))
+    for whole in render_on(config.render_device, sample_shots(rng, config, camera, count), camera):
+        rendered, outside = mask_outside(rng, whole)
         image = photograph(rng, rendered)
         image[outside] = UNSEEN_GREY
-        asked = ask_about(rng, scene, rendered, camera, config.questions)
+        asked = ask_about(rng, rendered.scene, rendered, camera, config.questions)
         turns = turns_about(rng, config, family, asked, rendered)
         images.append(image)
         depths.append(rendered.depth_m)
         rows.append(pack(turns, tokenizer, config.row_tokens, token_id(tokenizer, PAD)))
     return stacked(images, (), depths, rows)
+
+
+def sample_shots(rng: np.random.Generator, config: DataConfig, camera: Intrinsics, count: int) -> Iterator[Shot]:
+    """`count` single pictures to be taken, several of each scene, some through a lens."""
+    scene: Scene | None = None
+    for view in range(count):
+        scene, pose = sample_view(rng, None if view % config.views_per_scene == 0 else scene)
+        yield Shot(scene, pose, sample_lens(rng, camera) if rng.random() < config.lens_share else None)
 
 
 def stacked(

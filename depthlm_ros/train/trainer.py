@@ -142,7 +142,12 @@ class Trainer:
     def run(self, workers: int = 1, report: Callable[[str], None] = print) -> None:
         """Trains until config.steps, or config.hours of training where that is not 0."""
         batches = RenderedBatches(self.data, self.family, self.tokenizer_json, self.seed, self.step)
-        loader = DataLoader(batches, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None)
+        # A process forked from one that has used a GPU cannot use it.
+        start = "spawn" if workers and self.data.render_device != "cpu" else None
+        ahead = 4 if workers else None
+        loader = DataLoader(
+            batches, batch_size=None, num_workers=workers, prefetch_factor=ahead, multiprocessing_context=start
+        )
         started, spent_before = time.monotonic(), self.spent_s
         for batch in loader:
             if self._progress() >= 1.0:

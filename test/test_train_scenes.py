@@ -1,0 +1,52 @@
+"""What training renders: a batch is the same in any process, and some cameras are not calibrated exactly."""
+
+import pickle
+from dataclasses import replace
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+import numpy as np  # noqa: E402
+
+from depthlm_ros.errors import UnknownName  # noqa: E402
+from depthlm_ros.families.registry import family_named  # noqa: E402
+from depthlm_ros.train.dataset import (  # noqa: E402
+    DataConfig,
+    RenderedBatches,
+    batch_texts,
+    canvas_camera,
+    make_batch,
+    sample_shots,
+)
+from depthlm_ros.train.tokenizer import train_tokenizer  # noqa: E402
+
+pytestmark = pytest.mark.torch
+FAMILY = family_named("tiny")
+DATA = DataConfig(canvases=((64, 48), (96, 64)), focal_px=48.0, batch=4, pair_share=0.0)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(batch_texts(np.random.default_rng(0), DATA, FAMILY, scenes=20), 512)
+
+
+def test_the_share_of_pictures_through_a_lens_is_the_one_asked_for():
+    camera = canvas_camera((64, 48), 48.0)
+    for share, low, high in ((0.0, 0, 0), (0.3, 5, 22), (1.0, 40, 40)):
+        shots = sample_shots(np.random.default_rng(1), replace(DATA, lens_share=share), camera, 40)
+        assert low <= sum(shot.lens is not None for shot in shots) <= high
+
+
+def test_batches_of_another_process_are_the_same(tokenizer):
+    batches = RenderedBatches(DATA, FAMILY, tokenizer.to_str(), seed=5, start=3)
+    sent = next(iter(pickle.loads(pickle.dumps(batches))))
+    here = make_batch(DATA, FAMILY, tokenizer, 5, 3)
+    for name in here.__dataclass_fields__:
+        assert torch.equal(getattr(sent, name).nan_to_num(), getattr(here, name).nan_to_num()), name
+
+
+def test_an_unknown_device_to_render_on_is_named(tokenizer):
+    with pytest.raises(UnknownName, match="abacus"):
+        make_batch(replace(DATA, render_device="abacus"), FAMILY, tokenizer, 5, 3)
