@@ -13,9 +13,9 @@ import yaml
 
 from depthlm_ros.bundle import Bundle
 from depthlm_ros.checkpoint import Checkpoint, find_model
+from depthlm_ros.cli.models import entries
 from depthlm_ros.errors import BadBundle, UnknownName
 from depthlm_ros.hubcache import cache_folder, is_hub_id
-from depthlm_ros.modelscli import entries
 from depthlm_ros.processor import SizeRule, read_size_rule, settled
 from depthlm_ros.shards import header_names, read_shards
 from depthlm_ros.spec import CanvasRule

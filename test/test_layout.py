@@ -22,7 +22,6 @@ BASE = {"core", "errors", "spec"}
 CHECKPOINT = {"checkpoint", "hubcache", "processor", "shards"}
 MARKS = {"marker", "pose"}
 FILES = CHECKPOINT | {"bundle", "manifest", "share", "specfile"}
-VERBS = {"askcli", "matchcli", "posecli"}
 # Things in a depth map, measured.
 MEASURING = {"things", "measure"}
 # What a model said about one image or two, and what the depth map says to it.
@@ -45,7 +44,6 @@ ROOMS = {
     "bundle": BASE | {"manifest", "share"},
     "specfile": BASE | {"share"},
     **{name: BASE | FILES for name in CHECKPOINT},
-    "modelscli": BASE | FILES,
     "backends": BASE | MARKS | FILES,
     "backends/torch_hf": BASE | FILES | {"nets"},
     "backends/tensorrt_runtime": BASE,
@@ -65,11 +63,10 @@ ROOMS = {
     **{name: RUNTIME | {"cameras", "nets", "export"} for name in ("engine/build", "engine/parity")},
     "train": RUNTIME | {"nets", "export", "eval", "scenes", "data"},
     "finetune": RUNTIME | {"nets", "data"},
-    "eval": RUNTIME | {"scenes", "data", "cliparts"},
+    "eval": RUNTIME | {"scenes", "data", "jsonable"},
     "ros": RUNTIME | {"eval", "scenes"},
-    "cliparts": RUNTIME,
-    **{name: RUNTIME | {"cliparts"} for name in VERBS},
-    "cli": RUNTIME | VERBS | {"cliparts", "data", "engine", "eval", "finetune", "modelscli", "train", "ros"},
+    "jsonable": set(),
+    "cli": RUNTIME | {"jsonable"},
 }
 
 # Libraries that only some rooms may import; "ros" stands for everything that comes with ROS 2.

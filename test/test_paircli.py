@@ -11,8 +11,10 @@ import pytest
 from room import render_room
 from test_cli import ROOT, needs_tiny
 
-from depthlm_ros import cli, matchcli, posecli
-from depthlm_ros.askcli import TASKS, answer_dict, answer_text, in_unit_of
+from depthlm_ros import cli
+from depthlm_ros.cli import match
+from depthlm_ros.cli import pose as pose_verb
+from depthlm_ros.cli.ask import TASKS, answer_dict, answer_text, in_unit_of
 from depthlm_ros.core import Answer, Matches, Measurement, Region, RelativePose, Status
 from depthlm_ros.manifest import manifest_text
 from depthlm_ros.pose import rotation_from_angles
@@ -43,8 +45,8 @@ def fails(capsys):
 def test_matches_are_a_line_each_and_null_in_json_where_not_found():
     matched_px = np.array([[7.04, 8.0], [np.nan, np.nan]])
     matches = Matches(np.array([[1.0, 2.0], [3.5, 4.0]]), matched_px, ("(7, 8)", "gone"))
-    assert matchcli.matches_text(matches).splitlines() == ["(1, 2) -> (7.0, 8.0)", "(3.5, 4) -> not found"]
-    told = json.loads(json.dumps(matchcli.matches_dict(matches)), parse_constant=pytest.fail)["matches"]
+    assert match.matches_text(matches).splitlines() == ["(1, 2) -> (7.0, 8.0)", "(3.5, 4) -> not found"]
+    told = json.loads(json.dumps(match.matches_dict(matches)), parse_constant=pytest.fail)["matches"]
     assert told[0] == {"pixel": [1.0, 2.0], "matched": [7.04, 8.0], "reply": "(7, 8)"}
     assert told[1]["matched"] is None and told[1]["reply"] == "gone"
 
@@ -52,10 +54,10 @@ def test_matches_are_a_line_each_and_null_in_json_where_not_found():
 def test_a_pose_is_told_in_lines_and_in_json():
     direction = np.array([-0.6, 0.0, 0.8])
     pose = RelativePose(rotation_from_angles(90, 0, 0), 2.0 * direction, 89.7, direction, 2.0, {"distance": "2 m"})
-    text = posecli.pose_text(pose)
+    text = pose_verb.pose_text(pose)
     assert "(0.0000, 0.7071, 0.0000, 0.7071), 90.0 degrees" in text and "89.7 degrees" in text
     assert "(-1.20, 0.00, 1.60) m" in text and "2.00 m" in text
-    told = json.loads(json.dumps(posecli.pose_dict(pose)), parse_constant=pytest.fail)
+    told = json.loads(json.dumps(pose_verb.pose_dict(pose)), parse_constant=pytest.fail)
     assert np.allclose(told["rotation"], pose.rotation) and np.allclose(
         told["quaternion_xyzw"], [0, 0.5**0.5, 0, 0.5**0.5]
     )
@@ -63,8 +65,8 @@ def test_a_pose_is_told_in_lines_and_in_json():
 
 
 def test_an_unknown_pose_is_unknown_and_never_the_identity():
-    assert posecli.pose_text(UNKNOWN).count("unknown") >= 5
-    told = json.loads(json.dumps(posecli.pose_dict(UNKNOWN)), parse_constant=pytest.fail)
+    assert pose_verb.pose_text(UNKNOWN).count("unknown") >= 5
+    told = json.loads(json.dumps(pose_verb.pose_dict(UNKNOWN)), parse_constant=pytest.fail)
     assert told["quaternion_xyzw"] == [None] * 4 and told["distance_m"] is None
 
 
@@ -155,7 +157,7 @@ def test_a_checkpoint_answers_on_the_command_line_as_in_python(images, tmp_path,
     pytest.importorskip("torch")
     from test_systems import publish
 
-    from depthlm_ros.cliparts import read_frame
+    from depthlm_ros.cli.parts import read_frame
     from depthlm_ros.families import vlm3_corr, vlm3_pose
     from depthlm_ros.model import load_model
 

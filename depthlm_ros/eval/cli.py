@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from depthlm_ros.cliparts import plain
 from depthlm_ros.data.problems import told
 from depthlm_ros.errors import BadInput
+from depthlm_ros.jsonable import plain
 
 if TYPE_CHECKING:
     from depthlm_ros.data.problems import Problem

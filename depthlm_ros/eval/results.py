@@ -16,9 +16,9 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from depthlm_ros.cliparts import plain
 from depthlm_ros.data.problems import BadRecord, Problem
 from depthlm_ros.errors import BadInput
+from depthlm_ros.jsonable import plain
 
 Found = dict[str, Any]
 

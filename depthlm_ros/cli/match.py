@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 
-from depthlm_ros.cliparts import add_pair, add_pixels, load, numbers, plain, read_pair
+from depthlm_ros.cli.parts import add_pair, add_pixels, load, numbers, read_pair
 from depthlm_ros.core import Matches
+from depthlm_ros.jsonable import plain
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from depthlm_ros.cliparts import add_pair, load, numbers, plain, read_pair
+from depthlm_ros.cli.parts import add_pair, load, numbers, read_pair
 from depthlm_ros.core import RelativePose
+from depthlm_ros.jsonable import plain
 from depthlm_ros.pose import quaternion_xyzw, rotation_angle_deg
 
 

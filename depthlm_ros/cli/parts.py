@@ -1,4 +1,4 @@
-"""What several verbs of the command line share: options for images, cameras and models, and plain output.
+"""What several verbs of the command line share: options for images, cameras and models, and numbers as text.
 
 Heavy imports are inside the functions, so that a help text costs nothing.
 """
@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from depthlm_ros.errors import BadIntrinsics
 
@@ -102,17 +102,6 @@ def read_pair(first: Path, second: Path, args: argparse.Namespace) -> tuple[Fram
             "--intrinsics-second."
         )
     return one, two
-
-
-def plain(value: Any) -> Any:
-    """The same value with NaN and infinity as None, which JSON can hold; arrays as lists."""
-    if hasattr(value, "tolist"):
-        return plain(value.tolist())
-    if isinstance(value, Mapping):
-        return {key: plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def numbers(values: Sequence[float], digits: int, unit: str = "") -> str:

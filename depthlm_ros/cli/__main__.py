@@ -1,0 +1,7 @@
+"""python -m depthlm_ros.cli"""
+
+import sys
+
+from depthlm_ros.cli import main
+
+sys.exit(main())
