@@ -3,7 +3,11 @@ and writes what the runtime loads."""
 
 import importlib.util
 import json
+import resource
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +20,7 @@ from lessons import CAMERA, depth_line, finetune, make_base, point_line, write_d
 from safetensors.torch import load_file  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
+from depthlm_ros.cli import main  # noqa: E402
 from depthlm_ros.core import Frame, Intrinsics  # noqa: E402
 from depthlm_ros.finetune.cli import recipe_file, recipes  # noqa: E402
 from depthlm_ros.finetune.loading import collator_of, find_base, load_student, speech_of  # noqa: E402
@@ -142,6 +147,26 @@ def test_a_resumed_run_equals_one_that_never_stopped(bases, data, tmp_path, reci
         assert first == second
     started = json.loads((tmp_path / "parts" / "training.json").read_text())["started_from"]
     assert started.endswith("checkpoint-3")
+
+
+def test_a_full_disk_costs_no_checkpoint_that_was_whole_and_is_told_in_one_line(bases, data, tmp_path):
+    out, small = tmp_path / "out", ["--set=train.batch=2", "--set=train.batch_per_device=1", "--set=train.workers=0"]
+    command = ["finetune", "depthlm-3b", "--data", str(data["points"]), "--model", str(bases["qwen2_5_vl"]), *small]
+    command += ["--out", str(out), "--steps", "3", "--set=train.save_every=2"]
+
+    def no_room():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+
+    full = subprocess.run(
+        [sys.executable, "-m", "depthlm_ros.cli", *command],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        preexec_fn=no_room,
+    )
+    told = full.stderr.splitlines()[-1]
+    assert full.returncode == 1 and told.startswith("depthlm: ") and "Make room and go on with --resume" in told
+    assert main([*command, "--resume"]) == 0 and (out / "model.safetensors").is_file()
 
 
 def test_a_folder_holds_one_run(bases, data, tmp_path, capsys):

@@ -11,7 +11,7 @@ from depthlm_ros.errors import UnknownName
 from depthlm_ros.finetune.leftout import LeftOut
 from depthlm_ros.finetune.loading import find_base
 from depthlm_ros.finetune.recipefile import read_recipe
-from depthlm_ros.finetune.run import Run, check_data, is_first_process, train
+from depthlm_ros.finetune.run import MakeTeacher, Run, check_data, is_first_process, make_teacher, train
 from depthlm_ros.share import share_folders
 
 RECIPES = Path("config") / "train"
@@ -44,18 +44,22 @@ def run(args: argparse.Namespace) -> int:
     base = find_base(recipe, args.model or recipe.base)
     made = Run(recipe, base, tuple(args.data), args.out or Path("runs") / path.stem, args.steps)
     check_data(made)
-    if recipe.method == "grpo":
-        from depthlm_ros.finetune.grpo import train_grpo
-
-        history = train_grpo(made, args.resume)
-    else:
-        history = train(made, args.resume)
+    history = train(made, args.resume, _maker(recipe.method))
     if not is_first_process():
         return 0
     for line in LeftOut(**history["left_out"]).lines():
         print(f"depthlm: {line}", file=sys.stderr)
     print(f"{made.out}: a {recipe.model} in the released layout; run it by its folder (--model {made.out}).")
     return 0
+
+
+def _maker(method: str) -> MakeTeacher:
+    """trl is needed, and imported, for reinforcement only."""
+    if method == "sft":
+        return make_teacher
+    from depthlm_ros.finetune.grpo import make_grpo
+
+    return make_grpo
 
 
 def recipes() -> list[str]:

@@ -5,7 +5,6 @@ Its own code is unreleased; the rewards are those that the paper compares.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,12 +19,12 @@ from depthlm_ros.finetune.lesson import Lesson
 from depthlm_ros.finetune.loading import collator_of, load_student
 from depthlm_ros.finetune.rewards import REWARDS
 from depthlm_ros.finetune.rows import encode
-from depthlm_ros.finetune.run import Run, finish, history_of, prepare
+from depthlm_ros.finetune.run import Run
 from depthlm_ros.finetune.samples import Turn
 from depthlm_ros.finetune.schedule import Plan, arguments, in_own_precision
 from depthlm_ros.finetune.settings import GrpoSettings, Recipe, TextSettings
 from depthlm_ros.finetune.student import Student
-from depthlm_ros.finetune.teaching import OwnCheckpoints, repeat_exactly
+from depthlm_ros.finetune.teaching import OwnCheckpoints
 
 ASKED = TextSettings(answers=False)
 
@@ -68,20 +67,6 @@ class Prompter(ProcessorMixin):
 
 class GrpoTeacher(OwnCheckpoints, GRPOTrainer):
     """trl's trainer with checkpoints of ours."""
-
-
-def train_grpo(run: Run, resume: bool) -> dict[str, Any]:
-    """As run.train, by reinforcement."""
-    plan = run.plan()
-    start = prepare(run, plan, resume)
-    repeat_exactly(run.recipe.train.deterministic)
-    began_s = time.monotonic()
-    teacher, student = make_grpo(run, plan)
-    teacher.train(resume_from_checkpoint=None if start is None else str(start))
-    log, seconds = teacher.state.log_history, time.monotonic() - began_s
-    history = history_of(run, plan, start, teacher.left_out, seconds, log)
-    finish(teacher, student, run, history)
-    return history
 
 
 def make_grpo(run: Run, plan: Plan) -> tuple[GrpoTeacher, Student]:

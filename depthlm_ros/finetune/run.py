@@ -100,17 +100,22 @@ class Run:
         return Order(tuple(map(len, self.files)), weights, self.recipe.seed, data.nominal)
 
 
-def train(run: Run, resume: bool) -> dict[str, Any]:
+# What trains a run by its plan, and the student that it teaches.
+MakeTeacher = Callable[[Run, Plan], tuple[Any, Student]]
+
+
+def train(run: Run, resume: bool, make: MakeTeacher) -> dict[str, Any]:
     """Trains to the end of the plan and writes the released layout into run.out. Returns what training.json holds.
 
-    resume: go on from the last whole checkpoint, or begin where there is none. Raises SetupError for a folder that
-    holds another run, or one that is not to be resumed.
+    make: make_teacher, or grpo.make_grpo. resume: go on from the last whole checkpoint, or begin where there is none.
+    Raises SetupError for a folder that holds another run, for one that is not to be resumed, and where a checkpoint
+    cannot be written.
     """
     plan = run.plan()
     start = prepare(run, plan, resume)
     repeat_exactly(run.recipe.train.deterministic)
     began_s = time.monotonic()
-    teacher, student = make_teacher(run, plan)
+    teacher, student = make(run, plan)
     teacher.train(resume_from_checkpoint=None if start is None else str(start))
     log, seconds = teacher.state.log_history, time.monotonic() - began_s
     history = history_of(run, plan, start, teacher.left_out, seconds, log)

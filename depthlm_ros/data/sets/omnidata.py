@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -21,13 +21,30 @@ from depthlm_ros.data.depthfile import read_depth
 from depthlm_ros.data.imagesize import image_size
 from depthlm_ros.data.records import DepthFile
 from depthlm_ros.data.sets.folders import files_in, in_split, must_exist
-from depthlm_ros.data.view import Choice, Maker, View
+from depthlm_ros.data.view import Choice, DataSet, Maker, View
 
 RGB, DEPTH, INFO, MASK = "rgb", "depth_zbuffer", "point_info", "mask_valid"
 UNITS_PER_METRE = 512.0
 
 
-def items(component: str, root: Path, choice: Choice, splits: dict[str, str]) -> Sequence[str]:
+# ROOT -> {building: split}, empty where ROOT does not say it.
+Splits = Callable[[Path], dict[str, str]]
+
+
+def omnidata_set(component: str, title: str, layout: str, splits: Splits) -> DataSet:
+    """One of the data sets that Omnidata has rendered."""
+    return DataSet(
+        name=component,
+        title=title,
+        layout=layout,
+        items=lambda root, choice: _items(component, root, choice, splits(root)),
+        views=lambda root, item, choice: _views(component, root, item, choice, splits(root).get(item, "")),
+        corrections=("the focal length is reckoned for the image's own width; DepthVLM takes the one in point_info",),
+        caps_m=CAPS_M[component],
+    )
+
+
+def _items(component: str, root: Path, choice: Choice, splits: dict[str, str]) -> Sequence[str]:
     """The buildings of a split. splits: building -> split."""
     nested = root / RGB / component
     if nested.is_dir():
@@ -37,7 +54,7 @@ def items(component: str, root: Path, choice: Choice, splits: dict[str, str]) ->
     return in_split(names, choice.split, splits)
 
 
-def views(component: str, root: Path, item: str, choice: Choice, split: str) -> Iterator[Maker]:
+def _views(component: str, root: Path, item: str, choice: Choice, split: str) -> Iterator[Maker]:
     """One view for each picture of a building."""
     for image in files_in(_folder(component, root, item, RGB), ".png"):
         stem = image.stem.removesuffix("_domain_rgb")
