@@ -203,12 +203,13 @@ build_interfaces() {
 setup_torch() {
     local stamp torch=()
     keep_or_choose_python .venv-torch plain
-    stamp="$(digest requirements/{base,scenes,dev,data,torch,train}.txt) ${DEPTHLM_TORCH:-} $python $PWD/.venv-torch"
+    stamp="$(digest requirements/{base,scenes,dev,data,torch,train,grpo}.txt) ${DEPTHLM_TORCH:-} $python $PWD/.venv-torch"
     if [ "$(cat .venv-torch/.stamp 2>/dev/null)" = "$stamp" ]; then return; fi
     make_venv .venv-torch "$python $PWD/.venv-torch"
     [ -z "${DEPTHLM_TORCH:-}" ] || torch=("$DEPTHLM_TORCH")
     pip_install .venv-torch "installing torch, transformers and onnx (a separate environment; the node needs none of them)" \
-        "${torch[@]}" -r requirements/torch.txt -r requirements/train.txt -r requirements/data.txt "${default_requirements[@]}"
+        "${torch[@]}" -r requirements/torch.txt -r requirements/train.txt -r requirements/grpo.txt -r requirements/data.txt \
+        "${default_requirements[@]}"
     echo "$stamp" >.venv-torch/.stamp
 }
 
