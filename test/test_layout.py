@@ -239,7 +239,7 @@ def test_pip_is_told_to_install_nothing_that_no_room_imports():
     extras = {path.stem for path in (ROOT / "requirements").glob("*.txt")} - {"dev", "ros", "ros-constraints"}
     gpu = ("backends/tensorrt_runtime", "backends/device_cuda")
     used = libraries(*RUNTIME, *gpu, "cli", "eval", "scenes", "data", "engine", *BUILD_SIDE)
-    assert required(*extras) <= used
+    assert required(*extras) <= used | {"tensorboard"}  # which transformers' Trainer imports
 
 
 @pytest.mark.ros
