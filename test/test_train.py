@@ -101,11 +101,11 @@ def test_a_resumed_run_equals_one_that_never_stopped(tokenizer, tmp_path):
 
 
 def test_a_run_resumed_with_other_settings_says_so(tokenizer, tmp_path):
-    first = trainer(tokenizer, tmp_path, steps=4)
-    first.train_step(make_batch(RECIPE.data, FAMILY, tokenizer, RECIPE.seed, 0))
-    first.save()
-    assert [phase["from_step"] for phase in trainer(tokenizer, tmp_path, steps=4).phases] == [0]
-    other = trainer(tokenizer, tmp_path, steps=4, learning_rate=1e-4)
+    trainer(tokenizer, tmp_path, steps=1).run(workers=0, report=lambda _: None)
+    only_looked_at = trainer(tokenizer, tmp_path, steps=9, learning_rate=1e-4)
+    assert [phase["from_step"] for phase in only_looked_at.phases] == [0]
+    other = trainer(tokenizer, tmp_path, steps=2, learning_rate=1e-4)
+    other.run(workers=0, report=lambda _: None)
     assert [(phase["from_step"], phase["train"]["learning_rate"]) for phase in other.phases] == [(0, 3e-3), (1, 1e-4)]
 
 

@@ -137,10 +137,10 @@ class Trainer:
         self.phases: list[dict[str, Any]] = []
         if self.checkpoint.exists():
             self._resume()
-        self._note_phase()
 
     def run(self, workers: int = 1, report: Callable[[str], None] = print) -> None:
         """Trains until config.steps, or config.hours of training where that is not 0."""
+        self._note_phase()
         batches = RenderedBatches(self.data, self.family, self.tokenizer_json, self.seed, self.step)
         # A process forked from one that has used a GPU cannot use it.
         start = "spawn" if workers and self.data.render_device != "cpu" else None
