@@ -70,8 +70,7 @@ def snapshot(hub_id: str, revision: str = "") -> Path | None:
 
 def unfinished(folder: Path) -> bool:
     """Whether a download into this snapshot's repository was broken off."""
-    blobs = folder.parents[1] / "blobs"
-    return folder.parent.name == "snapshots" and any(blobs.glob("*.incomplete"))
+    return folder.parent.name == "snapshots" and any((folder.parent.parent / "blobs").glob("*.incomplete"))
 
 
 def download_command(hub_id: str, revision: str = "") -> str:

@@ -124,6 +124,8 @@ source_ros() {
 
 # make_venv VENV KIND [OPTION]: an empty one, unless a finished one of this kind (the stamp's end) is there to be updated.
 make_venv() {
+    # What is made here may be another checkout's, by a link: that is not ours to clear.
+    if [ -L "$1" ]; then die "$1 is a symbolic link to $(readlink "$1"): remove it, so that this checkout gets its own."; fi
     if [[ "$(cat "$1/.stamp" 2>/dev/null)" == *" $2" ]]; then
         rm "$1/.stamp"
     else

@@ -495,3 +495,10 @@ def test_the_verb_models_shows_licences_and_commands():
     listed = json.loads(models_verb("--json"))
     assert {"name", "licence", "folder", "get"} <= set(listed[0])
     assert any(entry["name"] == "depthvlm-4b" and entry["licence"] == "Apache-2.0" for entry in listed)
+
+
+def test_a_folder_at_the_top_of_a_path_is_told_to_be_no_model(tmp_path, monkeypatch):
+    (tmp_path / "pics").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadBundle, match="pics is no model: it has neither"):
+        find_model("tiny=pics")

@@ -140,6 +140,7 @@ BAD = [
     ({"question": QUESTION, "pixels": [(float("nan"), 3)]}, "nan"),
     ({"question": QUESTION, "regions": [(150, 3, 20, 20)]}, "region 20 x 20 at (150, 3)"),
     ({"question": QUESTION, "regions": [(1, 3, 0, 20)]}, "region 0 x 20"),
+    ({"question": QUESTION, "pixels": [(5, 3)] * 300}, "300 pixels and regions are marked"),
     ({"question": QUESTION, "timeout_s": -1.0}, "timeout_s is -1"),
     ({"question": QUESTION, "timeout_s": float("nan")}, "timeout_s is nan"),
 ]

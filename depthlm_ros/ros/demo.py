@@ -27,6 +27,8 @@ from depthlm_ros.srv import SpatialQuery
 ROOM_QUESTIONS = ("How far is the red box?", "Which is closer, the blue ball or the red box?")
 PIXEL_QUESTION = "How far is this point?"
 TRUTH_TOPIC = "depth_truth/image"
+# What the pictures show.
+DRAWN = ("rgb", "depth_m", "cloud")
 # "There is no red box" is an answer, too.
 ANSWERED = (SpatialQuery.Response.OK, SpatialQuery.Response.NOT_FOUND)
 # Error is measured on every n-th pixel of every n-th row.
@@ -105,8 +107,10 @@ def run(args: argparse.Namespace) -> int:
         listener = Listener(tally.take, truth_topic="" if args.images else TRUTH_TOPIC)
         graph.add(listener)
         receive(graph, listener, tally, args)
+        whole = listener.newest(*DRAWN)
         replies = [ask(graph, listener, question, uv_px) for question, uv_px in questions(args, listener)]
-        frame = listener.newest("rgb", "depth_m", "cloud")
+        # While questions were answered, a busy machine may have lost a part of every later frame.
+        frame = listener.newest(*DRAWN) or whole
     assert frame is not None  # receive() waited for it
     pictures = write_pictures(frame, args.out)
     print(table(frame, tally, listener, replies, pictures))
@@ -136,7 +140,7 @@ def receive(graph: Graph, listener: Listener, tally: Tally, args: argparse.Names
     say("waiting for the camera's first image (the very first start compiles the renderer) ...")
     graph.wait(lambda: listener.images > 0, "image from the camera", args.timeout)
     say("waiting for the first depth and its cloud ...")
-    graph.wait(lambda: listener.newest("rgb", "depth_m", "cloud") is not None, "depth with its cloud", args.timeout)
+    graph.wait(lambda: listener.newest(*DRAWN) is not None, "depth with its cloud", args.timeout)
     say(f"receiving {args.frames} frames ...")
     tally.forget()
     graph.wait(lambda: len(tally.arrived_ns) >= max(args.frames, 2), f"{args.frames} frames", args.timeout)

@@ -109,11 +109,13 @@ class Eye:
     def _tell_change(self, before: Rectifier | None) -> None:
         if before is None or self._rectifier is None:
             return
+        same = before.intrinsics == self._rectifier.intrinsics
+        same_lens = ", with another distortion (D, R or the distortion model)" if same else ""
         self._troubles.note(
             "intrinsics changed",
             f"the camera's calibration has changed from {_in_words(before.intrinsics)} to "
-            f"{_in_words(self._rectifier.intrinsics)}; the new one is used. If this is no zoom lens and no new "
-            "resolution, two sources publish on camera_info.",
+            f"{_in_words(self._rectifier.intrinsics)}{same_lens}; the new one is used. If this is no zoom lens and no "
+            "new resolution, two sources publish on camera_info.",
         )
 
     def _tell_coverage(self, camera: Intrinsics) -> None:

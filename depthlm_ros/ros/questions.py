@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from depthlm_ros.core import Answer, PointDepths, Question
+from depthlm_ros.errors import BadQuestion
 from depthlm_ros.pinhole import backproject
 from depthlm_ros.ros.asking import Codes, Site, age_remark, ask, check_count, finish
 from depthlm_ros.ros.messages import pixels_from, points_from, regions_from
@@ -18,6 +19,8 @@ from depthlm_ros.view import check_question
 # Reading a pixel off the map is cheap; asking the model for one is a question of its own.
 MOST_PIXELS_READ = 100_000
 MOST_PIXELS_TOLD = 1024
+# Far more than a model reads; they are refused before they are written into a prompt, which takes the worker's time.
+MOST_MARKS = 256
 
 
 def answer_spatial(site: Site, request: SpatialQuery.Request, response: SpatialQuery.Response) -> Any:
@@ -25,6 +28,9 @@ def answer_spatial(site: Site, request: SpatialQuery.Request, response: SpatialQ
 
     def fill() -> None:
         check_question(request.question)
+        marks = len(request.pixels) + len(request.regions)
+        if marks > MOST_MARKS:
+            raise BadQuestion(f"{marks} pixels and regions are marked: one question is about at most {MOST_MARKS}.")
         question = Question(request.question, pixels_from(request.pixels), regions_from(request.regions))
 
         def work(seen: Seen) -> tuple[Seen, Answer]:
