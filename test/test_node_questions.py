@@ -103,6 +103,7 @@ def test_questions_are_answered_and_depth_flows_while_images_flood_in(rig):
 def test_where_nobody_watches_a_question_still_gets_a_look_at_the_newest_image(tmp_path):
     with new_rig(tmp_path) as quiet:
         quiet.start(watched=())
+        quiet.wait(lambda: quiet.state() == "active", "active node")
         early = quiet.ask("query_depth", QueryDepth.Request(pixels=pixels((1, 1))))
         assert early.status == Codes.NO_IMAGE and not early.success and "no image has arrived" in early.message
         quiet.wait(lambda: quiet.node.count_subscribers(f"{quiet.namespace}/image"), "subscriber")
