@@ -111,10 +111,12 @@ class Rig:
             self.wait(lambda name=name: self.node.count_publishers(f"{self.namespace}/{name}"), f"publisher of {name}")
 
     def start(self, *args: str, watched: tuple[str, ...] = ("depth/image",)) -> None:
-        """Start the node (args: after --ros-args) and wait until it hears the camera."""
+        """Start the node (args: after --ros-args); wait until it hears the camera and is active, if watched."""
         command = module("depthlm_ros.ros.node", "--ros-args", "-r", f"__ns:={self.namespace}", *args)
         self.process = Process("depth node", command, self.log_path, own_graph() | {"OMP_NUM_THREADS": "1"})
         self.listen(*watched)
+        if watched:
+            self.wait(lambda: self.state() == "active", "active node")
 
     def stop(self, number: int = signal.SIGINT) -> int:
         """Send a signal to the node; its exit code."""
