@@ -1,13 +1,11 @@
 """`depthlm train` as a user runs it: what it writes loads and works, and engines can be built of it."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from commandline import depthlm
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -16,7 +14,6 @@ from depthlm_ros.core import Frame, Intrinsics
 from depthlm_ros.model import load_model
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
-ROOT = Path(__file__).resolve().parent.parent
 RECIPE = {
     "name": "mini",
     "family": "tiny",
@@ -39,16 +36,6 @@ RECIPE = {
     "data": {"canvases": [[64, 48]], "focal_px": 48.0, "batch": 4},
     "train": {"steps": 3, "warmup_steps": 1, "bf16": False, "save_every": 2},
 }
-
-
-def depthlm(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "depthlm_ros.cli", *map(str, arguments)],
-        cwd=ROOT,
-        text=True,
-        capture_output=True,
-        timeout=600,
-    )
 
 
 def look(folder, size_px):

@@ -4,12 +4,11 @@ import json
 import re
 import shutil
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from commandline import depthlm
 
 from depthlm_ros.bundle import Bundle
 from depthlm_ros.checkpoint import Checkpoint, find_model
@@ -484,8 +483,9 @@ def test_the_list_tells_what_is_here_what_is_damaged_and_how_to_get_the_rest(tmp
 
 
 def models_verb(*args):
-    command = [sys.executable, "-m", "depthlm_ros.cli", "models", *args]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
+    done = depthlm("models", *args)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_the_verb_models_shows_licences_and_commands():

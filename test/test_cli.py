@@ -3,24 +3,18 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from commandline import ROOT, depthlm
 from room import CAMERA, render_room, write_labels
 
-ROOT = Path(__file__).parents[1]
 INTRINSICS = ["--intrinsics", "280", "282", "161", "118.5"]
 needs_tiny = pytest.mark.skipif(
     not (ROOT / "engines" / "tiny").is_dir(),
     reason="engines/tiny is not there: depthlm train makes it",
 )
-
-
-def depthlm(*args):
-    command = [sys.executable, "-m", "depthlm_ros.cli", *map(str, args)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.fixture

@@ -3,16 +3,14 @@
 import errno
 import json
 import os
-import resource
 import signal
-import subprocess
-import sys
 import time
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commandline import depthlm, start
 from minis import job, picture, text
 
 from depthlm_ros.cli import main
@@ -22,8 +20,6 @@ from depthlm_ros.data.problems import Problem
 from depthlm_ros.data.reading import read_records
 from depthlm_ros.data.workers import in_order
 from depthlm_ros.errors import BadInput
-
-ROOT = Path(__file__).parents[1]
 
 
 def write_scenes(root, count, images=1):
@@ -38,7 +34,7 @@ def write_scenes(root, count, images=1):
 
 
 def command(root, out, *options):
-    return [sys.executable, "-m", "depthlm_ros.cli", "data", "curate", "folder", str(root), "--out", str(out), *options]
+    return ["data", "curate", "folder", str(root), "--out", str(out), *options]
 
 
 def reference(root, out):
@@ -46,24 +42,19 @@ def reference(root, out):
     return Path(curate(job("folder", root, out, points=20), 1)["file"]).read_bytes()
 
 
-def start(*arguments, **options):
-    return subprocess.Popen(arguments[0], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, **options)
-
-
 def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path):
     write_scenes(tmp_path / "in", 150)
     expected, out = reference(tmp_path / "in", tmp_path / "whole"), tmp_path / "out"
     options = ("--workers", "1", "--points", "20")
-    process = start(command(tmp_path / "in", out, *options))
+    process = start(*command(tmp_path / "in", out, *options))
     journal = out / "folder.journal"
     while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") > 5):
         time.sleep(0.002)
     process.kill()
     assert process.wait() == -signal.SIGKILL and not (out / "folder.jsonl").exists()
     before = journal.read_bytes().count(b"\n") - 1
-    again = subprocess.run(
-        command(tmp_path / "in", out, *options), cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    again = depthlm(*command(tmp_path / "in", out, *options))
+    assert again.returncode == 0, again.stderr
     assert (out / "folder.jsonl").read_bytes() == expected
     assert f"{before} of 150 were done before" in again.stderr
     assert json.loads((out / "folder.report.json").read_text())["records"] == 150
@@ -175,16 +166,12 @@ def test_a_full_disk_stops_with_what_is_written_whole_and_a_later_run_goes_on(tm
     write_scenes(tmp_path / "in", 40)
     expected, out = reference(tmp_path / "in", tmp_path / "whole"), tmp_path / "out"
     options = ("--workers", "1", "--points", "20")
-
-    def small_files():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (len(expected) // 2, len(expected) // 2))
-
-    process = start(command(tmp_path / "in", out, *options), preexec_fn=small_files)
-    complaint = process.communicate()[1].decode()
+    process = start(*command(tmp_path / "in", out, *options), most_bytes=len(expected) // 2)
+    complaint = process.communicate()[1]
     assert process.returncode == 2 and "of 40 items are written whole. Make room and run the same command" in complaint
     part = (out / "folder.jsonl.part").read_bytes()
     assert part and expected.startswith(part) and part.endswith(b"\n")
-    assert main(command(tmp_path / "in", out, *options)[3:]) == 0
+    assert main(command(tmp_path / "in", out, *options)) == 0
     assert (out / "folder.jsonl").read_bytes() == expected
 
 
@@ -232,7 +219,7 @@ def test_the_command_line_names_unknown_data_sets_and_lists_the_known(tmp_path, 
 
 def test_workers_end_with_a_run_that_is_killed(tmp_path):
     write_scenes(tmp_path / "in", 400, images=2)
-    process = start(command(tmp_path / "in", tmp_path / "out", "--workers", "2"))
+    process = start(*command(tmp_path / "in", tmp_path / "out", "--workers", "2"))
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     journal = tmp_path / "out" / "folder.journal"
     while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") > 2):
@@ -249,14 +236,10 @@ def test_workers_end_with_a_run_that_is_killed(tmp_path):
 
 def test_a_disk_that_is_full_from_the_start_says_so(tmp_path):
     write_scenes(tmp_path / "in", 1)
-
-    def nothing_fits():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-
-    process = start(command(tmp_path / "in", tmp_path / "out"), preexec_fn=nothing_fits)
-    complaint = process.communicate()[1].decode()
+    process = start(*command(tmp_path / "in", tmp_path / "out"), most_bytes=0)
+    complaint = process.communicate()[1]
     assert process.returncode == 2 and f"{tmp_path / 'out'}: " in complaint and "Make room" in complaint
-    assert main(command(tmp_path / "in", tmp_path / "out")[3:]) == 0
+    assert main(command(tmp_path / "in", tmp_path / "out")) == 0
 
 
 def test_a_finished_run_does_not_pass_over_what_came_later(tmp_path):
@@ -270,7 +253,7 @@ def test_a_finished_run_does_not_pass_over_what_came_later(tmp_path):
 def test_a_run_that_gives_no_record_fails_and_says_why(tmp_path, capsys):
     write_scenes(tmp_path / "in", 1)
     (tmp_path / "in" / "scene_000" / "depth" / "0.npy").write_bytes(b"no depth")
-    assert main(command(tmp_path / "in", tmp_path / "out", "--workers", "1")[3:]) == 2
+    assert main(command(tmp_path / "in", tmp_path / "out", "--workers", "1")) == 2
     told = capsys.readouterr()
     assert "1 x image unusable" in told.out and "not one record could be made of 1 items" in told.err
 
@@ -278,7 +261,7 @@ def test_a_run_that_gives_no_record_fails_and_says_why(tmp_path, capsys):
 @pytest.mark.parametrize("options", [["--points", "0"], ["--points", "-1"], ["--seed", "-1"], ["--workers", "-1"]])
 def test_numbers_that_make_no_sense_are_refused(tmp_path, capsys, options):
     write_scenes(tmp_path / "in", 1)
-    assert main(command(tmp_path / "in", tmp_path / "out", *options)[3:]) == 2
+    assert main(command(tmp_path / "in", tmp_path / "out", *options)) == 2
     assert f"{options[0]} is {options[1]}" in capsys.readouterr().err
 
 

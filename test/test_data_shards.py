@@ -1,14 +1,11 @@
 """Records in WebDataset shards: whole or not there, continued after a kill, read back by the library."""
 
 import json
-import resource
-import subprocess
-import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from commandline import depthlm
 from minis import curated, picture, text
 
 from depthlm_ros.cli import main
@@ -83,17 +80,7 @@ def test_what_is_not_in_a_shard_is_counted_in_a_later_run_too(records, tmp_path)
 
 def test_a_full_disk_leaves_whole_shards_and_is_gone_on_from(records, tmp_path):
     command = ["data", "pack", str(records), "--out", str(tmp_path / "shards"), "--images", "2"]
-
-    def no_room():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-
-    full = subprocess.run(
-        [sys.executable, "-m", "depthlm_ros.cli", *command],
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        preexec_fn=no_room,
-    )
+    full = depthlm(*command, most_bytes=4096)
     assert full.returncode == 2 and "Make room and run the same command again" in full.stderr
     assert not list((tmp_path / "shards").glob("*.tar"))
     assert main(command) == 0 and len(list((tmp_path / "shards").glob("*.tar"))) == 3

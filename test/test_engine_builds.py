@@ -2,12 +2,8 @@
 it, a full disk. Real processes, on the embedded model."""
 
 import json
-import os
-import resource
-import subprocess
-import sys
 import time
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,6 +13,7 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 import tensorrt_double  # noqa: E402
+from commandline import own_engines, start  # noqa: E402
 
 from depthlm_ros.backends.torch_hf import TorchBackend, loader  # noqa: E402
 from depthlm_ros.bundle import find_bundle, load_bundle  # noqa: E402
@@ -27,7 +24,6 @@ from depthlm_ros.errors import BadBundle, BadQuestion, UnknownName  # noqa: E402
 from depthlm_ros.model import Model, load_model  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
-ROOT = Path(__file__).resolve().parent.parent
 SMALL = ("build", "--model", "tiny", "--size", "64x48", "--depth-only")
 HERE = (*SMALL, "--backend", "onnxruntime")
 CAMERA = Intrinsics(96.0, 96.0, 31.5, 23.5, 64, 48)
@@ -35,20 +31,11 @@ CAMERA = Intrinsics(96.0, 96.0, 31.5, 23.5, 64, 48)
 
 @pytest.fixture(scope="module", autouse=True)
 def root(tmp_path_factory):
-    """The folder into which engines are built, beside which only those of the repository are found."""
-    folder = tmp_path_factory.mktemp("engines")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DEPTHLM_ENGINES", str(folder))
-        patch.setenv("XDG_DATA_HOME", str(folder / "none"))
+    with own_engines(tmp_path_factory.mktemp("engines")) as folder:
         yield folder
 
 
-def process(*words, most_bytes=None):
-    """`depthlm engine ...` as a process of its own, which can write files of at most so many bytes."""
-    command = [sys.executable, "-m", "depthlm_ros.cli", "engine", *map(str, words)]
-    limit = (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))) if most_bytes else None
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=ROOT, env=os.environ.copy(), preexec_fn=limit, **pipes)
+process = partial(start, "engine")
 
 
 def ended(started, code=0):

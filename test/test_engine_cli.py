@@ -16,6 +16,8 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from commandline import own_engines  # noqa: E402
+
 from depthlm_ros.backends.torch_hf import TorchBackend, loader  # noqa: E402
 from depthlm_ros.bundle import load_bundle  # noqa: E402
 from depthlm_ros.cli import _parser, main  # noqa: E402
@@ -45,11 +47,7 @@ QUESTIONS = ("How far is the red box?", "Where is the table?", "Is there a perso
 
 @pytest.fixture(scope="module", autouse=True)
 def root(tmp_path_factory):
-    """The folder into which engines are built, beside which only those of the repository are found."""
-    folder = tmp_path_factory.mktemp("engines")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DEPTHLM_ENGINES", str(folder))
-        patch.setenv("XDG_DATA_HOME", str(folder / "none"))
+    with own_engines(tmp_path_factory.mktemp("engines")) as folder:
         yield folder
 
 

@@ -2,13 +2,13 @@
 
 import json
 import math
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from commandline import depthlm
 from labels import pair, question, told, write_lines, write_maps
 from room import render_room, write_labels
 
@@ -186,9 +186,7 @@ def test_pictures_of_points_and_of_maps_are_written_and_no_more_than_wanted(tmp_
     assert cv2.imread(str(picture)).shape[1] > 3 * 480
 
 
-def depthlm(*args):
-    command = [sys.executable, "-m", "depthlm_ros.cli", "eval", *map(str, args)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+depthlm_eval = partial(depthlm, "eval")
 
 
 @needs_tiny
@@ -207,7 +205,7 @@ def test_the_command_line_keeps_compares_and_draws(tmp_path):
         "--results",
         tmp_path / "r.jsonl",
     )
-    done = depthlm(labels, *options, "--pictures", tmp_path / "p", "--json", out)
+    done = depthlm_eval(labels, *options, "--pictures", tmp_path / "p", "--json", out)
     assert done.returncode == 0, done.stderr
     scores = json.loads(out.read_text(), parse_constant=pytest.fail)
     assert list(scores)[:6] == ["delta1", "absrel", "rmse", "n", "parse_failures", "seconds_per_image"]
@@ -217,19 +215,19 @@ def test_the_command_line_keeps_compares_and_draws(tmp_path):
     drawn = {path.name for path in (tmp_path / "p").iterdir()}
     assert {"reliability.png", "retention.png", "000001_room_0.jpg"} <= drawn
     assert all(cv2.imread(str(path)) is not None for path in (tmp_path / "p").iterdir())
-    refused = depthlm(labels, "--model", "tiny", "--results", tmp_path / "r.jsonl")
+    refused = depthlm_eval(labels, "--model", "tiny", "--results", tmp_path / "r.jsonl")
     assert refused.returncode == 2 and "results of another run" in refused.stderr
-    table = depthlm("--compare", out, out)
+    table = depthlm_eval("--compare", out, out)
     assert table.returncode == 0 and "tiny onnxruntime dense depthlm" in table.stdout
 
 
 def test_baselines_alone_need_no_model(tmp_path):
-    done = depthlm(write_labels(tmp_path), "--baselines", "--json", tmp_path / "a.json")
+    done = depthlm_eval(write_labels(tmp_path), "--baselines", "--json", tmp_path / "a.json")
     assert done.returncode == 0, done.stderr
     scores = json.loads((tmp_path / "a.json").read_text(), parse_constant=pytest.fail)
     assert scores["delta1"] is None and scores["model"] == "" and scores["n"] == 40
     assert 0 < scores["baselines"]["best constant"]["delta1"] <= 1
-    drawn = depthlm(write_labels(tmp_path), "--baselines", "--pictures", tmp_path / "p")
+    drawn = depthlm_eval(write_labels(tmp_path), "--baselines", "--pictures", tmp_path / "p")
     assert drawn.returncode == 2 and "--pictures shows what a model says" in drawn.stderr
 
 
@@ -238,7 +236,7 @@ def test_what_is_left_out_is_told_by_reason_and_lines_that_stand_twice_are_count
     first = labels.read_text().splitlines()[0]
     gone = [json.dumps(json.loads(first) | {"image": f"{n}.png"}) for n in range(5)]
     labels.write_text("\n".join([first, first, *gone]) + "\n")
-    done = depthlm(labels, "--baselines", "--json", tmp_path / "a.json")
+    done = depthlm_eval(labels, "--baselines", "--json", tmp_path / "a.json")
     assert done.returncode == 0 and done.stderr.count("does not exist") == 3  # as many examples
     assert "5 x image missing" in done.stderr and "1 x duplicate line" in done.stderr
     scores = json.loads((tmp_path / "a.json").read_text())
@@ -253,7 +251,7 @@ def test_the_embedded_model_is_scored_on_words(tmp_path, task):
     line = question(5.0, "m", text="How far is the wall?") if task == "objects" else pair([[160, 120]], [[160, 120]])
     if task != "objects" and not load_bundle(ROOT / "engines" / "tiny").pairs:
         pytest.skip("engines/tiny looks at one image at a time: export a model that takes two")
-    done = depthlm(write_lines(tmp_path, line), "--model", "tiny", "--task", task, "--json", tmp_path / "a.json")
+    done = depthlm_eval(write_lines(tmp_path, line), "--model", "tiny", "--task", task, "--json", tmp_path / "a.json")
     assert done.returncode == 0, done.stderr
     scores = json.loads((tmp_path / "a.json").read_text(), parse_constant=pytest.fail)
     assert scores["task"] == task and scores["records"] == 1
@@ -261,5 +259,5 @@ def test_the_embedded_model_is_scored_on_words(tmp_path, task):
 
 def test_nothing_to_score_is_said_in_one_line(tmp_path):
     for args, said in (((), "no labels"), (("--compare", tmp_path / "no.json"), "cannot be read")):
-        done = depthlm(*args)
+        done = depthlm_eval(*args)
         assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1

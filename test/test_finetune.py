@@ -3,11 +3,7 @@ and writes what the runtime loads."""
 
 import importlib.util
 import json
-import resource
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +12,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from backbones import our_states  # noqa: E402
+from commandline import depthlm  # noqa: E402
 from lessons import CAMERA, depth_line, finetune, make_base, point_line, write_data, write_image, write_lines  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from torch.nn import functional  # noqa: E402
@@ -153,17 +150,7 @@ def test_a_full_disk_costs_no_checkpoint_that_was_whole_and_is_told_in_one_line(
     out, small = tmp_path / "out", ["--set=train.batch=2", "--set=train.batch_per_device=1", "--set=train.workers=0"]
     command = ["finetune", "depthlm-3b", "--data", str(data["points"]), "--model", str(bases["qwen2_5_vl"]), *small]
     command += ["--out", str(out), "--steps", "3", "--set=train.save_every=2"]
-
-    def no_room():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
-
-    full = subprocess.run(
-        [sys.executable, "-m", "depthlm_ros.cli", *command],
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        preexec_fn=no_room,
-    )
+    full = depthlm(*command, most_bytes=200_000)
     told = full.stderr.splitlines()[-1]
     assert full.returncode == 1 and told.startswith("depthlm: ") and "Make room and go on with --resume" in told
     assert main([*command, "--resume"]) == 0 and (out / "model.safetensors").is_file()
