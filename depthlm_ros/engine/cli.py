@@ -110,9 +110,9 @@ def _check(args: argparse.Namespace) -> None:
         raise SetupError("--focal belongs to --size: a camera file has its own focal length.")
     given = [name for name in ("out", "precision", "head_precision", "target") if getattr(args, name)]
     if given and args.camera is None and args.size is None:
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise SetupError(
-            f"{options} would change the graphs, which are made for one camera: say which, with --camera camera.yaml "
+            f"{named} would change the graphs, which are made for one camera: say which, with --camera camera.yaml "
             "or --size WIDTHxHEIGHT. (Without one, only the plans of graphs that are there already are built.)"
         )
 
