@@ -37,4 +37,6 @@ def _answer(node: Node, site: Callable[[], Site | None], answer: Callable, reque
     if active:
         return answer(active, request, response)
     name = node.get_fully_qualified_name()
-    return refuse(response, f"the node is not active: `ros2 lifecycle set {name} activate` first.")
+    # With autostart it is so for a moment only.
+    wait_or = f"wait if it has just been started, else `ros2 lifecycle set {name} activate`"
+    return refuse(response, f"the node is not active: {wait_or}.")
