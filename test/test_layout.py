@@ -61,7 +61,7 @@ ROOMS = {
     "export": RUNTIME | {"nets"},
     "engine": RUNTIME | {"cameras"},
     **{name: RUNTIME | {"cameras", "nets", "export"} for name in ("engine/build", "engine/parity")},
-    "train": RUNTIME | {"nets", "export", "eval", "scenes", "data"},
+    "train": RUNTIME | {"nets", "export", "eval", "scenes", "data", "jsonable"},
     "finetune": RUNTIME | {"nets", "data"},
     "eval": RUNTIME | {"scenes", "data", "jsonable"},
     "ros": RUNTIME | {"eval", "scenes"},

@@ -18,10 +18,10 @@ from depthlm_ros.model import load_model, read_tokenizer
 from depthlm_ros.nets.checkpoint import load_checkpoint
 from depthlm_ros.share import shared_file
 from depthlm_ros.spec import CanvasRule, ModelSpec
+from depthlm_ros.train.card import rendered_scores
 from depthlm_ros.train.recipe import Recipe, affixes, make_model, make_tokenizer, read_recipe
 from depthlm_ros.train.trainer import Trainer
-from depthlm_ros.train.validate import calibrate, validate
-from depthlm_ros.train.validate_pairs import validate_pairs
+from depthlm_ros.train.validate import calibrate
 from depthlm_ros.train.warm import start_from
 
 DEFAULT_RECIPE = "config/train/tiny.yaml"
@@ -93,7 +93,7 @@ def export(trainer: Trainer, recipe: Recipe, tokenizer: Tokenizer, out: Path, im
     calibration = calibrate(load_model(str(out)), images)
     write_bundle(model, tokenizer, replace(spec, calibration=calibration), out, provenance=done)
     exported = load_model(str(out))
-    scores = validate(exported, images).as_dict() | {"two_views": validate_pairs(exported, max(images // 3, 1))}
+    scores = rendered_scores(exported, images)
     (out / "scores_rendered.json").write_text(json.dumps(scores, indent=1) + "\n")
     print(json.dumps(scores))
 
