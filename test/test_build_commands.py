@@ -65,3 +65,22 @@ def test_train_writes_a_bundle_that_works_and_of_which_an_engine_is_built(tmp_pa
     assert np.isfinite(depth_m).all()
     assert np.isfinite(wide_m).all()
     assert not np.array_equal(depth_m, wide_m)
+
+
+def test_a_training_starts_from_a_model_with_another_seed(tmp_path):
+    recipe, images = tmp_path / "mini.yaml", ("--validation-images", 2, "--workers", 0)
+    recipe.write_text(yaml.safe_dump(RECIPE))
+    first = depthlm("train", "--recipe", recipe, "--run", tmp_path / "first", *images)
+    assert first.returncode == 0, first.stderr
+    bundle = tmp_path / "first" / "bundle"
+    then = ("--run", tmp_path / "then", "--from", bundle, "--seed", 6, "--steps", 1)
+    second = depthlm("train", "--recipe", recipe, *then, *images)
+    assert second.returncode == 0, second.stderr
+    assert f"started from {bundle}" in second.stdout
+    made = json.loads((tmp_path / "then" / "bundle" / "manifest.json").read_text())["provenance"]
+    assert (made["seed"], made["steps_done"]) == (6, 1)
+    assert (tmp_path / "then" / "tokenizer.json").read_text() == (bundle / "tokenizer.json").read_text()
+
+    wrong = depthlm("train", "--recipe", recipe, "--run", tmp_path / "wrong", "--seed", -1)
+    assert wrong.returncode == 1, wrong.stderr
+    assert "seed -1" in wrong.stderr

@@ -18,6 +18,7 @@ from depthlm_ros.nets.text import Deep, causal_mask, read  # noqa: E402
 from depthlm_ros.scenes.pairs import sample_pair  # noqa: E402
 from depthlm_ros.scenes.questions import ask_about  # noqa: E402
 from depthlm_ros.scenes.render import render  # noqa: E402
+from depthlm_ros.train.cli import run_tokenizer  # noqa: E402
 from depthlm_ros.train.conversation import CHAT, Turn, encode_turn, pack  # noqa: E402
 from depthlm_ros.train.dataset import DataConfig, batch_texts, canvas_camera, make_batch, sample_view, turns_about  # noqa: E402
 from depthlm_ros.train.losses import gradient, silog  # noqa: E402
@@ -65,7 +66,7 @@ def batch(tokenizer):
     return make_batch(RECIPE.data, FAMILY, tokenizer, 3, 0)
 
 
-def trainer(tokenizer, folder, **changes):
+def trainer(tokenizer, folder, seed=RECIPE.seed, **changes):
     config = replace(RECIPE.train, **changes)
     return Trainer(
         make_model(RECIPE, tokenizer),
@@ -75,7 +76,7 @@ def trainer(tokenizer, folder, **changes):
         RECIPE.data,
         config,
         folder,
-        RECIPE.seed,
+        seed,
     )
 
 
@@ -107,6 +108,9 @@ def test_a_run_resumed_with_other_settings_says_so(tokenizer, tmp_path):
     other = trainer(tokenizer, tmp_path, steps=2, learning_rate=1e-4)
     other.run(workers=0, report=lambda _: None)
     assert [(phase["from_step"], phase["train"]["learning_rate"]) for phase in other.phases] == [(0, 3e-3), (1, 1e-4)]
+    seeded = trainer(tokenizer, tmp_path, seed=9, steps=3, learning_rate=1e-4)
+    seeded.run(workers=0, report=lambda _: None)
+    assert [phase["seed"] for phase in seeded.phases] == [RECIPE.seed, RECIPE.seed, 9]
 
 
 def test_every_turn_of_the_recipe_of_the_embedded_model_enters_its_row():
@@ -153,6 +157,16 @@ def test_an_earlier_model_gives_its_weights_and_the_embeddings_of_the_words_it_k
     token = "<|im_end|>"
     ours, theirs = (torch.tensor([words.token_to_id(token)]) for words in (other_words, tokenizer))
     assert torch.equal(model.embed(ours), earlier.embed(theirs))
+
+
+def test_a_run_keeps_the_words_of_the_model_it_starts_from_as_long_as_there_is_room(tokenizer, tmp_path):
+    kept = run_tokenizer(replace(RECIPE, seed=99), tmp_path / "kept", tokenizer)
+    assert kept.get_vocab() == tokenizer.get_vocab()
+    small = replace(RECIPE, model=replace(RECIPE.model, vocab=tokenizer.get_vocab_size() - 1))
+    learnt = run_tokenizer(small, tmp_path / "learnt", tokenizer)
+    assert learnt.get_vocab_size() <= small.model.vocab
+    again = run_tokenizer(RECIPE, tmp_path / "learnt", tokenizer)
+    assert again.get_vocab() == learnt.get_vocab(), "a run that is resumed keeps its own"
 
 
 def test_a_batch_depends_on_seed_and_step_only(tokenizer, batch):
@@ -268,3 +282,9 @@ def test_a_wrong_recipe_names_what_is_wrong(tmp_path, text, error):
     path.write_text(text)
     with pytest.raises(error, match=r"recipe\.yaml"):
         read_recipe(path)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "seven", None])
+def test_a_seed_that_is_none_is_named(seed):
+    with pytest.raises(SetupError, match=f"seed {seed!r}"):
+        replace(RECIPE, seed=seed)

@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, default=None, help="write the bundle here (default: RUN/bundle)")
     parser.add_argument("--steps", type=int, default=None, help="override the recipe's number of steps")
+    parser.add_argument("--seed", type=int, default=None, help="override the recipe's: other weights, other scenes")
     parser.add_argument(
         "--from", dest="start_from", metavar="MODEL", help="start from this bundle's weights instead of random ones"
     )
@@ -51,15 +52,18 @@ def run(args: argparse.Namespace) -> int:
     recipe = read_recipe(args.recipe or shared_file(DEFAULT_RECIPE))
     changes = {name: getattr(args, name) for name in ("steps", "hours") if getattr(args, name) is not None}
     recipe = replace(recipe, train=replace(recipe.train, **changes))
+    if args.seed is not None:
+        recipe = replace(recipe, seed=args.seed)
     if args.threads:
         torch.set_num_threads(args.threads)
-    tokenizer = run_tokenizer(recipe, args.run_folder)
+    earlier = load_bundle(find_bundle(args.start_from)) if args.start_from else None
+    words = read_tokenizer(earlier.tokenizer_path) if earlier else None
+    tokenizer = run_tokenizer(recipe, args.run_folder, words)
     family = family_named(recipe.family)
     model = make_model(recipe, tokenizer)
-    if args.start_from:
-        bundle = load_bundle(find_bundle(args.start_from))
-        copied = start_from(model, tokenizer, load_checkpoint(bundle.folder), read_tokenizer(bundle.tokenizer_path))
-        print(f"started from {bundle.folder}: {copied} tensors")
+    if earlier is not None and words is not None:
+        copied = start_from(model, tokenizer, load_checkpoint(earlier.folder), words)
+        print(f"started from {earlier.folder}: {copied} tensors", flush=True)
     trainer = Trainer(
         model,
         family,
@@ -77,12 +81,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def run_tokenizer(recipe: Recipe, folder: Path) -> Tokenizer:
-    """The run's tokenizer: learnt once, kept beside the checkpoint."""
+def run_tokenizer(recipe: Recipe, folder: Path, earlier: Tokenizer | None) -> Tokenizer:
+    """The run's tokenizer, kept beside the checkpoint: that of the model it starts from, as long as the recipe has room
+    for all its words, else learnt from the recipe's own texts."""
     path = folder / "tokenizer.json"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        make_tokenizer(recipe).save(str(path))
+        kept = earlier if earlier is not None and earlier.get_vocab_size() <= recipe.model.vocab else None
+        (kept or make_tokenizer(recipe)).save(str(path))
     return Tokenizer.from_file(str(path))
 
 

@@ -35,6 +35,10 @@ class Recipe:
     data: DataConfig
     train: TrainConfig
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise SetupError(f"seed {self.seed!r}: it must be a whole number of 0 or more.")
+
 
 def read_recipe(path: Path) -> Recipe:
     """Raises SetupError naming the file and the unknown or missing key."""

@@ -193,7 +193,7 @@ class Trainer:
 
     def _note_phase(self) -> None:
         """A run resumed with other settings is not one run: what was done is kept, and goes into the manifest."""
-        settings = {"data": asdict(self.data), "train": asdict(self.config)}
+        settings = {"seed": self.seed, "data": asdict(self.data), "train": asdict(self.config)}
         if not self.phases or {**self.phases[-1], "from_step": 0} != {"from_step": 0, **settings}:
             self.phases.append({"from_step": self.step, **settings})
 
