@@ -38,7 +38,7 @@ def folder(tmp_path):
 
 class TestSources:
     def test_a_folder_is_shown_in_the_order_of_its_names_each_time_from_the_start(self, folder):
-        source = pictures(folder, LENS)
+        source = pictures(folder, LENS, pytest.fail)
         for _ in range(2):
             shots = list(source())
             assert [shot.name for shot in shots] == ["a.jpg", "b.png", "c.PNG"]
@@ -48,7 +48,7 @@ class TestSources:
     def test_of_the_decoded_pictures_no_more_bytes_are_kept_than_may_be(self, folder):
         size = 24 * 32 * 3
         for kept_bytes, kept in ((10 * size, 3), (2 * size, 2), (size - 1, 0)):
-            source = pictures(folder, LENS, kept_bytes)
+            source = pictures(folder, LENS, pytest.fail, kept_bytes)
             first, second = list(source()), list(source())
             assert sum(a.rgb is b.rgb for a, b in zip(first, second, strict=True)) == kept
             assert all(np.array_equal(a.rgb, b.rgb) for a, b in zip(first, second, strict=True))
@@ -56,7 +56,7 @@ class TestSources:
     def test_a_picture_of_another_size_is_refused_because_the_lens_is_not_its(self, folder):
         cv2.imwrite(str(folder / "d.png"), np.zeros((24, 40, 3), np.uint8))
         with pytest.raises(BadImage, match=r"d\.png.*40"):
-            list(pictures(folder, LENS)())
+            list(pictures(folder, LENS, pytest.fail)())
 
     def test_a_video_is_shown_frame_by_frame(self, tmp_path):
         path = tmp_path / "film.avi"
@@ -66,22 +66,44 @@ class TestSources:
         writer.release()
         if not path.exists():
             pytest.skip("this OpenCV writes no video")
-        shots = list(pictures(path, LENS)())
+        shots = list(pictures(path, LENS, pytest.fail)())
         assert len(shots) == 3
         assert np.abs(shots[2].rgb[12, 16].astype(int) - COLOURS["c.PNG"]).max() < 12
 
     def test_labelled_images_bring_their_own_lens(self, tmp_path):
         labels = write_labels(tmp_path, images=2)
-        shots = list(labelled(labels)())
+        shots = list(labelled(labels, pytest.fail)())
         expected = [json.loads(line)["intrinsics"] for line in labels.read_text().splitlines()]
         assert [list(vars(shot.intrinsics).values()) for shot in shots] == expected
+
+    def test_a_picture_cut_short_is_left_out_and_said_once(self, folder):
+        (folder / "b.png").write_bytes((folder / "b.png").read_bytes()[:60])
+        said = []
+        source = pictures(folder, LENS, said.append)
+        for _ in range(2):
+            assert [shot.name for shot in source()] == ["a.jpg", "c.PNG"]
+        assert len(said) == 1 and "b.png" in said[0]
+
+    def test_a_labelled_image_that_is_gone_costs_itself(self, tmp_path):
+        labels = write_labels(tmp_path, images=3)
+        source = labelled(labels, (said := []).append)
+        gone, *left = (tmp_path / json.loads(line)["image"] for line in labels.read_text().splitlines())
+        gone.unlink()
+        assert [shot.name for shot in source()] == [file.name for file in left]
+        assert len(said) == 1 and gone.name in said[0]
+
+    def test_when_no_picture_can_be_read_the_round_says_so(self, folder):
+        for name in COLOURS:
+            (folder / name).write_bytes(b"no picture")
+        with pytest.raises(BadInput, match="none of these pictures"):
+            list(pictures(folder, LENS, lambda text: None)())
 
     @pytest.mark.parametrize("name", ["nowhere", "empty", "notes.txt"])
     def test_nothing_to_show_is_said(self, folder, tmp_path, name):
         (tmp_path / "empty").mkdir()
         (tmp_path / "notes.txt").write_text("no film")
         with pytest.raises(BadInput, match=name):
-            pictures(tmp_path / name, LENS)
+            pictures(tmp_path / name, LENS, pytest.fail)
 
     def test_a_rendered_room_comes_with_the_exact_depth_and_goes_back_and_forth(self):
         pytest.importorskip("numba")

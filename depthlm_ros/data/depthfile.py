@@ -14,6 +14,7 @@ from depthlm_ros.data.grids import resized
 from depthlm_ros.data.imagesize import image_size
 from depthlm_ros.data.records import RAW_FLOAT32, ROTATED_16, DepthFile, Record, z_of
 from depthlm_ros.errors import BadImage
+from depthlm_ros.imagefile import cut_short
 
 MOST_16 = 65535
 
@@ -115,8 +116,11 @@ def _raw(file: DepthFile) -> np.ndarray:
 
 
 def _picture(path: Path) -> np.ndarray:
+    encoded = _bytes(path)
+    if cut_short(encoded):
+        raise BadImage(f"{path}: ends after {encoded.size} bytes without its end marker: the depth map was cut short.")
     try:
-        values = cv2.imdecode(_bytes(path), cv2.IMREAD_UNCHANGED)
+        values = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
     except cv2.error as exc:
         raise BadImage(f"{path}: cannot be decoded ({exc.err}): the depth map is damaged.") from exc
     if values is None:

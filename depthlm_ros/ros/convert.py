@@ -13,12 +13,8 @@ import numpy as np
 
 from depthlm_ros.camera import CameraModel, Roi
 from depthlm_ros.errors import BadImage
+from depthlm_ros.imagefile import cut_short
 from depthlm_ros.ros.encodings import ENCODINGS, Encoding
-
-# A JPEG or PNG that was cut short decodes to partly invented pixels; its end marker stands in the last bytes
-# (a few cameras append padding).
-_END_MARKS = ((b"\xff\xd8", b"\xff\xd9"), (b"\x89PNG", b"IEND"))
-_TAIL_BYTES = 1024
 
 
 def image_to_rgb(message: Any) -> np.ndarray:
@@ -58,13 +54,11 @@ def compressed_to_rgb(message: Any) -> np.ndarray:
 def _check_is_complete(data: np.ndarray, image_format: str) -> None:
     if data.size == 0:
         raise BadImage(f"compressed image ({image_format!r}) holds no bytes: check the camera driver.")
-    head, tail = data[:4].tobytes(), data[-_TAIL_BYTES:].tobytes()
-    for start, end in _END_MARKS:
-        if head.startswith(start) and end not in tail:
-            raise BadImage(
-                f"compressed image ({image_format!r}) ends after {data.size} bytes without its end marker: "
-                "it was cut short; check the camera driver and the link."
-            )
+    if cut_short(data):
+        raise BadImage(
+            f"compressed image ({image_format!r}) ends after {data.size} bytes without its end marker: "
+            "it was cut short; check the camera driver and the link."
+        )
 
 
 def camera_from_info(info: Any) -> CameraModel:

@@ -94,17 +94,16 @@ def arguments() -> argparse.ArgumentParser:
 
 def source_from(options: argparse.Namespace) -> Source:
     """The source that the command line names. Raises BadInput if it shows nothing, SystemExit for a missing lens."""
+    log = rclpy.logging.get_logger("replay_camera")
     if options.labels:
-        return labelled(options.labels)
+        return labelled(options.labels, log.warning)
     if not options.images:
-        rclpy.logging.get_logger("replay_camera").info(
-            f"rendering {options.steps} pictures of a room (the first time, its code is compiled) ..."
-        )
+        log.info(f"rendering {options.steps} pictures of a room (the first time, its code is compiled) ...")
         return rendered_room(_room_camera(options), options.steps, options.seed)
     missing = [f"--{name}" for name in ("fx", "fy", "cx", "cy") if getattr(options, name) is None]
     if missing:
         arguments().error(f"--images needs the lens; missing: {' '.join(missing)}. No depth is right without it.")
-    return pictures(options.images, Lens(options.fx, options.fy, options.cx, options.cy))
+    return pictures(options.images, Lens(options.fx, options.fy, options.cx, options.cy), log.warning)
 
 
 def _room_camera(options: argparse.Namespace) -> Intrinsics:

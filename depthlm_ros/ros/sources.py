@@ -5,7 +5,7 @@ A source is a function that starts from the beginning each time it is called, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,44 +48,65 @@ class Lens:
 
 
 Source = Callable[[], Iterator[Shot]]
+Report = Callable[[str], object]
 
 
 class Shelf:
-    """Reads pictures, and keeps those that fit into so many bytes."""
+    """Reads pictures, and keeps those that fit into so many bytes. A file that is no picture is reported once, and left
+    out; BadInput when a whole round had nothing else."""
 
-    def __init__(self, most_bytes: int) -> None:
-        self._left_bytes = most_bytes
+    def __init__(self, most_bytes: int, report: Report) -> None:
+        self._left_bytes, self._report = most_bytes, report
         self._kept: dict[Path, np.ndarray] = {}
+        self._unreadable: set[Path] = set()
 
-    def read(self, file: Path) -> np.ndarray:
-        """uint8 (H, W, 3). Raises BadImage."""
+    def shots(self, files: Iterable[tuple[Path, Callable[[np.ndarray], Intrinsics]]]) -> Iterator[Shot]:
+        """Of each file and its camera, which may depend on the picture (H, W, 3)."""
+        shown = False
+        for file, camera in files:
+            rgb = self._read(file)
+            if rgb is not None:
+                shown = True
+                yield Shot(file.name, rgb, camera(rgb))
+        if not shown:
+            raise BadInput("none of these pictures can be read: nothing to show.")
+
+    def _read(self, file: Path) -> np.ndarray | None:
         if file in self._kept:
             return self._kept[file]
-        rgb = read_rgb(file)
+        if file in self._unreadable:
+            return None
+        try:
+            rgb = read_rgb(file)
+        except BadImage as exc:
+            self._unreadable.add(file)
+            self._report(f"left out: {exc}")
+            return None
         if rgb.nbytes <= self._left_bytes:
             self._left_bytes -= rgb.nbytes
             self._kept[file] = rgb
         return rgb
 
 
-def pictures(path: Path, lens: Lens, kept_bytes: int = KEPT_BYTES) -> Source:
+def pictures(path: Path, lens: Lens, report: Report, kept_bytes: int = KEPT_BYTES) -> Source:
     """The pictures of a folder in the order of their names, one picture, or the frames of a video.
 
-    kept_bytes: how much may be kept of the decoded pictures, so that a second round need not decode them.
+    report: told of files that cannot be read; the others are shown. kept_bytes: how much may be kept of the decoded
+    pictures, so that a second round need not decode them.
 
     All must have one size, that of the first, because the lens is given for it; others raise BadImage when they
     come. Raises BadInput if there is nothing to show.
     """
     if not path.exists():
         raise BadInput(f"{path} does not exist: name a folder of pictures, a picture or a video.")
-    shelf = Shelf(kept_bytes)
+    shelf = Shelf(kept_bytes, report)
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES)
         if not files:
             raise BadInput(f"{path} holds no pictures ({', '.join(PICTURE_SUFFIXES)}).")
-        return lambda: _of_one_size(_read(files, lens, shelf))
+        return lambda: _of_one_size(shelf.shots((file, lens.intrinsics) for file in files))
     if path.suffix.lower() in PICTURE_SUFFIXES:
-        return lambda: _read([path], lens, shelf)
+        return lambda: shelf.shots([(path, lens.intrinsics)])
     return video(path, lens)
 
 
@@ -96,16 +117,16 @@ def video(path: Path, lens: Lens) -> Source:
     return lambda: _frames(path, lens)
 
 
-def labelled(path: Path) -> Source:
-    """The images of a labels file in DepthLM's JSONL schema, each with its own intrinsics. Raises BadInput."""
-    records = read_records(path).records
-    return lambda: (Shot(str(record.image), read_rgb(record.image), record.intrinsics) for record in records)
+def labelled(path: Path, report: Report) -> Source:
+    """The images of a labels file in DepthLM's JSONL schema, each with its own intrinsics. report: told of images that
+    cannot be read; the others are shown. Raises BadInput."""
+    files = [(record.image, _always(record.intrinsics)) for record in read_records(path).records]
+    shelf = Shelf(0, report)
+    return lambda: shelf.shots(files)
 
 
-def _read(files: list[Path], lens: Lens, shelf: Shelf) -> Iterator[Shot]:
-    for file in files:
-        rgb = shelf.read(file)
-        yield Shot(file.name, rgb, lens.intrinsics(rgb))
+def _always(camera: Intrinsics) -> Callable[[np.ndarray], Intrinsics]:
+    return lambda rgb: camera
 
 
 def _frames(path: Path, lens: Lens) -> Iterator[Shot]:

@@ -1,0 +1,60 @@
+"""Picture files: one that has lost its end is refused, because decoders fill the rest with pixels that nobody saw."""
+
+import cv2
+import numpy as np
+import pytest
+
+from depthlm_ros.data.depthfile import read_depth
+from depthlm_ros.data.records import DepthFile
+from depthlm_ros.errors import BadImage
+from depthlm_ros.imagefile import cut_short, read_rgb
+
+NOISE = np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8)
+
+
+def encoded(suffix: str, image: np.ndarray = NOISE) -> bytes:
+    return cv2.imencode(suffix, image)[1].tobytes()
+
+
+def with_thumbnail(jpeg: bytes) -> bytes:
+    """The same picture with a small one in an application segment, as cameras write it."""
+    inner = b"Exif\x00\x00" + encoded(".jpg", NOISE[:16, :16])
+    return jpeg[:2] + b"\xff\xe1" + (len(inner) + 2).to_bytes(2, "big") + inner + jpeg[2:]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp"])
+def test_a_whole_file_is_read_with_whatever_follows_its_end(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    for appended in (b"", bytes(5000), b"\xff\xda a film of the moment"):
+        path.write_bytes(encoded(suffix) + appended)
+        assert read_rgb(path).shape == NOISE.shape
+
+
+def test_a_jpeg_with_a_thumbnail_is_read(tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(with_thumbnail(encoded(".jpg")))
+    assert read_rgb(path).shape == NOISE.shape
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("kept", [0.2, 0.6, 0.99])
+def test_a_cut_file_is_refused_with_its_size(tmp_path, suffix, kept):
+    whole = encoded(suffix)
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(whole[: int(kept * len(whole))])
+    with pytest.raises(BadImage, match=f"ends after {path.stat().st_size} bytes.*cut short"):
+        read_rgb(path)
+
+
+def test_a_progressive_jpeg_is_cut_short_only_if_it_is():
+    whole = cv2.imencode(".jpg", NOISE, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1]
+    assert not cut_short(whole)
+    assert cut_short(whole[:-2])
+
+
+def test_a_depth_map_that_was_cut_short_is_refused(tmp_path):
+    path = tmp_path / "depth.png"
+    whole = encoded(".png", np.random.default_rng(1).integers(500, 6000, (96, 128)).astype(np.uint16))
+    path.write_bytes(whole[: len(whole) * 2 // 3])
+    with pytest.raises(BadImage, match="cut short"):
+        read_depth(DepthFile(path, 1000.0))
