@@ -28,6 +28,8 @@ COEFFICIENT_COUNTS = {
 
 # OpenCV's fixed-point maps hold coordinates in 16 bits.
 MAX_SIDE_PX = 32766
+# Of the focal length: over 640 pixels a point moves by less than two.
+MOST_SKEW = 0.003
 # Colour of resampled pixels that show nothing the camera saw, and the source coordinate they are
 # given: far enough outside that no interpolation touches the image.
 UNSEEN_GREY = 128
@@ -206,6 +208,7 @@ def _check_matrices(model: CameraModel) -> None:
             raise BadIntrinsics(
                 f"camera_info has NaN or inf in {name} = {matrix.tolist()}: calibrate the camera again."
             )
+    _check_zeros_of_k(model.k)
     if model.p[0, 0] < 0 or (model.has_p and model.p[1, 1] <= 0):
         raise BadIntrinsics(
             f"camera_info has P with fx = {model.p[0, 0]}, fy = {model.p[1, 1]}: both must be positive, "
@@ -216,6 +219,17 @@ def _check_matrices(model: CameraModel) -> None:
     if min(model.delivered_size_px) < 1:
         raise BadIntrinsics(
             f"camera_info's binning {model.binning_x} x {model.binning_y} leaves no pixel of the image."
+        )
+
+
+def _check_zeros_of_k(k: np.ndarray) -> None:
+    """A K written column by column has its principal point where zeros belong, and would pass for one in the corner. A
+    skew that moves no pixel by much is let pass: it is not used."""
+    others = k[(0, 1, 2, 2), (1, 0, 0, 1)]
+    if not (np.abs(others) <= MOST_SKEW * k[0, 0]).all():
+        raise BadIntrinsics(
+            f"camera_info has K = {k.ravel().tolist()}: expected [fx, 0, cx, 0, fy, cy, 0, 0, 1], row by row, without "
+            "skew. Publish K in this order; rectify the images of a skewed sensor before this node."
         )
 
 

@@ -113,6 +113,20 @@ def test_matrix_with_too_few_values_is_refused():
         camera(k=K[:8])
 
 
+@pytest.mark.parametrize(
+    "k",
+    [np.array(K).reshape(3, 3).T.ravel(), (*K[:1], 6.0, *K[2:]), (*K[:7], 300.0, 1.0)],
+    ids=["columns", "skew", "k7"],
+)
+def test_a_k_with_numbers_where_zeros_belong_is_refused_with_the_order_it_should_have(k):
+    with pytest.raises(BadIntrinsics, match=r"K = \[525\.0.*expected \[fx, 0, cx, 0, fy, cy, 0, 0, 1\], row by row"):
+        camera(k=k)
+
+
+def test_a_skew_of_a_pixel_is_let_pass():
+    assert camera(k=(*K[:1], 0.8, *K[2:]), p=NO_P).rectified_intrinsics == camera(p=NO_P).rectified_intrinsics
+
+
 def test_r_that_is_no_rotation_is_refused():
     with pytest.raises(BadIntrinsics, match="no rotation"):
         camera(r=2 * np.eye(3))

@@ -43,7 +43,10 @@ def fill_answer(response: SpatialQuery.Response, answer: Answer, camera: Intrins
     if answer.status is Status.NOT_FOUND:
         response.message = "the model does not see what the question is about."
     elif answer.status is Status.NOT_UNDERSTOOD:
-        response.message = "the model does not understand the question: put it as in the README."
+        response.message = (
+            "the model does not understand the question: put it as in the README, "
+            "and name a point or a place by `pixels` or `regions`."
+        )
 
 
 def measurement_message(measurement: Measurement, points_m: np.ndarray) -> MeasurementMessage:
