@@ -27,7 +27,7 @@ from depthlm_ros.export.package import write_bundle
 from depthlm_ros.families.registry import family_named
 from depthlm_ros.model import Model, load_model
 from depthlm_ros.train.cli import DEFAULT_RECIPE, bundle_spec
-from depthlm_ros.train.dataset import canvas_camera
+from depthlm_ros.train.dataconfig import canvas_camera
 from depthlm_ros.train.recipe import Recipe, affixes, make_model, make_tokenizer, read_recipe
 from depthlm_ros.train.trainer import Trainer
 from depthlm_ros.train.validate import validate

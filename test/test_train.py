@@ -20,12 +20,14 @@ from depthlm_ros.scenes.questions import ask_about  # noqa: E402
 from depthlm_ros.scenes.render import render  # noqa: E402
 from depthlm_ros.train.cli import run_tokenizer  # noqa: E402
 from depthlm_ros.train.conversation import CHAT, Turn, encode_turn, pack  # noqa: E402
-from depthlm_ros.train.dataset import DataConfig, batch_texts, canvas_camera, make_batch, sample_view, turns_about  # noqa: E402
+from depthlm_ros.train.dataconfig import DataConfig, canvas_camera  # noqa: E402
+from depthlm_ros.train.dataset import batch_texts, make_batch, sample_view  # noqa: E402
 from depthlm_ros.train.losses import gradient, silog  # noqa: E402
 from depthlm_ros.train.pairs import pair_turns  # noqa: E402
 from depthlm_ros.train.recipe import Recipe, affixes, make_model, make_tokenizer, read_recipe  # noqa: E402
 from depthlm_ros.train.tokenizer import train_tokenizer  # noqa: E402
 from depthlm_ros.train.trainer import TrainConfig, Trainer, block_mask, learning_rate  # noqa: E402
+from depthlm_ros.train.turns import turns_about  # noqa: E402
 from depthlm_ros.train.warm import start_from  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -137,7 +139,7 @@ def test_pairs_of_pictures_are_asked_about_with_answers_that_are_read_back(token
     camera = canvas_camera(data.canvases[0], data.focal_px)
     pair = sample_pair(scene_rng, sample_view(scene_rng)[0], camera, 3)
     size_px = (camera.width_px, camera.height_px)
-    turns = pair_turns(pair, FAMILY)
+    turns = pair_turns(pair, FAMILY, 16)
     for turn, matched_px in zip(turns, pair.matched_px, strict=False):
         read_px = FAMILY.read_match(turn.reply, size_px)
         np.testing.assert_allclose(read_px, matched_px, atol=1.0 + 0.001 * max(size_px))

@@ -7,10 +7,10 @@ import pytest
 
 pytest.importorskip("torch")
 
-from depthlm_ros.core import Answer, Measurement, Status
+from depthlm_ros.core import Answer, Measurement, Region, Status
 from depthlm_ros.model import load_model
 from depthlm_ros.scenes.questions import Question
-from depthlm_ros.train.validate import answer_is_right, shares, validate
+from depthlm_ros.train.validate import Given, judged, shares, validate
 
 pytestmark = pytest.mark.torch
 
@@ -48,18 +48,38 @@ def said(value, *measured, status=Status.OK):
     ],
 )
 def test_a_reply_is_right_by_its_status_and_by_a_number_within_a_quarter(question, reply, right):
-    assert answer_is_right(reply, question) == right
+    found = judged(reply, question, None)
+    assert (found.right, found.measured, found.pointed) == (*right, None)
+
+
+@pytest.mark.parametrize(
+    ("regions", "pointed"),
+    [
+        ((Region(10, 10, 4, 4),), True),
+        ((Region(0, 0, 64, 48),), False),
+        ((Region(14, 20, 8, 2), Region(10, 10, 4, 4)), False),
+        ((Region(0, 6, 32, 16),), True),
+        ((), False),
+    ],
+)
+def test_an_answer_points_at_a_thing_if_the_centre_of_its_first_region_is_on_it(regions, pointed):
+    thing = Region(8, 8, 8, 8)
+    for status in (Status.OK, Status.NOT_FOUND):
+        reply = Replying(Answer("words", status, 2.0, regions=regions))
+        assert judged(reply, asked("distance"), thing).pointed == pointed
 
 
 def test_answers_are_counted_by_what_was_asked_for():
     answers = [
-        (asked("distance"), True, False),
-        (asked("closer"), False, False),
-        (asked("wide"), True, True),
-        (asked("distance", "not_found"), False, False),
+        Given(asked("distance"), True, False, True),
+        Given(asked("closer"), False, False, False),
+        Given(asked("wide"), True, True, True),
+        Given(asked("distance", "not_found"), False, False),
     ]
     found = shares(answers)
-    assert (found["object_distance"].right, found["object_distance"].asked) == (0.5, 2)
+    distance = found["object_distance"]
+    assert (distance.right, distance.asked, distance.pointed) == (0.5, 2, 0.5)
+    assert math.isnan(found["absent"].pointed)
     assert (found["object_size"].right, found["object_size"].measured) == (1.0, 1.0)
     assert found["absent"].asked == 1 and found["absent"].right == 0.0
     assert found["out_of_scope"].asked == 0 and math.isnan(found["out_of_scope"].right)

@@ -45,17 +45,25 @@ Read = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def read(
-    language: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, mask: torch.Tensor, deep: Deep | None = None
+    language: Any,
+    x: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    mask: torch.Tensor,
+    deep: Deep | None = None,
+    queries: list[torch.Tensor] | None = None,
 ) -> Read:
     """Embeddings x (B, T, C) of whole prompts -> final normed states (B, T, C), keys and values (layers, B, heads_kv,
     T, D). language: a module with `layers` and `norm`.
 
     cos, sin: (B or 1, T, D). mask: additive, or boolean with True where attention is allowed; broadcastable to
-    (B, heads, T, T).
+    (B, heads, T, T). queries: is given each layer's, (B, heads, T, D).
     """
     keys, values = [], []
     for index, layer in enumerate(language.layers):
         query, key, value = project(layer.self_attn, layer.input_layernorm(x), cos, sin)
+        if queries is not None:
+            queries.append(query)
         groups = layer.self_attn.num_key_value_groups
         y = attend(query, repeat(key, groups), repeat(value, groups), layer.self_attn.scaling, mask)
         x = x + layer.self_attn.o_proj(y.transpose(1, 2).flatten(2))

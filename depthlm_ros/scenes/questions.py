@@ -27,7 +27,8 @@ class Question:
 
     uv_px: marked points, integer pixels of the picture. kind: distance, where, presence, closer, wide, tall, point,
     points_apart, points_closer or out_of_scope. value: the number in the reply before rounding (NaN if none), in
-    `unit` ("m", or "" without a value). status: a value of core.Status. names: the objects asked about.
+    `unit` ("m", or "" without a value). status: a value of core.Status. names: the objects asked about. object_ids:
+    those of them that are in the picture, the one that the reply is about last.
     """
 
     question: str
@@ -38,6 +39,7 @@ class Question:
     unit: str
     status: str
     names: tuple[str, ...] = ()
+    object_ids: tuple[int, ...] = ()
 
 
 def normalised_box(edges_px: tuple[int, int, int, int], width_px: int, height_px: int) -> str:
@@ -75,7 +77,8 @@ def _view(scene: Scene, rendered: Rendered, intrinsics: Intrinsics, box_text: Bo
 
 def _answered(kind: str, text: str, reply: str, seen: Sighting, value: float, view: _View) -> Question:
     name = seen.thing.name
-    return Question(text, reply.format(a=name, box=view.box(seen), x=value), (), kind, value, "m", "ok", (name,))
+    told = reply.format(a=name, box=view.box(seen), x=value)
+    return Question(text, told, (), kind, value, "m", "ok", (name,), (seen.thing.object_id,))
 
 
 def _distance(dice: Dice, view: _View, seen: Sighting) -> Question:
@@ -96,9 +99,10 @@ def _size(dice: Dice, view: _View, seen: Sighting) -> Question:
 
 def _closer(dice: Dice, view: _View, one: Sighting, two: Sighting) -> Question:
     text = dice.pick(phrases.CLOSER).format(a=one.thing.name, b=two.thing.name)
-    near = one if one.range_m < two.range_m else two
+    near, far = (one, two) if one.range_m < two.range_m else (two, one)
+    ids = (far.thing.object_id, near.thing.object_id)
     reply = phrases.IS_CLOSER.format(a=near.thing.name, box=view.box(near), x=near.range_m)
-    return Question(text, reply, (), "closer", near.range_m, "m", "ok", (one.thing.name, two.thing.name))
+    return Question(text, reply, (), "closer", near.range_m, "m", "ok", (one.thing.name, two.thing.name), ids)
 
 
 def _visible(dice: Dice, view: _View) -> Question:

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from depthlm_ros.families.base import Prompt
 from depthlm_ros.families.chat import qwen
+from depthlm_ros.train.gaze import LOOKS, Gaze
 
 # What is trained here speaks as Qwen3-VL does, without a system message.
 CHAT = qwen("")
@@ -21,10 +22,12 @@ CHAT = qwen("")
 
 @dataclass(frozen=True)
 class Turn:
-    """One prompt and the whole reply expected (its forced words included)."""
+    """One prompt and the whole reply expected (its forced words included). gaze: where the reply has to look, if it is
+    about a place."""
 
     prompt: Prompt
     reply: str
+    gaze: Gaze | None = None
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,14 @@ class PackedRow:
     """ids, segment, offset: int64 (Q,); segment is -1 where padded; offset counts within a segment.
 
     label: int64 (Q,): the token that should follow this one, or -100 where nothing is asked of it.
+    gaze: bool (LOOKS, Q, M): where to look for the token that should follow, of M image tokens; none: anywhere.
     """
 
     ids: np.ndarray
     segment: np.ndarray
     offset: np.ndarray
     label: np.ndarray
+    gaze: np.ndarray
 
 
 def encode_turn(turn: Turn, tokenizer: Tokenizer) -> tuple[list[int], int]:
@@ -47,12 +52,16 @@ def encode_turn(turn: Turn, tokenizer: Tokenizer) -> tuple[list[int], int]:
     return given + predicted, len(given)
 
 
-def pack(turns: Sequence[Turn], tokenizer: Tokenizer, length: int, pad_id: int) -> PackedRow:
-    """Packs turns one after the other into `length` tokens; a turn that no longer fits is left out."""
+def pack(turns: Sequence[Turn], tokenizer: Tokenizer, length: int, pad_id: int, image_tokens: int = 0) -> PackedRow:
+    """Packs turns one after the other into `length` tokens; a turn that no longer fits is left out.
+
+    image_tokens: of the images that the turns' gazes are about; 0 leaves these out.
+    """
     ids = np.full(length, pad_id, np.int64)
     segment = np.full(length, -1, np.int64)
     offset = np.zeros(length, np.int64)
     label = np.full(length, -100, np.int64)
+    gaze = np.zeros((LOOKS, length, image_tokens), bool)
     at = 0
     for index, turn in enumerate(turns):
         tokens, given = encode_turn(turn, tokenizer)
@@ -63,5 +72,7 @@ def pack(turns: Sequence[Turn], tokenizer: Tokenizer, length: int, pad_id: int) 
         segment[at:end] = index
         offset[at:end] = np.arange(len(tokens))
         label[at + given - 1 : end - 1] = tokens[given:]
+        if image_tokens and turn.gaze is not None:
+            gaze[:, at + given - 1 : end - 1] = np.stack(turn.gaze)[:, None]
         at = end
-    return PackedRow(ids, segment, offset, label)
+    return PackedRow(ids, segment, offset, label, gaze)

@@ -11,53 +11,30 @@ from tokenizers import Tokenizer
 from torch.utils.data import IterableDataset
 
 from depthlm_ros.camera import UNSEEN_GREY
-from depthlm_ros.core import Intrinsics, Region
-from depthlm_ros.families import vlm3
+from depthlm_ros.core import Intrinsics
 from depthlm_ros.families.base import Family
-from depthlm_ros.pinhole import range_from_z
 from depthlm_ros.scenes.batch import Shot
 from depthlm_ros.scenes.gpu import render_on
 from depthlm_ros.scenes.lens import sample_lens
 from depthlm_ros.scenes.photo import photograph
 from depthlm_ros.scenes.pose import sample_pose
 from depthlm_ros.scenes.primitives import Pose, Scene
-from depthlm_ros.scenes.questions import Question, ask_about
+from depthlm_ros.scenes.questions import ask_about
 from depthlm_ros.scenes.render import Rendered, render
 from depthlm_ros.scenes.sample import sample_scene
-from depthlm_ros.train.conversation import PackedRow, Turn, pack
+from depthlm_ros.train.conversation import PackedRow, pack
+from depthlm_ros.train.dataconfig import DataConfig, canvas_camera
 from depthlm_ros.train.pairs import pair_examples
 from depthlm_ros.train.tokenizer import PAD, token_id
+from depthlm_ros.train.turns import turns_about
 
-TEXT_FIELDS = ("ids", "segment", "offset", "label")
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """What is rendered. Sizes are (width, height) in pixels at the canonical focal length.
-
-    wide_share: of batches on the second canvas. pair_share: of batches of two pictures each. lens_share: of single
-    pictures whose camera's calibration is not exact, see scenes/lens.py. render_device: where single pictures are
-    rendered, cpu or cuda (scenes/gpu.py); a seed's batches on the one are not those on the other.
-    """
-
-    focal_px: float = 96.0
-    canvases: tuple[tuple[int, int], ...] = ((128, 96), (192, 128))
-    wide_share: float = 0.12
-    batch: int = 32
-    views_per_scene: int = 4
-    points: int = 3
-    questions: int = 3
-    row_tokens: int = 176
-    pair_share: float = 0.15
-    pair_points: int = 4
-    lens_share: float = 0.3
-    render_device: str = "cpu"
+TEXT_FIELDS = ("ids", "segment", "offset", "label", "gaze")
 
 
 @dataclass(frozen=True)
 class Batch:
     """image: uint8 (B, H, W, 3); second: the same of the second pictures, (0,) of single ones; depth_m: float32
-    (B, H, W) of the first, NaN = no label; the rest int64 (B, Q), see PackedRow."""
+    (B, H, W) of the first, NaN = no label; the rest int64 (B, Q) and bool (B, LOOKS, Q, M), see PackedRow."""
 
     image: torch.Tensor
     second: torch.Tensor
@@ -66,6 +43,7 @@ class Batch:
     segment: torch.Tensor
     offset: torch.Tensor
     label: torch.Tensor
+    gaze: torch.Tensor
 
 
 class RenderedBatches(IterableDataset):
@@ -94,7 +72,7 @@ def make_batch(config: DataConfig, family: Family, tokenizer: Tokenizer, seed: i
     count = config.batch * config.canvases[0][0] * config.canvases[0][1] // (size_px[0] * size_px[1])
     camera = canvas_camera(size_px, config.focal_px)
     if rng.random() < config.pair_share:
-        told = (family, tokenizer, max(count // 2, 1), config.pair_points, config.row_tokens)
+        told = (family, tokenizer, max(count // 2, 1), config.pair_points, config.row_tokens, config.token_px)
         return stacked(*zip(*pair_examples(rng, camera, *told), strict=True))
     images, depths, rows = [], [], []
     for whole in render_on(config.render_device, sample_shots(rng, config, camera, count), camera):
@@ -105,7 +83,8 @@ def make_batch(config: DataConfig, family: Family, tokenizer: Tokenizer, seed: i
         turns = turns_about(rng, config, family, asked, rendered)
         images.append(image)
         depths.append(rendered.depth_m)
-        rows.append(pack(turns, tokenizer, config.row_tokens, token_id(tokenizer, PAD)))
+        image_tokens = size_px[0] * size_px[1] // config.token_px**2
+        rows.append(pack(turns, tokenizer, config.row_tokens, token_id(tokenizer, PAD), image_tokens))
     return stacked(images, (), depths, rows)
 
 
@@ -136,12 +115,6 @@ def sample_view(rng: np.random.Generator, scene: Scene | None = None) -> tuple[S
             scene = None
 
 
-def canvas_camera(size_px: tuple[int, int], focal_px: float) -> Intrinsics:
-    """The canonical camera of a canvas: principal point at its centre."""
-    width, height = size_px
-    return Intrinsics(focal_px, focal_px, (width - 1) / 2, (height - 1) / 2, width, height)
-
-
 def mask_outside(rng: np.random.Generator, rendered: Rendered) -> tuple[Rendered, np.ndarray]:
     """Keeps a random rectangle, as a camera that does not fill the canvas would; returns also what lies outside."""
     height, width = rendered.depth_m.shape
@@ -157,70 +130,6 @@ def mask_outside(rng: np.random.Generator, rendered: Rendered) -> tuple[Rendered
     depth_m = np.where(outside, np.nan, rendered.depth_m).astype(np.float32)
     object_id = np.where(outside, -1, rendered.object_id).astype(rendered.object_id.dtype)
     return replace(rendered, depth_m=depth_m, object_id=object_id), outside
-
-
-def turns_about(
-    rng: np.random.Generator, config: DataConfig, family: Family, asked: list[Question], rendered: Rendered
-) -> list[Turn]:
-    """VLM3 point questions, then the questions about objects and marks, then one about a region."""
-    size_px = (rendered.depth_m.shape[1], rendered.depth_m.shape[0])
-    turns = [
-        point_turn(u, v, depth_m, family, size_px) for u, v, depth_m in sample_points(rng, rendered, config.points)
-    ]
-    for question in asked:
-        uv_px = np.asarray(question.uv_px, float).reshape(-1, 2)
-        turns.append(Turn(family.question_prompt(as_typed(rng, question.question), uv_px, (), size_px), question.reply))
-    turns += region_turns(rng, rendered, family, size_px, config.focal_px)
-    return turns
-
-
-def as_typed(rng: np.random.Generator, question: str) -> str:
-    """Now and then without capitals or question mark, as people type."""
-    if rng.random() < 0.2:
-        question = question.lower()
-    return question.rstrip("?.") if rng.random() < 0.2 else question
-
-
-def sample_points(rng: np.random.Generator, rendered: Rendered, count: int) -> list[tuple[int, int, float]]:
-    """(u, v, depth_m) of random pixels with a depth."""
-    v, u = np.nonzero(np.isfinite(rendered.depth_m))
-    if not len(u):
-        return []
-    chosen = rng.integers(0, len(u), count)
-    return [(int(u[i]), int(v[i]), float(rendered.depth_m[v[i], u[i]])) for i in chosen]
-
-
-def point_turn(u: int, v: int, depth_m: float, family: Family, size_px: tuple[int, int]) -> Turn:
-    return Turn(family.point_prompt(u, v, size_px), vlm3.POINT_REPLY.format(depth_m=depth_m))
-
-
-REGION_QUESTIONS = (
-    "How far is the object in this region?",
-    "How far away is this object?",
-    "What is the distance to this region?",
-    "distance to this object",
-)
-
-
-def region_turns(
-    rng: np.random.Generator, rendered: Rendered, family: Family, size_px: tuple[int, int], focal_px: float
-) -> list[Turn]:
-    """For half the images: how far is what lies in this box (median range of one object's visible pixels)."""
-    ids = np.unique(rendered.object_id[rendered.object_id >= 0])
-    if not len(ids) or rng.random() < 0.5:
-        return []
-    mask = (rendered.object_id == rng.choice(ids)) & np.isfinite(rendered.depth_m)
-    v, u = np.nonzero(mask)
-    if len(u) < 12:
-        return []
-    x, y = int(u.min()), int(v.min())
-    region = Region(x, y, int(u.max()) + 1 - x, int(v.max()) + 1 - y)
-    camera = canvas_camera(size_px, focal_px)
-    uv_px = rendered.straight_px(np.stack([u, v], 1))
-    range_m = float(np.median(range_from_z(uv_px, rendered.depth_m[v, u], camera)))
-    question = REGION_QUESTIONS[int(rng.integers(len(REGION_QUESTIONS)))]
-    prompt = family.question_prompt(question, np.zeros((0, 2)), (region,), size_px)
-    return [Turn(prompt, f"The object is {range_m:.2f} meters away.")]
 
 
 def batch_texts(rng: np.random.Generator, config: DataConfig, family: Family, scenes: int) -> Iterator[str]:

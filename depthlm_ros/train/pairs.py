@@ -14,6 +14,7 @@ from depthlm_ros.scenes.pairs import Pair, sample_pair
 from depthlm_ros.scenes.photo import photograph
 from depthlm_ros.scenes.sample import sample_scene
 from depthlm_ros.train.conversation import PackedRow, Turn, pack
+from depthlm_ros.train.gaze import Gaze, tokens_at
 from depthlm_ros.train.tokenizer import PAD, token_id
 
 Example = tuple[np.ndarray, np.ndarray, np.ndarray, PackedRow]
@@ -27,6 +28,7 @@ def pair_examples(
     count: int,
     points: int,
     row_tokens: int,
+    token_px: int,
 ) -> list[Example]:
     """`count` times (first picture, second, depth of the first, packed questions); `points` matches are asked for."""
     examples: list[Example] = []
@@ -38,21 +40,29 @@ def pair_examples(
                 pair = sample_pair(rng, scene, camera, points)
             except RuntimeError:
                 break
-            row = pack(pair_turns(pair, family), tokenizer, row_tokens, token_id(tokenizer, PAD))
+            both = 2 * pair.first.depth_m.size // token_px**2
+            row = pack(pair_turns(pair, family, token_px), tokenizer, row_tokens, token_id(tokenizer, PAD), both)
             images = (photograph(rng, rendered) for rendered in (pair.first, pair.second))
             examples.append((*images, pair.first.depth_m, row))
     return examples
 
 
-def pair_turns(pair: Pair, family: Family) -> list[Turn]:
+def pair_turns(pair: Pair, family: Family, token_px: int) -> list[Turn]:
     """The questions about two pictures with their true answers."""
-    height, width = pair.first.depth_m.shape
-    turns = [
-        Turn(family.match_prompt(float(uv[0]), float(uv[1]), (width, height)), match_reply(matched, (width, height)))
-        for uv, matched in zip(pair.uv_px, pair.matched_px, strict=True)
-    ]
+    size_px = (pair.first.depth_m.shape[1], pair.first.depth_m.shape[0])
+    turns = []
+    for uv, matched in zip(pair.uv_px, pair.matched_px, strict=True):
+        prompt = family.match_prompt(float(uv[0]), float(uv[1]), size_px)
+        turns.append(Turn(prompt, match_reply(matched, size_px), match_gaze(uv, matched, size_px, token_px)))
     replies = pose_replies(pair.rotation, pair.translation_m)
     return turns + [Turn(prompt, replies[name]) for name, prompt in family.pose_prompts().items() if name in replies]
+
+
+def match_gaze(uv_px: np.ndarray, matched_px: np.ndarray, size_px: tuple[int, int], token_px: int) -> Gaze:
+    """First at the pixel in the first picture, then at its match in the second."""
+    first, second = (tokens_at(u, v, size_px, token_px) for u, v in (uv_px, matched_px))
+    none = np.zeros_like(first)
+    return np.concatenate([first, none]), np.concatenate([none, second])
 
 
 def match_reply(matched_px: np.ndarray, size_px: tuple[int, int]) -> str:

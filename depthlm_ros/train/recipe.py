@@ -16,7 +16,8 @@ from depthlm_ros.families.registry import family_named
 from depthlm_ros.nets.qwen3vl import Qwen3VLDepth
 from depthlm_ros.nets.small import SmallConfig, build
 from depthlm_ros.train.conversation import CHAT
-from depthlm_ros.train.dataset import DataConfig, batch_texts
+from depthlm_ros.train.dataconfig import DataConfig
+from depthlm_ros.train.dataset import batch_texts
 from depthlm_ros.train.tokenizer import IMAGE, PAD, token_id, train_tokenizer
 from depthlm_ros.train.trainer import Affixes, TrainConfig
 

@@ -13,17 +13,21 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from depthlm_ros.errors import SetupError
 from depthlm_ros.families.base import Family
 from depthlm_ros.nets.positions import PromptLayout
 from depthlm_ros.nets.qwen3vl import Qwen3VLDepth
 from depthlm_ros.nets.text import Deep, read
-from depthlm_ros.train.dataset import Batch, DataConfig, RenderedBatches
+from depthlm_ros.train.dataconfig import DataConfig
+from depthlm_ros.train.dataset import Batch, RenderedBatches
+from depthlm_ros.train.gaze import gaze_loss
 from depthlm_ros.train.losses import gradient, next_token, silog
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long and how fast. Loss = silog + gradient_weight * gradient + text_weight * next_token."""
+    """How long and how fast. Loss = silog + gradient_weight * gradient + text_weight * next_token + gaze_weight *
+    gaze_loss."""
 
     steps: int = 4000
     warmup_steps: int = 200
@@ -32,6 +36,7 @@ class TrainConfig:
     clip: float = 1.0
     gradient_weight: float = 0.5
     text_weight: float = 0.5
+    gaze_weight: float = 0.3
     bf16: bool = True
     save_every: int = 200
     hours: float = 0.0
@@ -43,6 +48,7 @@ class Losses:
     silog: torch.Tensor
     gradient: torch.Tensor
     text: torch.Tensor
+    gaze: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -70,13 +76,17 @@ def forward(model: Qwen3VLDepth, batch: Batch, affixes: Affixes, config: TrainCo
     text_cos, text_sin = model.text_rope(batch.offset + layout.next_position)
     cos, sin = torch.cat([prefix_cos, text_cos], 1), torch.cat([prefix_sin, text_sin], 1)
     mask = block_mask(batch.segment, layout.length)
-    states, _, _ = read(model.language, x, cos, sin, mask, Deep(deep, layout.spans))
+    queries: list[torch.Tensor] = []
+    states, keys, _ = read(model.language, x, cos, sin, mask, Deep(deep, layout.spans), queries)
     depth_m = model.depth(states, deep, layout)
     asked = batch.label >= 0
     logits = model.logits(states[:, layout.length :][asked])
     text = next_token(logits, batch.label[asked]) if asked.any() else states.new_zeros(())
+    scaling = model.language.layers[0].self_attn.scaling
+    looked = gaze_loss(queries, keys, scaling, mask, batch.gaze, layout)
     dense, edges = silog(depth_m, batch.depth_m), gradient(depth_m, batch.depth_m)
-    return Losses(dense + config.gradient_weight * edges + config.text_weight * text, dense, edges, text)
+    words = config.text_weight * text + config.gaze_weight * looked
+    return Losses(dense + config.gradient_weight * edges + words, dense, edges, text, looked)
 
 
 def block_mask(segment: torch.Tensor, prefix: int) -> torch.Tensor:
@@ -128,6 +138,10 @@ class Trainer:
         seed: int,
         device: str = "cpu",
     ) -> None:
+        if data.token_px != model.pixels_per_token:
+            raise SetupError(
+                f"data.token_px is {data.token_px}: an image token of this model is {model.pixels_per_token}."
+            )
         self.model, self.affixes, self.config, self.folder = model.to(device), affixes, config, folder
         self.device, self.seed, self.step, self.spent_s = device, seed, 0, 0.0
         self.data, self.family, self.tokenizer_json = data, family, tokenizer_json

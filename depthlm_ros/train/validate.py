@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from depthlm_ros.core import Frame, PointDepths
+from depthlm_ros.core import Frame, PointDepths, Region
 from depthlm_ros.eval.calibration import Errors, fit, share_within
 from depthlm_ros.eval.metrics import median_aligned, score
 from depthlm_ros.model import Model
 from depthlm_ros.scenes.photo import photograph
 from depthlm_ros.scenes.questions import Question, ask_about
-from depthlm_ros.scenes.render import render
+from depthlm_ros.scenes.render import Rendered, render
 from depthlm_ros.spec import Calibration
-from depthlm_ros.train.dataset import canvas_camera, sample_view
+from depthlm_ros.train.dataconfig import canvas_camera
+from depthlm_ros.train.dataset import sample_view
 from depthlm_ros.view import View
 
 # Training draws from [seed, step]; this stream is never a training batch.
@@ -40,11 +41,23 @@ SUBJECTS = {
 @dataclass(frozen=True)
 class Share:
     """How many of `asked` questions were answered rightly, as a share. measured: the same with the number that was
-    measured in the depth map for the answer, in the place of the one in its words."""
+    measured in the depth map for the answer, in the place of the one in its words. pointed: of the objects in view, the
+    share whose answer's region has its centre on them (the pointing game, https://arxiv.org/abs/1608.00507)."""
 
     right: float
     asked: int
     measured: float
+    pointed: float
+
+
+@dataclass(frozen=True)
+class Given:
+    """Whether the answer to a question was right in words, by measurement, and in place (None: it has none)."""
+
+    question: Question
+    right: bool
+    measured: bool
+    pointed: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -76,12 +89,12 @@ class Report:
 @dataclass
 class Tally:
     """What is collected image by image. dense: (predicted, true) maps; points, words: what depth_at and tell_depth_at
-    gave, with the true depths; answers: (question, answered rightly in words, by measurement)."""
+    gave, with the true depths."""
 
     dense: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     points: list[tuple[PointDepths, np.ndarray]] = field(default_factory=list)
     words: list[tuple[PointDepths, np.ndarray]] = field(default_factory=list)
-    answers: list[tuple[Question, bool, bool]] = field(default_factory=list)
+    answers: list[Given] = field(default_factory=list)
 
 
 def validate(model: Model, images: int, seed: int = 1, points: int = 8, questions: int = QUESTIONS_PER_IMAGE) -> Report:
@@ -121,7 +134,7 @@ def look_around(model: Model, images: int, seed: int, points: int, questions: in
         tally.words.append((view.tell_depth_at(uv_px), true_m))
         if questions:
             asked = ask_about(rng, scene, rendered, camera, questions)
-            tally.answers += [(question, *answer_is_right(view, question)) for question in asked]
+            tally.answers += [judged(view, question, true_region(question, rendered)) for question in asked]
     return tally
 
 
@@ -139,18 +152,35 @@ def within_std(pairs: Sequence[tuple[PointDepths, np.ndarray]]) -> float:
     return share_within(found.error_m, found.spread_m)
 
 
-def answer_is_right(view: View, question: Question) -> tuple[bool, bool]:
+def true_region(question: Question, rendered: Rendered) -> Region | None:
+    """The box around what the reply is about, if that is an object in the picture."""
+    if not question.object_ids:
+        return None
+    v, u = np.nonzero(rendered.object_id == question.object_ids[-1])
+    return Region(int(u.min()), int(v.min()), int(np.ptp(u)) + 1, int(np.ptp(v)) + 1)
+
+
+def judged(view: View, question: Question, region: Region | None) -> Given:
     """Of the answer in words and of its measurement: is the status right and, where a number is due, is it within 25 %
-    of the truth?"""
+    of the truth? And is the answer about the right region?"""
     answer = view.ask(question.question, np.asarray(question.uv_px, float).reshape(-1, 2))
+    pointed = None if region is None else bool(answer.regions) and is_centred_on(answer.regions[0], region)
     if answer.status.value != question.status:
-        return False, False
+        return Given(question, False, False, pointed)
     if question.status != "ok":
-        return True, True
+        return Given(question, True, True)
     wanted = MEASURED_AS.get(question.kind, "distance")
     found = [item.value for item in answer.measurements if item.quantity == wanted]
     # Of two things, the question is about the nearer one.
-    return near(answer.value, question.value), near(min(found, default=math.nan), question.value)
+    measured = near(min(found, default=math.nan), question.value)
+    return Given(question, near(answer.value, question.value), measured, pointed)
+
+
+def is_centred_on(region: Region, wanted: Region) -> bool:
+    """Whether the centre of a region lies in another."""
+    u_px, v_px = region.x_px + region.width_px / 2, region.y_px + region.height_px / 2
+    across = wanted.x_px <= u_px <= wanted.x_px + wanted.width_px
+    return bool(across and wanted.y_px <= v_px <= wanted.y_px + wanted.height_px)
 
 
 def near(value: float, truth: float) -> bool:
@@ -165,19 +195,20 @@ def depths(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Depths:
     return Depths(raw.delta1, raw.absrel, score(aligned, truth).delta1, math.nan, raw.parse_failures)
 
 
-def shares(answers: Sequence[tuple[Question, bool, bool]]) -> dict[str, Share]:
+def shares(answers: Sequence[Given]) -> dict[str, Share]:
     """Right answers by subject."""
     groups = {
-        name: [given for given in answers if given[0].status == "ok" and given[0].kind in kinds]
+        name: [given for given in answers if given.question.status == "ok" and given.question.kind in kinds]
         for name, kinds in SUBJECTS.items()
     }
-    groups["absent"] = [given for given in answers if given[0].status == "not_found"]
-    groups["out_of_scope"] = [given for given in answers if given[0].status == "not_understood"]
+    groups["absent"] = [given for given in answers if given.question.status == "not_found"]
+    groups["out_of_scope"] = [given for given in answers if given.question.status == "not_understood"]
     return {name: share(group) for name, group in groups.items()}
 
 
-def share(answers: Sequence[tuple[Question, bool, bool]]) -> Share:
+def share(answers: Sequence[Given]) -> Share:
     if not answers:
-        return Share(math.nan, 0, math.nan)
-    said, measured = np.mean([given[1:] for given in answers], axis=0)
-    return Share(float(said), len(answers), float(measured))
+        return Share(math.nan, 0, math.nan, math.nan)
+    right, measured = np.mean([(given.right, given.measured) for given in answers], axis=0)
+    placed = [given.pointed for given in answers if given.pointed is not None]
+    return Share(float(right), len(answers), float(measured), float(np.mean(placed)) if placed else math.nan)

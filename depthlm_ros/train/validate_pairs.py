@@ -13,7 +13,7 @@ from depthlm_ros.pose import rotation_angle_deg
 from depthlm_ros.scenes.pairs import sample_pair
 from depthlm_ros.scenes.photo import photograph
 from depthlm_ros.scenes.sample import sample_scene
-from depthlm_ros.train.dataset import canvas_camera
+from depthlm_ros.train.dataconfig import canvas_camera
 
 # Another stream of numbers than those of training and of single pictures.
 STREAM = 2**41

@@ -1,0 +1,38 @@
+"""What a training renders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from depthlm_ros.core import Intrinsics
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is rendered. Sizes are (width, height) in pixels at the canonical focal length.
+
+    wide_share: of batches on the second canvas. pair_share: of batches of two pictures each. lens_share: of single
+    pictures whose camera's calibration is not exact, see scenes/lens.py. render_device: where single pictures are
+    rendered, cpu or cuda (scenes/gpu.py); a seed's batches on the one are not those on the other. token_px: side of the
+    square of pixels that one image token of the model stands for.
+    """
+
+    focal_px: float = 96.0
+    canvases: tuple[tuple[int, int], ...] = ((128, 96), (192, 128))
+    wide_share: float = 0.12
+    batch: int = 32
+    views_per_scene: int = 4
+    points: int = 3
+    questions: int = 3
+    row_tokens: int = 176
+    pair_share: float = 0.15
+    pair_points: int = 4
+    lens_share: float = 0.3
+    render_device: str = "cpu"
+    token_px: int = 16
+
+
+def canvas_camera(size_px: tuple[int, int], focal_px: float) -> Intrinsics:
+    """The canonical camera of a canvas: principal point at its centre."""
+    width, height = size_px
+    return Intrinsics(focal_px, focal_px, (width - 1) / 2, (height - 1) / 2, width, height)

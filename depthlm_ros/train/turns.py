@@ -1,0 +1,90 @@
+"""What is asked about a rendered picture in training, with the true replies and where they have to look."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from depthlm_ros.core import Region
+from depthlm_ros.families import vlm3
+from depthlm_ros.families.base import Family
+from depthlm_ros.pinhole import range_from_z
+from depthlm_ros.scenes.questions import Question
+from depthlm_ros.scenes.render import Rendered
+from depthlm_ros.train.conversation import Turn
+from depthlm_ros.train.dataconfig import DataConfig, canvas_camera
+from depthlm_ros.train.gaze import Gaze, tokens_at, tokens_of
+
+
+def turns_about(
+    rng: np.random.Generator, config: DataConfig, family: Family, asked: list[Question], rendered: Rendered
+) -> list[Turn]:
+    """VLM3 point questions, then the questions about objects and marks, then one about a region."""
+    size_px = (rendered.depth_m.shape[1], rendered.depth_m.shape[0])
+    turns = [
+        point_turn(u, v, depth_m, family, size_px, config.token_px)
+        for u, v, depth_m in sample_points(rng, rendered, config.points)
+    ]
+    for question in asked:
+        uv_px = np.asarray(question.uv_px, float).reshape(-1, 2)
+        prompt = family.question_prompt(as_typed(rng, question.question), uv_px, (), size_px)
+        turns.append(Turn(prompt, question.reply, gaze_of(question, rendered, config.token_px)))
+    turns += region_turns(rng, config, family, rendered)
+    return turns
+
+
+def gaze_of(question: Question, rendered: Rendered, token_px: int) -> Gaze | None:
+    """At the first and the last of the pixels or objects that the question names and the picture shows."""
+    size_px = (rendered.depth_m.shape[1], rendered.depth_m.shape[0])
+    places = [tokens_at(*uv, size_px, token_px) for uv in question.uv_px]
+    places += [tokens_of(rendered.object_id == index, token_px) for index in question.object_ids]
+    return (places[0], places[-1]) if places else None
+
+
+def as_typed(rng: np.random.Generator, question: str) -> str:
+    """Now and then without capitals or question mark, as people type."""
+    if rng.random() < 0.2:
+        question = question.lower()
+    return question.rstrip("?.") if rng.random() < 0.2 else question
+
+
+def sample_points(rng: np.random.Generator, rendered: Rendered, count: int) -> list[tuple[int, int, float]]:
+    """(u, v, depth_m) of random pixels with a depth."""
+    v, u = np.nonzero(np.isfinite(rendered.depth_m))
+    if not len(u):
+        return []
+    chosen = rng.integers(0, len(u), count)
+    return [(int(u[i]), int(v[i]), float(rendered.depth_m[v[i], u[i]])) for i in chosen]
+
+
+def point_turn(u: int, v: int, depth_m: float, family: Family, size_px: tuple[int, int], token_px: int) -> Turn:
+    place = tokens_at(u, v, size_px, token_px)
+    return Turn(family.point_prompt(u, v, size_px), vlm3.POINT_REPLY.format(depth_m=depth_m), (place, place))
+
+
+REGION_QUESTIONS = (
+    "How far is the object in this region?",
+    "How far away is this object?",
+    "What is the distance to this region?",
+    "distance to this object",
+)
+
+
+def region_turns(rng: np.random.Generator, config: DataConfig, family: Family, rendered: Rendered) -> list[Turn]:
+    """For half the images: how far is what lies in this box (median range of one object's visible pixels)."""
+    ids = np.unique(rendered.object_id[rendered.object_id >= 0])
+    if not len(ids) or rng.random() < 0.5:
+        return []
+    mask = (rendered.object_id == rng.choice(ids)) & np.isfinite(rendered.depth_m)
+    v, u = np.nonzero(mask)
+    if len(u) < 12:
+        return []
+    x, y = int(u.min()), int(v.min())
+    region = Region(x, y, int(u.max()) + 1 - x, int(v.max()) + 1 - y)
+    size_px = (mask.shape[1], mask.shape[0])
+    camera = canvas_camera(size_px, config.focal_px)
+    uv_px = rendered.straight_px(np.stack([u, v], 1))
+    range_m = float(np.median(range_from_z(uv_px, rendered.depth_m[v, u], camera)))
+    question = REGION_QUESTIONS[int(rng.integers(len(REGION_QUESTIONS)))]
+    prompt = family.question_prompt(question, np.zeros((0, 2)), (region,), size_px)
+    place = tokens_of(mask, config.token_px)
+    return [Turn(prompt, f"The object is {range_m:.2f} meters away.", (place, place))]
