@@ -78,6 +78,7 @@ def measure(recipe: Recipe, tokenizer: Tokenizer, folder: Path, steps: int, imag
         return result
     report = validate(model, images)
     answers = {f"{subject}_right": share.right for subject, share in report.questions.items()}
+    answers["object_pointed"] = report.questions["object_distance"].pointed
     dense = {name: value for name, value in asdict(report.dense).items() if name.startswith(("delta1", "absrel"))}
     return {**result, **dense, "words_delta1": report.words.delta1, **answers}
 

@@ -113,7 +113,7 @@ def tokenizer():
     return make_tokenizer(RECIPE)
 
 
-def test_in_a_row_only_what_is_replied_has_somewhere_to_look(tokenizer):
+def test_a_reply_has_somewhere_to_look_until_its_first_digit(tokenizer):
     look, other = np.eye(6, dtype=bool)[[1, 4]]
     ask = FAMILY.question_prompt("How far is the red box?", np.zeros((0, 2)), (), (64, 48))
     turns = [
@@ -121,9 +121,10 @@ def test_in_a_row_only_what_is_replied_has_somewhere_to_look(tokenizer):
         Turn(ask, "The red box is 1.00 meters away.", (look, other)),
     ]
     row = pack(turns, tokenizer, 96, 0, image_tokens=6)
-    told = (row.segment == 1) & (row.label >= 0)
-    assert told.any() and np.array_equal(row.gaze.any(-1), np.stack([told, told]))
-    assert (row.gaze[0, told] == look).all() and (row.gaze[1, told] == other).all()
+    for at, place in enumerate((look, other)):
+        told = row.gaze[at].any(-1)
+        assert tokenizer.decode(row.label[told].tolist()).split() == ["The", "red", "box", "is", "1"]
+        assert (row.segment[told] == 1).all() and (row.gaze[at, told] == place).all()
 
 
 def test_the_loss_is_minus_the_log_of_the_attention_that_arrives():

@@ -35,7 +35,8 @@ class PackedRow:
     """ids, segment, offset: int64 (Q,); segment is -1 where padded; offset counts within a segment.
 
     label: int64 (Q,): the token that should follow this one, or -100 where nothing is asked of it.
-    gaze: bool (LOOKS, Q, M): where to look for the token that should follow, of M image tokens; none: anywhere.
+    gaze: bool (LOOKS, Q, M): where to look for the token that should follow, of M image tokens; none: anywhere. Up to a
+    reply's first digit only: the digits of a box give away where the thing is.
     """
 
     ids: np.ndarray
@@ -73,6 +74,14 @@ def pack(turns: Sequence[Turn], tokenizer: Tokenizer, length: int, pad_id: int, 
         offset[at:end] = np.arange(len(tokens))
         label[at + given - 1 : end - 1] = tokens[given:]
         if image_tokens and turn.gaze is not None:
-            gaze[:, at + given - 1 : end - 1] = np.stack(turn.gaze)[:, None]
+            gaze[:, at + given - 1 : at + given + _before_digits(tokens[given:], tokenizer)] = np.stack(turn.gaze)[
+                :, None
+            ]
         at = end
     return PackedRow(ids, segment, offset, label, gaze)
+
+
+def _before_digits(predicted: Sequence[int], tokenizer: Tokenizer) -> int:
+    """How many tokens come before the first with a digit."""
+    words = (tokenizer.decode([token]) for token in predicted)
+    return next((index for index, word in enumerate(words) if any(map(str.isdigit, word))), len(predicted) - 1)

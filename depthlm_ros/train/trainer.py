@@ -36,7 +36,7 @@ class TrainConfig:
     clip: float = 1.0
     gradient_weight: float = 0.5
     text_weight: float = 0.5
-    gaze_weight: float = 0.3
+    gaze_weight: float = 0.5
     bf16: bool = True
     save_every: int = 200
     hours: float = 0.0
