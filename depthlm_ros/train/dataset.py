@@ -24,6 +24,7 @@ from depthlm_ros.scenes.render import Rendered, render
 from depthlm_ros.scenes.sample import sample_scene
 from depthlm_ros.train.conversation import PackedRow, pack
 from depthlm_ros.train.dataconfig import DataConfig, canvas_camera
+from depthlm_ros.train.naming import words_shown
 from depthlm_ros.train.pairs import pair_examples
 from depthlm_ros.train.tokenizer import PAD, token_id
 from depthlm_ros.train.turns import turns_about
@@ -34,11 +35,13 @@ TEXT_FIELDS = ("ids", "segment", "offset", "label", "gaze")
 @dataclass(frozen=True)
 class Batch:
     """image: uint8 (B, H, W, 3); second: the same of the second pictures, (0,) of single ones; depth_m: float32
-    (B, H, W) of the first, NaN = no label; the rest int64 (B, Q) and bool (B, LOOKS, Q, M), see PackedRow."""
+    (B, H, W) of the first, NaN = no label; shown: bool (B, N, K), what the tokens of the first show (naming.py); the
+    rest int64 (B, Q) and bool (B, LOOKS, Q, M), see PackedRow."""
 
     image: torch.Tensor
     second: torch.Tensor
     depth_m: torch.Tensor
+    shown: torch.Tensor
     ids: torch.Tensor
     segment: torch.Tensor
     offset: torch.Tensor
@@ -74,7 +77,7 @@ def make_batch(config: DataConfig, family: Family, tokenizer: Tokenizer, seed: i
     if rng.random() < config.pair_share:
         told = (family, tokenizer, max(count // 2, 1), config.pair_points, config.row_tokens, config.token_px)
         return stacked(*zip(*pair_examples(rng, camera, *told), strict=True))
-    images, depths, rows = [], [], []
+    images, depths, shown, rows = [], [], [], []
     for whole in render_on(config.render_device, sample_shots(rng, config, camera, count), camera):
         rendered, outside = mask_outside(rng, whole)
         image = photograph(rng, rendered)
@@ -83,9 +86,10 @@ def make_batch(config: DataConfig, family: Family, tokenizer: Tokenizer, seed: i
         turns = turns_about(rng, config, family, asked, rendered)
         images.append(image)
         depths.append(rendered.depth_m)
+        shown.append(words_shown(rendered, config.token_px))
         image_tokens = size_px[0] * size_px[1] // config.token_px**2
         rows.append(pack(turns, tokenizer, config.row_tokens, token_id(tokenizer, PAD), image_tokens))
-    return stacked(images, (), depths, rows)
+    return stacked(images, (), depths, shown, rows)
 
 
 def sample_shots(rng: np.random.Generator, config: DataConfig, camera: Intrinsics, count: int) -> Iterator[Shot]:
@@ -97,12 +101,17 @@ def sample_shots(rng: np.random.Generator, config: DataConfig, camera: Intrinsic
 
 
 def stacked(
-    images: Sequence[np.ndarray], seconds: Sequence[np.ndarray], depths: Sequence[np.ndarray], rows: Sequence[PackedRow]
+    images: Sequence[np.ndarray],
+    seconds: Sequence[np.ndarray],
+    depths: Sequence[np.ndarray],
+    shown: Sequence[np.ndarray],
+    rows: Sequence[PackedRow],
 ) -> Batch:
     """One batch of its examples; no seconds: single pictures."""
     second = torch.from_numpy(np.stack(seconds)) if len(seconds) else torch.zeros(0, dtype=torch.uint8)
     texts = (torch.from_numpy(np.stack([getattr(row, name) for row in rows])) for name in TEXT_FIELDS)
-    return Batch(torch.from_numpy(np.stack(images)), second, torch.from_numpy(np.stack(depths)), *texts)
+    first = (torch.from_numpy(np.stack(each)) for each in (depths, shown))
+    return Batch(torch.from_numpy(np.stack(images)), second, *first, *texts)
 
 
 def sample_view(rng: np.random.Generator, scene: Scene | None = None) -> tuple[Scene, Pose]:

@@ -18,6 +18,7 @@ from depthlm_ros.nets.small import SmallConfig, build
 from depthlm_ros.train.conversation import CHAT
 from depthlm_ros.train.dataconfig import DataConfig
 from depthlm_ros.train.dataset import batch_texts
+from depthlm_ros.train.naming import WORDS
 from depthlm_ros.train.tokenizer import IMAGE, PAD, token_id, train_tokenizer
 from depthlm_ros.train.trainer import Affixes, TrainConfig
 
@@ -77,4 +78,7 @@ def make_model(recipe: Recipe, tokenizer: Tokenizer) -> Qwen3VLDepth:
 
 
 def affixes(tokenizer: Tokenizer) -> Affixes:
-    return Affixes(*(tuple(tokenizer.encode(text).ids) for text in CHAT.around_images))
+    before, between, after = (tuple(tokenizer.encode(text).ids) for text in CHAT.around_images)
+    # As they stand in a question, behind a space; of a word of several tokens the first.
+    words = tuple(tokenizer.encode(f" {word}").ids[0] for word in WORDS)
+    return Affixes(before, between, after, words, token_id(tokenizer, IMAGE))

@@ -22,12 +22,13 @@ from depthlm_ros.train.dataconfig import DataConfig
 from depthlm_ros.train.dataset import Batch, RenderedBatches
 from depthlm_ros.train.gaze import gaze_loss
 from depthlm_ros.train.losses import gradient, next_token, silog
+from depthlm_ros.train.naming import naming_loss
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """How long and how fast. Loss = silog + gradient_weight * gradient + text_weight * next_token + gaze_weight *
-    gaze_loss."""
+    gaze_loss + naming_weight * naming_loss."""
 
     steps: int = 4000
     warmup_steps: int = 200
@@ -37,6 +38,7 @@ class TrainConfig:
     gradient_weight: float = 0.5
     text_weight: float = 0.5
     gaze_weight: float = 0.5
+    naming_weight: float = 0.3
     bf16: bool = True
     save_every: int = 200
     hours: float = 0.0
@@ -49,15 +51,18 @@ class Losses:
     gradient: torch.Tensor
     text: torch.Tensor
     gaze: torch.Tensor
+    naming: torch.Tensor
 
 
 @dataclass(frozen=True)
 class Affixes:
-    """Token ids of the fixed text before, between and after the images."""
+    """Token ids of the fixed text before, between and after the images; of naming.WORDS, and of no word."""
 
     before: tuple[int, ...]
     between: tuple[int, ...]
     after: tuple[int, ...]
+    words: tuple[int, ...]
+    nothing: int
 
 
 def forward(model: Qwen3VLDepth, batch: Batch, affixes: Affixes, config: TrainConfig) -> Losses:
@@ -85,8 +90,14 @@ def forward(model: Qwen3VLDepth, batch: Batch, affixes: Affixes, config: TrainCo
     scaling = model.language.layers[0].self_attn.scaling
     looked = gaze_loss(queries, keys, scaling, mask, batch.gaze, layout)
     dense, edges = silog(depth_m, batch.depth_m), gradient(depth_m, batch.depth_m)
-    words = config.text_weight * text + config.gaze_weight * looked
-    return Losses(dense + config.gradient_weight * edges + words, dense, edges, text, looked)
+    named = naming_loss(
+        seen[0][0],
+        model.embed(torch.tensor(affixes.words, device=batch.ids.device)),
+        model.embed(torch.tensor(affixes.nothing, device=batch.ids.device)),
+        batch.shown,
+    )
+    words = config.text_weight * text + config.gaze_weight * looked + config.naming_weight * named
+    return Losses(dense + config.gradient_weight * edges + words, dense, edges, text, looked, named)
 
 
 def block_mask(segment: torch.Tensor, prefix: int) -> torch.Tensor:

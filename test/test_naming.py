@@ -1,0 +1,65 @@
+"""Image tokens learn the words for what they show: which these are, and the loss that says so."""
+
+import math
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from depthlm_ros.scenes.names import names_of  # noqa: E402
+from depthlm_ros.scenes.render import render  # noqa: E402
+from depthlm_ros.scenes.visibility import sightings  # noqa: E402
+from depthlm_ros.train.dataconfig import canvas_camera  # noqa: E402
+from depthlm_ros.train.dataset import sample_view  # noqa: E402
+from depthlm_ros.train.naming import SHARPNESS, WORDS, naming_loss, words_shown  # noqa: E402
+
+pytestmark = pytest.mark.torch
+CAMERA = canvas_camera((128, 96), 96.0)
+
+
+def pictures(count):
+    for seed in range(count):
+        rng = np.random.default_rng(seed)
+        yield render(*sample_view(rng), CAMERA)
+
+
+def test_a_token_shows_the_words_of_what_fills_a_tenth_of_it_or_is_mostly_there():
+    checked = 0
+    for rendered in pictures(4):
+        shown = words_shown(rendered, 16)
+        assert shown.shape == (48, len(WORDS))
+        things = {thing.object_id: thing for thing in rendered.scene.objects}
+        for token in range(48):
+            row, column = divmod(token, 8)
+            cell = rendered.object_id[16 * row : 16 * row + 16, 16 * column : 16 * column + 16]
+            expected = set()
+            for index in set(np.unique(cell)) - {-1}:
+                pixels, whole = (cell == index).sum(), (rendered.object_id == index).sum()
+                if index in things and (pixels >= 25.6 or pixels >= whole / 4):
+                    expected |= {*things[index].name.split(), things[index].colour} & set(WORDS)
+            assert {word for word, is_shown in zip(WORDS, shown[token], strict=True) if is_shown} == expected
+            checked += bool(expected)
+    assert checked > 40
+
+
+def test_every_name_that_is_asked_about_is_made_of_these_words():
+    asked = 0
+    for rendered in pictures(20):
+        seen = [one.thing for one in sightings(rendered.scene, rendered, CAMERA)]
+        for thing in seen:
+            for name in names_of(thing, [other for other in seen if other is not thing]):
+                assert set(name.split()) <= set(WORDS), name
+                asked += 1
+    assert asked > 50
+
+
+def test_the_loss_is_the_cross_entropy_of_cosines_with_the_words_that_are_shown():
+    words, nothing = torch.eye(4)[:2], torch.eye(4)[2]
+    tokens = torch.stack([7 * words[0], nothing, words[0] + words[1]])[None]
+    shown = torch.tensor([[[True, False], [False, False], [True, True]]])
+    sure = -math.log(math.exp(SHARPNESS) / (math.exp(SHARPNESS) + 2))
+    cosine = SHARPNESS / math.sqrt(2)
+    both = -math.log(math.exp(cosine) / (2 * math.exp(cosine) + 1))
+    assert naming_loss(tokens, words, nothing, shown).item() == pytest.approx((2 * sure + both) / 3, rel=1e-4)
+    assert naming_loss(tokens, words, nothing, ~shown).item() > 1.0
