@@ -37,6 +37,8 @@ from depthlm_ros.ros.stopping import Stop
 from depthlm_ros.ros.transport import use_large_shared_memory
 
 TOPICS = ("image", "camera_info", "depth_truth/image")
+# Where one subscriber was waited for, those that are found a moment later see the first picture too.
+SETTLE_S = 0.5
 
 
 class ReplayCamera(Node):
@@ -115,7 +117,10 @@ def _room_camera(options: argparse.Namespace) -> Intrinsics:
 def replay(camera: ReplayCamera, source: Source, options: argparse.Namespace, stop: Stop) -> None:
     """Show the source at its rate until it ends or `stop` is set."""
     for _ in range(int(options.wait * 20)):
-        if camera.watched or stop.wait(0.05):
+        if camera.watched:
+            stop.wait(SETTLE_S)
+            break
+        if stop.wait(0.05):
             break
     rounds = [source] if options.once else repeat(source)
     due_s = time.monotonic()
