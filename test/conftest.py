@@ -1,7 +1,9 @@
-"""What every test finds: checked messages, a ROS graph of its own on this machine, and skips that say why."""
+"""What every test finds: checked messages, a ROS graph of its own on this machine, signals as in a terminal, and skips
+that say why."""
 
 import importlib.util
 import os
+import signal
 import sys
 
 import pytest
@@ -11,6 +13,10 @@ assert "rclpy" not in sys.modules, "rclpy was imported before the test environme
 os.environ["ROS_PYTHON_CHECK_FIELDS"] = "1"
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ.setdefault("ROS_DOMAIN_ID", str(os.getpid() % 90 + 10))
+
+# A shell starts what runs in its background with SIGINT ignored, and so would be every process that a test interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 NEEDS = {
     "ros": (("rclpy", "depthlm_ros.srv"), "run `make setup` and `. ./env.sh`, or `make test`"),
