@@ -2,26 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
 
 from depthlm_ros.errors import BadImage
 
-# JPEG: start and end of the file, and the start of a scan, before which a thumbnail may have ended. No scan holds the
-# end marker by chance: its bytes 0xff are followed by 0x00 (ITU-T T.81, B.1.1.5).
-_JPEG_START, _JPEG_END, _JPEG_SCAN = b"\xff\xd8", b"\xff\xd9", b"\xff\xda"
+JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+# The marker of a scan: the picture itself follows. No scan holds the end by chance: its bytes 0xff are followed by 0x00
+# (ITU-T T.81, B.1.1.5).
+JPEG_SCAN = 0xDA
 # PNG: the last chunk's name and its checksum, the same in every file.
 _PNG_START, _PNG_END = b"\x89PNG", b"IEND\xaeB`\x82"
+
+
+def jpeg_segments(file: BinaryIO) -> Iterator[tuple[int, int]]:
+    """(marker, bytes of its content) of each segment of a JPEG, up to the first scan; the file stands at the content.
+
+    Ends where no further segment is; nothing if the file is no JPEG.
+    """
+    if file.read(2) != JPEG_START:
+        return
+    while file.read(1) == b"\xff":
+        marker = file.read(1)
+        while marker == b"\xff":  # fill bytes
+            marker = file.read(1)
+        size = file.read(2)
+        content = int.from_bytes(size, "big") - 2
+        if len(size) < 2 or content < 0:
+            return
+        start = file.tell()
+        yield marker[0], content
+        if marker[0] == JPEG_SCAN:
+            return
+        file.seek(start + content)
 
 
 def cut_short(encoded: np.ndarray) -> bool:
     """Whether a JPEG or PNG (uint8 (N,), the bytes of the file) has lost its end: decoders fill the rest with pixels
     that nobody saw. What a camera appends after the end does no harm. Other formats: False."""
     data = encoded.tobytes()
-    if data.startswith(_JPEG_START):
-        return data.find(_JPEG_END, max(data.find(_JPEG_SCAN), 0)) < 0
+    if data.startswith(JPEG_START):
+        file = BytesIO(data)
+        has_scan = any(marker == JPEG_SCAN for marker, _ in jpeg_segments(file))
+        # Decoders skip what some cameras write between two segments.
+        scan = file.tell() if has_scan else data.find(bytes((0xFF, JPEG_SCAN)), file.tell())
+        return scan < 0 or data.find(JPEG_END, scan) < 0
     return data.startswith(_PNG_START) and _PNG_END not in data
 
 

@@ -158,7 +158,7 @@ def test_attention_learns_to_go_there_and_tokens_their_names(tokenizer, tmp_path
 
 
 def test_a_recipe_with_tokens_of_another_size_is_refused(tokenizer, tmp_path):
-    with pytest.raises(SetupError, match=r"token_px is 8.* is 16"):
+    with pytest.raises(SetupError, match=r"token_px is 8.*set data.token_px: 16"):
         trainer(tokenizer, tmp_path, token_px=8)
 
 

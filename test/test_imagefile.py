@@ -30,10 +30,21 @@ def test_a_whole_file_is_read_with_whatever_follows_its_end(tmp_path, suffix):
         assert read_rgb(path).shape == NOISE.shape
 
 
-def test_a_jpeg_with_a_thumbnail_is_read(tmp_path):
+def test_a_jpeg_is_judged_by_its_own_end_and_not_by_that_of_its_thumbnail(tmp_path):
     path = tmp_path / "a.jpg"
-    path.write_bytes(with_thumbnail(encoded(".jpg")))
+    whole = with_thumbnail(encoded(".jpg"))
+    path.write_bytes(whole)
     assert read_rgb(path).shape == NOISE.shape
+    for kept in (20, 300, len(whole) // 2, len(whole) - 2):
+        path.write_bytes(whole[:kept])
+        with pytest.raises(BadImage, match="cut short"):
+            read_rgb(path)
+
+
+def test_what_a_camera_writes_between_two_segments_does_no_harm():
+    whole = encoded(".jpg")
+    first = 4 + int.from_bytes(whole[4:6], "big")
+    assert not cut_short(np.frombuffer(whole[:first] + b"\x00\x00" + whole[first:], np.uint8))
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from depthlm_ros.errors import BadImage
-from depthlm_ros.imagefile import read_rgb
+from depthlm_ros.imagefile import jpeg_segments, read_rgb
 
 PNG = b"\x89PNG\r\n\x1a\n"
 # Markers of a JPEG file that begin a frame and so hold the size: all of C0 to CF but tables (C4), JPG (C8), DAC (CC).
@@ -33,23 +33,12 @@ def _size(file: BinaryIO) -> tuple[int, int] | None:
     if start.startswith(PNG) and len(start) == 24:
         width, height = struct.unpack(">II", start[16:24])
         return width, height
-    if start.startswith(b"\xff\xd8"):
-        file.seek(2)
-        return _jpeg_size(file)
-    return None
-
-
-def _jpeg_size(file: BinaryIO) -> tuple[int, int] | None:
-    """Walks the segments, each a marker of two bytes and its length, up to the one that begins the frame."""
-    while len(head := file.read(4)) == 4 and head[0] == 0xFF:
-        if head[1] == 0xFF:  # a fill byte before the marker
-            file.seek(-3, 1)
-        elif head[1] in JPEG_FRAMES:
+    file.seek(0)
+    for marker, _ in jpeg_segments(file):
+        if marker in JPEG_FRAMES:
             frame = file.read(5)
             if len(frame) < 5:
                 return None
             height, width = struct.unpack(">xHH", frame)
             return width, height
-        else:
-            file.seek(struct.unpack(">H", head[2:])[0] - 2, 1)
     return None

@@ -10,6 +10,8 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+from depthlm_ros.imagefile import jpeg_segments
+
 # Exif tags.
 EXIF_IFD = 0x8769
 FOCAL_LENGTH_MM, FOCAL_LENGTH_35MM = 0x920A, 0xA405
@@ -19,7 +21,8 @@ FILM_DIAGONAL_MM = math.hypot(36.0, 24.0)
 UNITS_MM = {2: 25.4, 3: 10.0}
 # Bytes of the types that are read here: SHORT, LONG, RATIONAL.
 SIZES = {3: 2, 4: 4, 5: 8}
-LARGEST_SEGMENT = 1 << 16
+# The segment of a JPEG that holds the tags.
+APP1 = 0xE1
 
 
 def focal_px(path: Path, size_px: tuple[int, int]) -> float | None:
@@ -58,12 +61,9 @@ def read_tags(path: Path) -> dict[int, float]:
 def _exif_block(path: Path) -> bytes:
     """The TIFF structure in a JPEG's first APP1 segment, empty if there is none."""
     with path.open("rb") as file:
-        if file.read(2) != b"\xff\xd8":
-            return b""
-        while (marker := file.read(2))[:1] == b"\xff" and marker[1:] not in (b"\xda", b"\xd9", b""):
-            (length,) = struct.unpack(">H", file.read(2))
-            segment = file.read(min(length - 2, LARGEST_SEGMENT))
-            if marker == b"\xff\xe1" and segment[:6] == b"Exif\0\0":
+        for marker, size in jpeg_segments(file):
+            segment = file.read(size) if marker == APP1 else b""
+            if segment.startswith(b"Exif\0\0"):
                 return segment[6:]
     return b""
 

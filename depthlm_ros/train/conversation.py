@@ -74,9 +74,8 @@ def pack(turns: Sequence[Turn], tokenizer: Tokenizer, length: int, pad_id: int, 
         offset[at:end] = np.arange(len(tokens))
         label[at + given - 1 : end - 1] = tokens[given:]
         if image_tokens and turn.gaze is not None:
-            gaze[:, at + given - 1 : at + given + _before_digits(tokens[given:], tokenizer)] = np.stack(turn.gaze)[
-                :, None
-            ]
+            until = at + given + _before_digits(tokens[given:], tokenizer)
+            gaze[:, at + given - 1 : until] = np.stack(turn.gaze)[:, None]
         at = end
     return PackedRow(ids, segment, offset, label, gaze)
 

@@ -16,7 +16,7 @@ import torch
 from depthlm_ros.nets.positions import PromptLayout
 
 LOOKS = 2
-# The one head of each layer that is taught.
+# The one head of each layer that is taught, and with it the first of the keys, which heads share.
 HEAD = 0
 
 # Two bool (N,), one of each look: the image tokens, row by row, that hold what is to be looked at.

@@ -151,7 +151,8 @@ class Trainer:
     ) -> None:
         if data.token_px != model.pixels_per_token:
             raise SetupError(
-                f"data.token_px is {data.token_px}: an image token of this model is {model.pixels_per_token}."
+                f"data.token_px is {data.token_px} but an image token of this model is {model.pixels_per_token} pixels "
+                f"wide: set data.token_px: {model.pixels_per_token} in the recipe."
             )
         self.model, self.affixes, self.config, self.folder = model.to(device), affixes, config, folder
         self.device, self.seed, self.step, self.spent_s = device, seed, 0, 0.0

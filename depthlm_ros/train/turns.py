@@ -69,6 +69,11 @@ REGION_QUESTIONS = (
 )
 
 
+def around(u: np.ndarray, v: np.ndarray) -> Region:
+    """The smallest box that holds these pixels."""
+    return Region(int(u.min()), int(v.min()), int(np.ptp(u)) + 1, int(np.ptp(v)) + 1)
+
+
 def region_turns(rng: np.random.Generator, config: DataConfig, family: Family, rendered: Rendered) -> list[Turn]:
     """For half the images: how far is what lies in this box (median range of one object's visible pixels)."""
     ids = np.unique(rendered.object_id[rendered.object_id >= 0])
@@ -78,8 +83,7 @@ def region_turns(rng: np.random.Generator, config: DataConfig, family: Family, r
     v, u = np.nonzero(mask)
     if len(u) < 12:
         return []
-    x, y = int(u.min()), int(v.min())
-    region = Region(x, y, int(u.max()) + 1 - x, int(v.max()) + 1 - y)
+    region = around(u, v)
     size_px = (mask.shape[1], mask.shape[0])
     camera = canvas_camera(size_px, config.focal_px)
     uv_px = rendered.straight_px(np.stack([u, v], 1))

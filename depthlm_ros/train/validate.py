@@ -20,6 +20,7 @@ from depthlm_ros.scenes.render import Rendered, render
 from depthlm_ros.spec import Calibration
 from depthlm_ros.train.dataconfig import canvas_camera
 from depthlm_ros.train.dataset import sample_view
+from depthlm_ros.train.turns import around
 from depthlm_ros.view import View
 
 # Training draws from [seed, step]; this stream is never a training batch.
@@ -157,7 +158,7 @@ def true_region(question: Question, rendered: Rendered) -> Region | None:
     if not question.object_ids:
         return None
     v, u = np.nonzero(rendered.object_id == question.object_ids[-1])
-    return Region(int(u.min()), int(v.min()), int(np.ptp(u)) + 1, int(np.ptp(v)) + 1)
+    return around(u, v)
 
 
 def judged(view: View, question: Question, region: Region | None) -> Given:
