@@ -10,6 +10,7 @@ from depthlm_ros.errors import BadQuestion, UnknownName
 from depthlm_ros.families.base import Prompt, Reply
 from depthlm_ros.families.registry import FAMILIES, family_named
 from depthlm_ros.families.text import without_control, without_thinking
+from depthlm_ros.scenes.phrases import NOTHING_HERE
 
 TINY = family_named("tiny")
 SIZE = (128, 96)
@@ -127,6 +128,7 @@ def test_reply_of_tiny_says_which_quantity_it_is(reply, quantity):
 
 def test_reply_of_tiny_that_something_is_absent_is_not_found():
     assert TINY.read_reply("There is no red box in this image.", SIZE).status is Status.NOT_FOUND
+    assert TINY.read_reply(NOTHING_HERE, SIZE).status is Status.NOT_FOUND
 
 
 @pytest.mark.parametrize(

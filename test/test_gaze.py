@@ -113,18 +113,21 @@ def tokenizer():
     return make_tokenizer(RECIPE)
 
 
-def test_a_reply_has_somewhere_to_look_until_its_first_digit(tokenizer):
+def test_a_reply_has_somewhere_to_look_until_its_first_digit_and_from_its_box_to_its_number(tokenizer):
     look, other = np.eye(6, dtype=bool)[[1, 4]]
     ask = FAMILY.question_prompt("How far is the red box?", np.zeros((0, 2)), (), (64, 48))
     turns = [
         Turn(ask, "There is no red box in this image."),
         Turn(ask, "The red box is 1.00 meters away.", (look, other)),
+        Turn(ask, "The red box at (12, 3, 45, 67) is 8.00 meters away.", (look, other)),
+        Turn(ask, "(90, 12)", (look, other)),
     ]
-    row = pack(turns, tokenizer, 96, 0, image_tokens=6)
+    row = pack(turns, tokenizer, 128, 0, image_tokens=6)
     for at, place in enumerate((look, other)):
         told = row.gaze[at].any(-1)
-        assert tokenizer.decode(row.label[told].tolist()).split() == ["The", "red", "box", "is", "1"]
-        assert (row.segment[told] == 1).all() and (row.gaze[at, told] == place).all()
+        said = [tokenizer.decode(row.label[told & (row.segment == turn)].tolist()) for turn in range(4)]
+        assert said == ["", "The red box is 1", "The red box at (1 is 8", "(9"]
+        assert (row.gaze[at, told] == place).all()
 
 
 def test_the_loss_is_minus_the_log_of_the_attention_that_arrives():
@@ -149,11 +152,11 @@ def test_the_loss_is_minus_the_log_of_the_attention_that_arrives():
     assert gaze_loss(queries, keys, 1.0, mask, gaze, layout).item() == pytest.approx(both, rel=1e-3)
 
 
-def test_attention_learns_to_go_there_and_tokens_their_names(tokenizer, tmp_path):
+def test_attention_learns_to_go_there_and_tokens_their_names_and_numbers(tokenizer, tmp_path):
     run = trainer(tokenizer, tmp_path)
     batch = next(batch for batch in batches(tokenizer) if not len(batch.second))
     losses = [run.train_step(batch) for _ in range(30)]
-    for name in ("gaze", "naming"):
+    for name in ("gaze", "naming", "placing"):
         assert float(getattr(losses[-1], name).detach()) < 0.7 * float(getattr(losses[0], name).detach()), name
 
 

@@ -14,7 +14,7 @@ from scene_tools import GREY, SMALL, alone, along_y, random_pictures, scene_with
 import depthlm_ros.scenes
 from depthlm_ros.scenes import clutter, colours
 from depthlm_ros.scenes.dice import Dice
-from depthlm_ros.scenes.photo import photograph
+from depthlm_ros.scenes.photo import developed, photograph
 from depthlm_ros.scenes.pose import sample_pose
 from depthlm_ros.scenes.primitives import SIMPLE_KINDS, Paint, Piece, Placed, box
 from depthlm_ros.scenes.questions import ask_about
@@ -95,6 +95,20 @@ def test_a_photograph_is_bytes_and_neither_black_nor_white(pictures):
         photo = photograph(np.random.default_rng(seed), rendered)
         assert photo.dtype == np.uint8 and photo.shape == (96, 128, 3)
         assert 25 < photo.mean() < 230
+
+
+def test_developed_otherwise_a_picture_keeps_its_shapes_and_its_colours_their_order(pictures):
+    changed = 0
+    for seed, (_, rendered) in enumerate(pictures):
+        photo = photograph(np.random.default_rng(seed), rendered)
+        kept = photo.copy()
+        other = developed(np.random.default_rng(seed), photo)
+        assert np.array_equal(photo, kept) and other.dtype == np.uint8 and other.shape == photo.shape
+        for channel in range(3):
+            order = np.argsort(photo[..., channel], axis=None)
+            assert (np.diff(other[..., channel].ravel()[order].astype(int)) >= 0).all()
+        changed += not np.array_equal(other, photo)
+    assert 0.3 < changed / len(pictures) < 0.7
 
 
 def test_compiled_kernels_follow_an_edit_in_any_file_of_the_room(tmp_path):

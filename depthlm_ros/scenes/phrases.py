@@ -49,6 +49,14 @@ POINT = (
     "What is the distance to this point?",
     "distance to here",
 )
+WHAT = (
+    "What is this?",
+    "What is this?",
+    "What is at this point?",
+    "What object is this?",
+    "What is here?",
+    "What thing is this and how far is it?",
+)
 POINTS_APART = (
     "How far apart are these points?",
     "How far apart are these points?",
@@ -74,6 +82,7 @@ IS_CLOSER = "The {a} at {box} is closer: {x:.2f} meters."
 IS_WIDE = "The {a} at {box} is {x:.2f} meters wide."
 IS_TALL = "The {a} at {box} is {x:.2f} meters tall."
 ABSENT = "There is no {a} in this image."
+NOTHING_HERE = "There is no object at this point."
 POINT_IS = "The point is {x:.2f} meters away."
 POINTS_ARE = "The points are {x:.2f} meters apart."
 POINT_CLOSER = "The {nth} point is closer: {x:.2f} meters."

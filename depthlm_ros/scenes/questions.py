@@ -26,9 +26,9 @@ class Question:
     """A question and its true reply.
 
     uv_px: marked points, integer pixels of the picture. kind: distance, where, presence, closer, wide, tall, point,
-    points_apart, points_closer or out_of_scope. value: the number in the reply before rounding (NaN if none), in
-    `unit` ("m", or "" without a value). status: a value of core.Status. names: the objects asked about. object_ids:
-    those of them that are in the picture, the one that the reply is about last.
+    points_apart, points_closer, what (naming_questions.py) or out_of_scope. value: the number in the reply before
+    rounding (NaN if none), in `unit` ("m", or "" without a value). status: a value of core.Status. names: the objects
+    asked about. object_ids: those of them that are in the picture, the one that the reply is about last.
     """
 
     question: str

@@ -36,7 +36,8 @@ class PackedRow:
 
     label: int64 (Q,): the token that should follow this one, or -100 where nothing is asked of it.
     gaze: bool (LOOKS, Q, M): where to look for the token that should follow, of M image tokens; none: anywhere. Up to a
-    reply's first digit only: the digits of a box give away where the thing is.
+    reply's first digit, and from the end of its box to the first digit of its number: the digits of a box give away
+    where the thing is.
     """
 
     ids: np.ndarray
@@ -74,13 +75,16 @@ def pack(turns: Sequence[Turn], tokenizer: Tokenizer, length: int, pad_id: int, 
         offset[at:end] = np.arange(len(tokens))
         label[at + given - 1 : end - 1] = tokens[given:]
         if image_tokens and turn.gaze is not None:
-            until = at + given + _before_digits(tokens[given:], tokenizer)
-            gaze[:, at + given - 1 : until] = np.stack(turn.gaze)[:, None]
+            looking = at + given - 1 + _before_numbers(tokens[given:], tokenizer)
+            gaze[:, looking] = np.stack(turn.gaze)[:, None]
         at = end
     return PackedRow(ids, segment, offset, label, gaze)
 
 
-def _before_digits(predicted: Sequence[int], tokenizer: Tokenizer) -> int:
-    """How many tokens come before the first with a digit."""
-    words = (tokenizer.decode([token]) for token in predicted)
-    return next((index for index, word in enumerate(words) if any(map(str.isdigit, word))), len(predicted) - 1)
+def _before_numbers(predicted: Sequence[int], tokenizer: Tokenizer) -> np.ndarray:
+    """int64 (N,): places of the tokens up to the first digit, and of those from the end of a box to the next digit."""
+    words = [tokenizer.decode([token]) for token in predicted]
+    digits = [place for place, word in enumerate(words) if any(map(str.isdigit, word))]
+    closed = next((place for place, word in enumerate(words) if ")" in word), len(words))
+    number = next((place for place in digits if place > closed), closed)
+    return np.r_[: digits[0] + 1 if digits else len(words), closed + 1 : number + 1]

@@ -11,10 +11,11 @@ from depthlm_ros.core import Intrinsics
 class DataConfig:
     """What is rendered. Sizes are (width, height) in pixels at the canonical focal length.
 
-    wide_share: of batches on the second canvas. pair_share: of batches of two pictures each. lens_share: of single
-    pictures whose camera's calibration is not exact, see scenes/lens.py. render_device: where single pictures are
-    rendered, cpu or cuda (scenes/gpu.py); a seed's batches on the one are not those on the other. token_px: side of the
-    square of pixels that one image token of the model stands for.
+    points, questions, whats: how many depths of pixels are asked of each, how many questions in words, and for how many
+    pixels what they show. wide_share: of batches on the second canvas. pair_share: of batches of two pictures each.
+    lens_share: of single pictures whose camera's calibration is not exact, see scenes/lens.py. render_device: where
+    single pictures are rendered, cpu or cuda (scenes/gpu.py); a seed's batches on the one are not those on the other.
+    token_px: side of the square of pixels that one image token of the model stands for.
     """
 
     focal_px: float = 96.0
@@ -24,6 +25,7 @@ class DataConfig:
     views_per_scene: int = 4
     points: int = 3
     questions: int = 3
+    whats: int = 1
     row_tokens: int = 176
     pair_share: float = 0.15
     pair_points: int = 4

@@ -16,7 +16,7 @@ from depthlm_ros.families.base import Family
 from depthlm_ros.scenes.batch import Shot
 from depthlm_ros.scenes.gpu import render_on
 from depthlm_ros.scenes.lens import sample_lens
-from depthlm_ros.scenes.photo import photograph
+from depthlm_ros.scenes.photo import developed, photograph
 from depthlm_ros.scenes.pose import sample_pose
 from depthlm_ros.scenes.primitives import Pose, Scene
 from depthlm_ros.scenes.questions import ask_about
@@ -26,6 +26,7 @@ from depthlm_ros.train.conversation import PackedRow, pack
 from depthlm_ros.train.dataconfig import DataConfig, canvas_camera
 from depthlm_ros.train.naming import words_shown
 from depthlm_ros.train.pairs import pair_examples
+from depthlm_ros.train.placing import numbers_shown
 from depthlm_ros.train.tokenizer import PAD, token_id
 from depthlm_ros.train.turns import turns_about
 
@@ -35,13 +36,14 @@ TEXT_FIELDS = ("ids", "segment", "offset", "label", "gaze")
 @dataclass(frozen=True)
 class Batch:
     """image: uint8 (B, H, W, 3); second: the same of the second pictures, (0,) of single ones; depth_m: float32
-    (B, H, W) of the first, NaN = no label; shown: bool (B, N, K), what the tokens of the first show (naming.py); the
-    rest int64 (B, Q) and bool (B, LOOKS, Q, M), see PackedRow."""
+    (B, H, W) of the first, NaN = no label; shown: bool (B, N, K) and numbers: float32 (B, N, NUMBERS), what the tokens
+    of the first show (naming.py, placing.py); the rest int64 (B, Q) and bool (B, LOOKS, Q, M), see PackedRow."""
 
     image: torch.Tensor
     second: torch.Tensor
     depth_m: torch.Tensor
     shown: torch.Tensor
+    numbers: torch.Tensor
     ids: torch.Tensor
     segment: torch.Tensor
     offset: torch.Tensor
@@ -77,19 +79,20 @@ def make_batch(config: DataConfig, family: Family, tokenizer: Tokenizer, seed: i
     if rng.random() < config.pair_share:
         told = (family, tokenizer, max(count // 2, 1), config.pair_points, config.row_tokens, config.token_px)
         return stacked(*zip(*pair_examples(rng, camera, *told), strict=True))
-    images, depths, shown, rows = [], [], [], []
+    images, depths, shown, numbers, rows = [], [], [], [], []
     for whole in render_on(config.render_device, sample_shots(rng, config, camera, count), camera):
         rendered, outside = mask_outside(rng, whole)
-        image = photograph(rng, rendered)
+        image = developed(rng, photograph(rng, rendered))
         image[outside] = UNSEEN_GREY
         asked = ask_about(rng, rendered.scene, rendered, camera, config.questions)
         turns = turns_about(rng, config, family, asked, rendered)
         images.append(image)
         depths.append(rendered.depth_m)
         shown.append(words_shown(rendered, config.token_px))
+        numbers.append(numbers_shown(rendered, camera, config.token_px))
         image_tokens = size_px[0] * size_px[1] // config.token_px**2
         rows.append(pack(turns, tokenizer, config.row_tokens, token_id(tokenizer, PAD), image_tokens))
-    return stacked(images, (), depths, shown, rows)
+    return stacked(images, (), depths, shown, numbers, rows)
 
 
 def sample_shots(rng: np.random.Generator, config: DataConfig, camera: Intrinsics, count: int) -> Iterator[Shot]:
@@ -105,12 +108,13 @@ def stacked(
     seconds: Sequence[np.ndarray],
     depths: Sequence[np.ndarray],
     shown: Sequence[np.ndarray],
+    numbers: Sequence[np.ndarray],
     rows: Sequence[PackedRow],
 ) -> Batch:
     """One batch of its examples; no seconds: single pictures."""
     second = torch.from_numpy(np.stack(seconds)) if len(seconds) else torch.zeros(0, dtype=torch.uint8)
     texts = (torch.from_numpy(np.stack([getattr(row, name) for row in rows])) for name in TEXT_FIELDS)
-    first = (torch.from_numpy(np.stack(each)) for each in (depths, shown))
+    first = (torch.from_numpy(np.stack(each)) for each in (depths, shown, numbers))
     return Batch(torch.from_numpy(np.stack(images)), second, *first, *texts)
 
 

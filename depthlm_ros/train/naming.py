@@ -27,18 +27,27 @@ SHARPNESS = 10.0
 
 def words_shown(rendered: Rendered, token_px: int) -> np.ndarray:
     """bool (N, len(WORDS)): the words of the names of what each token of a picture shows, tokens row by row."""
+    pixels = object_pixels(rendered, token_px)
+    names = np.zeros((pixels.shape[1], len(WORDS)), np.uint8)
+    for one in rendered.scene.objects:
+        if one.object_id < len(names):
+            names[one.object_id] = [word in (*one.name.split(), one.colour) for word in WORDS]
+    return np.asarray(shows_enough(pixels, token_px).astype(np.uint8) @ names > 0)
+
+
+def object_pixels(rendered: Rendered, token_px: int) -> np.ndarray:
+    """int64 (N, K): pixels of each object in each token."""
     height, width = rendered.object_id.shape
     columns = width // token_px
     v, u = np.nonzero(rendered.object_id >= 0)
     token, tokens = v // token_px * columns + u // token_px, height // token_px * columns
     thing, count = rendered.object_id[v, u].astype(np.int64), int(rendered.object_id.max(initial=-1)) + 1
-    pixels = np.bincount(token * count + thing, minlength=tokens * count).reshape(tokens, count)
-    shows = (pixels >= FILLED * token_px**2) | ((pixels > 0) & (pixels >= HELD * pixels.sum(0)))
-    names = np.zeros((count, len(WORDS)), np.uint8)
-    for one in rendered.scene.objects:
-        if one.object_id < count:
-            names[one.object_id] = [word in (*one.name.split(), one.colour) for word in WORDS]
-    return np.asarray(shows.astype(np.uint8) @ names > 0)
+    return np.bincount(token * count + thing, minlength=tokens * count).reshape(tokens, count)
+
+
+def shows_enough(pixels: np.ndarray, token_px: int) -> np.ndarray:
+    """bool (N, K): is the object shown by the token? pixels: see object_pixels."""
+    return np.asarray((pixels >= FILLED * token_px**2) | ((pixels > 0) & (pixels >= HELD * pixels.sum(0))))
 
 
 def naming_loss(tokens: torch.Tensor, words: torch.Tensor, nothing: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:

@@ -16,9 +16,10 @@ from depthlm_ros.scenes.sample import sample_scene
 from depthlm_ros.train.conversation import PackedRow, Turn, pack
 from depthlm_ros.train.gaze import Gaze, tokens_at
 from depthlm_ros.train.naming import words_shown
+from depthlm_ros.train.placing import numbers_shown
 from depthlm_ros.train.tokenizer import PAD, token_id
 
-Example = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, PackedRow]
+Example = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, PackedRow]
 
 
 def pair_examples(
@@ -31,8 +32,8 @@ def pair_examples(
     row_tokens: int,
     token_px: int,
 ) -> list[Example]:
-    """`count` times (first picture, second, depth and words of the first, packed questions); `points` matches are asked
-    for."""
+    """`count` times (first picture, second, depth, words and numbers of the first, packed questions); `points` matches
+    are asked for."""
     examples: list[Example] = []
     while len(examples) < count:
         scene = sample_scene(rng)
@@ -45,7 +46,8 @@ def pair_examples(
             both = 2 * pair.first.depth_m.size // token_px**2
             row = pack(pair_turns(pair, family, token_px), tokenizer, row_tokens, token_id(tokenizer, PAD), both)
             images = (photograph(rng, rendered) for rendered in (pair.first, pair.second))
-            examples.append((*images, pair.first.depth_m, words_shown(pair.first, token_px), row))
+            shown = words_shown(pair.first, token_px), numbers_shown(pair.first, camera, token_px)
+            examples.append((*images, pair.first.depth_m, *shown, row))
     return examples
 
 

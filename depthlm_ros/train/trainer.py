@@ -23,12 +23,13 @@ from depthlm_ros.train.dataset import Batch, RenderedBatches
 from depthlm_ros.train.gaze import gaze_loss
 from depthlm_ros.train.losses import gradient, next_token, silog
 from depthlm_ros.train.naming import naming_loss
+from depthlm_ros.train.placing import Placing, placing_loss
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """How long and how fast. Loss = silog + gradient_weight * gradient + text_weight * next_token + gaze_weight *
-    gaze_loss + naming_weight * naming_loss."""
+    gaze_loss + naming_weight * naming_loss + placing_weight * placing_loss."""
 
     steps: int = 4000
     warmup_steps: int = 200
@@ -39,6 +40,7 @@ class TrainConfig:
     text_weight: float = 0.5
     gaze_weight: float = 0.5
     naming_weight: float = 0.3
+    placing_weight: float = 0.3
     bf16: bool = True
     save_every: int = 200
     hours: float = 0.0
@@ -52,6 +54,7 @@ class Losses:
     text: torch.Tensor
     gaze: torch.Tensor
     naming: torch.Tensor
+    placing: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Affixes:
     nothing: int
 
 
-def forward(model: Qwen3VLDepth, batch: Batch, affixes: Affixes, config: TrainConfig) -> Losses:
+def forward(model: Qwen3VLDepth, placing: Placing, batch: Batch, affixes: Affixes, config: TrainConfig) -> Losses:
     """One pass: the prefix of one or two images and all packed questions in one sequence."""
     count, height, width = batch.image.shape[:3]
     images = [batch.image, batch.second] if len(batch.second) else [batch.image]
@@ -82,7 +85,9 @@ def forward(model: Qwen3VLDepth, batch: Batch, affixes: Affixes, config: TrainCo
     cos, sin = torch.cat([prefix_cos, text_cos], 1), torch.cat([prefix_sin, text_sin], 1)
     mask = block_mask(batch.segment, layout.length)
     queries: list[torch.Tensor] = []
-    states, keys, _ = read(model.language, x, cos, sin, mask, Deep(deep, layout.spans), queries)
+    # Added, it costs nothing backwards; zeros and infinities are exact in any precision.
+    hidden = torch.zeros(mask.shape, dtype=torch.bfloat16, device=mask.device).masked_fill(~mask, -torch.inf)
+    states, keys, _ = read(model.language, x, cos, sin, hidden, Deep(deep, layout.spans), queries)
     depth_m = model.depth(states, deep, layout)
     asked = batch.label >= 0
     logits = model.logits(states[:, layout.length :][asked])
@@ -96,8 +101,13 @@ def forward(model: Qwen3VLDepth, batch: Batch, affixes: Affixes, config: TrainCo
         model.embed(torch.tensor(affixes.nothing, device=batch.ids.device)),
         batch.shown,
     )
-    words = config.text_weight * text + config.gaze_weight * looked + config.naming_weight * named
-    return Losses(dense + config.gradient_weight * edges + words, dense, edges, text, looked, named)
+    # What the language model's first layers know of the first picture's tokens.
+    first = layout.images[0].tokens
+    placed = placing_loss(placing(seen[0][0] + sum(level[:, :first] for level in deep)), batch.numbers)
+    words = config.text_weight * text + config.gaze_weight * looked
+    tokens = config.naming_weight * named + config.placing_weight * placed
+    total = dense + config.gradient_weight * edges + words + tokens
+    return Losses(total, dense, edges, text, looked, named, placed)
 
 
 def block_mask(segment: torch.Tensor, prefix: int) -> torch.Tensor:
@@ -115,7 +125,7 @@ def learning_rate(step: int, progress: float, config: TrainConfig) -> float:
     return config.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
 
 
-def optimisers(model: Qwen3VLDepth, config: TrainConfig) -> list[torch.optim.Optimizer]:
+def optimisers(model: Qwen3VLDepth, placing: Placing, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """Muon (https://kellerjordan.github.io/posts/muon/) for the matrices between the layers, its steps scaled to those
     of AdamW (https://arxiv.org/abs/2502.16982); AdamW for embeddings, convolutions, norms and biases."""
     within: list[torch.nn.Parameter] = []
@@ -126,6 +136,7 @@ def optimisers(model: Qwen3VLDepth, config: TrainConfig) -> list[torch.optim.Opt
             within.append(parameter)
         else:
             (around if parameter.ndim > 1 else plain).append(parameter)
+    plain += placing.parameters()
     decay, rate = config.weight_decay, config.learning_rate
     groups = [{"params": around, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}]
     return [
@@ -157,7 +168,8 @@ class Trainer:
         self.model, self.affixes, self.config, self.folder = model.to(device), affixes, config, folder
         self.device, self.seed, self.step, self.spent_s = device, seed, 0, 0.0
         self.data, self.family, self.tokenizer_json = data, family, tokenizer_json
-        self.optimisers = optimisers(model, config)
+        self.placing = Placing(model.language.norm.weight.shape[0]).to(device)
+        self.optimisers = optimisers(model, self.placing, config)
         folder.mkdir(parents=True, exist_ok=True)
         self.checkpoint = folder / "checkpoint.pt"
         self.phases: list[dict[str, Any]] = []
@@ -195,9 +207,9 @@ class Trainer:
                 group["lr"] = rate
         on_device = Batch(*(getattr(batch, name).to(self.device) for name in batch.__dataclass_fields__))
         with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.config.bf16):
-            losses = forward(self.model, on_device, self.affixes, self.config)
+            losses = forward(self.model, self.placing, on_device, self.affixes, self.config)
         losses.total.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        torch.nn.utils.clip_grad_norm_([*self.model.parameters(), *self.placing.parameters()], self.config.clip)
         for optimiser in self.optimisers:
             optimiser.step()
         self.step += 1
@@ -207,12 +219,14 @@ class Trainer:
         """Writes the checkpoint; a kill while writing leaves the last one whole."""
         partial = self.checkpoint.with_suffix(".partial")
         state = {"model": self.model.state_dict(), "optimisers": [each.state_dict() for each in self.optimisers]}
-        torch.save({**state, "step": self.step, "spent_s": self.spent_s, "phases": self.phases}, partial)
+        run = {"placing": self.placing.state_dict(), "step": self.step, "spent_s": self.spent_s, "phases": self.phases}
+        torch.save({**state, **run}, partial)
         partial.replace(self.checkpoint)
 
     def _resume(self) -> None:
         state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
         self.model.load_state_dict(state["model"])
+        self.placing.load_state_dict(state["placing"])
         for optimiser, kept in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(kept)
         self.step, self.spent_s, self.phases = state["step"], state["spent_s"], state["phases"]

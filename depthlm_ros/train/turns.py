@@ -8,6 +8,7 @@ from depthlm_ros.core import Region
 from depthlm_ros.families import vlm3
 from depthlm_ros.families.base import Family
 from depthlm_ros.pinhole import range_from_z
+from depthlm_ros.scenes.naming_questions import ask_what
 from depthlm_ros.scenes.questions import Question
 from depthlm_ros.scenes.render import Rendered
 from depthlm_ros.train.conversation import Turn
@@ -18,13 +19,15 @@ from depthlm_ros.train.gaze import Gaze, tokens_at, tokens_of
 def turns_about(
     rng: np.random.Generator, config: DataConfig, family: Family, asked: list[Question], rendered: Rendered
 ) -> list[Turn]:
-    """VLM3 point questions, then the questions about objects and marks, then one about a region."""
+    """VLM3 point questions, then the questions about objects and marks, what pixels show, and one about a region."""
     size_px = (rendered.depth_m.shape[1], rendered.depth_m.shape[0])
     turns = [
         point_turn(u, v, depth_m, family, size_px, config.token_px)
         for u, v, depth_m in sample_points(rng, rendered, config.points)
     ]
-    for question in asked:
+    camera = canvas_camera(size_px, config.focal_px)
+    whats = (ask_what(rng, rendered, camera) for _ in range(config.whats))
+    for question in [*asked, *filter(None, whats)]:
         uv_px = np.asarray(question.uv_px, float).reshape(-1, 2)
         prompt = family.question_prompt(as_typed(rng, question.question), uv_px, (), size_px)
         turns.append(Turn(prompt, question.reply, gaze_of(question, rendered, config.token_px)))

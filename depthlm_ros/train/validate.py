@@ -14,6 +14,7 @@ from depthlm_ros.core import Frame, PointDepths, Region
 from depthlm_ros.eval.calibration import Errors, fit, share_within
 from depthlm_ros.eval.metrics import median_aligned, score
 from depthlm_ros.model import Model
+from depthlm_ros.scenes.naming_questions import ask_what
 from depthlm_ros.scenes.photo import photograph
 from depthlm_ros.scenes.questions import Question, ask_about
 from depthlm_ros.scenes.render import Rendered, render
@@ -36,7 +37,10 @@ SUBJECTS = {
     "object_distance": ("distance", "where", "presence", "closer"),
     "object_size": ("wide", "tall"),
     "marked_points": ("point", "points_apart", "points_closer"),
+    "named_points": ("what",),
 }
+# Where nothing is to be told: what is denied or refused, and of which kinds.
+REFUSED = {"absent": "not_found", "nothing_here": "not_found", "out_of_scope": "not_understood"}
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,9 @@ def look_around(model: Model, images: int, seed: int, points: int, questions: in
         tally.words.append((view.tell_depth_at(uv_px), true_m))
         if questions:
             asked = ask_about(rng, scene, rendered, camera, questions)
+            # Drawn apart: the scenes and the other questions stay what they were without it.
+            what = ask_what(np.random.default_rng([VALIDATION_STREAM, seed, index, 1]), rendered, camera)
+            asked += [what] if what is not None else []
             tally.answers += [judged(view, question, true_region(question, rendered)) for question in asked]
     return tally
 
@@ -162,11 +169,12 @@ def true_region(question: Question, rendered: Rendered) -> Region | None:
 
 
 def judged(view: View, question: Question, region: Region | None) -> Given:
-    """Of the answer in words and of its measurement: is the status right and, where a number is due, is it within 25 %
-    of the truth? And is the answer about the right region?"""
+    """Of the answer in words and of its measurement: is the status right, the name, where it was asked for, and, where
+    a number is due, is it within 25 % of the truth? And is the answer about the right region?"""
     answer = view.ask(question.question, np.asarray(question.uv_px, float).reshape(-1, 2))
     pointed = None if region is None else bool(answer.regions) and is_centred_on(answer.regions[0], region)
-    if answer.status.value != question.status:
+    named = question.kind != "what" or question.status != "ok" or f" {question.names[0]} " in answer.text
+    if answer.status.value != question.status or not named:
         return Given(question, False, False, pointed)
     if question.status != "ok":
         return Given(question, True, True)
@@ -202,8 +210,9 @@ def shares(answers: Sequence[Given]) -> dict[str, Share]:
         name: [given for given in answers if given.question.status == "ok" and given.question.kind in kinds]
         for name, kinds in SUBJECTS.items()
     }
-    groups["absent"] = [given for given in answers if given.question.status == "not_found"]
-    groups["out_of_scope"] = [given for given in answers if given.question.status == "not_understood"]
+    for name, status in REFUSED.items():
+        refused = [given for given in answers if given.question.status == status]
+        groups[name] = [given for given in refused if (given.question.kind == "what") == (name == "nothing_here")]
     return {name: share(group) for name, group in groups.items()}
 
 
