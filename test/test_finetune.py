@@ -99,6 +99,7 @@ def test_ten_steps_of_every_recipe_make_a_model_that_runs(bases, data, tmp_path,
         ("depthvlm-stage2", "depthvlm", ()),
         ("vlm3-depth", "qwen3_vl", ()),
         ("vlm3-object", "qwen3_vl", ("text.layout=turns",)),
+        ("vlm3-corr", "qwen3_vl", ()),
         ("vlm3-pose", "qwen3_vl", ()),
     ],
 )
@@ -128,12 +129,11 @@ def test_only_what_a_stage_trains_learns(bases, data, tmp_path):
         assert any("language_model" in name for name in after.keys() - same) == (recipe == "depthvlm-stage2")
 
 
-@pytest.mark.parametrize(
-    ("recipe", "base"), [("depthlm-3b", "qwen2_5_vl"), ("depthvlm-stage2", "depthvlm"), ("vlm3-depth", "qwen3_vl")]
-)
-def test_a_resumed_run_equals_one_that_never_stopped(bases, data, tmp_path, recipe, base):
-    file, settings = data[RUNS[recipe][0]], {"train__save_every": 3, "train__learning_rate": 1e-3, "train__keep": 9}
+@pytest.mark.parametrize("recipe", RUNS)
+def test_a_resumed_run_equals_one_that_never_stopped(bases, data, tmp_path, recipe):
+    (kind, base), settings = RUNS[recipe], {"train__save_every": 3, "train__learning_rate": 1e-3, "train__keep": 9}
     settings |= FEW
+    file = data[kind]
     finetune(recipe, file, bases[base], tmp_path / "whole", steps=6, **settings)
     shutil.copytree(tmp_path / "whole" / "checkpoints" / "checkpoint-3", tmp_path / "parts/checkpoints/checkpoint-3")
     shutil.copy(tmp_path / "whole" / "run.json", tmp_path / "parts")
@@ -182,6 +182,16 @@ def test_records_that_cannot_be_shown_are_counted_and_the_count_survives_a_stop(
     shutil.rmtree(tmp_path / "out" / "checkpoints" / "checkpoint-4")
     finetune("depthlm-3b", file, bases["qwen2_5_vl"], tmp_path / "out", "--resume", steps=4, **settings)
     assert json.loads((tmp_path / "out" / "training.json").read_text())["left_out"] == left_out
+
+
+def test_lines_that_stand_twice_are_told(bases, tmp_path, capsys):
+    write_image(tmp_path / "0.png")
+    file = write_lines(
+        tmp_path / "points.jsonl", [point_line("0.png"), point_line("0.png", seed=1), point_line("0.png")]
+    )
+    finetune("depthlm-3b", file, bases["qwen2_5_vl"], tmp_path / "out", steps=1)
+    assert json.loads((tmp_path / "out" / "training.json").read_text())["repeated_lines"] == {str(file): 1}
+    assert f"{file}: 1 lines equal an earlier one" in capsys.readouterr().err
 
 
 def test_data_of_which_nothing_can_be_shown_ends_before_the_training(bases, data, tmp_path, capsys):
@@ -350,17 +360,17 @@ def test_a_new_mlp_head_can_be_trained_and_runs(bases, data, tmp_path):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="trl is not installed (requirements/grpo.txt)")
-def test_reinforcement_runs_and_resumes(bases, data, tmp_path):
+def test_ten_steps_of_reinforcement_learn_and_resume(bases, data, tmp_path):
     """From a model that has learnt to answer, so that rewards differ."""
     answers = {"train__learning_rate": 5e-3, "train__clip": 1.0, "text__loss_on": "reply", "train__batch": 4}
     finetune("depthlm-3b", data["points"], bases["qwen2_5_vl"], tmp_path / "start", steps=60, **answers)
-    settings = {"grpo__generations": 4, "grpo__reply_tokens": 50, "train__save_every": 2, "train__keep": 9}
+    settings = {"grpo__generations": 4, "grpo__reply_tokens": 50, "train__save_every": 5, "train__keep": 9}
     settings |= {"train__batch": 8, "train__batch_per_device": 4, "train__learning_rate": 1e-3}
     run = ("depthlm-grpo", data["points"], tmp_path / "start", tmp_path / "out")
-    finetune(*run, steps=4, **settings)
+    finetune(*run, steps=10, **settings)
     log = json.loads((tmp_path / "out" / "training.json").read_text())["log"]
     assert any(entry.get("grad_norm", 0) > 0 for entry in log)
     whole = (tmp_path / "out" / "model.safetensors").read_bytes()
-    shutil.rmtree(tmp_path / "out" / "checkpoints" / "checkpoint-4")
-    finetune(*run, "--resume", steps=4, **settings)
+    shutil.rmtree(tmp_path / "out" / "checkpoints" / "checkpoint-10")
+    finetune(*run, "--resume", steps=10, **settings)
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == whole

@@ -29,6 +29,8 @@ from lessons import (  # noqa: E402
 from depthlm_ros.core import Intrinsics  # noqa: E402
 from depthlm_ros.data.problems import BadRecord  # noqa: E402
 from depthlm_ros.errors import BadBundle, BadInput, SetupError, UnknownName  # noqa: E402
+from depthlm_ros.eval.records import read_records  # noqa: E402
+from depthlm_ros.eval.released import depthlm_split  # noqa: E402
 from depthlm_ros.finetune import exif  # noqa: E402
 from depthlm_ros.finetune.batches import visible  # noqa: E402
 from depthlm_ros.finetune.cli import recipe_file, recipes  # noqa: E402
@@ -126,9 +128,15 @@ def test_an_unusable_record_is_replaced_by_the_next_one():
     assert second == (0, (first[1] + 1) % 10)
 
 
-def test_the_last_records_of_a_shuffle_are_held_out(lesson):
-    kept = held_back(100, 0.02)
-    assert kept.sum() == 2 and (held_back(100, 0.02) == kept).all()
+def test_what_the_published_evaluation_scores_is_held_out_of_training(lesson, tmp_path):
+    write_image(tmp_path / "0.png")
+    for count in (50, 99, 1000):
+        path = tmp_path / f"scannetpp_{count}.jsonl"
+        lines = [point_line("0.png", count=1, scene=str(number)) for number in range(count)]
+        scored = depthlm_split(read_records(write_lines(path, lines))).records
+        assert {record.where for record in scored} == {
+            f"{path}:{row + 1}" for row in np.flatnonzero(held_back(count, 0.02))
+        }
     lines = [point_line("0.png", seed=index) for index in range(50)]
     assert len(lesson("depthlm-3b", lines, name="scannetpp.jsonl").sources[0]) == 49
     assert len(lesson("depthlm-3b", lines, name="argoverse.jsonl").sources[0]) == 50

@@ -49,6 +49,11 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for line in LeftOut(**history["left_out"]).lines():
         print(f"depthlm: {line}", file=sys.stderr)
+    for file, count in history["repeated_lines"].items():
+        print(
+            f"depthlm: {file}: {count} lines equal an earlier one; each was shown as a record of its own.",
+            file=sys.stderr,
+        )
     print(f"{made.out}: a {recipe.model} in the released layout; run it by its folder (--model {made.out}).")
     return 0
 

@@ -66,12 +66,10 @@ def shuffled(index: int, length: int, key: int) -> int:
 
 
 def held_back(count: int, share: float) -> np.ndarray:
-    """bool (count,): the records that are kept from training: the last `share` of them after a shuffle (DepthLM's code
-    shuffles with seed 42 too; its generator is unknown)."""
-    kept = np.zeros(count, bool)
-    order = np.random.default_rng(42).permutation(count)
-    kept[order[count - int(count * share) :]] = True
-    return kept
+    """bool (count,): the records that are kept from training: the last `share` of the file, which is what DepthLM's
+    evaluation reads of it (eval/released.py), counted as there. Files are in the order of their scenes: so these are
+    other scenes, too."""
+    return np.arange(count) >= int(count * (1 - share))
 
 
 def _mixed(value: int, key: int) -> int:

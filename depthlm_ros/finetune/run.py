@@ -152,6 +152,7 @@ def history_of(
         "plan": asdict(plan),
         "started_from": str(start or run.base.folder),
         "left_out": vars(everywhere),
+        "repeated_lines": {str(source.path): source.lines.repeated for source in run.files if source.lines.repeated},
         "seconds": round(seconds),
         "torch": torch.__version__,
         "transformers": transformers.__version__,

@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,14 @@ class Source:
     held_out: float = 0.0
 
     @cached_property
+    def lines(self) -> Lines:
+        return read_lines(self.path)
+
+    @cached_property
     def starts(self) -> np.ndarray:
         """int64 (N, 2): number (from 1) and first byte of every line that is shown."""
-        lines = line_starts(self.path)
-        return lines[~held_back(len(lines), self.held_out)] if self.held_out else lines
+        starts = self.lines.starts
+        return starts[~held_back(len(starts), self.held_out)] if self.held_out else starts
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -60,20 +65,34 @@ class Source:
         return f"{self.path}:{self.starts[index][0]}"
 
 
-def line_starts(path: Path) -> np.ndarray:
-    """int64 (N, 2): number and first byte of every line that is not blank. Raises BadInput if there is none."""
-    found, at = array("q"), 0
+@dataclass(frozen=True)
+class Lines:
+    """Of a file. starts: int64 (N, 2), number and first byte of every line that is not blank. repeated: how many of
+    these equal an earlier one to the letter."""
+
+    starts: np.ndarray
+    repeated: int
+
+
+def read_lines(path: Path) -> Lines:
+    """Raises BadInput if the file cannot be read or has no lines."""
+    found, digests, at = array("q"), array("Q"), 0
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     found.extend((number, at))
+                    # Eight bytes a line suffice for files of millions: different lines pass for the same in one of
+                    # a million such files.
+                    digests.append(int.from_bytes(blake2b(line.strip(), digest_size=8).digest(), "little"))
                 at += len(line)
     except OSError as exc:
         raise BadInput(f"{path}: cannot be read ({exc.strerror}): give a JSONL file of records.") from exc
     if not found:
         raise BadInput(f"{path}: it has no lines.")
-    return np.frombuffer(found, np.int64).reshape(-1, 2)
+    return Lines(
+        np.frombuffer(found, np.int64).reshape(-1, 2), len(digests) - len(np.unique(np.frombuffer(digests, np.uint64)))
+    )
 
 
 def open_sources(data: Sequence[str], parse: Parse, settings: DataSettings) -> tuple[Source, ...]:
