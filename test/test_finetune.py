@@ -3,7 +3,10 @@ and writes what the runtime loads."""
 
 import importlib.util
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from backbones import our_states  # noqa: E402
-from commandline import depthlm  # noqa: E402
+from commandline import ROOT, depthlm  # noqa: E402
 from lessons import CAMERA, depth_line, finetune, make_base, point_line, write_data, write_image, write_lines  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from torch.nn import functional  # noqa: E402
@@ -144,6 +147,38 @@ def test_a_resumed_run_equals_one_that_never_stopped(bases, data, tmp_path, reci
         assert first == second
     started = json.loads((tmp_path / "parts" / "training.json").read_text())["started_from"]
     assert started.endswith("checkpoint-3")
+
+
+@pytest.mark.slow
+def test_two_processes_that_share_the_weights_learn_what_one_does(bases, data, tmp_path):
+    """Sharded (FSDP), by torchrun, on the CPU."""
+    settings = {"train__learning_rate": 1e-3, "train__bf16": "false"}
+    finetune("depthvlm-stage2", data["dense"], bases["depthvlm"], tmp_path / "one", steps=3, **settings)
+    small = ("train.batch=2", "train.batch_per_device=1", "train.workers=0", "train.log_every=1")
+    given = [f"--set={each}" for each in (*small, "train.learning_rate=1e-3", "train.bf16=false")]
+    words = [
+        "finetune",
+        "depthvlm-stage2",
+        "--data",
+        data["dense"],
+        "--model",
+        bases["depthvlm"],
+        "--steps",
+        "3",
+        *given,
+    ]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
+    command += ["depthlm_ros.cli", *map(str, words), "--out", str(tmp_path / "two")]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    start = load_file(bases["depthvlm"] / "model.safetensors")
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(two[name].float(), one[name].float(), rtol=1e-2, atol=1e-4)
+    assert any(not torch.equal(two[name].float(), start[name].to(two[name].dtype).float()) for name in two)
 
 
 def test_a_full_disk_costs_no_checkpoint_that_was_whole_and_is_told_in_one_line(bases, data, tmp_path):
