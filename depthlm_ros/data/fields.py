@@ -63,6 +63,15 @@ def numbers(key: str, values: object, shape: tuple[int, ...] | None = None) -> n
     return found
 
 
+def rows(key: str, values: object, width: int) -> np.ndarray:
+    """float64 (N, width), N may be 0."""
+    found = numbers(key, values)
+    found = found.reshape(0, width) if found.size == 0 else found
+    if found.ndim != 2 or found.shape[1] != width:
+        raise BadRecord(f"{key} malformed", f"{key} has shape {found.shape}: expected (N, {width}).")
+    return found
+
+
 def size(key: str, values: object) -> tuple[int, int]:
     """(width, height), both at least one pixel."""
     width, height = numbers(key, values, (2,)).tolist()

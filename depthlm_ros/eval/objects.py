@@ -25,14 +25,17 @@ from pathlib import Path
 import numpy as np
 
 from depthlm_ros.core import Intrinsics, Region
-from depthlm_ros.data.fields import camera, image, numbers, text
+from depthlm_ros.data.fields import camera, image, numbers, rows, text
 from depthlm_ros.data.problems import BadRecord, Problem, nothing_usable
 from depthlm_ros.data.reading import json_object, numbered_lines, require
+from depthlm_ros.data.records import inside_image
 from depthlm_ros.eval.results import key_of
+from depthlm_ros.families.vlm3_object import named_regions
 
 KEYS = ("image", "intrinsics", "question", "answer")
 YES_NO, LENGTH, DIRECTION, CHOICE, ABSENT = "yes or no", "length", "direction", "choice", "not there"
 KINDS = {"m": LENGTH, "o'clock": DIRECTION, "deg": DIRECTION, "region": CHOICE}
+LIMITS = {"m": (0.0, 1e6), "o'clock": (0.0, 12.0), "deg": (-360.0, 360.0), "region": (0.0, 1e6)}
 HOUR_DEG = 30.0
 # SpatialRGPT-Bench's categories by a word in their names, in this order, as its script sorts them.
 _COMPARISONS: dict[tuple[str, ...], str] = {
@@ -96,16 +99,46 @@ def parse_question(line: str, where: str, folder: Path) -> ObjectQuestion:
     """Raises BadRecord if the line is no usable question."""
     fields = json_object(line)
     require(fields, KEYS)
+    path, lens = image(fields["image"], folder), camera(fields["intrinsics"])
     kind, truth = _truth(fields["answer"], text(fields, "unit"))
-    boxes = numbers("boxes", fields.get("boxes", [])).reshape(-1, 4)
-    regions = tuple(Region(x1, y1, x2 - x1, y2 - y1) for x1, y1, x2, y2 in boxes.tolist())
+    regions, uv_px = _regions(fields.get("boxes", []), lens), _pixels(fields.get("pixel_coords", []), lens)
     if kind == CHOICE and not (float(truth).is_integer() and 0 <= truth < len(regions)):
         raise BadRecord("answer malformed", f"answer is region {truth:g} of {len(regions)}.")
-    question = text(fields, "question")
-    uv_px = numbers("pixel_coords", fields.get("pixel_coords", [])).reshape(-1, 2)
+    question = _question(fields["question"], len(regions))
     category = category_of(kind, text(fields, "category"))
-    path, lens = image(fields["image"], folder), camera(fields["intrinsics"])
     return ObjectQuestion(where, path, lens, question, kind, truth, category, regions, uv_px)
+
+
+def _question(said: object, regions: int) -> str:
+    """The question, whose placeholders are those of its boxes."""
+    if not isinstance(said, str) or not said.strip():
+        raise BadRecord("question malformed", f"question is {said!r}: expected a text.")
+    named = named_regions(said)
+    if named and max(named) >= regions:
+        raise BadRecord(
+            "region without a box", f"the question names region {max(named)}, counted from 0, of {regions} boxes."
+        )
+    return said
+
+
+def _regions(values: object, lens: Intrinsics) -> tuple[Region, ...]:
+    boxes = rows("boxes", values, 4)
+    limits = np.tile(lens.size_px, 2)
+    usable = np.all((boxes >= 0) & (boxes <= limits), axis=1) & np.all(boxes[:, :2] < boxes[:, 2:], axis=1)
+    if not usable.all():
+        bad = [round(edge, 3) for edge in boxes[int(np.argmin(usable))].tolist()]
+        size = f"{lens.width_px} x {lens.height_px}"
+        raise BadRecord("box unusable", f"box {bad}: expected x1 < x2 and y1 < y2 within the image of {size}.")
+    return tuple(Region(x1, y1, x2 - x1, y2 - y1) for x1, y1, x2, y2 in boxes.tolist())
+
+
+def _pixels(values: object, lens: Intrinsics) -> np.ndarray:
+    uv_px = rows("pixel_coords", values, 2)
+    inside = inside_image(uv_px, lens)
+    if not inside.all():
+        bad, size = uv_px[int(np.argmin(inside))].tolist(), f"{lens.width_px} x {lens.height_px}"
+        raise BadRecord("point outside the image", f"pixel {bad} is outside the image of {size}.")
+    return uv_px
 
 
 def _truth(answer: object, unit: str) -> tuple[str, float]:
@@ -114,11 +147,12 @@ def _truth(answer: object, unit: str) -> tuple[str, float]:
     if isinstance(answer, bool):
         return YES_NO, float(answer)
     value = float(numbers("answer", answer, ()))
-    if unit not in KINDS or not math.isfinite(value) or (unit == "m" and value <= 0):
+    low, high = LIMITS.get(unit, (math.inf, -math.inf))
+    if not low <= value <= high or (unit == "m" and value == 0):
         raise BadRecord(
             "answer malformed",
             f"answer is {answer!r} with unit {unit!r}: expected true, false, null, or a number with unit "
-            f"{', '.join(KINDS)}.",
+            f"m (more than 0), o'clock (0 to 12), deg (-360 to 360) or region.",
         )
     return KINDS[unit], value * HOUR_DEG if unit == "o'clock" else value
 

@@ -7,7 +7,7 @@ answers is unpublished: numbers are read if they have a unit.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -60,7 +60,7 @@ class Vlm3Object(Family):
 
 def placed(question: str, boxes: Sequence[str]) -> str:
     """The question with boxes for its placeholders, or behind it if it has none."""
-    indices = list(_indices(question))
+    indices = named_regions(question)
     if not indices:
         return " ".join([question, *([" and ".join(boxes)] if boxes else [])])
     if set(indices) != set(range(len(boxes))):
@@ -72,14 +72,13 @@ def placed(question: str, boxes: Sequence[str]) -> str:
     return _PLACEHOLDER.sub(lambda _: boxes[next(named)], question)
 
 
-def _indices(question: str) -> Iterable[int]:
-    masks = 0
+def named_regions(question: str) -> list[int]:
+    """The regions, counted from 0, that a question's placeholders stand for, in their order."""
+    indices, masks = [], 0
     for match in _PLACEHOLDER.finditer(question):
-        if match[1]:
-            yield int(match[1])
-        else:
-            yield masks
-            masks += 1
+        indices.append(int(match[1]) if match[1] else masks)
+        masks += match[1] is None
+    return indices
 
 
 def polarity(reply: str) -> bool | None:
