@@ -14,14 +14,17 @@ from room import render_room, write_labels
 
 from depthlm_ros.bundle import load_bundle
 from depthlm_ros.errors import BadInput
+from depthlm_ros.eval.comparison import comparison
 from depthlm_ros.eval.depthrun import Choice, depth_report
 from depthlm_ros.eval.evaluate import at_points, evaluate
 from depthlm_ros.eval.gallery import Gallery, chart, error_rgb
-from depthlm_ros.eval.published import CORRESPONDENCE, DEPTHLM_BENCH, DEPTHVLM_SPARSE, TABLES, data_set_of
+from depthlm_ros.eval.published import TABLES, data_set_named, data_set_of
+from depthlm_ros.eval.published_depth import DEPTHLM_BENCH, DEPTHVLM_DENSE, DEPTHVLM_SPARSE
+from depthlm_ros.eval.published_words import CORRESPONDENCE
 from depthlm_ros.eval.records import read_records
 from depthlm_ros.eval.report import scored
 from depthlm_ros.eval.results import Results
-from depthlm_ros.eval.tables import beside, comparison, published
+from depthlm_ros.eval.tables import beside, published
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = {"task": "depth", "model": "tiny"}
@@ -116,10 +119,34 @@ def test_published_rows_are_whole_and_their_averages_are_those_of_their_rows():
             assert all(len(values) == len(table.columns) for values in table.rows.values())
     # What the source itself gets wrong by more than rounding.
     known = {"Qwen3-VL-4B [N]"}
-    for table in (DEPTHLM_BENCH, DEPTHVLM_SPARSE):
-        for name, values in table.rows.items():
-            if all(map(math.isfinite, values)) and name not in known:
-                assert values[-1] == pytest.approx(np.mean(values[:-1]), abs=0.0016), name
+    checked = 0
+    for table in (DEPTHLM_BENCH, DEPTHVLM_SPARSE, DEPTHVLM_DENSE):
+        for average, of in table.averaged.items():
+            for name, values in table.rows.items():
+                row = dict(zip(table.columns, values, strict=True))
+                if math.isfinite(row[average]) and all(math.isfinite(row[one]) for one in of) and name not in known:
+                    assert row[average] == pytest.approx(np.mean([row[one] for one in of]), abs=0.0016), name
+                    checked += 1
+    assert checked > 50
+
+
+def test_a_data_set_may_be_named_as_its_curator_is_and_an_unknown_one_is_refused():
+    assert [data_set_named(name) for name in ("nyuv2", "SUNRGBD", "iBims-1")] == ["NYUv2", "SUN RGB-D", "iBims-1"]
+    with pytest.raises(BadInput, match=r"--data-set nope: no published table has it; known are .*NYUv2"):
+        data_set_named("nope")
+
+
+@needs_tiny
+def test_results_go_into_regular_files_only_and_a_full_disk_says_how_to_go_on(tmp_path):
+    with pytest.raises(BadInput, match="no regular file"):
+        Results(Path("/dev/null"), SETTINGS)
+    done = depthlm_eval(write_labels(tmp_path), "--baselines", "--json", tmp_path / "none" / "a.json")
+    assert done.returncode == 2 and "cannot be written there" in done.stderr and not done.stdout
+    labels = write_labels(tmp_path, images=3)
+    full = depthlm_eval(labels, "--model", "tiny", "--results", tmp_path / "r.jsonl", most_bytes=600)
+    assert full.returncode != 0 and "make room; the same command goes on" in full.stderr
+    again = depthlm_eval(labels, "--model", "tiny", "--results", tmp_path / "r.jsonl")
+    assert again.returncode == 0, again.stderr
 
 
 @pytest.mark.parametrize(
@@ -146,8 +173,14 @@ def test_published_scores_are_those_of_the_protocol():
     assert published(run_of(protocol="plain")) == "" == published(run_of(data_set=""))
     assert "AUC@30" in published(run_of(task="pose", data_set="ETH3D", auc30=0.5))
     group = {"right": 0.5, "absrel": 0.4, "n": 2}
-    about = published({"task": "objects", "model": "mine", "scores": {"width": group, "my own": group}})
+    clock = group | {"error_deg": 20.0}
+    about = published(
+        {"task": "objects", "model": "mine", "scores": {"width": group, "my own": group, "direction": clock}}
+    )
     assert "   50.000  > mine" in about and "    0.400  > mine" in about and "my own" not in about
+    assert "   20.000  > mine" in about and "   17.100  SpatialRGPT-8B" in about
+    dense = published(run_of(protocol="dense", data_set="NYUv2", absrel=0.5, rmse=1.5))
+    assert "    0.081  DepthVLM-4B" in dense and "    1.500  > tiny" in dense
 
 
 def test_runs_are_compared_in_one_table_that_says_what_is_not_comparable():
@@ -159,6 +192,34 @@ def test_runs_are_compared_in_one_table_that_says_what_is_not_comparable():
     assert "not comparable: n is 128, 64" in table
     with pytest.raises(BadInput, match="different tasks"):
         comparison([one, run_of(task="pose")])
+
+
+def test_every_run_has_its_row_whatever_they_have_in_common():
+    runs = [
+        run_of(delta1=0.1, file="a.json", baselines={"constant 2 m": {"delta1": 0.25}}),
+        run_of(delta1=0.2, file="b.json", as_released=True, baselines={"constant 2 m": {"delta1": 0.35}}),
+        run_of(delta1=0.3, file="c.json", baselines={"constant 2 m": {"delta1": 0.25}}),
+        run_of(delta1=0.4, file="d.json", data_set="NYUv2"),
+    ]
+    rows = {line[:40].rsplit("  ", 1)[0].strip(): line for line in comparison(runs).splitlines()}
+    for delta1 in ("0.100", "0.200", "0.300", "0.400"):
+        assert sum(f" {delta1}" in line for line in rows.values()) == 1
+    table = comparison(runs)
+    assert "tiny depthlm (NYUv2)" in table and "as released" in table and "(a.json)" in table and "(c.json)" in table
+    assert table.count("[baseline]") == 2  # the same of two runs once
+    assert "not comparable: data_set" in table
+
+
+def test_runs_on_several_data_sets_have_a_mean_among_the_published_averages():
+    five = ("Waymo", "nuScenes", "ETH3D", "SUN RGB-D", "iBims-1")
+    runs = [run_of(protocol="dense", data_set=name, delta1=0.1 * n, n=10) for n, name in enumerate(five, start=4)]
+    table = comparison(runs)
+    mean = next(line for line in table.splitlines() if line.startswith("mean of 5 data sets"))
+    assert "0.600" in mean and mean.rstrip().endswith("50")
+    assert "published: DepthVLM-Bench, dense, average (delta1)" in table and "    0.600  > tiny" in table
+    assert "not comparable" not in table
+    assert "published" not in comparison(runs[:4]) and "mean of 4 data sets" in comparison(runs[:4])
+    assert "mean of" not in comparison([runs[0], runs[0]])
 
 
 def test_errors_are_white_red_and_blue_and_black_where_unknown():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -73,19 +74,27 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compare", type=Path, nargs="+", metavar="FILE.json", help="only put what --json wrote into one table"
     )
+    parser.add_argument("--published", action="store_true", help="only print every published table")
 
 
 def run(args: argparse.Namespace) -> None:
     """Score a model on labelled images."""
-    from depthlm_ros.eval.tables import comparison, published, read_run
+    from depthlm_ros.eval.comparison import comparison, read_run
+    from depthlm_ros.eval.published import ALL_TABLES
+    from depthlm_ros.eval.tables import every_table, published
 
+    if args.published:
+        print(every_table(ALL_TABLES))
+        return
     if args.compare:
         print(comparison([read_run(path) for path in args.compare]))
         return
     if args.labels is None:
-        raise BadInput("no labels: give LABELS.jsonl, or --compare.")
+        raise BadInput("no labels: give LABELS.jsonl, --compare, or --published.")
     if args.pictures and args.baselines and args.model is None:
         raise BadInput("--pictures shows what a model says: give --model, or leave it out.")
+    if args.json:
+        _check_writable(args.json)
     scores = _score(args)
     if args.json:
         args.json.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
@@ -95,18 +104,25 @@ def run(args: argparse.Namespace) -> None:
         print(f"published scores on {scores['data_set']} are of --protocol depthlm, depthvlm-sparse or dense.")
 
 
+def _check_writable(path: Path) -> None:
+    """Before the work, not after it. Raises BadInput."""
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise BadInput(f"--json {path}: cannot be written there: name a file in a folder that exists.")
+
+
 def _score(args: argparse.Namespace) -> dict[str, Any]:
     """The scores in plain types, fit for JSON; the table is printed."""
     from depthlm_ros.data.check import duplicate_lines
-    from depthlm_ros.eval.published import data_set_of
+    from depthlm_ros.eval.published import data_set_named, data_set_of
     from depthlm_ros.eval.results import Results
 
+    data_set = data_set_named(args.data_set) if args.data_set else data_set_of(args.labels.resolve())
     model = None if args.baselines and args.model is None else _load(args)
     task = _task(args, model)
     settings = _settings(args, task, model)
     with Results(args.results, settings) as results:
         scores = _depth(args, model, results) if task == "depth" else _words(args, task, model, results)
-    about = {"task": task, "data_set": args.data_set or data_set_of(args.labels.resolve()), "labels": args.labels.name}
+    about = {"task": task, "data_set": data_set, "labels": args.labels.name}
     named = {"model": model.name if model else "", "backend": model.backend_name if model else ""}
     doubles = duplicate_lines(args.labels)
     complain(replace(one, message=f"{one.message}: scored like any other") for one in doubles)

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
@@ -17,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from depthlm_ros.data.problems import BadRecord, Problem
-from depthlm_ros.errors import BadInput
+from depthlm_ros.errors import BadInput, SetupError
 from depthlm_ros.jsonable import plain
 
 Found = dict[str, Any]
@@ -37,12 +38,14 @@ class Results:
     """Found results by key; with a path they are read from there and appended as they come.
 
     settings: of this run. Raises BadInput if the file is that of a run with other settings, is no such file, or is
-    being written by another process.
+    being written by another process or no regular file.
     """
 
     def __init__(self, path: Path | None = None, settings: Mapping[str, Any] | None = None) -> None:
         self.found: dict[str, Found] = {}
         self._path = path
+        if path is not None and path.exists() and not path.is_file():
+            raise BadInput(f"{path}: is no regular file: results are read from it, too.")
         self._file = None if path is None else path.open("a+b")
         if self._file is not None:
             self._lock()
@@ -58,7 +61,7 @@ class Results:
             self._file.close()
 
     def add(self, key: str, found: Found) -> None:
-        """Keeps a result. Raises OSError if it cannot be written; what was written before stays."""
+        """Keeps a result. Raises SetupError if it cannot be written; what was written before stays."""
         self.found[key] = plain(found)
         self._write({"key": key, "found": self.found[key]})
 
@@ -94,9 +97,18 @@ class Results:
             raise BadInput(f"{self._path}: holds results of another run ({told}): name another file, or remove it.")
 
     def _write(self, line: Found) -> None:
-        if self._file is not None:
+        if self._file is None:
+            return
+        try:
             self._file.write((json.dumps(line) + "\n").encode())
             self._file.flush()
+        except OSError as exc:
+            # What is still in its buffer would be tried again, and fail again, when it is closed at the end.
+            with suppress(OSError):
+                self._file.close()
+            raise SetupError(
+                f"{self._path}: cannot be written ({exc.strerror}): make room; the same command goes on from there."
+            ) from exc
 
 
 def key_of(where: str, *content: object) -> str:
