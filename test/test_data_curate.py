@@ -192,8 +192,18 @@ def test_damaged_images_cost_themselves_only_and_are_named(tmp_path):
     text(tmp_path / "in" / "scene_001" / "intrinsics.txt", "30 0 15.5")
     report = curate(job("folder", tmp_path / "in", tmp_path / "out"), 1)
     assert report["records"] == 0
-    assert report["problems"] == {"image unusable": 2, "view without depth": 1, "matrix malformed": 3}
+    unusable = {"image unusable": 1, "depth map unusable": 1}
+    assert report["problems"] == {**unusable, "view without depth": 1, "matrix malformed": 3}
     assert "scene_000: 0" in report["examples"]["image unusable"][0]
+
+
+def test_a_depth_map_that_cannot_cover_its_image_is_left_out(tmp_path):
+    write_scenes(tmp_path / "in", 1, images=3)
+    depth = tmp_path / "in" / "scene_000" / "depth"
+    np.save(depth / "0.npy", np.full((24, 24), 2.0, np.float32))
+    np.save(depth / "1.npy", np.full((12, 16), 2.0, np.float32))  # half as large: that covers it
+    report = curate(job("folder", tmp_path / "in", tmp_path / "out"), 1)
+    assert report["problems"] == {"depth map of another shape": 1} and report["records"] == 2
 
 
 def test_the_points_do_not_depend_on_how_many_images_there_are(tmp_path):
@@ -255,7 +265,7 @@ def test_a_run_that_gives_no_record_fails_and_says_why(tmp_path, capsys):
     (tmp_path / "in" / "scene_000" / "depth" / "0.npy").write_bytes(b"no depth")
     assert main(command(tmp_path / "in", tmp_path / "out", "--workers", "1")) == 2
     told = capsys.readouterr()
-    assert "1 x image unusable" in told.out and "not one record could be made of 1 items" in told.err
+    assert "1 x depth map unusable" in told.out and "not one record could be made of 1 items" in told.err
 
 
 @pytest.mark.parametrize("options", [["--points", "0"], ["--points", "-1"], ["--seed", "-1"], ["--workers", "-1"]])

@@ -179,7 +179,26 @@ def test_views_without_a_pose_are_counted(tmp_path):
     write_room(tmp_path / "in")
     (tmp_path / "in" / "pose" / "1.txt").unlink()
     report = curate_pairs(job("folder", tmp_path / "in", tmp_path / "out"), PairPlan(), 1)
-    assert report["problems"] == {"pose missing": 1} and report["records"] == 1
+    assert report["problems"] == {"pose missing": 1, "view without depth": 1} and report["records"] == 1
+
+
+def test_every_view_is_in_a_pair_or_counted_with_its_reason(tmp_path):
+    write_room(tmp_path / "in")
+    pose = 2 * POSES[1]
+    text(tmp_path / "in" / "pose" / "1.txt", " ".join(map(str, pose.ravel())))
+    np.save(tmp_path / "in" / "depth" / "2.npy", np.full((48, 64), np.nan, np.float32))
+    for n, size, pose in ((4, (20, 20), POSES[0]), (5, (32, 24), POSES[0]), (6, (64, 48), POSES[3])):
+        picture(tmp_path / "in" / "rgb" / f"{n}.png", 64, 48)
+        np.save(tmp_path / "in" / "depth" / f"{n}.npy", np.full(size[::-1], 4.0, np.float32))
+        text(tmp_path / "in" / "pose" / f"{n}.txt", " ".join(map(str, pose.ravel())))
+    report = curate_pairs(job("folder", tmp_path / "in", tmp_path / "out"), PairPlan(), 1)
+    assert report["problems"] == {
+        "pose not rigid": 1,
+        "view without depth": 2,  # the one that sees nothing, too
+        "depth map of another shape": 1,
+        "view without a partner": 1,  # the one that looks the other way
+    }
+    assert [tuple(path.stem for path in pair.images) for pair in read(report)] == [("0", "5")]
 
 
 def test_the_command_line_makes_pairs(tmp_path, capsys):
@@ -189,6 +208,11 @@ def test_the_command_line_makes_pairs(tmp_path, capsys):
     assert "folder.pairs.jsonl" in capsys.readouterr().out
     lines = (tmp_path / "out" / "folder.pairs.jsonl").read_text().splitlines()
     assert lines and all(json.loads(line)["covisibility"] > 0.6 for line in lines)
+
+
+def test_of_a_data_set_whose_views_have_no_pose_here_no_pairs_are_made(tmp_path, capsys):
+    assert main(["data", "pairs", "waymo", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert "pairs are made of eth3d, folder, matterport3d, scannetpp" in capsys.readouterr().err
 
 
 def test_pairs_are_shown_with_numbers_and_a_sheet(tmp_path, capsys):
@@ -213,6 +237,10 @@ def test_pairs_are_shown_with_numbers_and_a_sheet(tmp_path, capsys):
         ({"rotation": [[1, 0, 0], [0, 1, 0], [0, 0, 2]]}, "rotation malformed"),
         ({"rotation": [[1, 0, 0], [0, 1, 0], [0, 0, -1]]}, "rotation malformed"),
         ({"translation": [1, 2]}, "translation malformed"),
+        ({"translation": [1, 2, math.nan]}, "translation malformed"),
+        ({"rotation": [[1, 0, 0], [0, math.nan, 0], [0, 0, 1]]}, "rotation malformed"),
+        ({"covisibility": math.nan}, "covisibility malformed"),
+        ({"covisibility": 7}, "covisibility malformed"),
         ({"matched_coords": [[1, 2]]}, "points malformed"),
         ({"matched_coords": None}, "points malformed"),
     ],

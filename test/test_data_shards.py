@@ -75,7 +75,7 @@ def test_what_is_not_in_a_shard_is_counted_in_a_later_run_too(records, tmp_path)
     for _ in range(2):
         problems: list[Problem] = []
         assert [count for _, count in pack(records, tmp_path / "shards", 3, problems)] == [3, 1]
-        assert [problem.reason for problem in problems] == ["file unreadable"] and ":4" in problems[0].where
+        assert [problem.reason for problem in problems] == ["image unusable"] and ":4" in problems[0].where
 
 
 def test_a_full_disk_leaves_whole_shards_and_is_gone_on_from(records, tmp_path):
@@ -84,6 +84,27 @@ def test_a_full_disk_leaves_whole_shards_and_is_gone_on_from(records, tmp_path):
     assert full.returncode == 2 and "Make room and run the same command again" in full.stderr
     assert not list((tmp_path / "shards").glob("*.tar"))
     assert main(command) == 0 and len(list((tmp_path / "shards").glob("*.tar"))) == 3
+
+
+def test_damaged_files_are_not_packed_and_doubles_are_told(records, tmp_path, capsys):
+    rgb = tmp_path / "in" / "rgb"
+    (rgb / "0.png").write_bytes((rgb / "0.png").read_bytes()[:-12])
+    picture(rgb / "1.png", 16, 12)
+    np.save(tmp_path / "in" / "depth" / "2.npy", np.full((3, 3), 1.0, np.float32))
+    lines = records.read_text().splitlines()
+    records.write_text("\n".join([*lines, lines[-1]]) + "\n")
+    for _ in range(2):  # and the same of shards that are there
+        assert main(["data", "pack", str(records), "--out", str(tmp_path / "shards")]) == 0
+        told = capsys.readouterr().out
+        assert "folder-000000.tar: 3 records" in told  # 3, 4 and 4 again
+        for reason in ("image unusable", "image of another size", "depth map of another size", "duplicate line"):
+            assert f"1 x {reason}" in told
+
+
+def test_pairs_are_refused_in_one_line(tmp_path, capsys):
+    text(tmp_path / "a.pairs.jsonl", '{"images": ["a.png", "b.png"]}')
+    assert main(["data", "pack", str(tmp_path / "a.pairs.jsonl"), "--out", str(tmp_path / "shards")]) == 2
+    assert "holds pairs, which are not packed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("content", "options"), [("", []), ("{}\n", []), (None, ["--images", "0"])])

@@ -6,13 +6,13 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from depthlm_ros.data.caps import NO_CAPS_M
 from depthlm_ros.data.records import MEANINGS
-from depthlm_ros.data.sets import NAMES
+from depthlm_ros.data.sets import NAMES, POSED
 from depthlm_ros.data.writing import FORMATS
 from depthlm_ros.errors import BadInput
 
@@ -84,15 +84,22 @@ def pairs_verb(args: argparse.Namespace) -> None:
     """Make pairs of views from a data set whose images have poses."""
     from depthlm_ros.data.pairs import PairPlan, curate_pairs
 
+    if args.name in NAMES and args.name not in POSED:
+        raise BadInput(
+            f"data set {args.name}: its views come without poses here; pairs are made of {', '.join(POSED)}."
+        )
     plan = PairPlan(args.covisibility, args.per_view, args.points, args.seed)
     _tell(curate_pairs(_job(args, "depthlm", args.points), plan, _workers(args)))
 
 
 def pack_verb(args: argparse.Namespace) -> None:
     """Pack records into shards; one that is there already is left as it is."""
+    from depthlm_ros.data.pairshow import holds_pairs
     from depthlm_ros.data.problems import Problem, nothing_usable, told
     from depthlm_ros.data.shards import pack
 
+    if holds_pairs(args.file):
+        raise BadInput(f"{args.file} holds pairs, which are not packed: copy the file with the folder of its images.")
     problems: list[Problem] = []
     packed = 0
     for shard, count in pack(args.file, args.out, args.images, problems, _roots(args)):
@@ -125,7 +132,7 @@ def sets_verb(args: argparse.Namespace) -> None:
 
 
 def _add_show(parser: argparse.ArgumentParser) -> None:
-    _add_file(parser)
+    _add_file(parser, "records in DepthLM's or DepthVLM's schema, or pairs")
     parser.add_argument("--sheet", type=Path, metavar="PNG", help="draw some of the records there, with their depth")
     parser.add_argument("--cells", type=int, default=SHEET_CELLS, help="how many (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
@@ -143,7 +150,7 @@ def _add_curate(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_pairs(parser: argparse.ArgumentParser) -> None:
-    _add_job(parser)
+    _add_job(parser, POSED)
     parser.add_argument("--points", type=int, default=100, help="matches of each pair (default: %(default)s)")
     parser.add_argument(
         "--covisibility",
@@ -156,7 +163,7 @@ def _add_pairs(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_pack(parser: argparse.ArgumentParser) -> None:
-    _add_file(parser)
+    _add_file(parser, "records in DepthLM's or DepthVLM's schema")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the shards go")
     parser.add_argument("--images", type=int, default=1000, help="records in a shard (default: %(default)s)")
     parser.set_defaults(do=pack_verb)
@@ -170,10 +177,8 @@ def _add_unpack(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(do=unpack_verb)
 
 
-def _add_file(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "file", type=Path, metavar="FILE.jsonl", help="records in DepthLM's or DepthVLM's schema, or pairs"
-    )
+def _add_file(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE.jsonl", help=what)
     help_text = "what {} paths are relative to (default: the file)"
     parser.add_argument("--images-root", type=Path, metavar="FOLDER", help=help_text.format("image"))
     parser.add_argument("--depths-root", type=Path, metavar="FOLDER", help=help_text.format("depth map"))
@@ -182,8 +187,8 @@ def _add_file(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_job(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help=f"data set: {', '.join(NAMES)}")
+def _add_job(parser: argparse.ArgumentParser, names: Sequence[str] = NAMES) -> None:
+    parser.add_argument("name", metavar="NAME", help=f"data set: {', '.join(names)}")
     parser.add_argument("root", type=Path, metavar="ROOT", help="folder of the data set as it comes")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the records go")
     parser.add_argument("--split", default="", help="of the data set (default: its usual one)")

@@ -12,6 +12,7 @@ from typing import Any
 
 import cv2
 
+from depthlm_ros.data.depthfile import BadDepthMap
 from depthlm_ros.data.journal import ItemResult, Journal
 from depthlm_ros.data.problems import BadRecord, Problem
 from depthlm_ros.data.progress import Progress
@@ -134,6 +135,8 @@ def attempt(where: str, do: Callable[[], Any], problems: list[Problem]) -> Any:
         reason, message = exc.reason, str(exc)
     except BadIntrinsics as exc:
         reason, message = "intrinsics unusable", str(exc)
+    except BadDepthMap as exc:
+        reason, message = "depth map unusable", str(exc)
     except BadImage as exc:
         reason, message = "image unusable", str(exc)
     except OSError as exc:

@@ -19,20 +19,24 @@ from depthlm_ros.imagefile import cut_short
 MOST_16 = 65535
 
 
+class BadDepthMap(BadImage):
+    """A depth map or a mask that cannot be used."""
+
+
 def read_depth(file: DepthFile) -> np.ndarray:
     """float32 (h, w), metres as the file means them, NaN where they are unknown, not trusted or beyond the caps.
 
-    Raises BadImage if the map or a mask cannot be read or has not the size that the record says.
+    Raises BadDepthMap if the map or a mask cannot be read or has not the size that the record says.
     """
     return believed(file, stored_depth(file))
 
 
 def stored_depth(file: DepthFile) -> np.ndarray:
-    """float32 (h, w): metres as they stand in the file, whatever they are. Raises BadImage as `read_depth` does."""
+    """float32 (h, w): metres as they stand in the file, whatever they are. Raises BadDepthMap as `read_depth` does."""
     depth_m = _values(file).astype(np.float32) / np.float32(file.scale)
     height, width = depth_m.shape
     if file.size_px and file.size_px != (width, height):
-        raise BadImage(
+        raise BadDepthMap(
             f"{file.path}: depth map is {width} x {height}, its record says {file.size_px[0]} x {file.size_px[1]}."
         )
     return depth_m
@@ -41,7 +45,7 @@ def stored_depth(file: DepthFile) -> np.ndarray:
 def believed(file: DepthFile, depth_m: np.ndarray) -> np.ndarray:
     """float32 (h, w): what of a file's stored depth is known: positive, within the caps and the masks; else NaN.
 
-    Raises BadImage if a mask cannot be read.
+    Raises BadDepthMap if a mask cannot be read.
     """
     near_m, far_m = file.caps_m
     with np.errstate(invalid="ignore"):
@@ -54,7 +58,7 @@ def believed(file: DepthFile, depth_m: np.ndarray) -> np.ndarray:
 def read_z(record: Record) -> np.ndarray:
     """float32 (h, w): the record's depth map along the optical axis, metres, NaN unknown.
 
-    Raises BadImage as `read_depth` does, ValueError if the record has no depth map.
+    Raises BadDepthMap as `read_depth` does, ValueError if the record has no depth map.
     """
     if record.depth is None:
         raise ValueError(f"{record.where}: the record has no depth map.")
@@ -88,11 +92,13 @@ def _values(file: DepthFile) -> np.ndarray:
         return _raw(file)
     values = np.asarray(_mapped(file.path)) if file.path.suffix == ".npy" else _picture(file.path)
     if values.ndim != 2:
-        raise BadImage(f"{file.path}: a depth map of shape {values.shape}: expected one channel.")
+        raise BadDepthMap(f"{file.path}: a depth map of shape {values.shape}: expected one channel.")
     if file.format == ROTATED_16:
         values = unrotated(values)
     elif file.format:
-        raise BadImage(f"{file.path}: depth_format '{file.format}' is unknown: expected {RAW_FLOAT32} or {ROTATED_16}.")
+        raise BadDepthMap(
+            f"{file.path}: depth_format '{file.format}' is unknown: expected {RAW_FLOAT32} or {ROTATED_16}."
+        )
     return values
 
 
@@ -107,24 +113,26 @@ def unrotated(values: np.ndarray) -> np.ndarray:
 
 def _raw(file: DepthFile) -> np.ndarray:
     if file.size_px is None:
-        raise BadImage(f"{file.path}: a raw depth map does not say its size: give original_depth_size.")
+        raise BadDepthMap(f"{file.path}: a raw depth map does not say its size: give original_depth_size.")
     width, height = file.size_px
     values = _bytes(file.path).view(np.uint8)
     if values.size != 4 * width * height:
-        raise BadImage(f"{file.path}: {values.size} bytes are not {width} x {height} float32 values.")
+        raise BadDepthMap(f"{file.path}: {values.size} bytes are not {width} x {height} float32 values.")
     return values.view("<f4").reshape(height, width)
 
 
 def _picture(path: Path) -> np.ndarray:
     encoded = _bytes(path)
     if cut_short(encoded):
-        raise BadImage(f"{path}: ends after {encoded.size} bytes without its end marker: the depth map was cut short.")
+        raise BadDepthMap(
+            f"{path}: ends after {encoded.size} bytes without its end marker: the depth map was cut short."
+        )
     try:
         values = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
     except cv2.error as exc:
-        raise BadImage(f"{path}: cannot be decoded ({exc.err}): the depth map is damaged.") from exc
+        raise BadDepthMap(f"{path}: cannot be decoded ({exc.err}): the depth map is damaged.") from exc
     if values is None:
-        raise BadImage(f"{path}: is no picture: the depth map is damaged.")
+        raise BadDepthMap(f"{path}: is no picture: the depth map is damaged.")
     return values
 
 
@@ -141,14 +149,14 @@ def _mapped(path: Path) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as exc:
-        raise BadImage(f"{path}: is no .npy file ({exc}).") from exc
+        raise BadDepthMap(f"{path}: is no .npy file ({exc}).") from exc
 
 
 def _bytes(path: Path) -> np.ndarray:
     try:
         values = np.fromfile(path, np.uint8)
     except OSError as exc:
-        raise BadImage(f"{path}: cannot be read ({exc.strerror}).") from exc
+        raise BadDepthMap(f"{path}: cannot be read ({exc.strerror}).") from exc
     if values.size == 0:
-        raise BadImage(f"{path}: the file is empty.")
+        raise BadDepthMap(f"{path}: the file is empty.")
     return values

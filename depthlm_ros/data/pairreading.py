@@ -43,7 +43,11 @@ def parse_pair(line: str, where: str, folder: Path, problems: list[Problem]) -> 
     intrinsics = camera(cameras[0]), camera(cameras[1])
     uv_px, matched_px = _points(fields, where, intrinsics, problems)
     covisibility = float(numbers("covisibility", fields["covisibility"], ()))
+    if not 0 <= covisibility <= 1:
+        raise BadRecord("covisibility malformed", f"covisibility is {covisibility:g}: expected a share from 0 to 1.")
     translation_m = numbers("translation", fields["translation"], (3,))
+    if not np.isfinite(translation_m).all():
+        raise BadRecord("translation malformed", f"translation is {translation_m.tolist()}: expected three metres.")
     rotation = _rotation(fields["rotation"])
     return PairRecord(
         where, paths, intrinsics, uv_px, matched_px, rotation, translation_m, covisibility, text(fields, "scene")

@@ -21,7 +21,7 @@ from depthlm_ros.data.journal import ItemResult
 from depthlm_ros.data.lidar import inverse, moved
 from depthlm_ros.data.problems import BadRecord, Problem
 from depthlm_ros.data.records import PairRecord
-from depthlm_ros.data.sampler import known, view_image
+from depthlm_ros.data.sampler import check_shape, known, view_image
 from depthlm_ros.data.view import View
 from depthlm_ros.data.writing import pair_line
 from depthlm_ros.errors import BadInput
@@ -35,6 +35,8 @@ SAME_DEPTH = 0.05
 SAME_DEPTH_COARSE = 0.2
 # Covisibility is judged on so many columns of the depth map.
 COARSE_COLUMNS = 48
+# Entries of a rotation that was written with three digits are wrong by less.
+RIGID = 2e-3
 # So many other views are tried for each view.
 TRIES = 8
 
@@ -86,13 +88,21 @@ def work(plan: PairPlan, job: Job, item: str) -> ItemResult:
     full = lru_cache(maxsize=4)(lambda name: makers[name]())
     rng = np.random.default_rng([plan.seed, zlib.crc32(item.encode())])
     lines, points = [], 0
+    alone = set(thumbs)
     for first, second in _candidates(thumbs, plan, rng):
         make_pair = partial(_pair, full, first, second, plan, job.plan)
         pair = attempt(f"{item}: {first} and {second}", make_pair, problems)
         if pair is not None:
             lines.append(pair_line(pair, job.plan.out))
             points += len(pair.uv_px)
+            alone -= {first, second}
+    problems += (_without_partner(item, name, plan) for name in sorted(alone))
     return ItemResult(tuple(lines), points, tuple(problems))
+
+
+def _without_partner(item: str, name: str, plan: PairPlan) -> Problem:
+    told = f"no view that was tried shares more than {plan.covisible:g} with it (tried: up to {TRIES} drawn for each)"
+    return Problem(f"{item}: {name}", "view without a partner", told)
 
 
 def relative_pose(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -154,12 +164,24 @@ def _thumb(make: Any) -> Posed:
 
 
 def posed(view: View) -> Posed:
-    """Raises BadRecord for a view without a pose."""
+    """Raises BadRecord for a view without a pose or without depth, and for a pose that is no rigid motion."""
     if view.pose is None or not np.isfinite(view.pose).all():
         raise BadRecord("pose missing", "the view has no pose: pairs need one.")
+    if not is_rigid(view.pose):
+        raise BadRecord("pose not rigid", f"the pose {np.round(view.pose, 4).tolist()} is no rotation and translation.")
+    check_shape(view)
+    if not known(view).any():
+        raise BadRecord("view without depth", "nothing of its depth map is known and within the caps.")
     height, width = view.depth_m.shape
     depth_m = np.where(known(view), view.depth_m, np.nan)
     return Posed(resized(view.intrinsics, (width, height)), depth_m, view.pose)
+
+
+def is_rigid(pose: np.ndarray) -> bool:
+    """Whether a matrix (4, 4) is a rotation and a translation, as far as the digits of a data set's files tell."""
+    rotation = pose[:3, :3]
+    orthonormal = np.abs(rotation @ rotation.T - np.eye(3)).max() < RIGID
+    return bool(orthonormal and np.linalg.det(rotation) > 0 and np.allclose(pose[3], [0, 0, 0, 1], atol=RIGID))
 
 
 def _candidates(thumbs: dict[str, Posed], plan: PairPlan, rng: np.random.Generator) -> Iterator[tuple[str, str]]:

@@ -21,6 +21,10 @@ from depthlm_ros.errors import BadInput
 from depthlm_ros.imagefile import read_rgb, write_rgb
 
 
+# Rounding changes the ratio of a map's sides a little, as does the undistortion of an image but not of its depth map.
+SAME_RATIO = 0.05
+
+
 @dataclass(frozen=True)
 class Plan:
     """What is written for a view.
@@ -69,6 +73,7 @@ def draw(view: View, plan: Plan) -> np.ndarray:
 
     The draw depends on the seed and the view's key alone, so that workers and restarts change nothing.
     """
+    check_shape(view)
     places = np.flatnonzero(usable(view))
     if len(places) < view.least_points:
         raise BadRecord("view without depth", f"{len(places)} pixels with depth, {view.least_points} are needed.")
@@ -76,6 +81,16 @@ def draw(view: View, plan: Plan) -> np.ndarray:
     chosen = rng.choice(places, min(plan.points, len(places)), replace=False)
     v, u = np.divmod(chosen, view.depth_m.shape[1])
     return np.stack([u, v], axis=1)
+
+
+def check_shape(view: View) -> None:
+    """Raises BadRecord if the depth map cannot cover the image: its sides have another ratio."""
+    (height, width), camera = view.depth_m.shape, view.intrinsics
+    if abs(width - camera.width_px * height / camera.height_px) > max(1.0, SAME_RATIO * width):
+        raise BadRecord(
+            "depth map of another shape",
+            f"the depth map is {width} x {height}, the image {camera.width_px} x {camera.height_px}.",
+        )
 
 
 def known(view: View) -> np.ndarray:

@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from depthlm_ros.data.check import duplicate_lines, file_problems
 from depthlm_ros.data.problems import Problem
 from depthlm_ros.data.reading import Roots, iter_records
 from depthlm_ros.data.records import RAW_FLOAT32, Record
 from depthlm_ros.data.wholefile import appearing, write_text
 from depthlm_ros.data.writing import depthlm_line, depthvlm_line
 from depthlm_ros.errors import BadInput, SetupError
+from depthlm_ros.imagefile import cut_short
 
 HINT = "shards need the package webdataset: pip install 'depthlm_ros[data]'."
+# Problems whose names begin so are those of files; others are doubts about what a record says.
+FILES = ("image", "depth map")
 # Paths mean nothing inside a shard.
 PATH_KEYS = ("image", "depth_path", "mask_valid_path", "mask_transp_path")
 
@@ -31,13 +37,17 @@ def pack(
     """Pack the records of a file, so many a shard, into out/NAME-000000.tar ...; yields each shard and its samples.
 
     A shard appears whole or not at all, and one that is there is not packed again, so that a run that was killed goes
-    on where it was. Files that cannot be read are counted in `problems`, those of such a shard too. Raises BadInput if
-    the folder holds shards of another file or size, or if a shard cannot be written (a full disk).
+    on where it was. What is wrong with files is counted in `problems`, those of such a shard too: records whose image
+    or depth map is of another size or damaged are left out, doubles are packed and counted. Raises BadInput if the
+    folder holds shards of another file or size, or if a shard cannot be written (a full disk); SetupError without
+    webdataset.
     """
+    _library()
     if per_shard < 1:
         raise BadInput(f"--images is {per_shard}: at least one record in a shard.")
     _check_plan(out / f"{path.stem}.pack.json", {"file": str(path.resolve()), "per_shard": per_shard})
-    records = iter_records(path, problems, roots)
+    problems.extend(duplicate_lines(path))
+    records = _whole(iter_records(path, problems, roots), problems)
     index = 0
     while batch := list(islice(records, per_shard)):
         shard = out / f"{path.stem}-{index:06d}.tar"
@@ -51,6 +61,25 @@ def pack(
         )
         yield shard, len(held)
         index += 1
+
+
+def _whole(records: Iterable[Record], problems: list[Problem]) -> Iterator[Record]:
+    """Those whose files are whole and of the size that the record says."""
+    for record in records:
+        found = [problem for problem in file_problems(record) if problem.reason.startswith(FILES)]
+        found = found or [problem for problem in [_cut_problem(record)] if problem]
+        problems.extend(found)
+        if not found:
+            yield record
+
+
+def _cut_problem(record: Record) -> Problem | None:
+    """A file that cannot even be read is found, and told, when it is packed."""
+    try:
+        cut = cut_short(np.fromfile(record.image, np.uint8))
+    except OSError:
+        return None
+    return Problem(record.where, "image unusable", f"{record.image}: was cut short; copy it again.") if cut else None
 
 
 def keys(shard: Path) -> set[str]:
@@ -78,12 +107,16 @@ def _check_plan(note: Path, plan: dict[str, object]) -> None:
 
 def read_shards(urls: str | Sequence[str]) -> Iterator[dict[str, Any]]:
     """The samples of shards, as webdataset reads them: bytes by suffix, "json" already decoded."""
+    for sample in _library().WebDataset(urls, shardshuffle=False):
+        yield {**sample, "json": json.loads(sample["json"])}
+
+
+def _library() -> Any:
     try:
         import webdataset
     except ModuleNotFoundError as exc:
         raise SetupError(HINT) from exc
-    for sample in webdataset.WebDataset(urls, shardshuffle=False):
-        yield {**sample, "json": json.loads(sample["json"])}
+    return webdataset
 
 
 def _write_or_say(shard: Path, records: Mapping[str, Record]) -> None:
@@ -97,10 +130,8 @@ def _write_or_say(shard: Path, records: Mapping[str, Record]) -> None:
 
 def _write(shard: Path, records: Mapping[str, Record]) -> None:
     """Write the samples whose files can be read."""
-    try:
-        from webdataset.writer import TarWriter
-    except ModuleNotFoundError as exc:
-        raise SetupError(HINT) from exc
+    from webdataset.writer import TarWriter
+
     with appearing(shard) as partial, partial.open("wb") as file:
         writer = TarWriter(file, encoder=False, mtime=0.0)
         for key, record in records.items():

@@ -22,6 +22,8 @@ NAMES = (
     "taskonomy",
     "waymo",
 )
+# Those whose views know where the camera was: pairs need that.
+POSED = ("eth3d", "folder", "matterport3d", "scannetpp")
 
 
 def data_set(name: str) -> DataSet:
