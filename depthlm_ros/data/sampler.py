@@ -20,7 +20,6 @@ from depthlm_ros.data.writing import depthlm_line, depthvlm_line
 from depthlm_ros.errors import BadInput
 from depthlm_ros.imagefile import read_rgb, write_rgb
 
-
 # Rounding changes the ratio of a map's sides a little, as does the undistortion of an image but not of its depth map.
 SAME_RATIO = 0.05
 
