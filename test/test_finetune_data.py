@@ -25,6 +25,7 @@ from lessons import (  # noqa: E402
     write_image,
     write_lines,
 )
+from test_vanishing import drawing  # noqa: E402
 
 from depthlm_ros.core import Intrinsics  # noqa: E402
 from depthlm_ros.data.problems import BadRecord  # noqa: E402
@@ -35,7 +36,7 @@ from depthlm_ros.finetune import exif  # noqa: E402
 from depthlm_ros.finetune.batches import visible  # noqa: E402
 from depthlm_ros.finetune.cli import recipe_file, recipes  # noqa: E402
 from depthlm_ros.finetune.depthlm import nearest_valid  # noqa: E402
-from depthlm_ros.finetune.focal import ExifFocal, make_estimator  # noqa: E402
+from depthlm_ros.finetune.focal import make_estimator  # noqa: E402
 from depthlm_ros.finetune.loading import find_base  # noqa: E402
 from depthlm_ros.finetune.objects import parse_objects  # noqa: E402
 from depthlm_ros.finetune.order import Order, held_back, shuffled  # noqa: E402
@@ -47,7 +48,7 @@ from depthlm_ros.finetune.run import Run  # noqa: E402
 from depthlm_ros.finetune.schedule import Plan, make_plan, rate, supervised  # noqa: E402
 from depthlm_ros.finetune.settings import FocalSettings  # noqa: E402
 from depthlm_ros.finetune.sources import weights_of  # noqa: E402
-from depthlm_ros.imagefile import read_rgb  # noqa: E402
+from depthlm_ros.imagefile import read_rgb, write_rgb  # noqa: E402
 from depthlm_ros.marker import ARROW_PX  # noqa: E402
 from depthlm_ros.model import load_model  # noqa: E402
 from depthlm_ros.specfile import spec_named  # noqa: E402
@@ -472,9 +473,16 @@ def test_files_that_say_nothing_or_break_off_have_no_focal_length(tmp_path, cont
 
 def test_without_any_focal_length_a_field_of_view_is_assumed_aloud(tmp_path):
     write_image(tmp_path / "0.png")
-    estimator = ExifFocal(90.0)
-    with pytest.warns(UserWarning, match="field of view of 90 degrees"):
-        assert estimator.focal_px(tmp_path / "0.png", (96, 64)) == pytest.approx(48.0)
+    for name in ("auto", "exif"):
+        estimator = make_estimator(FocalSettings(estimator=name, fallback_fov_deg=90.0))
+        with pytest.warns(UserWarning, match="field of view of 90 degrees"):
+            assert estimator.focal_px(tmp_path / "0.png", (96, 64)) == pytest.approx(48.0)
+
+
+def test_where_a_file_does_not_say_its_focal_length_its_lines_do(tmp_path):
+    write_rgb(tmp_path / "room.png", drawing(480.0, 35, -10))
+    estimator = make_estimator(FocalSettings())
+    assert estimator.focal_px(tmp_path / "room.png", (640, 480)) == pytest.approx(480.0, rel=0.05)
 
 
 class Fixed:

@@ -94,10 +94,11 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class FocalSettings:
-    """For images without intrinsics. estimator: "exif", or package.module:name of a callable that makes a
-    FocalEstimator. fallback_fov_deg: field of view along the longer side, where an image file says nothing."""
+    """For images without intrinsics. estimator: "auto" (Exif data, then the lines in the image), "exif", or
+    package.module:name of a callable that makes a FocalEstimator. fallback_fov_deg: field of view along the longer
+    side, where an image file says nothing."""
 
-    estimator: str = "exif"
+    estimator: str = "auto"
     fallback_fov_deg: float = 60.0
 
 

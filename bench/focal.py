@@ -1,0 +1,85 @@
+"""How well a focal length is estimated from one image (finetune/vanishing.py): rendered rooms of random field of view,
+and labelled images of known focal length.
+
+    . ./env.sh && python bench/focal.py [--images 100] [--labels LABELS.jsonl]
+
+Errors are |ln(estimate / truth)|, for scale beside those of assuming 60 degrees. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from depthlm_ros.core import Intrinsics
+from depthlm_ros.eval.records import read_records
+from depthlm_ros.finetune.vanishing import focal_from_lines
+from depthlm_ros.imagefile import read_rgb
+from depthlm_ros.scenes.photo import photograph
+from depthlm_ros.scenes.pose import sample_pose
+from depthlm_ros.scenes.render import render
+from depthlm_ros.scenes.sample import sample_scene
+
+SIZE_PX, FOV_DEG = (640, 480), (45.0, 90.0)
+ASSUMED = 0.5 / math.tan(math.radians(30))
+
+Case = tuple[np.ndarray, float]
+
+
+def rendered(count: int) -> Iterator[Case]:
+    """Pictures, and their focal length in longer sides."""
+    width, height = SIZE_PX
+    for index in range(count):
+        rng = np.random.default_rng([4711, index])
+        focal_px = width / 2 / math.tan(math.radians(rng.uniform(*FOV_DEG)) / 2)
+        camera = Intrinsics(focal_px, focal_px, (width - 1) / 2, (height - 1) / 2, width, height)
+        scene = sample_scene(rng)
+        yield photograph(rng, render(scene, sample_pose(rng, scene), camera)), focal_px / width
+
+
+def labelled(path: Path) -> Iterator[Case]:
+    for record in read_records(path).records:
+        yield read_rgb(record.image), record.intrinsics.fx_px / max(record.intrinsics.size_px)
+
+
+def measure(cases: Iterator[Case]) -> dict[str, float]:
+    """Share of the images that tell, and errors where they do."""
+    errors, assumed, seconds = [], [], []
+    for rgb, truth in cases:
+        began_s = time.perf_counter()
+        told_px = focal_from_lines(rgb)
+        seconds.append(time.perf_counter() - began_s)
+        if told_px is not None:
+            errors.append(abs(math.log(told_px / max(rgb.shape[:2]) / truth)))
+            assumed.append(abs(math.log(ASSUMED / truth)))
+    return {
+        "images": len(seconds),
+        "told": len(errors) / len(seconds),
+        "median_error": float(np.median(errors)),
+        "error_90": float(np.quantile(errors, 0.9)),
+        "median_error_assumed": float(np.median(assumed)),
+        "seconds_per_image": float(np.median(seconds)),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=100, help="rendered ones (default: %(default)s)")
+    parser.add_argument("--labels", type=Path, help="labelled images, too")
+    args = parser.parse_args()
+    results = {"rendered": measure(rendered(args.images))}
+    if args.labels:
+        results["labelled"] = measure(labelled(args.labels))
+    for name, found in results.items():
+        print(f"{name}: {', '.join(f'{key} {value:.3g}' for key, value in found.items())}")
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
