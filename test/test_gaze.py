@@ -22,7 +22,8 @@ from depthlm_ros.train.dataset import make_batch, sample_view  # noqa: E402
 from depthlm_ros.train.gaze import HEAD, gaze_loss, tokens_at, tokens_of  # noqa: E402
 from depthlm_ros.train.pairs import pair_turns  # noqa: E402
 from depthlm_ros.train.recipe import Recipe, affixes, make_model, make_tokenizer  # noqa: E402
-from depthlm_ros.train.trainer import TrainConfig, Trainer  # noqa: E402
+from depthlm_ros.train.step import TrainConfig  # noqa: E402
+from depthlm_ros.train.trainer import Trainer  # noqa: E402
 from depthlm_ros.train.turns import gaze_of, region_turns  # noqa: E402
 
 pytestmark = pytest.mark.torch

@@ -18,15 +18,18 @@ from depthlm_ros.nets.text import Deep, causal_mask, read  # noqa: E402
 from depthlm_ros.scenes.pairs import sample_pair  # noqa: E402
 from depthlm_ros.scenes.questions import ask_about  # noqa: E402
 from depthlm_ros.scenes.render import render  # noqa: E402
+from depthlm_ros.train.again import Memory  # noqa: E402
 from depthlm_ros.train.cli import run_tokenizer  # noqa: E402
 from depthlm_ros.train.conversation import CHAT, Turn, encode_turn, pack  # noqa: E402
 from depthlm_ros.train.dataconfig import DataConfig, canvas_camera  # noqa: E402
 from depthlm_ros.train.dataset import batch_texts, make_batch, sample_view  # noqa: E402
 from depthlm_ros.train.losses import gradient, silog  # noqa: E402
+from depthlm_ros.train.muon import Muon  # noqa: E402
 from depthlm_ros.train.pairs import pair_turns  # noqa: E402
 from depthlm_ros.train.recipe import Recipe, affixes, make_model, make_tokenizer, read_recipe  # noqa: E402
+from depthlm_ros.train.step import TrainConfig, block_mask  # noqa: E402
 from depthlm_ros.train.tokenizer import train_tokenizer  # noqa: E402
-from depthlm_ros.train.trainer import TrainConfig, Trainer, block_mask, learning_rate  # noqa: E402
+from depthlm_ros.train.trainer import Trainer, learning_rate  # noqa: E402
 from depthlm_ros.train.turns import turns_about  # noqa: E402
 from depthlm_ros.train.warm import start_from  # noqa: E402
 
@@ -290,3 +293,82 @@ def test_a_wrong_recipe_names_what_is_wrong(tmp_path, text, error):
 def test_a_seed_that_is_none_is_named(seed):
     with pytest.raises(SetupError, match=f"seed {seed!r}"):
         replace(RECIPE, seed=seed)
+
+
+def test_a_deeper_model_begins_as_the_one_it_starts_from(tokenizer, batch):
+    # DeepStack adds to the first three layers of language: new ones come behind them.
+    shallow, deeper = replace(SMALL, depth=5), replace(SMALL, depth=7, vision_depth=6, deepstack=(0, 1, 4))
+    earlier, model = (make_model(replace(RECIPE, model=each), tokenizer).eval() for each in (shallow, deeper))
+    start_from(model, tokenizer, earlier, tokenizer)
+    layout = PromptLayout((0, 0), (model.span((batch.image.shape[2], batch.image.shape[1])),))
+    depths_m = []
+    with torch.no_grad():
+        for each in (earlier, model):
+            tokens, deep = each.see(batch.image)
+            cos, sin = each.prefix_rope(layout)
+            states, _, _ = read(each.language, tokens, cos, sin, causal_mask(tokens.shape[1]), Deep(deep, layout.spans))
+            depths_m.append(each.depth(states, deep, layout))
+    assert torch.equal(*depths_m)
+
+
+def test_batches_that_are_trained_on_again_keep_their_labels_and_change_their_colours(batch):
+    memory = Memory(room=2)
+    for _ in range(5):
+        memory.keep(batch)
+    again = memory.draw(np.random.default_rng(0))
+    for name in ("depth_m", "ids", "label", "gaze", "numbers"):
+        assert getattr(again, name) is getattr(batch, name)
+    assert again.image.dtype == torch.uint8 and not torch.equal(again.image, batch.image)
+    # A picture keeps its order of grey values: only brightness, contrast and tint are others.
+    before, after = batch.image[0, :, :, 1].flatten().long(), again.image[0, :, :, 1].flatten().long()
+    order = before.argsort(stable=True)
+    assert (after[order].diff() >= 0).all()
+
+
+def test_a_run_that_trains_on_batches_again_takes_every_new_one_once(tokenizer, tmp_path):
+    data = replace(RECIPE.data, batch=2, pair_share=0.5)
+    config = replace(RECIPE.train, steps=6, again=2, memory=2)
+    texts = (tokenizer.to_str(), affixes(tokenizer))
+    run = Trainer(make_model(RECIPE, tokenizer), FAMILY, *texts, data, config, tmp_path, 3)
+    made = [make_batch(data, FAMILY, tokenizer, 3, step) for step in range(2)]
+    trained = []
+    step = run.train_step
+    run.train_step = lambda batch: trained.append(batch) or step(batch)
+    run.run(workers=0, report=lambda _: None)
+    assert len(trained) == 6
+    for new, given in zip(trained[::3], made, strict=True):
+        assert torch.equal(new.image, given.image)
+    assert all(any(torch.equal(one.ids, given.ids) for given in made) for one in trained)
+
+
+@pytest.mark.parametrize("shape", [(6, 10), (10, 6)])
+def test_muon_makes_the_steps_of_torchs_own(shape):
+    torch.manual_seed(0)
+    ours = [torch.nn.Parameter(torch.randn(shape)) for _ in range(3)]
+    theirs = [torch.nn.Parameter(each.detach().clone()) for each in ours]
+    one = Muon(ours, lr=0.01, weight_decay=0.1)
+    two = torch.optim.Muon(theirs, lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        for a, b in zip(ours, theirs, strict=True):
+            a.grad = torch.randn(shape)
+            b.grad = a.grad.clone()
+        one.step()
+        two.step()
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_recorded_step_has_the_losses_and_gradients_of_a_plain_one(tokenizer, batch, tmp_path):
+    texts = (tokenizer.to_str(), affixes(tokenizer))
+    run = Trainer(make_model(RECIPE, tokenizer), FAMILY, *texts, RECIPE.data, RECIPE.train, tmp_path, 3, "cuda")
+    there = batch.to("cuda")
+    for parameter in run.parameters:
+        parameter.grad = None
+    plain = run._losses(there)
+    plain.total.backward()
+    wanted = [parameter.grad.clone() for parameter in run.parameters]
+    recorded = run.graphed(there)
+    torch.testing.assert_close(recorded.total, plain.total, rtol=1e-4, atol=1e-5)
+    for parameter, expected in zip(run.parameters, wanted, strict=True):
+        torch.testing.assert_close(parameter.grad, expected, rtol=1e-2, atol=1e-4)

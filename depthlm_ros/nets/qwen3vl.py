@@ -39,6 +39,7 @@ class Qwen3VLDepth(Backbone):
         self.pixels = pixels or PixelRule()
         # Tables of positions by grid and device: they cost a copy to the device each, which a CUDA graph cannot hold.
         self._tables: dict[tuple[tuple[int, int], torch.device], Tables] = {}
+        self._prefixes: dict[tuple[PromptLayout, torch.device], torch.Tensor] = {}
 
     @property
     def pixels_per_token(self) -> int:
@@ -76,7 +77,12 @@ class Qwen3VLDepth(Backbone):
     def prefix_rope(self, layout: PromptLayout) -> tuple[torch.Tensor, torch.Tensor]:
         """cos, sin (1, P, head_dim) of the prefix."""
         rotary = self.language.rotary_emb
-        positions = prefix_positions(layout).to(rotary.inv_freq.device)
+        device = rotary.inv_freq.device
+        positions = self._prefixes.get((layout, device))
+        if positions is None:
+            positions = prefix_positions(layout).to(device)
+            if not torch.compiler.is_compiling():
+                self._prefixes[layout, device] = positions
         cos, sin = text_rope(positions, rotary.inv_freq, tuple(rotary.mrope_section))
         weight = self.language.norm.weight
         return cos[None].to(weight), sin[None].to(weight)

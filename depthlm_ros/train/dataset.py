@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
+import cv2
 import numpy as np
 import torch
 from tokenizers import Tokenizer
@@ -50,6 +51,10 @@ class Batch:
     label: torch.Tensor
     gaze: torch.Tensor
 
+    def to(self, device: str) -> Batch:
+        """The batch on this device; itself if it is there."""
+        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
+
 
 class RenderedBatches(IterableDataset):
     """Batches start, start + 1, ... of a seed."""
@@ -63,6 +68,9 @@ class RenderedBatches(IterableDataset):
         tokenizer = Tokenizer.from_str(self.tokenizer_json)
         worker = torch.utils.data.get_worker_info()
         first, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        if worker is not None:
+            # Workers are the threads here: as many more in each would only get in each other's way.
+            cv2.setNumThreads(1)
         step = self.start + first
         while True:
             yield make_batch(self.config, self.family, tokenizer, self.seed, step)

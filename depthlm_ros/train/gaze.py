@@ -53,15 +53,17 @@ def gaze_loss(
     """
     # The last layer says what was found: it is left alone.
     layers = [max(len(queries) - 1 - back, 0) for back in range(LOOKS, 0, -1)]
-    columns = torch.cat([torch.arange(start, start + count) for start, count in layout.spans]).to(gaze.device)
-    losses = []
+    device = gaze.device
+    columns = torch.cat([torch.arange(start, start + count, device=device) for start, count in layout.spans])
+    losses, counts = [], []
     for look, layer in enumerate(layers):
         wanted = gaze[:, look].any(-1)
-        if not wanted.any():
-            continue
         query, key = queries[layer][:, HEAD, layout.length :], keys[layer][:, 0]
         scores = (scaling * query @ key.transpose(-1, -2)).float()
-        scores = scores.masked_fill(~mask[:, 0, layout.length :], -torch.inf)[wanted]
-        seen = scores.log_softmax(-1)[:, columns].masked_fill(~gaze[:, look][wanted], -torch.inf)
-        losses.append(-seen.logsumexp(-1).mean())
-    return torch.stack(losses).mean() if losses else keys.new_zeros(())
+        scores = scores.masked_fill(~mask[:, 0, layout.length :], -torch.inf)
+        # Nothing here depends on how many are wanted: a CUDA graph takes it. What is not wanted may look anywhere.
+        elsewhere = ~gaze[:, look] & wanted[..., None]
+        seen = scores.log_softmax(-1)[..., columns].masked_fill(elsewhere, -torch.inf).logsumexp(-1)
+        losses.append((-seen * wanted).sum() / wanted.sum().clamp(min=1))
+        counts.append(wanted.any())
+    return torch.stack(losses).sum() / torch.stack(counts).sum().clamp(min=1)

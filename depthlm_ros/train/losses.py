@@ -38,8 +38,9 @@ def gradient(predicted_m: torch.Tensor, truth_m: torch.Tensor, scales: int = 3) 
 
 
 def next_token(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of logits (M, V) against labels (M,)."""
-    return functional.cross_entropy(logits.float(), labels)
+    """Mean cross-entropy of logits (M, V) against labels (M,), -100 = none; 0 without any."""
+    total = functional.cross_entropy(logits.float(), labels, ignore_index=-100, reduction="sum")
+    return total / (labels >= 0).sum().clamp(min=1)
 
 
 def log_m(depth_m: torch.Tensor) -> torch.Tensor:

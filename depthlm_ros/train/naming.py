@@ -6,6 +6,7 @@ of a question find it: recognition is taught at every place of every picture, no
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import chain
 
 import numpy as np
@@ -31,8 +32,13 @@ def words_shown(rendered: Rendered, token_px: int) -> np.ndarray:
     names = np.zeros((pixels.shape[1], len(WORDS)), np.uint8)
     for one in rendered.scene.objects:
         if one.object_id < len(names):
-            names[one.object_id] = [word in (*one.name.split(), one.colour) for word in WORDS]
+            names[one.object_id] = _words_of(one.name, one.colour)
     return np.asarray(shows_enough(pixels, token_px).astype(np.uint8) @ names > 0)
+
+
+@lru_cache(maxsize=1024)
+def _words_of(name: str, colour: str) -> tuple[bool, ...]:
+    return tuple(word in (*name.split(), colour) for word in WORDS)
 
 
 def object_pixels(rendered: Rendered, token_px: int) -> np.ndarray:

@@ -49,10 +49,17 @@ def _objects(rendered: Rendered, ln_range: np.ndarray, pixels: np.ndarray) -> np
     """float32 (K, 5): box and ln range of each object with pixels in the picture."""
     height, width = rendered.object_id.shape
     found = np.full((len(pixels), NUMBERS - 1), np.nan, np.float32)
-    for index in np.flatnonzero(pixels):
-        v, u = np.nonzero(rendered.object_id == index)
-        box = u.min() / width, v.min() / height, (u.max() + 1) / width, (v.max() + 1) / height
-        found[index] = *box, np.median(ln_range[v, u])
+    v, u = np.nonzero(rendered.object_id >= 0)
+    # Object by object and, within each, from near to far.
+    order = np.lexsort((ln_range[v, u], rendered.object_id[v, u]))
+    v, u, ln_range = v[order], u[order], ln_range[v, u][order]
+    seen = np.flatnonzero(pixels)
+    ends = np.cumsum(pixels[seen])
+    starts = ends - pixels[seen]
+    found[seen, 0], found[seen, 1] = np.minimum.reduceat(u, starts) / width, np.minimum.reduceat(v, starts) / height
+    found[seen, 2] = (np.maximum.reduceat(u, starts) + 1) / width
+    found[seen, 3] = (np.maximum.reduceat(v, starts) + 1) / height
+    found[seen, 4] = (ln_range[(starts + ends - 1) // 2] + ln_range[(starts + ends) // 2]) / 2
     return found
 
 
@@ -72,5 +79,6 @@ class Placing(nn.Module):
 def placing_loss(told: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
     """Mean weighted absolute error over the numbers that are known; both (B, N, NUMBERS), NaN = unknown."""
     known = numbers.isfinite()
-    error = (told.float() - torch.where(known, numbers, 0.0)).abs() * told.new_tensor(WEIGHTS, dtype=torch.float32)
+    weights = torch.cat([torch.full((1,), weight, device=told.device) for weight in WEIGHTS])
+    error = (told.float() - torch.where(known, numbers, 0.0)).abs() * weights
     return (error * known).sum() / known.sum().clamp(min=1)

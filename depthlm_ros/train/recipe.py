@@ -19,8 +19,8 @@ from depthlm_ros.train.conversation import CHAT
 from depthlm_ros.train.dataconfig import DataConfig
 from depthlm_ros.train.dataset import batch_texts
 from depthlm_ros.train.naming import WORDS
+from depthlm_ros.train.step import Affixes, TrainConfig
 from depthlm_ros.train.tokenizer import IMAGE, PAD, token_id, train_tokenizer
-from depthlm_ros.train.trainer import Affixes, TrainConfig
 
 T = TypeVar("T")
 

@@ -5,118 +5,25 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
 from depthlm_ros.errors import SetupError
 from depthlm_ros.families.base import Family
-from depthlm_ros.nets.positions import PromptLayout
 from depthlm_ros.nets.qwen3vl import Qwen3VLDepth
-from depthlm_ros.nets.text import Deep, read
+from depthlm_ros.train.again import Memory
 from depthlm_ros.train.dataconfig import DataConfig
 from depthlm_ros.train.dataset import Batch, RenderedBatches
-from depthlm_ros.train.gaze import gaze_loss
-from depthlm_ros.train.losses import gradient, next_token, silog
-from depthlm_ros.train.naming import naming_loss
-from depthlm_ros.train.placing import Placing, placing_loss
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How long and how fast. Loss = silog + gradient_weight * gradient + text_weight * next_token + gaze_weight *
-    gaze_loss + naming_weight * naming_loss + placing_weight * placing_loss."""
-
-    steps: int = 4000
-    warmup_steps: int = 200
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.05
-    clip: float = 1.0
-    gradient_weight: float = 0.5
-    text_weight: float = 0.5
-    gaze_weight: float = 0.5
-    naming_weight: float = 0.3
-    placing_weight: float = 0.3
-    bf16: bool = True
-    save_every: int = 200
-    hours: float = 0.0
-
-
-@dataclass(frozen=True)
-class Losses:
-    total: torch.Tensor
-    silog: torch.Tensor
-    gradient: torch.Tensor
-    text: torch.Tensor
-    gaze: torch.Tensor
-    naming: torch.Tensor
-    placing: torch.Tensor
-
-
-@dataclass(frozen=True)
-class Affixes:
-    """Token ids of the fixed text before, between and after the images; of naming.WORDS, and of no word."""
-
-    before: tuple[int, ...]
-    between: tuple[int, ...]
-    after: tuple[int, ...]
-    words: tuple[int, ...]
-    nothing: int
-
-
-def forward(model: Qwen3VLDepth, placing: Placing, batch: Batch, affixes: Affixes, config: TrainConfig) -> Losses:
-    """One pass: the prefix of one or two images and all packed questions in one sequence."""
-    count, height, width = batch.image.shape[:3]
-    images = [batch.image, batch.second] if len(batch.second) else [batch.image]
-    texts = [affixes.before, *[affixes.between] * (len(images) - 1), affixes.after]
-    layout = PromptLayout(tuple(map(len, texts)), (model.span((width, height)),) * len(images))
-    seen = [model.see(image) for image in images]
-    deep = [torch.cat(level, dim=1) for level in zip(*(deep for _, deep in seen), strict=True)]
-    pieces = [model.embed(torch.tensor(text, device=batch.ids.device)).expand(count, -1, -1) for text in texts]
-    for index, (tokens, _) in enumerate(seen):
-        pieces.insert(2 * index + 1, tokens)
-    x = torch.cat([*pieces, model.embed(batch.ids)], dim=1)
-    prefix_cos, prefix_sin = (t.expand(count, -1, -1) for t in model.prefix_rope(layout))
-    text_cos, text_sin = model.text_rope(batch.offset + layout.next_position)
-    cos, sin = torch.cat([prefix_cos, text_cos], 1), torch.cat([prefix_sin, text_sin], 1)
-    mask = block_mask(batch.segment, layout.length)
-    queries: list[torch.Tensor] = []
-    # Added, it costs nothing backwards; zeros and infinities are exact in any precision.
-    hidden = torch.zeros(mask.shape, dtype=torch.bfloat16, device=mask.device).masked_fill(~mask, -torch.inf)
-    states, keys, _ = read(model.language, x, cos, sin, hidden, Deep(deep, layout.spans), queries)
-    depth_m = model.depth(states, deep, layout)
-    asked = batch.label >= 0
-    logits = model.logits(states[:, layout.length :][asked])
-    text = next_token(logits, batch.label[asked]) if asked.any() else states.new_zeros(())
-    scaling = model.language.layers[0].self_attn.scaling
-    looked = gaze_loss(queries, keys, scaling, mask, batch.gaze, layout)
-    dense, edges = silog(depth_m, batch.depth_m), gradient(depth_m, batch.depth_m)
-    named = naming_loss(
-        seen[0][0],
-        model.embed(torch.tensor(affixes.words, device=batch.ids.device)),
-        model.embed(torch.tensor(affixes.nothing, device=batch.ids.device)),
-        batch.shown,
-    )
-    # What the language model's first layers know of the first picture's tokens.
-    first = layout.images[0].tokens
-    placed = placing_loss(placing(seen[0][0] + sum(level[:, :first] for level in deep)), batch.numbers)
-    words = config.text_weight * text + config.gaze_weight * looked
-    tokens = config.naming_weight * named + config.placing_weight * placed
-    total = dense + config.gradient_weight * edges + words + tokens
-    return Losses(total, dense, edges, text, looked, named, placed)
-
-
-def block_mask(segment: torch.Tensor, prefix: int) -> torch.Tensor:
-    """(B, 1, P + Q, P + Q), True where attention is allowed: causally, within the prefix, from each segment to the
-    prefix, and within each segment."""
-    row = torch.cat([segment.new_full((len(segment), prefix), -2), segment], dim=1)
-    causal = torch.ones(row.shape[1], row.shape[1], dtype=torch.bool, device=row.device).tril()
-    same = (row[:, :, None] == row[:, None, :]) | (row[:, None, :] == -2)
-    return (same & causal)[:, None]
+from depthlm_ros.train.graphed import Graphed
+from depthlm_ros.train.muon import Muon
+from depthlm_ros.train.placing import Placing
+from depthlm_ros.train.step import Affixes, Losses, TrainConfig, forward
 
 
 def learning_rate(step: int, progress: float, config: TrainConfig) -> float:
@@ -125,9 +32,13 @@ def learning_rate(step: int, progress: float, config: TrainConfig) -> float:
     return config.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
 
 
+def fast_bf16(device: str) -> bool:
+    """Whether products in bfloat16 pay there: processors without instructions for it take a hundred times as long."""
+    return torch.device(device).type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def optimisers(model: Qwen3VLDepth, placing: Placing, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """Muon (https://kellerjordan.github.io/posts/muon/) for the matrices between the layers, its steps scaled to those
-    of AdamW (https://arxiv.org/abs/2502.16982); AdamW for embeddings, convolutions, norms and biases."""
+    """Muon for the matrices between the layers; AdamW for embeddings, convolutions, norms and biases."""
     within: list[torch.nn.Parameter] = []
     around: list[torch.nn.Parameter] = []
     plain: list[torch.nn.Parameter] = []
@@ -140,7 +51,7 @@ def optimisers(model: Qwen3VLDepth, placing: Placing, config: TrainConfig) -> li
     decay, rate = config.weight_decay, config.learning_rate
     groups = [{"params": around, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}]
     return [
-        torch.optim.Muon(within, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"),
+        Muon(within, rate, decay, torch.bfloat16 if fast_bf16(str(within[0].device)) else torch.float32),
         torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98)),
     ]
 
@@ -169,7 +80,9 @@ class Trainer:
         self.device, self.seed, self.step, self.spent_s = device, seed, 0, 0.0
         self.data, self.family, self.tokenizer_json = data, family, tokenizer_json
         self.placing = Placing(model.language.norm.weight.shape[0]).to(device)
+        self.parameters = [*self.model.parameters(), *self.placing.parameters()]
         self.optimisers = optimisers(model, self.placing, config)
+        self.graphed = Graphed(self._losses, self.parameters) if torch.device(device).type == "cuda" else None
         folder.mkdir(parents=True, exist_ok=True)
         self.checkpoint = folder / "checkpoint.pt"
         self.phases: list[dict[str, Any]] = []
@@ -179,7 +92,8 @@ class Trainer:
     def run(self, workers: int = 1, report: Callable[[str], None] = print) -> None:
         """Trains until config.steps, or config.hours of training where that is not 0."""
         self._note_phase()
-        batches = RenderedBatches(self.data, self.family, self.tokenizer_json, self.seed, self.step)
+        done = self.step // (1 + self.config.again)
+        batches = RenderedBatches(self.data, self.family, self.tokenizer_json, self.seed, done)
         # A process forked from one that has used a GPU cannot use it.
         start = "spawn" if workers and self.data.render_device != "cpu" else None
         ahead = 4 if workers else None
@@ -187,7 +101,7 @@ class Trainer:
             batches, batch_size=None, num_workers=workers, prefetch_factor=ahead, multiprocessing_context=start
         )
         started, spent_before = time.monotonic(), self.spent_s
-        for batch in loader:
+        for batch in self._with_earlier(loader):
             if self._progress() >= 1.0:
                 break
             losses = self.train_step(batch)
@@ -198,22 +112,42 @@ class Trainer:
                 self.save()
         self.save()
 
+    def _with_earlier(self, fresh: Iterable[Batch]) -> Iterator[Batch]:
+        """Each new batch, on the device, and after it `again` earlier ones."""
+        memory = Memory(self.config.memory if self.config.again else 0)
+        for batch in fresh:
+            there = batch.to(self.device)
+            memory.keep(there)
+            yield there
+            for _ in range(self.config.again):
+                yield memory.draw(np.random.default_rng([self.seed, self.step]))
+
     def train_step(self, batch: Batch) -> Losses:
         """One optimiser step."""
         rate = learning_rate(self.step, self._progress(), self.config)
         for optimiser in self.optimisers:
-            optimiser.zero_grad()
             for group in optimiser.param_groups:
                 group["lr"] = rate
-        on_device = Batch(*(getattr(batch, name).to(self.device) for name in batch.__dataclass_fields__))
-        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.config.bf16):
-            losses = forward(self.model, self.placing, on_device, self.affixes, self.config)
-        losses.total.backward()
-        torch.nn.utils.clip_grad_norm_([*self.model.parameters(), *self.placing.parameters()], self.config.clip)
+        there = batch.to(self.device)
+        if self.graphed is None:
+            for parameter in self.parameters:
+                parameter.grad = None
+            losses = self._losses(there)
+            losses.total.backward()
+        else:
+            losses = self.graphed(there)
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
         for optimiser in self.optimisers:
             optimiser.step()
         self.step += 1
         return losses
+
+    def _losses(self, batch: Batch) -> Losses:
+        kind = torch.device(self.device).type
+        mixed = self.config.bf16 and fast_bf16(self.device)
+        # Weights cast for one CUDA graph are no use to the next.
+        with torch.autocast(kind, torch.bfloat16, enabled=mixed, cache_enabled=kind == "cpu"):
+            return forward(self.model, self.placing, batch, self.affixes, self.config)
 
     def save(self) -> None:
         """Writes the checkpoint; a kill while writing leaves the last one whole."""
