@@ -1,7 +1,7 @@
 """Accuracy against latency: the embedded model's recipe in other sizes and from other seeds, each trained from nothing
 on the same number of pictures, then exported, scored and timed as a robot would use it.
 
-  python bench/sizes.py --steps 250 --variants narrow chosen fine
+  python bench/sizes.py --steps 250 --variants narrow middle fine
   python bench/sizes.py --steps 250 --variants chosen --seeds 7 8 9
   python bench/sizes.py --steps 0                          only one look of each, with random weights
 
@@ -34,12 +34,15 @@ from depthlm_ros.train.validate import validate
 
 CAMERA_PX, REPEATS = (640, 480), 30
 # Layers of the vision tower -> those that feed the depth head and the language model.
-DEEPSTACK = {4: (1, 2, 3), 6: (1, 3, 4)}
+DEEPSTACK = {4: (1, 2, 3), 6: (1, 3, 4), 8: (1, 3, 6)}
 
 
-def sized(recipe: Recipe, focal_px: float, canvas: tuple[int, int], width: int, layers: int) -> Recipe:
-    """The recipe with another canvas and another vision tower; wide cameras are left out."""
-    model = replace(recipe.model, vision_width=width, vision_depth=layers, deepstack=DEEPSTACK[layers])
+def sized(
+    recipe: Recipe, focal_px: float, canvas: tuple[int, int], width: int, layers: int, language_layers: int = 5
+) -> Recipe:
+    """The recipe with another canvas and other towers; wide cameras are left out."""
+    towers = {"vision_width": width, "vision_depth": layers, "deepstack": DEEPSTACK[layers], "depth": language_layers}
+    model = replace(recipe.model, **towers)
     data = replace(recipe.data, focal_px=focal_px, canvases=(canvas,), wide_share=0.0, pair_share=0.0)
     return replace(recipe, model=model, data=data)
 
@@ -49,7 +52,8 @@ VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
     "coarse": lambda recipe: sized(recipe, 72.0, (96, 80), 192, 6),
     "narrow": lambda recipe: sized(recipe, 96.0, (128, 96), 128, 6),
     "shallow": lambda recipe: sized(recipe, 96.0, (128, 96), 192, 4),
-    "chosen": lambda recipe: sized(recipe, 96.0, (128, 96), 192, 6),
+    "middle": lambda recipe: sized(recipe, 96.0, (128, 96), 192, 6),
+    "chosen": lambda recipe: sized(recipe, 96.0, (128, 96), 192, 8, 7),
     "wide": lambda recipe: sized(recipe, 96.0, (128, 96), 256, 6),
     "fine": lambda recipe: sized(recipe, 144.0, (192, 144), 192, 6),
 }

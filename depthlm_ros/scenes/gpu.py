@@ -140,7 +140,7 @@ def require_gpu() -> Any:
     """numba's CUDA module. Raises SetupError where nothing can be rendered with it."""
     try:
         from numba import cuda
-    except ImportError as exc:
+    except (ImportError, AttributeError) as exc:  # AttributeError: numba-cuda 0.30 beside numpy 2.5
         raise SetupError(f"this numba has no CUDA target ({exc}): {INSTALL}.") from exc
     if not cuda.is_available():
         raise SetupError(f"no GPU that numba's CUDA target can use: {INSTALL}.")
