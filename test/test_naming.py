@@ -7,6 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from depthlm_ros.scenes.colours import NAMED  # noqa: E402
 from depthlm_ros.scenes.names import names_of  # noqa: E402
 from depthlm_ros.scenes.render import render  # noqa: E402
 from depthlm_ros.scenes.visibility import sightings  # noqa: E402
@@ -41,6 +42,16 @@ def test_a_token_shows_the_words_of_what_fills_a_tenth_of_it_or_is_mostly_there(
             assert {word for word, is_shown in zip(WORDS, shown[token], strict=True) if is_shown} == expected
             checked += bool(expected)
     assert checked > 40
+
+
+def test_without_colours_a_token_shows_the_other_words():
+    fewer = 0
+    for rendered in pictures(8):
+        all_words, others = words_shown(rendered, 16), words_shown(rendered, 16, colours=False)
+        of_colour = np.isin(WORDS, tuple(NAMED))
+        assert not others[:, of_colour].any() and np.array_equal(others[:, ~of_colour], all_words[:, ~of_colour])
+        fewer += all_words[:, of_colour].any()
+    assert fewer
 
 
 def test_every_name_that_is_asked_about_is_made_of_these_words():

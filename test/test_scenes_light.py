@@ -14,7 +14,7 @@ from scene_tools import GREY, SMALL, alone, along_y, random_pictures, scene_with
 import depthlm_ros.scenes
 from depthlm_ros.scenes import clutter, colours
 from depthlm_ros.scenes.dice import Dice
-from depthlm_ros.scenes.photo import developed, photograph
+from depthlm_ros.scenes.photo import developed, photograph, recoloured
 from depthlm_ros.scenes.pose import sample_pose
 from depthlm_ros.scenes.primitives import SIMPLE_KINDS, Paint, Piece, Placed, box
 from depthlm_ros.scenes.questions import ask_about
@@ -109,6 +109,25 @@ def test_developed_otherwise_a_picture_keeps_its_shapes_and_its_colours_their_or
             assert (np.diff(other[..., channel].ravel()[order].astype(int)) >= 0).all()
         changed += not np.array_equal(other, photo)
     assert 0.3 < changed / len(pictures) < 0.7
+
+
+def test_recoloured_a_picture_keeps_its_shapes_and_not_its_colours(pictures):
+    shapes, tints = [], []
+    for seed, (_, rendered) in enumerate(pictures):
+        photo = photograph(np.random.default_rng(seed), rendered)
+        kept = photo.copy()
+        other = recoloured(np.random.default_rng(seed), photo, rendered.object_id)
+        assert np.array_equal(photo, kept) and other.dtype == np.uint8 and other.shape == photo.shape
+        both = [image.astype(float) for image in (photo, other)]
+        shapes.append(_alike(*(image.mean(2) for image in both)))
+        tints.append(_alike(*(image[..., 0] - image[..., 1] for image in both)))
+    assert np.median(shapes) > 0.8
+    assert np.median(tints) < 0.5
+
+
+def _alike(a, b):
+    """Correlation, 0 for something flat."""
+    return np.corrcoef(a.ravel(), b.ravel())[0, 1] if a.std() > 0 and b.std() > 0 else 0.0
 
 
 def test_compiled_kernels_follow_an_edit_in_any_file_of_the_room(tmp_path):

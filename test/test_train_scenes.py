@@ -1,6 +1,7 @@
 """What training renders: a batch is the same in any process, and some cameras are not calibrated exactly."""
 
 import pickle
+import re
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ import numpy as np  # noqa: E402
 
 from depthlm_ros.errors import UnknownName  # noqa: E402
 from depthlm_ros.families.registry import family_named  # noqa: E402
+from depthlm_ros.scenes.colours import NAMED  # noqa: E402
 from depthlm_ros.train.dataconfig import DataConfig, canvas_camera  # noqa: E402
 from depthlm_ros.train.dataset import RenderedBatches, batch_texts, make_batch, sample_shots  # noqa: E402
 from depthlm_ros.train.tokenizer import train_tokenizer  # noqa: E402
@@ -31,6 +33,16 @@ def test_the_share_of_pictures_through_a_lens_is_the_one_asked_for():
     for share, low, high in ((0.0, 0, 0), (0.3, 5, 22), (1.0, 40, 40)):
         shots = sample_shots(np.random.default_rng(1), replace(DATA, lens_share=share), camera, 40)
         assert low <= sum(shot.lens is not None for shot in shots) <= high
+
+
+def test_of_pictures_in_other_colours_no_colour_is_asked_or_told(tokenizer):
+    told = {}
+    for share in (0.0, 1.0):
+        batches = [make_batch(replace(DATA, recoloured_share=share), FAMILY, tokenizer, 5, n) for n in range(4)]
+        texts = [tokenizer.decode(row.tolist()) for batch in batches for row in batch.ids]
+        told[share] = sum(word in NAMED for text in texts for word in re.findall(r"\w+", text.lower()))
+        assert all(len(text) > 20 for text in texts)
+    assert told[0.0] > 10 and told[1.0] == 0
 
 
 def test_batches_of_another_process_are_the_same(tokenizer):

@@ -85,6 +85,28 @@ def developed(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     return cv2.LUT(image, np.clip(255 * curve + 0.5, 0, 255).astype(np.uint8)[None])
 
 
+def recoloured(rng: np.random.Generator, image: np.ndarray, thing: np.ndarray) -> np.ndarray:
+    """The picture uint8 (H, W, 3) as no camera would have it: colours mixed or gone, each thing (int (H, W), -1 = the
+    building) of other brightness and with other texture, now and then out of focus. Shapes stay. What a renderer paints
+    differs from the world most in its colours and textures: a model that reads distances off them is wrong there."""
+    # One mix for all channels is grey; three are pale; half exchanged, they are strong and other colours.
+    mix = np.resize(rng.dirichlet((1.0, 1.0, 1.0), 1 if rng.random() < 0.5 else 3), (3, 3))
+    if rng.random() < 0.3:
+        mix = 0.3 * mix + 0.7 * rng.permutation(np.eye(3))
+    mixed = cv2.transform(image.astype(np.float32), mix)
+    # From a light that falls off to fine grain, along the one axis or the other.
+    cells = np.exp(rng.uniform(math.log(3), math.log(48), 2)).astype(int)
+    pattern = cv2.resize(
+        rng.standard_normal(tuple(cells), np.float32), image.shape[1::-1], interpolation=cv2.INTER_LINEAR
+    )
+    things = int(thing.max()) + 2
+    gain, strength = rng.normal(0, 0.15, (things, 3)), rng.normal(0, 0.2, things)
+    mixed *= np.exp(gain.astype(np.float32)[thing + 1] + (strength.astype(np.float32)[thing + 1] * pattern)[:, :, None])
+    if rng.random() < 0.3:
+        mixed = cv2.GaussianBlur(mixed, (0, 0), rng.uniform(0.3, 1.0) * image.shape[1] / WIDE_PX)
+    return np.clip(mixed + 0.5, 0, 255).astype(np.uint8)
+
+
 def photograph(rng: np.random.Generator, rendered: Rendered) -> np.ndarray:
     """uint8 (H, W, 3) as a camera would have taken it; the rendered colours are not changed."""
     rgb = expose(rng, rendered.rgb)

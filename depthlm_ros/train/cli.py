@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--from", dest="start_from", metavar="MODEL", help="start from this bundle's weights instead of random ones"
     )
+    parser.add_argument("--learning-rate", type=float, default=None, help="override the recipe's: lower to go on")
     parser.add_argument("--hours", type=float, default=None, help="stop (with the schedule complete) after this long")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=0, help="torch threads on the CPU (default: all)")
@@ -50,7 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     recipe = read_recipe(args.recipe or shared_file(DEFAULT_RECIPE))
-    changes = {name: getattr(args, name) for name in ("steps", "hours") if getattr(args, name) is not None}
+    changes = {
+        name: getattr(args, name) for name in ("steps", "hours", "learning_rate") if getattr(args, name) is not None
+    }
     recipe = replace(recipe, train=replace(recipe.train, **changes))
     if args.seed is not None:
         recipe = replace(recipe, seed=args.seed)

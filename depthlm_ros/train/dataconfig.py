@@ -13,9 +13,10 @@ class DataConfig:
 
     points, questions, whats: how many depths of pixels are asked of each, how many questions in words, and for how many
     pixels what they show. wide_share: of batches on the second canvas. pair_share: of batches of two pictures each.
-    lens_share: of single pictures whose camera's calibration is not exact, see scenes/lens.py. render_device: where
-    single pictures are rendered, cpu or cuda (scenes/gpu.py); a seed's batches on the one are not those on the other.
-    token_px: side of the square of pixels that one image token of the model stands for.
+    lens_share: of single pictures whose camera's calibration is not exact, see scenes/lens.py. recoloured_share: of
+    single pictures in other colours (scenes.photo.recoloured), of which no colour is asked or told. render_device:
+    where single pictures are rendered, cpu or cuda (scenes/gpu.py); a seed's batches on the one are not those on the
+    other. token_px: side of the square of pixels that one image token of the model stands for.
     """
 
     focal_px: float = 96.0
@@ -30,6 +31,7 @@ class DataConfig:
     pair_share: float = 0.15
     pair_points: int = 4
     lens_share: float = 0.3
+    recoloured_share: float = 0.0
     render_device: str = "cpu"
     token_px: int = 16
 

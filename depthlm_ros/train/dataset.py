@@ -17,7 +17,7 @@ from depthlm_ros.families.base import Family
 from depthlm_ros.scenes.batch import Shot
 from depthlm_ros.scenes.gpu import render_on
 from depthlm_ros.scenes.lens import sample_lens
-from depthlm_ros.scenes.photo import developed, photograph
+from depthlm_ros.scenes.photo import developed, photograph, recoloured
 from depthlm_ros.scenes.pose import sample_pose
 from depthlm_ros.scenes.primitives import Pose, Scene
 from depthlm_ros.scenes.questions import ask_about
@@ -29,7 +29,7 @@ from depthlm_ros.train.naming import words_shown
 from depthlm_ros.train.pairs import pair_examples
 from depthlm_ros.train.placing import numbers_shown
 from depthlm_ros.train.tokenizer import PAD, token_id
-from depthlm_ros.train.turns import turns_about
+from depthlm_ros.train.turns import turns_about, without_colours
 
 TEXT_FIELDS = ("ids", "segment", "offset", "label", "gaze")
 
@@ -90,13 +90,16 @@ def make_batch(config: DataConfig, family: Family, tokenizer: Tokenizer, seed: i
     images, depths, shown, numbers, rows = [], [], [], [], []
     for whole in render_on(config.render_device, sample_shots(rng, config, camera, count), camera):
         rendered, outside = mask_outside(rng, whole)
-        image = developed(rng, photograph(rng, rendered))
+        image, true_colours = developed(rng, photograph(rng, rendered)), rng.random() >= config.recoloured_share
+        if not true_colours:
+            image = recoloured(rng, image, rendered.object_id)
         image[outside] = UNSEEN_GREY
         asked = ask_about(rng, rendered.scene, rendered, camera, config.questions)
         turns = turns_about(rng, config, family, asked, rendered)
+        turns = turns if true_colours else without_colours(turns)
         images.append(image)
         depths.append(rendered.depth_m)
-        shown.append(words_shown(rendered, config.token_px))
+        shown.append(words_shown(rendered, config.token_px, true_colours))
         numbers.append(numbers_shown(rendered, camera, config.token_px))
         image_tokens = size_px[0] * size_px[1] // config.token_px**2
         rows.append(pack(turns, tokenizer, config.row_tokens, token_id(tokenizer, PAD), image_tokens))

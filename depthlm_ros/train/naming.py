@@ -20,19 +20,23 @@ from depthlm_ros.scenes.render import Rendered
 
 NAMES = (*NAMED, *SIMPLE_KINDS, *FURNITURE_KINDS, *chain.from_iterable(GROUPS))
 WORDS = tuple(sorted({word for name in NAMES for word in name.split()}))
+OF_COLOUR = np.isin(WORDS, tuple(NAMED))
 # An object is shown by a token that it fills to this share, or that holds this share of what is seen of it.
 FILLED, HELD = 0.1, 0.25
 # Cosines between -1 and 1 are too flat for a softmax over so many words.
 SHARPNESS = 10.0
 
 
-def words_shown(rendered: Rendered, token_px: int) -> np.ndarray:
-    """bool (N, len(WORDS)): the words of the names of what each token of a picture shows, tokens row by row."""
+def words_shown(rendered: Rendered, token_px: int, colours: bool = True) -> np.ndarray:
+    """bool (N, len(WORDS)): the words of the names of what each token of a picture shows, tokens row by row; with the
+    names of colours or without."""
     pixels = object_pixels(rendered, token_px)
     names = np.zeros((pixels.shape[1], len(WORDS)), np.uint8)
     for one in rendered.scene.objects:
         if one.object_id < len(names):
             names[one.object_id] = _words_of(one.name, one.colour)
+    if not colours:
+        names[:, OF_COLOUR] = 0
     return np.asarray(shows_enough(pixels, token_px).astype(np.uint8) @ names > 0)
 
 

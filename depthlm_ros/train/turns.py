@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from depthlm_ros.core import Region
 from depthlm_ros.families import vlm3
 from depthlm_ros.families.base import Family
 from depthlm_ros.pinhole import range_from_z
+from depthlm_ros.scenes.colours import NAMED
 from depthlm_ros.scenes.naming_questions import ask_what
 from depthlm_ros.scenes.questions import Question
 from depthlm_ros.scenes.render import Rendered
 from depthlm_ros.train.conversation import Turn
 from depthlm_ros.train.dataconfig import DataConfig, canvas_camera
 from depthlm_ros.train.gaze import Gaze, tokens_at, tokens_of
+
+COLOURS = frozenset(NAMED)
 
 
 def turns_about(
@@ -33,6 +38,13 @@ def turns_about(
         turns.append(Turn(prompt, question.reply, gaze_of(question, rendered, config.token_px)))
     turns += region_turns(rng, config, family, rendered)
     return turns
+
+
+def without_colours(turns: list[Turn]) -> list[Turn]:
+    """Those that neither ask nor tell a colour."""
+    return [
+        turn for turn in turns if COLOURS.isdisjoint(re.findall(r"\w+", f"{turn.prompt.text} {turn.reply}".lower()))
+    ]
 
 
 def gaze_of(question: Question, rendered: Rendered, token_px: int) -> Gaze | None:
