@@ -289,6 +289,14 @@ def test_a_wrong_recipe_names_what_is_wrong(tmp_path, text, error):
         read_recipe(path)
 
 
+@pytest.mark.parametrize("text", ["3e-4", "0.0", "-1.0e-3", ".nan", ".inf", "fast"])
+def test_a_learning_rate_that_is_none_is_named(tmp_path, text):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"train: {{learning_rate: {text}}}")
+    with pytest.raises(SetupError, match=r"learning_rate .* positive"):
+        read_recipe(path)
+
+
 @pytest.mark.parametrize("seed", [-1, 1.5, "seven", None])
 def test_a_seed_that_is_none_is_named(seed):
     with pytest.raises(SetupError, match=f"seed {seed!r}"):

@@ -90,7 +90,8 @@ def make_batch(config: DataConfig, family: Family, tokenizer: Tokenizer, seed: i
     images, depths, shown, numbers, rows = [], [], [], [], []
     for whole in render_on(config.render_device, sample_shots(rng, config, camera, count), camera):
         rendered, outside = mask_outside(rng, whole)
-        image, true_colours = developed(rng, photograph(rng, rendered)), rng.random() >= config.recoloured_share
+        image = developed(rng, photograph(rng, rendered))
+        true_colours = rng.random() >= config.recoloured_share
         if not true_colours:
             image = recoloured(rng, image, rendered.object_id)
         image[outside] = UNSEEN_GREY

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 
+from depthlm_ros.errors import SetupError
 from depthlm_ros.nets.positions import PromptLayout
 from depthlm_ros.nets.qwen3vl import Qwen3VLDepth
 from depthlm_ros.nets.text import Deep, read
@@ -41,6 +43,11 @@ class TrainConfig:
     hours: float = 0.0
     again: int = 0
     memory: int = 512
+
+    def __post_init__(self) -> None:
+        # YAML reads 3e-4 as text, and 3.0e-4 as a number.
+        if not isinstance(self.learning_rate, float) or not 0 < self.learning_rate < math.inf:
+            raise SetupError(f"learning_rate {self.learning_rate!r}: it must be a positive number such as 3.0e-4.")
 
 
 @dataclass(frozen=True)
