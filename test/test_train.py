@@ -71,7 +71,7 @@ def batch(tokenizer):
     return make_batch(RECIPE.data, FAMILY, tokenizer, 3, 0)
 
 
-def trainer(tokenizer, folder, seed=RECIPE.seed, **changes):
+def trainer(tokenizer, folder, seed=RECIPE.seed, device="cpu", **changes):
     config = replace(RECIPE.train, **changes)
     return Trainer(
         make_model(RECIPE, tokenizer),
@@ -82,6 +82,7 @@ def trainer(tokenizer, folder, seed=RECIPE.seed, **changes):
         config,
         folder,
         seed,
+        device,
     )
 
 
@@ -289,12 +290,29 @@ def test_a_wrong_recipe_names_what_is_wrong(tmp_path, text, error):
         read_recipe(path)
 
 
-@pytest.mark.parametrize("text", ["3e-4", "0.0", "-1.0e-3", ".nan", ".inf", "fast"])
-def test_a_learning_rate_that_is_none_is_named(tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("train: {learning_rate: 3e-4}", "learning_rate '3e-4'.* write 3.0e-4"),
+        ("train: {learning_rate: .nan}", "learning_rate nan: it must be a number from"),
+        ("train: {warmup_steps: 0}", "warmup_steps 0: it must be a whole number from 1"),
+        ("train: {steps: 10.5}", "steps 10.5: it must be a whole number"),
+        ("train: {again: true}", "again True"),
+        ("data: {recoloured_share: 7}", "recoloured_share 7: it must be a number from 0.0 to 1.0"),
+        ("data: {batch: 0}", "batch 0"),
+    ],
+)
+def test_a_number_that_cannot_be_is_named(tmp_path, text, error):
     path = tmp_path / "recipe.yaml"
-    path.write_text(f"train: {{learning_rate: {text}}}")
-    with pytest.raises(SetupError, match=r"learning_rate .* positive"):
+    path.write_text(text)
+    with pytest.raises(SetupError, match=error):
         read_recipe(path)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "abacus"])
+def test_a_device_that_is_not_there_is_named(tokenizer, tmp_path, device):
+    with pytest.raises(SetupError, match=f"device '{device}' cannot be trained on"):
+        trainer(tokenizer, tmp_path, device=device)
 
 
 @pytest.mark.parametrize("seed", [-1, 1.5, "seven", None])

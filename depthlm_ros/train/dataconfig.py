@@ -5,6 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from depthlm_ros.core import Intrinsics
+from depthlm_ros.train.limits import check_limits
+
+LIMITS = {
+    "focal_px": (1.0, 1e5),
+    **dict.fromkeys(("wide_share", "pair_share", "lens_share", "recoloured_share"), (0.0, 1.0)),
+    **dict.fromkeys(("batch", "views_per_scene", "row_tokens", "pair_points", "token_px"), (1, 1 << 16)),
+    **dict.fromkeys(("points", "questions", "whats"), (0, 1000)),
+}
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,9 @@ class DataConfig:
     recoloured_share: float = 0.0
     render_device: str = "cpu"
     token_px: int = 16
+
+    def __post_init__(self) -> None:
+        check_limits(self, LIMITS)
 
 
 def canvas_camera(size_px: tuple[int, int], focal_px: float) -> Intrinsics:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 
-from depthlm_ros.errors import SetupError
 from depthlm_ros.nets.positions import PromptLayout
 from depthlm_ros.nets.qwen3vl import Qwen3VLDepth
 from depthlm_ros.nets.text import Deep, read
 from depthlm_ros.train.dataset import Batch
 from depthlm_ros.train.gaze import gaze_loss
+from depthlm_ros.train.limits import check_limits
 from depthlm_ros.train.losses import gradient, next_token, silog
 from depthlm_ros.train.naming import naming_loss
 from depthlm_ros.train.placing import Placing, placing_loss
+
+MOST_STEPS = 10**9
+LIMITS = {
+    **dict.fromkeys(("steps", "warmup_steps", "save_every", "memory"), (1, MOST_STEPS)),
+    "again": (0, 1000),
+    "learning_rate": (1e-9, 10.0),
+    "clip": (1e-9, 1e9),
+    **dict.fromkeys(("weight_decay", "hours"), (0.0, 1e6)),
+    **{f"{part}_weight": (0.0, 1e6) for part in ("gradient", "text", "gaze", "naming", "placing")},
+}
 
 
 @dataclass(frozen=True)
@@ -45,9 +54,7 @@ class TrainConfig:
     memory: int = 512
 
     def __post_init__(self) -> None:
-        # YAML reads 3e-4 as text, and 3.0e-4 as a number.
-        if not isinstance(self.learning_rate, float) or not 0 < self.learning_rate < math.inf:
-            raise SetupError(f"learning_rate {self.learning_rate!r}: it must be a positive number such as 3.0e-4.")
+        check_limits(self, LIMITS)
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,19 @@ def fast_bf16(device: str) -> bool:
     return torch.device(device).type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+def usable(device: str) -> str:
+    """The device, if torch can use it. Raises SetupError."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as exc:
+        why = str(exc).splitlines()[0]
+        raise SetupError(
+            f"device {device!r} cannot be trained on ({why}): say --device cpu, or install a torch with CUDA "
+            "(DEPTHLM_TORCH in scripts/setup.sh)."
+        ) from exc
+    return device
+
+
 def optimisers(model: Qwen3VLDepth, placing: Placing, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """Muon for the matrices between the layers; AdamW for embeddings, convolutions, norms and biases."""
     within: list[torch.nn.Parameter] = []
@@ -76,7 +89,7 @@ class Trainer:
                 f"data.token_px is {data.token_px} but an image token of this model is {model.pixels_per_token} pixels "
                 f"wide: set data.token_px: {model.pixels_per_token} in the recipe."
             )
-        self.model, self.affixes, self.config, self.folder = model.to(device), affixes, config, folder
+        self.model, self.affixes, self.config, self.folder = model.to(usable(device)), affixes, config, folder
         self.device, self.seed, self.step, self.spent_s = device, seed, 0, 0.0
         self.data, self.family, self.tokenizer_json = data, family, tokenizer_json
         self.placing = Placing(model.language.norm.weight.shape[0]).to(device)
