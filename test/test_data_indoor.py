@@ -7,11 +7,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from minis import curated, grey16, labels, picture, text, turn
+from minis import curated, grey16, job, labels, picture, text, turn
 
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.data.colmap import Lens
 from depthlm_ros.data.depthfile import read_depth, read_z
+from depthlm_ros.data.pairreading import iter_pairs
+from depthlm_ros.data.pairs import PairPlan, curate_pairs
 from depthlm_ros.data.sets import NAMES, data_set
 from depthlm_ros.data.thin_prism import source_pixels
 from depthlm_ros.errors import UnknownName
@@ -224,9 +226,9 @@ THIN = (90.0, 92.0, 60.5, 40.5, -0.2, 0.05, 0.03, -0.04, 0.01, 0.0, 0.02, -0.03)
 ETH_PX = (120, 80)
 
 
-def plane_m(x, y):
-    """Depth of a slanted wall along the ray (x, y, 1)."""
-    return 3.0 / (1.0 - 0.4 * x + 0.2 * y)
+def plane_m(x, y, away_m=3.0):
+    """Depth of a slanted wall along the ray (x, y, 1); straight ahead it is so far away."""
+    return away_m / (1.0 - 0.4 * x + 0.2 * y)
 
 
 def distorting(x, y):
@@ -250,19 +252,20 @@ def rays_of_pixels(u, v):
     return x, y
 
 
-def write_eth3d(root):
+def write_eth3d(root, name="DSC_1", away_m=3.0):
     """One image of a slanted wall through the lens; red is brighter to the right."""
     scene = root / "office"
     u, v = np.meshgrid(np.arange(ETH_PX[0], dtype=float), np.arange(ETH_PX[1], dtype=float))
     x, y = rays_of_pixels(u, v)
-    depth_m = plane_m(x, y).astype("<f4")
+    depth_m = plane_m(x, y, away_m).astype("<f4")
     depth_m[:4] = np.inf
-    for path in (scene / "images/dslr_images/DSC_1.JPG", scene / "ground_truth_depth/dslr_images/DSC_1.JPG"):
+    image, depth = scene / f"images/dslr_images/{name}.JPG", scene / f"ground_truth_depth/dslr_images/{name}.JPG"
+    for path in (image, depth):
         path.parent.mkdir(parents=True, exist_ok=True)
-    depth_m.tofile(scene / "ground_truth_depth/dslr_images/DSC_1.JPG")
+    depth_m.tofile(depth)
     red = np.clip(128 + 120 * x, 0, 255).astype(np.uint8)
     encoded = cv2.imencode(".jpg", cv2.merge([red // 2, red // 2, red]), [cv2.IMWRITE_JPEG_QUALITY, 100])[1]
-    (scene / "images/dslr_images/DSC_1.JPG").write_bytes(encoded.tobytes())
+    image.write_bytes(encoded.tobytes())
     camera = f"# id model width height\n0 THIN_PRISM_FISHEYE {ETH_PX[0]} {ETH_PX[1]} {' '.join(map(str, THIN))}\n"
     text(scene / "dslr_calibration_jpg/cameras.txt", camera)
     text(scene / "dslr_calibration_jpg/images.txt", "# two lines each\n1 1 0 0 0 1 2 3 0 dslr_images/DSC_1.JPG\n\n")
@@ -279,6 +282,26 @@ def test_eth3d_undistorts_image_and_depth_together(tmp_path):
     assert record.uv_px.min() >= 10 and u.max() < ETH_PX[0] - 10
     rgb = read_rgb(record.image)
     np.testing.assert_allclose(rgb[v.astype(int), u.astype(int), 0], 128 + 120 * x, atol=4)
+
+
+def test_pairs_of_eth3d_are_of_the_straightened_images(tmp_path):
+    """Points of the wall are where the second camera's pinhole sees them; COLMAP's poses are world to camera."""
+    write_eth3d(tmp_path)
+    step_m = np.array([0.3, -0.1, 0.4])
+    # On the wall z (1 - 0.4 x + 0.2 y) = 3 in the first camera: in the second it is nearer by the step across it.
+    write_eth3d(tmp_path, "DSC_2", 3.0 - step_m @ (-0.4, 0.2, 1.0))
+    moved = " ".join(f"{value:g}" for value in (1, 2, 3) - step_m)
+    lines = f"1 1 0 0 0 1 2 3 0 dslr_images/DSC_1.JPG\n\n2 1 0 0 0 {moved} 0 dslr_images/DSC_2.JPG\n\n"
+    text(tmp_path / "office/dslr_calibration_jpg/images.txt", lines)
+    report = curate_pairs(job("eth3d", tmp_path, tmp_path / "out"), PairPlan(points=60), 1)
+    (pair,) = iter_pairs(Path(report["file"]), [])
+    assert len(pair.uv_px) == 60 and report["problems"] == {}
+    np.testing.assert_allclose(pair.translation_m, step_m, atol=1e-6)
+    np.testing.assert_allclose(pair.rotation, np.eye(3), atol=1e-9)
+    x, y = (pair.uv_px[:, 0] - 60.0) / THIN[0], (pair.uv_px[:, 1] - 40.0) / THIN[1]
+    in_second_m = np.stack([x, y, np.ones_like(x)], axis=1) * plane_m(x, y)[:, None] - step_m
+    by_hand_px = in_second_m[:, :2] / in_second_m[:, 2:] * THIN[:2] + [60.0, 40.0]
+    np.testing.assert_allclose(pair.matched_px, by_hand_px, atol=0.3)  # half a pixel of slope in the depth
 
 
 def test_eth3d_as_released_takes_the_lens_for_another_one(tmp_path):

@@ -174,11 +174,12 @@ def test_published_scores_are_those_of_the_protocol():
     assert "AUC@30" in published(run_of(task="pose", data_set="ETH3D", auc30=0.5))
     group = {"right": 0.5, "absrel": 0.4, "n": 2}
     clock = group | {"error_deg": 20.0}
-    about = published(
-        {"task": "objects", "model": "mine", "scores": {"width": group, "my own": group, "direction": clock}}
-    )
+    scores = {"width": group, "my own": group, "direction": clock}
+    objects = {"task": "objects", "model": "mine", "scores": scores, "data_set": "SpatialRGPT-Bench"}
+    about = published(objects)
     assert "   50.000  > mine" in about and "    0.400  > mine" in about and "my own" not in about
     assert "   20.000  > mine" in about and "   17.100  SpatialRGPT-8B" in about
+    assert published(objects | {"data_set": ""}) == ""
     dense = published(run_of(protocol="dense", data_set="NYUv2", absrel=0.5, rmse=1.5))
     assert "    0.081  DepthVLM-4B" in dense and "    1.500  > tiny" in dense
 

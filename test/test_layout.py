@@ -57,6 +57,7 @@ ROOMS = {
     "model": RUNTIME,
     "scenes": BASE | GEOMETRY,
     "data": BASE | GEOMETRY | PICTURES | MARKS | {"families"},
+    "data/rendered": BASE | GEOMETRY | PICTURES | {"scenes"},
     "nets": BASE,
     "export": RUNTIME | {"nets"},
     "engine": RUNTIME | {"cameras"},

@@ -6,28 +6,21 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from depthlm_ros.data import options
 from depthlm_ros.data.caps import NO_CAPS_M
-from depthlm_ros.data.records import MEANINGS
 from depthlm_ros.data.sets import NAMES, POSED
-from depthlm_ros.data.writing import FORMATS
 from depthlm_ros.errors import BadInput
-
-SHEET_CELLS = 24
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="what", required=True)
-    _add_show(verbs.add_parser("show", help="numbers about a file of records, and everything that is wrong with it"))
-    _add_curate(verbs.add_parser("curate", help="make records from a public data set"))
-    _add_pairs(verbs.add_parser("pairs", help="make pairs of views, for matching and pose, from posed depth"))
-    _add_pack(verbs.add_parser("pack", help="pack records with their files into WebDataset shards"))
-    _add_unpack(verbs.add_parser("unpack", help="turn such shards into records with their files again"))
-    sets = verbs.add_parser("sets", help="the data sets that can be curated, and what is mended of their releases")
-    sets.set_defaults(do=sets_verb)
+    for name, (do, add_options, help_text) in _verbs().items():
+        verb = verbs.add_parser(name, help=help_text, description=help_text)
+        add_options(verb)
+        verb.set_defaults(do=do)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -92,6 +85,17 @@ def pairs_verb(args: argparse.Namespace) -> None:
     _tell(curate_pairs(_job(args, "depthlm", args.points), plan, _workers(args)))
 
 
+def render_verb(args: argparse.Namespace) -> None:
+    """Render scenes into a folder that curate and pairs take as data set `folder`, and questions about them."""
+    from depthlm_ros.data.rendered import Rendering, write_scenes
+
+    rendering = Rendering(args.scenes, args.size[0], args.size[1], args.focal, args.questions, args.seed)
+    scenes, questions = write_scenes(rendering, args.out, _workers(args))
+    print(
+        f"{args.out}: {scenes} scenes of two views, {questions} questions (depthlm data curate folder {args.out} ...)"
+    )
+
+
 def pack_verb(args: argparse.Namespace) -> None:
     """Pack records into shards; one that is there already is left as it is."""
     from depthlm_ros.data.pairshow import holds_pairs
@@ -131,76 +135,6 @@ def sets_verb(args: argparse.Namespace) -> None:
             print(f"    - {correction}")
 
 
-def _add_show(parser: argparse.ArgumentParser) -> None:
-    _add_file(parser, "records in DepthLM's or DepthVLM's schema, or pairs")
-    parser.add_argument("--sheet", type=Path, metavar="PNG", help="draw some of the records there, with their depth")
-    parser.add_argument("--cells", type=int, default=SHEET_CELLS, help="how many (default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
-    parser.add_argument(
-        "--quick", action="store_true", help="look at the sizes of depth maps only, not at their values"
-    )
-    parser.set_defaults(do=show)
-
-
-def _add_curate(parser: argparse.ArgumentParser) -> None:
-    _add_job(parser)
-    parser.add_argument("--format", choices=FORMATS, default="depthlm", help="schema (default: %(default)s)")
-    parser.add_argument("--points", type=int, default=100, help="drawn from each image (default: %(default)s)")
-    parser.set_defaults(do=curate_verb)
-
-
-def _add_pairs(parser: argparse.ArgumentParser) -> None:
-    _add_job(parser, POSED)
-    parser.add_argument("--points", type=int, default=100, help="matches of each pair (default: %(default)s)")
-    parser.add_argument(
-        "--covisibility",
-        type=float,
-        default=0.25,
-        help="share of each view that the other must see, 0 to 1 (default: %(default)s)",
-    )
-    parser.add_argument("--per-view", type=int, default=2, help="partners of a view at most (default: %(default)s)")
-    parser.set_defaults(do=pairs_verb)
-
-
-def _add_pack(parser: argparse.ArgumentParser) -> None:
-    _add_file(parser, "records in DepthLM's or DepthVLM's schema")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the shards go")
-    parser.add_argument("--images", type=int, default=1000, help="records in a shard (default: %(default)s)")
-    parser.set_defaults(do=pack_verb)
-
-
-def _add_unpack(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "shards", type=Path, nargs="+", metavar="SHARD.tar", help="all of them, or this machine's share"
-    )
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where records and files go")
-    parser.set_defaults(do=unpack_verb)
-
-
-def _add_file(parser: argparse.ArgumentParser, what: str) -> None:
-    parser.add_argument("file", type=Path, metavar="FILE.jsonl", help=what)
-    help_text = "what {} paths are relative to (default: the file)"
-    parser.add_argument("--images-root", type=Path, metavar="FOLDER", help=help_text.format("image"))
-    parser.add_argument("--depths-root", type=Path, metavar="FOLDER", help=help_text.format("depth map"))
-    parser.add_argument(
-        "--depth-type", choices=sorted(MEANINGS), default="", help="what the depths are, if not as said"
-    )
-
-
-def _add_job(parser: argparse.ArgumentParser, names: Sequence[str] = NAMES) -> None:
-    parser.add_argument("name", metavar="NAME", help=f"data set: {', '.join(names)}")
-    parser.add_argument("root", type=Path, metavar="ROOT", help="folder of the data set as it comes")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the records go")
-    parser.add_argument("--split", default="", help="of the data set (default: its usual one)")
-    parser.add_argument(
-        "--as-released",
-        action="store_true",
-        help="with the defects of the released curation, which published numbers rest on (see: depthlm data sets)",
-    )
-    parser.add_argument("--workers", type=int, default=0, help="processes (default: one for each core)")
-    parser.add_argument("--seed", type=int, default=42, help="of the points that are drawn (default: %(default)s)")
-
-
 def _job(args: argparse.Namespace, schema: str, points: int) -> Any:
     from depthlm_ros.data.curate import Job
     from depthlm_ros.data.sampler import Plan
@@ -231,3 +165,16 @@ def _tell(report: dict[str, Any]) -> None:
             print(f"    {example}")
     if not report["records"]:
         raise BadInput(f"{report['file']}: not one record could be made of {report['items']} items.")
+
+
+def _verbs() -> dict[str, tuple[Callable[[argparse.Namespace], None], Callable[[argparse.ArgumentParser], None], str]]:
+    """What each does, its options, and what it is for."""
+    return {
+        "show": (show, options.add_show, "numbers about a file of records, and everything that is wrong with it"),
+        "curate": (curate_verb, options.add_curate, "make records from a public data set"),
+        "pairs": (pairs_verb, options.add_pairs, "make pairs of views, for matching and pose, from posed depth"),
+        "render": (render_verb, options.add_render, "make images with depth, poses and questions of rendered scenes"),
+        "pack": (pack_verb, options.add_pack, "pack records with their files into WebDataset shards"),
+        "unpack": (unpack_verb, options.add_unpack, "turn such shards into records with their files again"),
+        "sets": (sets_verb, lambda parser: None, "the data sets, and what is mended of their releases"),
+    }

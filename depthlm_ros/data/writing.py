@@ -22,7 +22,7 @@ DEPTH_DIGITS, PIXEL_DIGITS = 4, 3
 
 def depthlm_line(record: Record, folder: Path, image_key: str = "image") -> str:
     """One line, paths relative to `folder`. image_key: what the image is called (as released: image_path)."""
-    fields = {image_key: relative(record.image, folder), "intrinsics": _six(record.intrinsics)}
+    fields = {image_key: relative(record.image, folder), "intrinsics": camera_numbers(record.intrinsics)}
     return json.dumps(fields | _points(record.uv_px, record.depth_m) | _about(record))
 
 
@@ -44,7 +44,7 @@ def depthvlm_line(record: Record, folder: Path) -> str:
         "canonical_size": [round(camera.width_px * scale), round(camera.height_px * scale)],
         "prompt": DepthVLM.DEPTH_QUESTION,
         "solution": DepthVLM.DEPTH_REPLY,
-        "intrinsics": _six(camera),
+        "intrinsics": camera_numbers(camera),
     }
     if len(record.uv_px):
         fields |= _points(between_grids(record.uv_px, camera.size_px, depth.size_px), record.depth_m)
@@ -55,7 +55,7 @@ def pair_line(pair: PairRecord, folder: Path) -> str:
     """One line of two views, paths relative to `folder`."""
     fields = {
         "images": [relative(path, folder) for path in pair.images],
-        "intrinsics": [_six(camera) for camera in pair.intrinsics],
+        "intrinsics": [camera_numbers(camera) for camera in pair.intrinsics],
         "pixel_coords": _rounded(pair.uv_px, PIXEL_DIGITS),
         "matched_coords": _rounded(pair.matched_px, PIXEL_DIGITS),
         "rotation": _rounded(pair.rotation, 9),
@@ -95,7 +95,8 @@ def _about(record: Record) -> dict[str, str]:
     return {"depth_type": record.depth_type} | {key: value for key, value in named.items() if value}
 
 
-def _six(camera: Intrinsics) -> list[float]:
+def camera_numbers(camera: Intrinsics) -> list[float]:
+    """[fx, fy, cx, cy, W, H], as fields.camera reads them."""
     return [camera.fx_px, camera.fy_px, camera.cx_px, camera.cy_px, camera.width_px, camera.height_px]
 
 

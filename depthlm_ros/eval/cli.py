@@ -80,7 +80,7 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Score a model on labelled images."""
     from depthlm_ros.eval.comparison import comparison, read_run
-    from depthlm_ros.eval.published import ALL_TABLES
+    from depthlm_ros.eval.published import ALL_TABLES, OBJECT_BENCH
     from depthlm_ros.eval.tables import every_table, published
 
     if args.published:
@@ -102,6 +102,8 @@ def run(args: argparse.Namespace) -> None:
         print(beside)
     elif scores.get("protocol") == "plain" and scores["data_set"]:
         print(f"published scores on {scores['data_set']} are of --protocol depthlm, depthvlm-sparse or dense.")
+    elif scores["task"] == "objects":
+        print(f"published scores are of {OBJECT_BENCH}: if these are its questions, say --data-set {OBJECT_BENCH}.")
 
 
 def _check_writable(path: Path) -> None:

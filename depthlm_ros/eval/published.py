@@ -24,8 +24,11 @@ from depthlm_ros.eval.published_words import (
     SPATIALRGPT_QUANTITATIVE,
 )
 
+OBJECT_BENCH = SPATIALRGPT_QUALITATIVE.title
+
 # Data sets by a word in the path of the labels, the more special first.
 WORDS = {
+    "spatialrgpt": OBJECT_BENCH,
     "argoverse": "Argoverse2",
     "argo2": "Argoverse2",
     "waymo": "Waymo",

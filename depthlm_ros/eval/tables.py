@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from depthlm_ros.eval.published import NOTES, TABLES
+from depthlm_ros.eval.published import NOTES, OBJECT_BENCH, TABLES
 from depthlm_ros.eval.published_table import Table
 
 Run = Mapping[str, Any]
@@ -25,11 +25,14 @@ def beside(table: Table, column: str, name: str, value: float) -> list[str]:
 
 
 def published(run: Run) -> str:
-    """The run's score among the published ones of its task, protocol and data set; "" if there are none."""
+    """The run's score among the published ones of its task, protocol and data set; "" if there are none.
+
+    Questions about objects are told by category: those of another benchmark are no easier or harder for having a
+    category of the same name, and are put beside nothing."""
     tables = TABLES.get(run["protocol"] if run["task"] == "depth" else run["task"], ())
     lines = []
     if run["task"] == "objects":
-        for table in tables:
+        for table in tables if run["data_set"] == OBJECT_BENCH else ():
             for column in table.columns:
                 lines += beside(table, column, run["model"], _object_score(run, table, column))
     else:
