@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from depthlm_ros.core import Answer, Matches, RelativePose, Status
 from depthlm_ros.placement import Placement
 from depthlm_ros.speech import Said, Speaker
 from depthlm_ros.view import check_question
+
+# A camera that stood still is told by a distance of zero, whose standard deviation is no larger than this.
+SMALL_STD_M = 0.1
 
 
 class PairView:
@@ -39,11 +43,15 @@ class PairView:
         return Matches(uv_px, matched_px, tuple(each.text for each in said))
 
     def pose(self) -> RelativePose:
-        """Pose of the second camera in the first, in the model's words. Raises BadQuestion if the model cannot."""
+        """Pose of the second camera in the first, in the model's words. A distance that might as well have been any
+        other is unknown, and with it the translation. Raises BadQuestion if the model cannot."""
         prompts = self._model.family.pose_prompts()
-        said = self._model.reply_to(self._look, list(prompts.values()))
-        whole = {name: each.text for name, each in zip(prompts, said, strict=True) if each.generated.finished}
-        return self._model.family.read_pose(whole)
+        replies = self._model.reply_to(self._look, list(prompts.values()))
+        whole = {name: said for name, said in zip(prompts, replies, strict=True) if said.generated.finished}
+        pose = self._model.family.read_pose({name: said.text for name, said in whole.items()})
+        if "distance" not in whole or self._is_told(pose.distance_m, whole["distance"]):
+            return pose
+        return replace(pose, translation_m=np.full(3, np.nan), distance_m=math.nan)
 
     def ask(self, question: str) -> Answer:
         """A question in words about both images; nothing is measured. Raises BadQuestion if there is nothing to ask."""
@@ -55,6 +63,11 @@ class PairView:
         reply = self._model.family.read_reply(said.text, size_px)
         std = said.std_of(reply.value, self._model.spec.calibration)
         return Answer(reply.text, reply.status, reply.value, reply.unit, std, confidence=said.probability)
+
+    def _is_told(self, distance_m: float, said: Said) -> bool:
+        """Whether a distance is larger than the spread of what might have been written instead, or that is small."""
+        std_m = said.std_of(distance_m, self._model.spec.calibration)
+        return not std_m > max(distance_m, SMALL_STD_M)
 
     def _read(self, said: Said) -> tuple[float, float]:
         """A pixel of the second canvas. A reply that was cut off is not read: its last number may be half a one."""

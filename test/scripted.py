@@ -16,12 +16,13 @@ TOKENIZER = Path(__file__).parents[1] / "engines" / "tiny" / "tokenizer.json"
 
 
 class ScriptedBackend:
-    """reply: from a question's text to the words said. looked_at: the images of every look, each (h, w, 3)."""
+    """reply: from a question's text to the words said. sure: whether other digits were out of the question.
+    looked_at: the images of every look, each (h, w, 3)."""
 
     name = "scripted"
 
-    def __init__(self, tokenizer: Tokenizer, end: str, reply: Callable[[str], str]) -> None:
-        self.tokenizer, self.end, self.reply = tokenizer, end, reply
+    def __init__(self, tokenizer: Tokenizer, end: str, reply: Callable[[str], str], sure: bool = True) -> None:
+        self.tokenizer, self.end, self.reply, self.sure = tokenizer, end, reply, sure
         self.looked_at: list[list[np.ndarray]] = []
 
     def look(self, images: Sequence[np.ndarray]) -> Look:
@@ -38,11 +39,12 @@ class ScriptedBackend:
                 left += self.tokenizer.encode(self.reply(question) + self.end, add_special_tokens=False).ids
         end = self.tokenizer.token_to_id(self.end)
         chosen = np.array([left.pop(0) if left else end for left in cache])
-        return StepOutput(chosen, np.zeros(len(cache), np.float32), np.zeros((len(cache), len(given.watched)), "f4"))
+        watched = np.where((np.asarray(given.watched) == chosen[:, None]) | (not self.sure), 0.0, -30.0)
+        return StepOutput(chosen, np.zeros(len(cache), np.float32), watched.astype(np.float32))
 
 
-def scripted_model(name: str, reply: Callable[[str], str]) -> Model:
+def scripted_model(name: str, reply: Callable[[str], str], sure: bool = True) -> Model:
     """The known model of that name, but with a scripted backend and tiny's tokenizer."""
     spec, tokenizer = spec_named(name), read_tokenizer(TOKENIZER)
     chat = chat_named(spec.chat, spec.system)
-    return Model(spec, family_named(spec.family), chat, ScriptedBackend(tokenizer, chat.end, reply), tokenizer)
+    return Model(spec, family_named(spec.family), chat, ScriptedBackend(tokenizer, chat.end, reply, sure), tokenizer)

@@ -1,9 +1,14 @@
 """Rendered scenes on disk: what curation, pairs and evaluation make of them, and what a run that was stopped leaves."""
 
 import json
+import os
+import signal
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+from commandline import start
 from minis import curated, job
 
 from depthlm_ros.cli import main
@@ -69,13 +74,16 @@ def test_conversations_about_objects_are_what_vlm3_is_trained_on(scenes):
 
 def test_a_scene_depends_on_seed_and_number_only_and_a_stopped_run_goes_on(scenes, tmp_path):
     rendering, out = Rendering(6, **SMALL, questions=8), tmp_path / "scenes"
+    write_scenes(Rendering(1, **SMALL, questions=8), out, workers=1)
     write_scene(rendering, out, "000003")
     (out / "000001" / "rgb").mkdir(parents=True)  # killed here
     (out / "000001" / "rgb" / "partial-0.png").write_bytes(b"half a pict")
     write_scenes(rendering, out, workers=1)
     assert files(out) == files(scenes)
-    more = write_scenes(Rendering(7, **SMALL, questions=8), out, workers=1)
-    assert more[0] == 7 and (out / "000003" / "questions.jsonl").exists()
+    (out / "000002" / "depth" / "1.png").unlink()
+    (out / "000004" / "conversations.jsonl").unlink()
+    fewer = write_scenes(Rendering(1, **SMALL, questions=8), out, workers=1)
+    assert fewer[0] == 6 and files(out) == files(scenes)  # all that are there, and whole
     other = Rendering(6, **SMALL, questions=8, seed=1)
     with pytest.raises(BadInput, match="holds scenes with seed 42, not 1: name another folder"):
         write_scenes(other, out, workers=1)
@@ -97,6 +105,7 @@ def test_the_command_line_says_what_to_do_with_them(tmp_path, capsys):
         (["--scenes", "0"], "--scenes is 0: from 1"),
         (["--size", "640", "9000"], "the height of --size is 9000: from 32 to 4096"),
         (["--focal", "nan"], "--focal is nan"),
+        (["--size", "320", "640", "--focal", "7000"], "--focal is 7000.0: from 160 to 6400"),
         (["--questions", "-1"], "--questions is -1"),
         (["--seed", "-1"], "--seed is -1"),
         (["--workers", "-1"], "--workers is -1"),
@@ -110,7 +119,29 @@ def test_numbers_that_make_no_sense_are_refused(tmp_path, capsys, options, told)
 def test_a_folder_that_says_nothing_readable_of_its_scenes_is_refused(tmp_path, capsys):
     (tmp_path / "rendering.json").write_text("[1")
     assert main(["data", "render", "--out", str(tmp_path), "--scenes", "1"]) == 2
-    assert "does not say what the scenes beside it are" in capsys.readouterr().err
+    assert "rendering.json is damaged" in capsys.readouterr().err
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):
+    (tmp_path / "questions.jsonl").write_text("mine")
+    assert main(["data", "render", "--out", str(tmp_path), "--scenes", "1"]) == 2
+    assert "holds something else" in capsys.readouterr().err
+    assert files(tmp_path) == {Path("questions.jsonl"): b"mine"}
+
+
+def test_ctrl_c_ends_in_one_line_and_costs_nothing(tmp_path):
+    command = ["data", "render", "--out", str(tmp_path / "out"), "--scenes", "500", "--workers", "2"]
+    process = start(*command, start_new_session=True)
+    deadline_s = time.monotonic() + 120
+    while not list(tmp_path.glob("out/*/questions.jsonl")) and time.monotonic() < deadline_s:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does it
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert told.splitlines()[-1] == "depthlm: interrupted." and "Traceback" not in told
+    for questions in tmp_path.glob("out/*/questions.jsonl"):
+        views = sorted(path.name for path in questions.parent.rglob("[01].*"))
+        assert views == ["0.png", "0.png", "0.txt", "1.png", "1.png", "1.txt"]
 
 
 def test_a_folder_that_cannot_be_written_costs_nothing(tmp_path, capsys):

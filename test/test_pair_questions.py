@@ -219,6 +219,18 @@ def test_a_pose_is_told_as_a_transform_with_the_words_it_was_read_from(poser):
     assert answer.replies[3] == "Translation distance: 2.00 meters"
 
 
+def test_a_distance_that_might_as_well_have_been_another_is_unknown(poser):
+    told = "magnitude of the camera translation"
+    poser.model.backend.reply = lambda question: "It is 0.00 meters" if told in question else pose_reply(question)
+    stood = poser.pose(**given(image(40), image(90)))
+    assert stood.has_translation and stood.distance == 0.0  # the model is sure of it
+    poser.model.backend.sure = False
+    answer = poser.pose(**given(image(40), image(90)))
+    assert answer.success and answer.has_rotation and answer.direction.z == pytest.approx(0.8)
+    assert not answer.has_translation and math.isnan(answer.distance)
+    assert "do not tell: translation, distance" in answer.message and answer.replies[3] == "It is 0.00 meters"
+
+
 def test_a_pose_that_cannot_be_read_is_no_pose(poser):
     poser.model.backend.reply = lambda question: "I cannot tell."
     answer = poser.pose(**given(image(40), image(90)))

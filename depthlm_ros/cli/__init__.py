@@ -15,7 +15,8 @@ INSTALL_HINT = (
     "'depthlm_ros[torch,train]' for finetune (its recipe depthlm-grpo: also [grpo]), 'depthlm_ros' for the rest. "
     "In the repository: make engine, make train; for others make setup-torch."
 )
-EXIT_SETUP, EXIT_INPUT = 1, 2
+# The last as shells tell of a process that Ctrl-C ended.
+EXIT_SETUP, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 # train and engine build need torch.
 VERBS = {
     "depth": ("depthlm_ros.cli.depth", "depth of an image, as a file"),
@@ -32,7 +33,10 @@ VERBS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb. Returns 0, 2 for unusable input, 1 for an unusable installation; errors are one line on stderr."""
+    """Run one verb; errors are one line on stderr.
+
+    Returns 0, 2 for unusable input, 1 for an unusable installation, 130 after Ctrl-C.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         args = _parser(argv[0] if argv else "").parse_args(argv)
@@ -43,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(SetupError(f"the Python package '{exc.name}' is missing: {INSTALL_HINT}"), EXIT_SETUP)
     except DepthLMError as exc:
         return _complain(exc, EXIT_SETUP)
+    except KeyboardInterrupt:
+        return _complain(KeyboardInterrupt("interrupted."), EXIT_INTERRUPTED)
     return 0
 
 

@@ -31,6 +31,11 @@ from depthlm_ros.errors import BadInput
 
 POINT_KEYS = ("pixel_coords", "depth")
 DEPTHLM_KEYS = ("image", "intrinsics", *POINT_KEYS)
+OTHERS = {
+    "question": "the questions that `depthlm eval` scores",
+    "conversations": "the conversations that `depthlm finetune vlm3-object` takes",
+    "images": "pairs of views",
+}
 DEPTHVLM_KEYS = ("image", "depth_path", "depth_scale", "original_rgb_size", "original_depth_size", "original_fx")
 
 
@@ -126,18 +131,18 @@ def json_object(line: str) -> Mapping[str, object]:
     except json.JSONDecodeError as exc:
         raise BadRecord("not JSON", f"not a JSON object: {exc}.") from exc
     if not isinstance(fields, dict):
-        raise BadRecord(
-            "not JSON", f"a JSON {type(fields).__name__}, expected an object with {', '.join(DEPTHLM_KEYS)}."
-        )
+        kind = "null" if fields is None else f"JSON {type(fields).__name__}"
+        raise BadRecord("not JSON", f"a {kind}, expected an object with image and what is known of it.")
     return fields
 
 
 def require(fields: Mapping[str, object], keys: tuple[str, ...]) -> None:
     """Raises BadRecord naming the keys that are missing."""
     if missing := [key for key in keys if key not in fields]:
-        raise BadRecord(
-            "key missing", f"no key {', '.join(map(repr, missing))}; it has {', '.join(map(repr, fields)) or 'none'}."
-        )
+        # What else such a line may be.
+        meant = next((f" It is of {what}." for key, what in OTHERS.items() if key in fields and key not in keys), "")
+        there = ", ".join(map(repr, fields)) or "none"
+        raise BadRecord("key missing", f"no key {', '.join(map(repr, missing))}; it has {there}.{meant}")
 
 
 def _camera(fields: Mapping[str, object]) -> Intrinsics:

@@ -35,8 +35,11 @@ from depthlm_ros.scenes.sample import sample_scene
 
 # A training draws from [seed, step] and its validation from another stream: what is written here is in neither.
 STREAM = 2**41
+VIEWS, FILES = 2, {"rgb": ".png", "depth": ".png", "pose": ".txt"}
 QUESTIONS, CONVERSATIONS = KINDS = ("questions.jsonl", "conversations.jsonl")
 LEAST_PX, MOST_PX = 32, 4096
+# Focal lengths over the longer side: fields of view of 127 to 6 degrees. Beyond, two views hardly share a thing.
+FOCALS = (0.25, 10)
 # What a question is called in the scores; width and height are SpatialRGPT-Bench's own categories. Questions whose
 # replies name a thing or a place have no scored answer there, and are left out.
 LENGTHS = {"distance": "range", "point": "point", "points_apart": "points apart", "wide": "width", "tall": "height"}
@@ -55,17 +58,18 @@ class Rendering:
     seed: int = 42
 
     def __post_init__(self) -> None:
+        longer_px = max(self.width_px, self.height_px)
         limits = (
             ("--scenes", self.scenes, 1, 999_999),
             ("the width of --size", self.width_px, LEAST_PX, MOST_PX),
             ("the height of --size", self.height_px, LEAST_PX, MOST_PX),
-            ("--focal", self.focal_px, 1, 100_000),
+            ("--focal", self.focal_px, FOCALS[0] * longer_px, FOCALS[1] * longer_px),
             ("--questions", self.questions, 0, 1000),
             ("--seed", self.seed, 0, 2**32),
         )
         for name, value, least, most in limits:
             if not least <= value <= most:
-                raise BadInput(f"{name} is {value}: from {least} to {most}.")
+                raise BadInput(f"{name} is {value}: from {least:.12g} to {most:.12g}.")
 
     @property
     def camera(self) -> Intrinsics:
@@ -75,16 +79,17 @@ class Rendering:
 
 
 def write_scenes(rendering: Rendering, out: Path, workers: int) -> tuple[int, int]:
-    """Write what is not there yet; how many scenes and questions there are then.
+    """Write what is not there yet; how many scenes and questions there are then, earlier ones included.
 
-    The same call again goes on where it was killed. Raises BadInput if the folder holds scenes of another camera or
-    seed, or if the disk is full.
+    The same call again goes on where it was killed, and writes scenes anew that lack a file. Raises BadInput if the
+    folder holds anything else, or scenes of another camera or seed, or if the disk is full.
     """
-    names = [f"{index:06d}" for index in range(rendering.scenes)]
     try:
         _claim(rendering, out)
-        todo = [name for name in names if not (out / name / QUESTIONS).exists()]
-        progress = Progress(out.name, len(names), len(names) - len(todo))
+        there = {path.parent.name for path in out.glob(f"[0-9]*/{QUESTIONS}")}
+        names = sorted(there | {f"{index:06d}" for index in range(rendering.scenes)})
+        todo = [name for name in names if not _is_whole(out / name)]
+        progress = Progress(out.name, len(names), len(names) - len(todo), unit="scenes")
         for done, outcome in enumerate(in_order(partial(write_scene, rendering, out), todo, min(workers, len(todo)))):
             if outcome.result is None:
                 raise BadInput(
@@ -97,6 +102,11 @@ def write_scenes(rendering: Rendering, out: Path, workers: int) -> tuple[int, in
     except OSError as exc:
         raise BadInput(f"{out}: {exc}. With that mended, the same command goes on from there.") from exc
     return len(names), questions
+
+
+def _is_whole(scene: Path) -> bool:
+    views = (f"{kind}/{view}{suffix}" for kind, suffix in FILES.items() for view in range(VIEWS))
+    return all((scene / name).exists() for name in ("intrinsics.txt", *views, *KINDS))
 
 
 def write_scene(rendering: Rendering, out: Path, name: str) -> str:
@@ -113,7 +123,8 @@ def write_scene(rendering: Rendering, out: Path, name: str) -> str:
         write_text(folder / "pose" / f"{view}.txt", _numbers(_matrix(pose)))
         with appearing(folder / "rgb" / f"{view}.png") as partial_path:
             write_rgb(partial_path, photograph(rng, rendered))
-        asked = ask_about(rng, scene, rendered, camera, rendering.questions)
+        drawn = ask_about(rng, scene, rendered, camera, rendering.questions)
+        asked = list({(question.question, question.uv_px): question for question in drawn}.values())
         about = {"image": f"{name}/rgb/{view}.png", "intrinsics": camera_numbers(camera)}
         questions += "".join(json.dumps(about | scored) + "\n" for scored in _scored(asked))
         if turns := list(_turns(asked)):
@@ -138,12 +149,16 @@ def _claim(rendering: Rendering, out: Path) -> None:
     wanted = {key: value for key, value in asdict(rendering).items() if key != "scenes"}
     path = out / "rendering.json"
     if not path.exists():
+        if out.exists() and any(out.iterdir()):
+            raise BadInput(f"{out} holds something else (it has no {path.name}): name a new folder.")
         write_text(path, json.dumps(wanted, indent=1) + "\n")
         return
     try:
         found = dict(json.loads(path.read_text(encoding="utf-8")))
     except (TypeError, ValueError) as exc:
-        raise BadInput(f"{path}: it does not say what the scenes beside it are ({exc}): name another folder.") from exc
+        raise BadInput(
+            f"{path} is damaged, so that it is unknown what the scenes there are: name a new folder."
+        ) from exc
     other = [f"{key} {found.get(key)}, not {value}" for key, value in wanted.items() if found.get(key) != value]
     if other:
         raise BadInput(f"{out} holds scenes with {', '.join(other)}: name another folder.")

@@ -33,7 +33,11 @@ def read_maps(path: Path, roots: Roots | None = None) -> LabelSet:
     records = []
     for record in iter_records(path, problems, roots):
         if record.depth is None:
-            problems.append(Problem(record.where, "record without a depth map", "it has no depth_path"))
+            problems.append(
+                Problem(
+                    record.where, "record without a depth map", "it has no depth_path (curate with --format depthvlm)"
+                )
+            )
         else:
             records.append(record)
     if not records:

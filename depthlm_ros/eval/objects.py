@@ -105,6 +105,8 @@ def parse_question(line: str, where: str, folder: Path) -> ObjectQuestion:
     if kind == CHOICE and not (float(truth).is_integer() and 0 <= truth < len(regions)):
         raise BadRecord("answer malformed", f"answer is region {truth:g} of {len(regions)}.")
     question = _question(fields["question"], len(regions))
+    if not isinstance(fields.get("category", ""), str):
+        raise BadRecord("category malformed", f"category is {fields['category']!r}: expected a text.")
     category = category_of(kind, text(fields, "category"))
     return ObjectQuestion(where, path, lens, question, kind, truth, category, regions, uv_px)
 
