@@ -258,7 +258,7 @@ def assert_clean(bundle, opset):
 def test_onnx_runtime_makes_one_operator_of_a_root_mean_square_norm(exported, tmp_path):
     import onnxruntime
 
-    bundle, twin, _ = exported()
+    bundle, twin, _ = exported(sizes=2)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
