@@ -201,7 +201,8 @@ class RelativePose:
 
     rotation: float64 (3, 3), turns vectors of camera 2 into camera 1; translation_m: float64 (3,), centre of camera 2
     in camera 1. Either is NaN where a reply could not be read. angle_deg: the rotation angle that the model names
-    itself (a check on the rotation); direction: float64 (3,), unit. distance_m: NaN where unknown.
+    itself (a check on the rotation); direction: float64 (3,), unit. distance_m: NaN where unknown, be it that other
+    distances were as likely to be told.
     replies: question name ("rotation", "orientation", "direction", "distance") -> the model's words.
     """
 

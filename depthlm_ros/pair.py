@@ -14,8 +14,8 @@ from depthlm_ros.placement import Placement
 from depthlm_ros.speech import Said, Speaker
 from depthlm_ros.view import check_question
 
-# A camera that stood still is told by a distance of zero, whose standard deviation is no larger than this.
-SMALL_STD_M = 0.1
+# A model that knows that the camera stood still finds no distance likely that is much larger.
+SMALL_SPREAD_M = 0.1
 
 
 class PairView:
@@ -65,9 +65,11 @@ class PairView:
         return Answer(reply.text, reply.status, reply.value, reply.unit, std, confidence=said.probability)
 
     def _is_told(self, distance_m: float, said: Said) -> bool:
-        """Whether a distance is larger than the spread of what might have been written instead, or that is small."""
-        std_m = said.std_of(distance_m, self._model.spec.calibration)
-        return not std_m > max(distance_m, SMALL_STD_M)
+        """Whether a distance is larger than the spread of what might have been written instead, or that is small.
+
+        Not the calibrated standard deviation: that was fitted on depths, of which none is zero, and trusts the digits.
+        """
+        return not said.spread_of(distance_m) > max(distance_m, SMALL_SPREAD_M)
 
     def _read(self, said: Said) -> tuple[float, float]:
         """A pixel of the second canvas. A reply that was cut off is not read: its last number may be half a one."""

@@ -35,11 +35,15 @@ class Said:
     def std_of(self, value: float, calibration: Calibration) -> float:
         """Standard deviation of a number in the reply: the spread of what might have been written instead, together
         with the model's own relative error; NaN if there is no number."""
+        return math.hypot(calibration.words_spread * self.spread_of(value), calibration.words_relative * value)
+
+    def spread_of(self, value: float) -> float:
+        """Standard deviation of the numbers that might have been written instead of one in the reply, as likely as the
+        model found them: 0 if the reply has other numbers only, NaN if there is no number."""
         if not math.isfinite(value):
             return math.nan
         number, start = read_number(self.pieces, abs(value))
-        spread = number_distribution(number, self.generated.watched[start:])[1] if number else 0.0
-        return math.hypot(calibration.words_spread * spread, calibration.words_relative * value)
+        return number_distribution(number, self.generated.watched[start:])[1] if number else 0.0
 
 
 class Speaker(Protocol):

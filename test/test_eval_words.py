@@ -223,9 +223,11 @@ def test_poses_are_scored_end_to_end(folder):
     told = score_words("pose", path, model, Results()).scores
     assert told["rotation_deg"] == pytest.approx(1.0) and told["direction_deg"] == pytest.approx(0.0, abs=1e-5)
     assert told["named_angle_deg"] == pytest.approx(1.0)
-    assert told["distance_absrel"] == pytest.approx(0.5)
+    assert told["distance_absrel"] == pytest.approx(0.5) and told["distance_unknown"] == 0
     assert told["auc30"] == pytest.approx((28 / 30 + 1.0) / 2, abs=0.02)
     assert (told["n"], told["unread"], told["records"]) == (2, 0, 2)
+    unsure = scripted_model("vlm3-pose", lambda text: next(POSE[part] for part in POSE if part in text), sure=False)
+    assert score_words("pose", path, unsure, Results()).scores["distance_unknown"] == 2
 
 
 @needs_tokenizer

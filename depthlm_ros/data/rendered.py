@@ -86,7 +86,7 @@ def write_scenes(rendering: Rendering, out: Path, workers: int) -> tuple[int, in
     """
     try:
         _claim(rendering, out)
-        there = {path.parent.name for path in out.glob(f"[0-9]*/{QUESTIONS}")}
+        there = {path.parent.name for path in out.glob(f"{'[0-9]' * 6}/{QUESTIONS}")}
         names = sorted(there | {f"{index:06d}" for index in range(rendering.scenes)})
         todo = [name for name in names if not _is_whole(out / name)]
         progress = Progress(out.name, len(names), len(names) - len(todo), unit="scenes")

@@ -144,6 +144,7 @@ def pose_scores(pairs: Sequence[PairRecord], found: Sequence[Found]) -> dict[str
         "direction_median_deg": median(direction),
         "named_angle_deg": mean(named),
         "distance_absrel": mean(distance),
+        "distance_unknown": int(np.isnan(columns["distance_m"]).sum()),
         "n": len(found),
         "unread": int(np.isnan(np.maximum(rotation, direction)).sum()),
     }

@@ -96,7 +96,7 @@ def fill_pose(response: PoseService.Response, pose: RelativePose, child_frame_id
     response.status = int(PoseService.Response.OK if any(known.values()) else PoseService.Response.NOT_UNDERSTOOD)
     if not all(known.values()):
         unknown = ", ".join(name for name, is_known in known.items() if not is_known)
-        response.message = f"the model's words do not tell: {unknown}; `replies` holds them."
+        response.message = f"the model's words do not tell: {unknown} (or leave it open); `replies` holds them."
 
 
 def place(transform: TransformStamped, rotation: np.ndarray, translation_m: np.ndarray) -> None:
