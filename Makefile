@@ -14,6 +14,7 @@ export ROS_DOMAIN_ID := $(shell echo $$(( $$$$ % 90 + 10 )))
 endif
 
 ENTER := . ./env.sh &&
+ENTER_TORCH := . ./env.sh torch &&
 TORCH := .venv-torch/bin/python
 
 # The second environment's tests run even where the first has failed: one run shows everything. With ARGS it is enough
@@ -61,16 +62,16 @@ bench: setup ## rate, latency and overhead of the node; ends with one JSON line
 	@$(ENTER) python bench/node.py $(ARGS)
 
 bench-sparse: setup-torch ## depth at N pixels: the released way against ours, same answers; ends with one JSON line
-	@PYTHONPATH="$(CURDIR)" $(TORCH) bench/sparse.py $(ARGS)
+	@$(ENTER_TORCH) python bench/sparse.py $(ARGS)
 
 bench-engines: setup-torch ## one look in torch and as an engine, same depth; ends with one JSON line  [ARGS=--int8]
-	@PYTHONPATH="$(CURDIR)" $(TORCH) bench/engines.py $(ARGS)
+	@$(ENTER_TORCH) python bench/engines.py $(ARGS)
 
 train: setup-torch ## train the embedded model anew
-	@PATH="$(CURDIR)/.venv-torch/bin:$(CURDIR)/scripts:$$PATH" PYTHONPATH="$(CURDIR)" depthlm train $(ARGS)
+	@$(ENTER_TORCH) depthlm train $(ARGS)
 
 engine: setup-torch ## compile a model for one camera  ARGS="--model NAME --camera FILE.yaml"
-	@PATH="$(CURDIR)/.venv-torch/bin:$(CURDIR)/scripts:$$PATH" PYTHONPATH="$(CURDIR)" depthlm engine build $(ARGS)
+	@$(ENTER_TORCH) depthlm engine build $(ARGS)
 
 clean: ## remove what was built and written; keeps the environments
 	rm -rf build install log out dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,5 +1,7 @@
-# Source this file in bash:  . ./env.sh
-# Then python, depthlm, rclpy and the generated interfaces (depthlm_ros.srv) all work, and depthlm_ros is this source tree.
+# Source this file in bash:
+#   . ./env.sh          python, depthlm, rclpy and the generated interfaces (depthlm_ros.srv) all work
+#   . ./env.sh torch    python and depthlm with torch, without ROS: to train, build engines, run the published checkpoints
+# In both, depthlm_ros is this source tree.
 # shellcheck shell=bash
 
 if [ -z "${BASH_VERSION:-}" ]; then
@@ -31,12 +33,24 @@ _depthlm_enter() {
     export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" DEPTHLM_ROOT="$root"
 }
 
+_depthlm_enter_torch() {
+    local root=$1
+    if [ ! -f "$root/.venv-torch/.stamp" ]; then
+        echo "env.sh: torch is not set up yet: run 'make -C $root setup-torch' first, then source this file again." >&2
+        return 1
+    fi
+    # shellcheck disable=SC1091
+    . "$root/.venv-torch/bin/activate"
+    export PATH="$root/scripts:$PATH" PYTHONPATH="$root"
+}
+
 # The setup files of ROS 2 read variables that are not set.
 case $- in *u*) _depthlm_u=1 ;; *) _depthlm_u= ;; esac
 set +u
-_depthlm_enter "$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+case ${1:-} in torch) _depthlm_which=_depthlm_enter_torch ;; *) _depthlm_which=_depthlm_enter ;; esac
+"$_depthlm_which" "$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 _depthlm_status=$?
 if [ -n "$_depthlm_u" ]; then set -u; fi
-unset -f _depthlm_enter
-unset _depthlm_u
+unset -f _depthlm_enter _depthlm_enter_torch
+unset _depthlm_u _depthlm_which
 return $_depthlm_status

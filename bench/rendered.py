@@ -1,6 +1,6 @@
 """A model on rendered scenes that were in no training: depth, words, questions, and two views. The scores of a card.
 
-    PYTHONPATH=. .venv-torch/bin/python bench/rendered.py [--model tiny] [--images 800]
+    . ./env.sh torch && python bench/rendered.py [--model tiny] [--images 800]
 
 Takes a quarter of an hour. Of 150 images there are 240 distances of objects: their share is then known to 6 % at best.
 

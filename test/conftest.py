@@ -20,7 +20,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 NEEDS = {
     "ros": (("rclpy", "depthlm_ros.srv"), "run `make setup` and `. ./env.sh`, or `make test`"),
-    "torch": (("torch", "transformers"), "run in the training environment: `make test`, or .venv-torch/bin/pytest"),
+    "torch": (("torch", "transformers"), "run `make setup-torch` and `. ./env.sh torch`, or `make test`"),
 }
 
 

@@ -13,7 +13,7 @@ from depthlm_ros.errors import BadInput, DepthLMError, SetupError
 INSTALL_HINT = (
     "pip install 'depthlm_ros[torch]' for train and engine build (for TensorRT plans also [tensorrt]), "
     "'depthlm_ros[torch,train]' for finetune (its recipe depthlm-grpo: also [grpo]), 'depthlm_ros' for the rest. "
-    "In the repository: make engine, make train; for others make setup-torch."
+    "In the repository: make setup-torch, then . ./env.sh torch in the shell."
 )
 # The last as shells tell of a process that Ctrl-C ended.
 EXIT_SETUP, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
