@@ -19,8 +19,8 @@ import numpy as np
 
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.eval.records import read_records
-from depthlm_ros.finetune.vanishing import focal_from_lines
-from depthlm_ros.imagefile import read_rgb
+from depthlm_ros.geometry.focal_estimation import focal_from_lines
+from depthlm_ros.image_io import read_rgb
 from depthlm_ros.scenes.photo import photograph
 from depthlm_ros.scenes.pose import sample_pose
 from depthlm_ros.scenes.render import render

@@ -26,7 +26,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 
 from depthlm_ros.core import Frame, Intrinsics
 from depthlm_ros.errors import DepthLMError
-from depthlm_ros.imagefile import write_rgb
+from depthlm_ros.image_io import write_rgb
 from depthlm_ros.model import load_model
 from depthlm_ros.ros.graph import Graph
 from depthlm_ros.ros.listener import Listener, Parts

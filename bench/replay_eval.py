@@ -18,10 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
+from depthlm_ros.data.reading import RecordSet
+from depthlm_ros.data.records import Record
 from depthlm_ros.errors import DepthLMError
-from depthlm_ros.eval.records import LabelSet, Record, read_records
+from depthlm_ros.eval.records import read_records
 from depthlm_ros.eval.report import Report, report
-from depthlm_ros.imagefile import read_rgb
+from depthlm_ros.image_io import read_rgb
 from depthlm_ros.ros.graph import Graph
 from depthlm_ros.ros.listener import Listener, Parts
 
@@ -31,7 +33,7 @@ START_S, LAST_S = 60.0, 5.0
 class Collector:
     """Keeps the depth at the labelled pixels of each record, found by the pixels of the image it belongs to."""
 
-    def __init__(self, labels: LabelSet) -> None:
+    def __init__(self, labels: RecordSet) -> None:
         self._records: dict[bytes, list[Record]] = {}
         for record in labels.records:
             self._records.setdefault(fingerprint(read_rgb(record.image)), []).append(record)
@@ -83,7 +85,7 @@ def run(args: argparse.Namespace, logs: Path) -> tuple[Report, Collector]:
     return score_collected(labels, collector), collector
 
 
-def score_collected(labels: LabelSet, collector: Collector) -> Report:
+def score_collected(labels: RecordSet, collector: Collector) -> Report:
     """Scores of all records; one without a received depth has no prediction."""
     nothing = [np.full(len(record.depth_m), np.nan) for record in labels.records]
     wheres = [record.where for record in labels.records]

@@ -9,9 +9,9 @@ import numpy as np
 
 from depthlm_ros.core import Answer, DepthMap, Measurement, Region
 from depthlm_ros.families.base import Reply
+from depthlm_ros.geometry.canonical_view import centres, in_frame
+from depthlm_ros.geometry.pinhole import backproject
 from depthlm_ros.measure import measure
-from depthlm_ros.pinhole import backproject
-from depthlm_ros.placement import centres, in_frame
 
 UNITS = {"m": "meters"}
 

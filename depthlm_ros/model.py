@@ -15,18 +15,17 @@ from depthlm_ros.backends.base import Backend, Look
 from depthlm_ros.backends.decoding import Generated, Query, generate
 from depthlm_ros.backends.marked import look_at_marked
 from depthlm_ros.backends.registry import check_backend_name, open_backend
-from depthlm_ros.bundle import TOKENIZER_FILE
-from depthlm_ros.canonical import CanonicalView, canonical_view, fitted_view
-from depthlm_ros.checkpoint import find_model
 from depthlm_ros.core import Frame, Intrinsics
 from depthlm_ros.digits import SYMBOLS
 from depthlm_ros.errors import BadBundle, BadIntrinsics, BadQuestion
 from depthlm_ros.families.base import PAIR_ABILITIES, Family, Prompt
 from depthlm_ros.families.chat import Chat, chat_named
 from depthlm_ros.families.registry import family_named
+from depthlm_ros.geometry.canonical_view import CanonicalView, Placement, canonical_view, fitted_view
+from depthlm_ros.model_files.bundle import TOKENIZER_FILE
+from depthlm_ros.model_files.checkpoint import find_model
+from depthlm_ros.model_files.spec import CanvasRule, ModelSpec
 from depthlm_ros.pair import PairView
-from depthlm_ros.placement import Placement
-from depthlm_ros.spec import CanvasRule, ModelSpec
 from depthlm_ros.speech import Said
 from depthlm_ros.view import View
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from depthlm_ros.backends.base import Look
 from depthlm_ros.core import Answer, Matches, RelativePose, Status
-from depthlm_ros.placement import Placement
+from depthlm_ros.geometry.canonical_view import Placement
 from depthlm_ros.speech import Said, Speaker
 from depthlm_ros.view import check_question
 

@@ -13,7 +13,7 @@ from depthlm_ros.backends.base import Backend, Look
 from depthlm_ros.backends.decoding import Generated
 from depthlm_ros.digits import number_distribution, read_number
 from depthlm_ros.families.base import Family, Prompt
-from depthlm_ros.spec import Calibration, ModelSpec
+from depthlm_ros.model_files.spec import Calibration, ModelSpec
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from depthlm_ros.backends.base import Look
 from depthlm_ros.core import Answer, DepthMap, PointDepths, Question, Region, Status
 from depthlm_ros.errors import BadQuestion
 from depthlm_ros.families.base import Prompt
+from depthlm_ros.geometry.canonical_view import Placement
+from depthlm_ros.geometry.pinhole import z_from_range
 from depthlm_ros.judgement import judged
-from depthlm_ros.pinhole import z_from_range
-from depthlm_ros.placement import Placement
 from depthlm_ros.speech import Said, Speaker
 
 MAX_QUESTION_CHARS = 2000

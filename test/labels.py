@@ -9,7 +9,7 @@ from room import CAMERA, render_room
 
 from depthlm_ros.core import PointDepths
 from depthlm_ros.data.depthfile import write_depth
-from depthlm_ros.pose import rotation_from_angles
+from depthlm_ros.geometry.rotations import rotation_from_angles
 
 LENS = list(vars(CAMERA).values())
 SAME = ([[8, 8]], [[8, 8]])

@@ -10,7 +10,7 @@ from depthlm_ros.backends.base import Look, StepInput, StepOutput
 from depthlm_ros.families.chat import chat_named
 from depthlm_ros.families.registry import family_named
 from depthlm_ros.model import Model, read_tokenizer
-from depthlm_ros.specfile import spec_named
+from depthlm_ros.model_files.spec_yaml import spec_named
 
 TOKENIZER = Path(__file__).parents[1] / "engines" / "tiny" / "tokenizer.json"
 

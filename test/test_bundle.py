@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from depthlm_ros.bundle import MANIFEST, find_bundle, load_bundle
 from depthlm_ros.errors import BadBundle, UnknownName
-from depthlm_ros.manifest import manifest_text
 from depthlm_ros.model import load_model
+from depthlm_ros.model_files.bundle import MANIFEST, find_bundle, load_bundle, manifest_text
 
 TINY = Path(__file__).resolve().parent.parent / "engines" / "tiny"
 

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from depthlm_ros.camera import CameraModel, Roi
 from depthlm_ros.errors import BadIntrinsics
-from depthlm_ros.rectify import Rectifier
+from depthlm_ros.geometry.camera_model import CameraModel, Roi
+from depthlm_ros.geometry.rectify import Rectifier
 
 K = (525.0, 0.0, 319.5, 0.0, 520.0, 241.0, 0.0, 0.0, 1.0)
 P = (500.0, 0.0, 310.0, 0.0, 0.0, 505.0, 250.0, 0.0, 0.0, 0.0, 1.0, 0.0)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import yaml
 
-from depthlm_ros.cameras import read_camera
 from depthlm_ros.errors import BadIntrinsics
+from depthlm_ros.geometry.calibration_file import read_camera
 
 # As camera_calibration_parsers writes it: numbers without a point before the exponent.
 CALIBRATION = """\

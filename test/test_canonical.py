@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from depthlm_ros.camera import UNSEEN_GREY
-from depthlm_ros.canonical import canonical_view
-from depthlm_ros.cloud import CloudBuilder
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.errors import BadImage
-from depthlm_ros.pinhole import project, rays
+from depthlm_ros.geometry.camera_model import UNSEEN_GREY
+from depthlm_ros.geometry.canonical_view import canonical_view
+from depthlm_ros.geometry.pinhole import project, rays
+from depthlm_ros.geometry.point_cloud import CloudBuilder
 
 FOCAL_PX = 105.0
 CANVASES = [(128, 96), (160, 128)]

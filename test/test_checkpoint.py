@@ -10,15 +10,15 @@ import pytest
 import yaml
 from commandline import depthlm
 
-from depthlm_ros.bundle import Bundle
-from depthlm_ros.checkpoint import Checkpoint, find_model
 from depthlm_ros.cli.models import entries
 from depthlm_ros.errors import BadBundle, UnknownName
-from depthlm_ros.hubcache import cache_folder, is_hub_id
-from depthlm_ros.processor import SizeRule, read_size_rule, settled
-from depthlm_ros.shards import header_names, read_shards
-from depthlm_ros.spec import CanvasRule
-from depthlm_ros.specfile import spec_named
+from depthlm_ros.model_files.bundle import Bundle
+from depthlm_ros.model_files.checkpoint import Checkpoint, find_model
+from depthlm_ros.model_files.hf_cache import cache_folder, is_hub_id
+from depthlm_ros.model_files.image_processor import SizeRule, read_size_rule, settled
+from depthlm_ros.model_files.safetensors_files import header_names, read_shards
+from depthlm_ros.model_files.spec import CanvasRule
+from depthlm_ros.model_files.spec_yaml import spec_named
 
 ROOT = Path(__file__).parents[1]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

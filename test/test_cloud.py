@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from depthlm_ros.cloud import CloudBuilder, packed_rgb, sparse_cloud
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.errors import BadImage
-from depthlm_ros.pinhole import project, rays
+from depthlm_ros.geometry.pinhole import project, rays
+from depthlm_ros.geometry.point_cloud import CloudBuilder, packed_rgb, sparse_cloud
 
 CAMERA = Intrinsics(131.0, 127.0, 40.3, 33.9, 90, 70)
 RNG = np.random.default_rng(0)

@@ -17,7 +17,7 @@ from depthlm_ros.data.pairs import PairPlan, curate_pairs
 from depthlm_ros.data.sets import NAMES, data_set
 from depthlm_ros.data.thin_prism import source_pixels
 from depthlm_ros.errors import UnknownName
-from depthlm_ros.imagefile import read_rgb
+from depthlm_ros.image_io import read_rgb
 
 
 def ray_length(record):

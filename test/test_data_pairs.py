@@ -14,7 +14,7 @@ from depthlm_ros.core import Intrinsics
 from depthlm_ros.data.pairreading import iter_pairs
 from depthlm_ros.data.pairs import PairPlan, Posed, correspond, covisibility, curate_pairs, relative_pose
 from depthlm_ros.data.problems import count_by_reason
-from depthlm_ros.pose import rotation_angle_deg, rotation_from_angles
+from depthlm_ros.geometry.rotations import rotation_angle_deg, rotation_from_angles
 
 CAMERA = Intrinsics(60.0, 62.0, 31.5, 23.5, 64, 48)
 # A wall 4 m ahead in the world and, in front of it, a board 2 m ahead, 0.8 m wide.

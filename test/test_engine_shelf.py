@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 
 from depthlm_ros.backends.plan import Machine, PlanKey, key_path, write_plan
-from depthlm_ros.bundle import file_digest, load_bundle
 from depthlm_ros.cli import main
 from depthlm_ros.engine.lock import LOCK, building
 from depthlm_ros.engine.shelf import check_place
 from depthlm_ros.errors import BadBundle, SetupError
-from depthlm_ros.manifest import MANIFEST, manifest_text
+from depthlm_ros.model_files.bundle import MANIFEST, file_digest, load_bundle, manifest_text
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "engines" / "tiny"

@@ -17,7 +17,7 @@ from depthlm_ros.eval.evaluate import at_points, evaluate, model_predictor
 from depthlm_ros.eval.records import read_records
 from depthlm_ros.eval.report import baselines, report, scored
 from depthlm_ros.eval.results import Results
-from depthlm_ros.imagefile import read_rgb
+from depthlm_ros.image_io import read_rgb
 
 ROOT = Path(__file__).parents[1]
 IBIMS = Path(os.environ.get("DEPTHLM_IBIMS", ROOT.parent / "shared" / "data" / "ibims1_dev")) / "labels.jsonl"

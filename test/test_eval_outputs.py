@@ -12,7 +12,6 @@ from commandline import depthlm
 from labels import pair, question, told, write_lines, write_maps
 from room import render_room, write_labels
 
-from depthlm_ros.bundle import load_bundle
 from depthlm_ros.errors import BadInput
 from depthlm_ros.eval.comparison import comparison
 from depthlm_ros.eval.depthrun import Choice, depth_report
@@ -25,6 +24,7 @@ from depthlm_ros.eval.records import read_records
 from depthlm_ros.eval.report import scored
 from depthlm_ros.eval.results import Results
 from depthlm_ros.eval.tables import beside, published
+from depthlm_ros.model_files.bundle import load_bundle
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = {"task": "depth", "model": "tiny"}

@@ -10,16 +10,17 @@ import pytest
 from depthlm_ros.backends.base import Look
 from depthlm_ros.core import Frame, Intrinsics, PointDepths
 from depthlm_ros.data.depthfile import write_depth
+from depthlm_ros.data.reading import RecordSet
 from depthlm_ros.data.records import Record
 from depthlm_ros.errors import BadInput, BadQuestion
 from depthlm_ros.eval import released
 from depthlm_ros.eval.depthrun import Choice, choose, depth_report, judge_of, read_labels
 from depthlm_ros.eval.evaluate import at_points, evaluate
 from depthlm_ros.eval.protocols import depthlm_samples, limited
-from depthlm_ros.eval.records import LabelSet, read_records
+from depthlm_ros.eval.records import read_records
 from depthlm_ros.eval.report import scored
 from depthlm_ros.eval.results import Results
-from depthlm_ros.spec import CanvasRule
+from depthlm_ros.model_files.spec import CanvasRule
 
 CAMERA = Intrinsics(500.0, 500.0, 99.5, 74.5, 200, 150)
 # The first numbers that random.seed(42) and random.sample(range(100), 1) draw.
@@ -32,7 +33,7 @@ def record(index, points=100, camera=CAMERA):
 
 
 def labels_of(*records, path="labels.jsonl"):
-    return LabelSet(path, tuple(records), ())
+    return RecordSet(path, tuple(records), ())
 
 
 def points_of(labels):

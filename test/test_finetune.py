@@ -28,7 +28,7 @@ from depthlm_ros.finetune.losses import silog, silog_of_map  # noqa: E402
 from depthlm_ros.finetune.recipefile import read_recipe  # noqa: E402
 from depthlm_ros.finetune.rows import encode  # noqa: E402
 from depthlm_ros.finetune.run import Run  # noqa: E402
-from depthlm_ros.imagefile import read_rgb  # noqa: E402
+from depthlm_ros.image_io import read_rgb  # noqa: E402
 from depthlm_ros.model import load_model  # noqa: E402
 from depthlm_ros.nets.graphs import LookGraph  # noqa: E402
 from depthlm_ros.nets.released import load_released  # noqa: E402

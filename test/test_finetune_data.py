@@ -32,11 +32,9 @@ from depthlm_ros.data.problems import BadRecord  # noqa: E402
 from depthlm_ros.errors import BadBundle, BadInput, SetupError, UnknownName  # noqa: E402
 from depthlm_ros.eval.records import read_records  # noqa: E402
 from depthlm_ros.eval.released import depthlm_split  # noqa: E402
-from depthlm_ros.finetune import exif  # noqa: E402
 from depthlm_ros.finetune.batches import visible  # noqa: E402
 from depthlm_ros.finetune.cli import recipe_file, recipes  # noqa: E402
 from depthlm_ros.finetune.depthlm import nearest_valid  # noqa: E402
-from depthlm_ros.finetune.focal import make_estimator  # noqa: E402
 from depthlm_ros.finetune.loading import find_base  # noqa: E402
 from depthlm_ros.finetune.objects import parse_objects  # noqa: E402
 from depthlm_ros.finetune.order import Order, held_back, shuffled  # noqa: E402
@@ -48,10 +46,12 @@ from depthlm_ros.finetune.run import Run  # noqa: E402
 from depthlm_ros.finetune.schedule import Plan, make_plan, rate, supervised  # noqa: E402
 from depthlm_ros.finetune.settings import FocalSettings  # noqa: E402
 from depthlm_ros.finetune.sources import weights_of  # noqa: E402
-from depthlm_ros.imagefile import read_rgb, write_rgb  # noqa: E402
+from depthlm_ros.geometry import focal_estimation  # noqa: E402
+from depthlm_ros.geometry.focal_estimation import make_estimator  # noqa: E402
+from depthlm_ros.image_io import read_rgb, write_rgb  # noqa: E402
 from depthlm_ros.marker import ARROW_PX  # noqa: E402
 from depthlm_ros.model import load_model  # noqa: E402
-from depthlm_ros.specfile import spec_named  # noqa: E402
+from depthlm_ros.model_files.spec_yaml import spec_named  # noqa: E402
 
 pytestmark = pytest.mark.torch
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
@@ -438,7 +438,7 @@ def jpeg_with(tags):
             extra += struct.pack("<II", *value)
         else:
             entries += struct.pack("<HHIHH", tag, 3, 1, value, 0)
-    pointer = struct.pack("<H", 1) + struct.pack("<HHII", exif.EXIF_IFD, 4, 1, 8 + 2 + 12 + 4) + bytes(4)
+    pointer = struct.pack("<H", 1) + struct.pack("<HHII", focal_estimation.EXIF_IFD, 4, 1, 8 + 2 + 12 + 4) + bytes(4)
     tiff = b"II*\0" + struct.pack("<I", 8) + pointer + struct.pack("<H", len(tags)) + entries + bytes(4) + extra
     segment = b"Exif\0\0" + tiff
     return b"\xff\xd8\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + b"\xff\xda"
@@ -447,19 +447,23 @@ def jpeg_with(tags):
 @pytest.mark.parametrize(
     ("tags", "expected"),
     [
-        ({exif.FOCAL_LENGTH_35MM: 26}, 26 * 5000 / 43.26661530556787),
+        ({focal_estimation.FOCAL_LENGTH_35MM: 26}, 26 * 5000 / 43.26661530556787),
         (
-            {exif.FOCAL_LENGTH_MM: (50, 10), exif.PLANE_X_RESOLUTION: (20000, 1), exif.PLANE_UNIT: 3},
+            {
+                focal_estimation.FOCAL_LENGTH_MM: (50, 10),
+                focal_estimation.PLANE_X_RESOLUTION: (20000, 1),
+                focal_estimation.PLANE_UNIT: 3,
+            },
             5 * 20000 / 10,
         ),
-        ({exif.FOCAL_LENGTH_MM: (50, 10)}, None),
-        ({exif.FOCAL_LENGTH_35MM: 0}, None),
+        ({focal_estimation.FOCAL_LENGTH_MM: (50, 10)}, None),
+        ({focal_estimation.FOCAL_LENGTH_35MM: 0}, None),
     ],
 )
 def test_a_cameras_own_focal_length_is_read(tmp_path, tags, expected):
     path = tmp_path / "photo.jpg"
     path.write_bytes(jpeg_with(tags))
-    found = exif.focal_px(path, (4000, 3000))
+    found = focal_estimation.focal_px(path, (4000, 3000))
     assert found is None if expected is None else found == pytest.approx(expected)
 
 
@@ -468,7 +472,7 @@ def test_a_cameras_own_focal_length_is_read(tmp_path, tags, expected):
 )
 def test_files_that_say_nothing_or_break_off_have_no_focal_length(tmp_path, content):
     (tmp_path / "photo.jpg").write_bytes(content)
-    assert exif.focal_px(tmp_path / "photo.jpg", (40, 30)) is None
+    assert focal_estimation.focal_px(tmp_path / "photo.jpg", (40, 30)) is None
 
 
 def test_without_any_focal_length_a_field_of_view_is_assumed_aloud(tmp_path):

@@ -9,8 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from depthlm_ros.canonical import fitted_view
-from depthlm_ros.canvas_size import (
+from depthlm_ros.core import Intrinsics
+from depthlm_ros.errors import BadIntrinsics
+from depthlm_ros.geometry.canonical_view import fitted_view
+from depthlm_ros.geometry.pinhole import project, rays
+from depthlm_ros.geometry.resize_rules import (
     MOST_CANVAS_PIXELS,
     canonical_size,
     fitted_sizes,
@@ -18,10 +21,7 @@ from depthlm_ros.canvas_size import (
     nearest_size,
     next_size,
 )
-from depthlm_ros.core import Intrinsics
-from depthlm_ros.errors import BadIntrinsics
-from depthlm_ros.pinhole import project, rays
-from depthlm_ros.specfile import spec_named
+from depthlm_ros.model_files.spec_yaml import spec_named
 
 QWEN3 = {"multiple_px": 32, "least_pixels": 65536, "most_pixels": 16777216}
 CAMERAS = {

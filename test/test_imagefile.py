@@ -7,7 +7,7 @@ import pytest
 from depthlm_ros.data.depthfile import read_depth
 from depthlm_ros.data.records import DepthFile
 from depthlm_ros.errors import BadImage
-from depthlm_ros.imagefile import cut_short, read_rgb
+from depthlm_ros.image_io import cut_short, read_rgb
 
 NOISE = np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8)
 

@@ -3,8 +3,8 @@
 import pytest
 
 from depthlm_ros.errors import SetupError
+from depthlm_ros.model_files.spec_yaml import spec_named
 from depthlm_ros.ros.modes import MODES, check_mode
-from depthlm_ros.specfile import spec_named
 
 CAN = {
     "tiny": {"dense", "sparse", "questions"},

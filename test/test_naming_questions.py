@@ -6,7 +6,7 @@ import re
 import numpy as np
 from scene_tools import SMALL, random_pictures
 
-from depthlm_ros.pinhole import rays
+from depthlm_ros.geometry.pinhole import rays
 from depthlm_ros.scenes.naming_questions import ask_what
 from depthlm_ros.scenes.phrases import NOTHING_HERE
 

@@ -26,10 +26,9 @@ from lifecycle_msgs.srv import ChangeState  # noqa: E402
 from rig import CAMERA, depth_of, new_rig, picture  # noqa: E402
 
 from depthlm_ros.backends.plan import Machine, PlanKey, write_plan  # noqa: E402
-from depthlm_ros.bundle import file_digest, load_bundle  # noqa: E402
 from depthlm_ros.core import Frame, Intrinsics  # noqa: E402
-from depthlm_ros.manifest import MANIFEST, manifest_text, read_manifest  # noqa: E402
 from depthlm_ros.model import load_model  # noqa: E402
+from depthlm_ros.model_files.bundle import MANIFEST, file_digest, load_bundle, manifest_text, read_manifest  # noqa: E402  # noqa: E402
 from depthlm_ros.ros.messages import colour_image  # noqa: E402
 from depthlm_ros.ros.pairing import stamp_ns  # noqa: E402
 

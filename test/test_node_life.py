@@ -26,7 +26,7 @@ from rig import CAMERA, new_rig, picture  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402
 
 from depthlm_ros.core import Intrinsics  # noqa: E402
-from depthlm_ros.manifest import manifest_text  # noqa: E402
+from depthlm_ros.model_files.bundle import manifest_text  # noqa: E402
 from depthlm_ros.ros.messages import colour_image, rectified_camera_info  # noqa: E402
 from depthlm_ros.ros.pairing import stamp_ns  # noqa: E402
 from depthlm_ros.ros.processes import module, own_graph  # noqa: E402

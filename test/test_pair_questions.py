@@ -18,6 +18,7 @@ from std_msgs.msg import Header  # noqa: E402
 
 from depthlm_ros.core import Intrinsics  # noqa: E402
 from depthlm_ros.errors import BadQuestion  # noqa: E402
+from depthlm_ros.model_files.spec import Calibration  # noqa: E402
 from depthlm_ros.ros.asking import Codes, Site  # noqa: E402
 from depthlm_ros.ros.inbox import Inbox  # noqa: E402
 from depthlm_ros.ros.messages import colour_image, rectified_camera_info  # noqa: E402
@@ -27,7 +28,6 @@ from depthlm_ros.ros.parameters import Parameters  # noqa: E402
 from depthlm_ros.ros.pipeline import Eye  # noqa: E402
 from depthlm_ros.ros.troubles import Troubles  # noqa: E402
 from depthlm_ros.ros.worker import Worker  # noqa: E402
-from depthlm_ros.spec import Calibration  # noqa: E402
 from depthlm_ros.srv import MatchPixels, RelativePose  # noqa: E402
 
 if not TOKENIZER.is_file():

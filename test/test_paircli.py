@@ -16,8 +16,8 @@ from depthlm_ros.cli import match
 from depthlm_ros.cli import pose as pose_verb
 from depthlm_ros.cli.ask import TASKS, answer_dict, answer_text, in_unit_of
 from depthlm_ros.core import Answer, Matches, Measurement, Region, RelativePose, Status
-from depthlm_ros.manifest import manifest_text
-from depthlm_ros.pose import rotation_from_angles
+from depthlm_ros.geometry.rotations import rotation_from_angles
+from depthlm_ros.model_files.bundle import manifest_text
 
 INTRINSICS = ["--intrinsics", "280", "282", "161", "118.5"]
 UNKNOWN = RelativePose(np.full((3, 3), np.nan), np.full(3, np.nan), math.nan, np.full(3, np.nan), math.nan, {"a": "?"})

@@ -6,10 +6,19 @@ import cv2
 import numpy as np
 import pytest
 
-from depthlm_ros.cloudview import cloud_picture, viewpoint
 from depthlm_ros.errors import BadImage
-from depthlm_ros.imagefile import read_rgb, write_rgb
-from depthlm_ros.pictures import BACKGROUND_RGB, depth_picture, depth_range_m, depth_rgb, scale_bar, strip, ticks
+from depthlm_ros.image_io import read_rgb, write_rgb
+from depthlm_ros.visualization import (
+    BACKGROUND_RGB,
+    cloud_picture,
+    depth_picture,
+    depth_range_m,
+    depth_rgb,
+    scale_bar,
+    strip,
+    ticks,
+    viewpoint,
+)
 
 RED, BLUE = (250, 10, 10), (10, 10, 250)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from depthlm_ros.core import Intrinsics
-from depthlm_ros.pinhole import backproject, project, range_from_z, rays, z_from_range
+from depthlm_ros.geometry.pinhole import backproject, project, range_from_z, rays, z_from_range
 
 CAMERA = Intrinsics(300.0, 280.0, 70.0, 20.5, 160, 90)
 

@@ -9,8 +9,8 @@ import pytest
 
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.errors import BadImage, BadIntrinsics, BadQuestion
-from depthlm_ros.manifest import MANIFEST, manifest_text, read_manifest
 from depthlm_ros.model import load_model
+from depthlm_ros.model_files.bundle import MANIFEST, manifest_text, read_manifest
 from depthlm_ros.ros.pairing import Arrival, Pair
 from depthlm_ros.ros.pipeline import Eye, cloud_builder, grid_px, told_grid, within_range
 from depthlm_ros.ros.troubles import Troubles

@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from depthlm_ros.pinhole import rays  # noqa: E402
+from depthlm_ros.geometry.pinhole import rays  # noqa: E402
 from depthlm_ros.scenes.render import render  # noqa: E402
 from depthlm_ros.train.dataconfig import canvas_camera  # noqa: E402
 from depthlm_ros.train.dataset import mask_outside, sample_view  # noqa: E402

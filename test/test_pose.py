@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from depthlm_ros.pose import quaternion_xyzw, rotation_angle_deg, rotation_from_angles, unit, view_matrix
+from depthlm_ros.geometry.rotations import quaternion_xyzw, rotation_angle_deg, rotation_from_angles, unit, view_matrix
 
 FORWARD, RIGHT, DOWN = np.array([0, 0, 1.0]), np.array([1.0, 0, 0]), np.array([0, 1.0, 0])
 

@@ -14,9 +14,9 @@ import numpy as np
 import tensorrt_double
 
 from depthlm_ros.backends.plan import key_path, read_key, write_plan
-from depthlm_ros.bundle import find_bundle
 from depthlm_ros.errors import SetupError
 from depthlm_ros.model import load_model
+from depthlm_ros.model_files.bundle import find_bundle
 from depthlm_ros.ros.parameters import Parameters
 from depthlm_ros.ros.rebuilding import BrokenOff, Loader
 

@@ -4,10 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
-from depthlm_ros.camera import UNSEEN_GREY, CameraModel, Roi
 from depthlm_ros.errors import BadIntrinsics
-from depthlm_ros.pinhole import backproject, project, rays
-from depthlm_ros.rectify import Rectifier
+from depthlm_ros.geometry.camera_model import UNSEEN_GREY, CameraModel, Roi
+from depthlm_ros.geometry.pinhole import backproject, project, rays
+from depthlm_ros.geometry.rectify import Rectifier
 
 K = np.array([[400.0, 0, 330.0], [0, 420.0, 228.0], [0, 0, 1]])
 P = np.array([[380.0, 0, 300.0, 0], [0, 380.0, 250.0, 0], [0, 0, 1, 0]])

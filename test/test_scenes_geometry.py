@@ -7,7 +7,7 @@ import pytest
 from scene_tools import CAMERA_M, GREY, ROOM_M, SMALL, alone, along_y, random_pictures, scene_with, world_points
 
 from depthlm_ros.core import Intrinsics
-from depthlm_ros.pinhole import rays
+from depthlm_ros.geometry.pinhole import rays
 from depthlm_ros.scenes.pose import look
 from depthlm_ros.scenes.primitives import SKY, ball, box, frustum
 from depthlm_ros.scenes.render import render

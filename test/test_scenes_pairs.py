@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from depthlm_ros.core import Intrinsics
-from depthlm_ros.pose import rotation_angle_deg
+from depthlm_ros.geometry.rotations import rotation_angle_deg
 from depthlm_ros.scenes.pairs import COVISIBLE, match, relative_pose, sample_pair
 from depthlm_ros.scenes.pose import CLEAR_M, clearance_m, look
 from depthlm_ros.scenes.render import render

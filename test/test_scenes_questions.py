@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scene_tools import GREY, SMALL, alone, along_y, random_pictures, scene_with, world_points
 
-from depthlm_ros.pinhole import rays
+from depthlm_ros.geometry.pinhole import rays
 from depthlm_ros.scenes.primitives import Piece, Placed, box
 from depthlm_ros.scenes.questions import ask_about
 from depthlm_ros.scenes.render import render

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from depthlm_ros.errors import SetupError
-from depthlm_ros.share import share_folders, shared_file
+from depthlm_ros.model_files.install_paths import share_folders, shared_file
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = "config/train/tiny.yaml"

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from depthlm_ros import share
-from depthlm_ros.bundle import load_bundle
 from depthlm_ros.errors import SetupError, UnknownName
 from depthlm_ros.families import chat
 from depthlm_ros.families.registry import family_named
-from depthlm_ros.spec import CHATS
-from depthlm_ros.specfile import known_specs, read_spec, spec_files, spec_named
+from depthlm_ros.model_files import install_paths
+from depthlm_ros.model_files.bundle import load_bundle
+from depthlm_ros.model_files.spec import CHATS
+from depthlm_ros.model_files.spec_yaml import known_specs, read_spec, spec_files, spec_named
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = {
@@ -48,7 +48,7 @@ def models(tmp_path, monkeypatch):
     """A folder that stands for config/models of the only installation there is."""
     folder = tmp_path / "config" / "models"
     folder.mkdir(parents=True)
-    monkeypatch.setattr("depthlm_ros.specfile.share_folders", lambda: [tmp_path])
+    monkeypatch.setattr("depthlm_ros.model_files.spec_yaml.share_folders", lambda: [tmp_path])
     return folder
 
 
@@ -75,7 +75,7 @@ def test_every_model_has_a_family_and_a_chat_that_exist():
 def test_every_file_in_the_folder_is_a_model_and_nothing_else():
     files = sorted((ROOT / "config" / "models").iterdir())
     assert {path.stem for path in files} == set(spec_files()) and {path.suffix for path in files} == {".yaml"}
-    assert share.share_folders()[0] == ROOT
+    assert install_paths.share_folders()[0] == ROOT
 
 
 def test_sides_of_canvases_are_whole_tokens():

@@ -28,11 +28,11 @@ from depthlm_ros.backends.device_memory import device_index, open_device  # noqa
 from depthlm_ros.backends.onnx_runtime import OnnxRuntimeBackend  # noqa: E402
 from depthlm_ros.backends.plan import key_path  # noqa: E402
 from depthlm_ros.backends.tensorrt_engine import TensorRTBackend  # noqa: E402
-from depthlm_ros.bundle import file_digest, find_bundle, load_bundle  # noqa: E402
 from depthlm_ros.engine.orders import Limits, plan_orders  # noqa: E402
 from depthlm_ros.engine.progress import Bars  # noqa: E402
 from depthlm_ros.engine.trt import build_plan  # noqa: E402
 from depthlm_ros.errors import BackendFailed, BadBundle, BadQuestion, OutOfMemory, UnfitPlans  # noqa: E402
+from depthlm_ros.model_files.bundle import file_digest, find_bundle, load_bundle  # noqa: E402
 
 pytestmark = pytest.mark.torch
 BUNDLE = load_bundle(find_bundle("tiny"))

@@ -24,7 +24,6 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from depthlm_ros.backends.device_memory import DeviceFacts, open_device  # noqa: E402
 from depthlm_ros.backends.onnx_runtime import most_probable  # noqa: E402
 from depthlm_ros.backends.plan import key_path, read_key, stale  # noqa: E402
-from depthlm_ros.bundle import find_bundle, load_bundle  # noqa: E402
 from depthlm_ros.engine.graphfile import file_digests, graph_files  # noqa: E402
 from depthlm_ros.engine.lock import building  # noqa: E402
 from depthlm_ros.engine.operators import check_model  # noqa: E402
@@ -33,6 +32,7 @@ from depthlm_ros.engine.progress import Bars  # noqa: E402
 from depthlm_ros.engine.rewrites import cast_bytes_first, choose_tokens, depth_only  # noqa: E402
 from depthlm_ros.engine.trt import build_plan, default_workspace, plan_key, timing_cache_path  # noqa: E402
 from depthlm_ros.errors import BackendFailed, BadBundle, OutOfMemory, SetupError  # noqa: E402
+from depthlm_ros.model_files.bundle import find_bundle, load_bundle  # noqa: E402
 
 pytestmark = pytest.mark.torch
 ROOT = Path(__file__).resolve().parent.parent

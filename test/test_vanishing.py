@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from depthlm_ros.finetune.vanishing import find_segments, focal_from_lines
-from depthlm_ros.pose import rotation_from_angles
+from depthlm_ros.geometry.focal_estimation import find_segments, focal_from_lines
+from depthlm_ros.geometry.rotations import rotation_from_angles
 
 SIZE_PX = (640, 480)
 

@@ -10,7 +10,7 @@ from depthlm_ros.errors import BadQuestion
 from depthlm_ros.families import vlm3
 from depthlm_ros.families.registry import family_named
 from depthlm_ros.families.vlm3_object import polarity
-from depthlm_ros.pose import rotation_angle_deg
+from depthlm_ros.geometry.rotations import rotation_angle_deg
 
 DEPTH, OBJECT, CORR, POSE = (family_named(f"vlm3-{task}") for task in ("depth", "object", "corr", "pose"))
 SIZE = (128, 96)

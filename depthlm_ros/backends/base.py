@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from depthlm_ros.bundle import Bundle
 from depthlm_ros.errors import BadQuestion
+from depthlm_ros.model_files.bundle import Bundle
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from depthlm_ros.backends.base import Look, StepInput, StepOutput, checked_size
-from depthlm_ros.bundle import Bundle
 from depthlm_ros.errors import BackendFailed, BadQuestion, OutOfMemory
+from depthlm_ros.model_files.bundle import Bundle
 
 if TYPE_CHECKING:
     import onnxruntime

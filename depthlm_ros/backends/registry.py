@@ -8,9 +8,9 @@ from depthlm_ros.backends.base import Backend
 from depthlm_ros.backends.onnx_runtime import OnnxRuntimeBackend
 from depthlm_ros.backends.tensorrt_engine import TensorRTBackend
 from depthlm_ros.backends.torch_hf import TorchBackend, loader
-from depthlm_ros.bundle import Bundle
-from depthlm_ros.checkpoint import Checkpoint
 from depthlm_ros.errors import BackendFailed, UnknownName
+from depthlm_ros.model_files.bundle import Bundle
+from depthlm_ros.model_files.checkpoint import Checkpoint
 
 BACKENDS = (OnnxRuntimeBackend.name, TensorRTBackend.name, TorchBackend.name)
 AUTO = "auto"

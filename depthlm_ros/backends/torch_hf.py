@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from depthlm_ros.backends.base import Look, StepInput, StepOutput
-from depthlm_ros.bundle import Bundle
-from depthlm_ros.checkpoint import Checkpoint
 from depthlm_ros.errors import BackendFailed, DepthLMError, OutOfMemory
+from depthlm_ros.model_files.bundle import Bundle
+from depthlm_ros.model_files.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     import torch

@@ -10,20 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from depthlm_ros.cli.parts import (
-    add_lens,
-    add_model,
-    add_pixels,
-    add_second_lens,
-    load,
-    numbers,
-    read_frame,
-    read_pair,
-)
+from depthlm_ros.cli.parts import add_lens, add_model, add_pixels, add_second_lens, load, numbers, read_frame, read_pair
 from depthlm_ros.core import Answer, Measurement, Region, Status
 from depthlm_ros.errors import BadQuestion
 from depthlm_ros.families import depthlm_tasks as tasks
-from depthlm_ros.jsonable import plain
+from depthlm_ros.json_util import plain
 
 if TYPE_CHECKING:
     from depthlm_ros.families.depthlm_tasks import Task

@@ -23,8 +23,8 @@ def run(args: argparse.Namespace) -> None:
     """Write the depth of one image as a float32 (H, W) .npy file, metres along the optical axis, NaN = unknown."""
     import numpy as np
 
-    from depthlm_ros.imagefile import write_rgb
-    from depthlm_ros.pictures import depth_picture
+    from depthlm_ros.image_io import write_rgb
+    from depthlm_ros.visualization import depth_picture
 
     view = load(args).look(read_frame(args.image, args.intrinsics))
     depth_m = view.depth().depth_m.astype(np.float32, copy=False)

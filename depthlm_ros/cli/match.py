@@ -7,7 +7,7 @@ import json
 
 from depthlm_ros.cli.parts import add_pair, add_pixels, load, numbers, read_pair
 from depthlm_ros.core import Matches
-from depthlm_ros.jsonable import plain
+from depthlm_ros.json_util import plain
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

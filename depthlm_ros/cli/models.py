@@ -7,12 +7,12 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from depthlm_ros.bundle import MANIFEST
-from depthlm_ros.checkpoint import bundle_folder, bundle_names, find_download, how_to_get
 from depthlm_ros.errors import BadBundle
-from depthlm_ros.hubcache import cache_folder, download_command
-from depthlm_ros.spec import ModelSpec
-from depthlm_ros.specfile import known_specs
+from depthlm_ros.model_files.bundle import MANIFEST
+from depthlm_ros.model_files.checkpoint import bundle_folder, bundle_names, find_download, how_to_get
+from depthlm_ros.model_files.hf_cache import cache_folder, download_command
+from depthlm_ros.model_files.spec import ModelSpec
+from depthlm_ros.model_files.spec_yaml import known_specs
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ def load(args: argparse.Namespace) -> Model:
 def read_frame(path: Path, intrinsics: Sequence[float]) -> Frame:
     """An image file with its focal lengths and principal point. Raises BadImage, BadIntrinsics."""
     from depthlm_ros.core import Frame, Intrinsics
-    from depthlm_ros.imagefile import read_rgb
+    from depthlm_ros.image_io import read_rgb
 
     rgb = read_rgb(path)
     fx_px, fy_px, cx_px, cy_px = intrinsics

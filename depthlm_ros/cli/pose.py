@@ -10,8 +10,8 @@ import numpy as np
 
 from depthlm_ros.cli.parts import add_pair, load, numbers, read_pair
 from depthlm_ros.core import RelativePose
-from depthlm_ros.jsonable import plain
-from depthlm_ros.pose import quaternion_xyzw, rotation_angle_deg
+from depthlm_ros.geometry.rotations import quaternion_xyzw, rotation_angle_deg
+from depthlm_ros.json_util import plain
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

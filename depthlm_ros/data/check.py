@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from depthlm_ros.data.depthfile import believed, depth_size, stored_depth
-from depthlm_ros.data.imagesize import image_size
 from depthlm_ros.data.problems import Problem
 from depthlm_ros.data.reading import Roots, iter_records, numbered_lines
 from depthlm_ros.data.records import RAW_FLOAT32, DepthFile, Record, Z
 from depthlm_ros.errors import BadImage
+from depthlm_ros.image_io import image_size
 
 # DepthVLM's published files of these data sets hold distances along the ray and call them z_depth.
 RAY_CALLED_Z = ("argoverse", "waymo")

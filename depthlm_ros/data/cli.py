@@ -49,7 +49,7 @@ def _show(args: argparse.Namespace, found: Iterable[Any], statistics: Any, probl
     from depthlm_ros.data.problems import nothing_usable
     from depthlm_ros.data.sheet import Spread
     from depthlm_ros.data.stats import table
-    from depthlm_ros.imagefile import write_rgb
+    from depthlm_ros.image_io import write_rgb
 
     if args.cells < 1:
         raise BadInput(f"--cells is {args.cells}: at least 1.")

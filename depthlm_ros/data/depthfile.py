@@ -11,10 +11,9 @@ import cv2
 import numpy as np
 
 from depthlm_ros.data.grids import resized
-from depthlm_ros.data.imagesize import image_size
 from depthlm_ros.data.records import RAW_FLOAT32, ROTATED_16, DepthFile, Record, z_of
 from depthlm_ros.errors import BadImage
-from depthlm_ros.imagefile import cut_short
+from depthlm_ros.image_io import cut_short, image_size
 
 MOST_16 = 65535
 

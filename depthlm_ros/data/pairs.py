@@ -25,7 +25,7 @@ from depthlm_ros.data.sampler import check_shape, known, view_image
 from depthlm_ros.data.view import View
 from depthlm_ros.data.writing import pair_line
 from depthlm_ros.errors import BadInput
-from depthlm_ros.pinhole import backproject, project
+from depthlm_ros.geometry.pinhole import backproject, project
 
 # VLM3's mixture takes pairs that share more than a quarter.
 COVISIBLE = 0.25

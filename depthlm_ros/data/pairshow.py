@@ -16,8 +16,8 @@ from depthlm_ros.data.reading import json_object, numbered_lines
 from depthlm_ros.data.records import PairRecord
 from depthlm_ros.data.sheet import CELL_PX, sheet_of, thumbnail
 from depthlm_ros.data.stats import shares
-from depthlm_ros.pictures import TURBO_FAR, TURBO_NEAR, write
-from depthlm_ros.pose import rotation_angle_deg
+from depthlm_ros.geometry.rotations import rotation_angle_deg
+from depthlm_ros.visualization import TURBO_FAR, TURBO_NEAR, write
 
 # So many matches are drawn in a cell.
 LINES = 12

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from depthlm_ros.core import Intrinsics
-from depthlm_ros.pinhole import backproject, range_from_z, z_from_range
+from depthlm_ros.geometry.pinhole import backproject, range_from_z, z_from_range
 
 Z, RANGE, MIXED = "z", "range", "mixed"
 # What files call them. DepthVLM's say z_depth.

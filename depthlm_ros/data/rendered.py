@@ -25,7 +25,7 @@ from depthlm_ros.data.wholefile import appearing, write_text
 from depthlm_ros.data.workers import in_order
 from depthlm_ros.data.writing import camera_numbers
 from depthlm_ros.errors import BadInput
-from depthlm_ros.imagefile import write_rgb
+from depthlm_ros.image_io import write_rgb
 from depthlm_ros.scenes.pairs import sample_poses
 from depthlm_ros.scenes.photo import photograph
 from depthlm_ros.scenes.primitives import Pose, Scene

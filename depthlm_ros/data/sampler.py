@@ -18,7 +18,7 @@ from depthlm_ros.data.view import View
 from depthlm_ros.data.wholefile import appearing
 from depthlm_ros.data.writing import depthlm_line, depthvlm_line
 from depthlm_ros.errors import BadInput
-from depthlm_ros.imagefile import read_rgb, write_rgb
+from depthlm_ros.image_io import read_rgb, write_rgb
 
 # Rounding changes the ratio of a map's sides a little, as does the undistortion of an image but not of its depth map.
 SAME_RATIO = 0.05

@@ -22,7 +22,7 @@ from depthlm_ros.data.records import RAW_FLOAT32, Record
 from depthlm_ros.data.wholefile import appearing, write_text
 from depthlm_ros.data.writing import depthlm_line, depthvlm_line
 from depthlm_ros.errors import BadInput, SetupError
-from depthlm_ros.imagefile import cut_short
+from depthlm_ros.image_io import cut_short
 
 HINT = "shards need the package webdataset: pip install 'depthlm_ros[data]'."
 # Problems whose names begin so are those of files; others are doubts about what a record says.

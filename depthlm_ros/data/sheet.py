@@ -12,8 +12,8 @@ import numpy as np
 from depthlm_ros.data.depthfile import read_depth
 from depthlm_ros.data.records import Record
 from depthlm_ros.errors import BadImage
-from depthlm_ros.imagefile import read_rgb
-from depthlm_ros.pictures import BACKGROUND_RGB, depth_range_m, depth_rgb, write
+from depthlm_ros.image_io import read_rgb
+from depthlm_ros.visualization import BACKGROUND_RGB, depth_range_m, depth_rgb, write
 
 T = TypeVar("T")
 CELL_PX = (320, 240)

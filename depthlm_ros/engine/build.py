@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 
-from depthlm_ros.bundle import TOKENIZER_FILE, Bundle, build_root
-from depthlm_ros.checkpoint import Checkpoint, find_model
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.engine.fitting import fitted_spec
 from depthlm_ros.engine.lock import building
@@ -23,7 +21,8 @@ from depthlm_ros.engine.progress import Bars
 from depthlm_ros.engine.shelf import CHECKPOINT_FILE, check_place
 from depthlm_ros.engine.targets import Target
 from depthlm_ros.errors import SetupError
-from depthlm_ros.manifest import read_manifest
+from depthlm_ros.model_files.bundle import TOKENIZER_FILE, Bundle, build_root, read_manifest
+from depthlm_ros.model_files.checkpoint import Checkpoint, find_model
 
 if TYPE_CHECKING:
     from depthlm_ros.export.precision import Precision

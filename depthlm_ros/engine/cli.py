@@ -59,8 +59,8 @@ def build(args: argparse.Namespace) -> None:
 
 def inspect(args: argparse.Namespace) -> None:
     """Check every file of an engine against its manifest, and tell what it was built from and for."""
-    from depthlm_ros.bundle import find_bundle, load_bundle
     from depthlm_ros.engine.shelf import describe
+    from depthlm_ros.model_files.bundle import find_bundle, load_bundle
 
     folder = find_bundle(args.engine)
     load_bundle(folder)
@@ -118,11 +118,11 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _build_graphs(args: argparse.Namespace, backend: str, here: Target | None) -> Path:
-    from depthlm_ros.checkpoint import find_model
     from depthlm_ros.engine.build import EngineOrder, build_graphs
     from depthlm_ros.engine.fitting import camera_of_size
     from depthlm_ros.engine.progress import Bars
     from depthlm_ros.engine.report import report_text
+    from depthlm_ros.model_files.checkpoint import find_model
 
     wanted = target_named(args.target) if args.target else here
     target = wanted if backend == "tensorrt" else None
@@ -156,11 +156,11 @@ def _plans_alone(args: argparse.Namespace, backend: str) -> None:
 
 
 def _plans(args: argparse.Namespace, name: str) -> None:
-    from depthlm_ros.bundle import Bundle
-    from depthlm_ros.checkpoint import find_model
     from depthlm_ros.engine.plans import PlanWishes, build_plans
     from depthlm_ros.engine.progress import Bars
     from depthlm_ros.engine.report import plan_text
+    from depthlm_ros.model_files.bundle import Bundle
+    from depthlm_ros.model_files.checkpoint import find_model
 
     bundle = find_model(name)
     if not isinstance(bundle, Bundle):
@@ -171,7 +171,7 @@ def _plans(args: argparse.Namespace, name: str) -> None:
 
 
 def _camera(path: Path | None) -> Intrinsics | None:
-    from depthlm_ros.cameras import read_camera
+    from depthlm_ros.geometry.calibration_file import read_camera
 
     return read_camera(path).rectified_intrinsics if path else None
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.errors import BadIntrinsics
 from depthlm_ros.model import believable_view
-from depthlm_ros.spec import ModelSpec
+from depthlm_ros.model_files.spec import ModelSpec
 
 # What the exported graph of text takes as a prefix, less some text.
 MOST_TOKENS = 16000

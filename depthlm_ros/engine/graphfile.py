@@ -8,8 +8,8 @@ from pathlib import Path
 import onnx
 from onnx import GraphProto, TensorProto
 
-from depthlm_ros.bundle import file_digest
 from depthlm_ros.errors import BadBundle
+from depthlm_ros.model_files.bundle import file_digest
 
 
 def graph_files(path: Path) -> list[Path]:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import onnx
 
-from depthlm_ros.bundle import Bundle
 from depthlm_ros.engine.rewrites import cast_bytes_first, choose_tokens, depth_only
 from depthlm_ros.errors import BadBundle
+from depthlm_ros.model_files.bundle import Bundle
 
 # Name of an input whose size varies -> its least, usual and largest shape.
 Shapes = Mapping[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]

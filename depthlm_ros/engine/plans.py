@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 from depthlm_ros.backends.device_memory import open_device
 from depthlm_ros.backends.tensorrt_runtime import load_tensorrt
-from depthlm_ros.bundle import Bundle
 from depthlm_ros.engine.orders import Limits, plan_orders
 from depthlm_ros.engine.progress import Bars
 from depthlm_ros.engine.targets import Target, parse_version, target_for
 from depthlm_ros.engine.trt import PlanReport, build_plan, default_workspace, timing_cache_path
 from depthlm_ros.errors import BackendFailed
+from depthlm_ros.model_files.bundle import Bundle
 
 
 @dataclass(frozen=True)

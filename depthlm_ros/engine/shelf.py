@@ -9,10 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from depthlm_ros.backends.plan import PART, PlanKey, check_plan, key_path, read_key
-from depthlm_ros.bundle import STEP_FILE, TOKENIZER_FILE, WEIGHTS_FILE, engine_roots
 from depthlm_ros.engine.lock import LOCK, idle
 from depthlm_ros.errors import BackendFailed, BadBundle, SetupError, UnknownName
-from depthlm_ros.manifest import MANIFEST, read_manifest
+from depthlm_ros.model_files.bundle import (
+    MANIFEST,
+    STEP_FILE,
+    TOKENIZER_FILE,
+    WEIGHTS_FILE,
+    engine_roots,
+    read_manifest,
+)
 
 # Folder in which an export makes its files, and a checkpoint's weights (export/package.py, nets/checkpoint.py).
 WORK, CHECKPOINT_FILE = ".export", "model.safetensors"

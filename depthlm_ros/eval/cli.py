@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from depthlm_ros.data.problems import told
 from depthlm_ros.errors import BadInput
-from depthlm_ros.jsonable import plain
+from depthlm_ros.json_util import plain
 
 if TYPE_CHECKING:
     from depthlm_ros.data.problems import Problem
@@ -194,7 +194,7 @@ def _settings(args: argparse.Namespace, task: str, model: Model | None) -> dict[
 def fingerprint(name: str) -> str:
     """Changes with the model's files: names and sizes of all, contents of the small ones (a bundle's manifest holds
     the digests of its graphs)."""
-    from depthlm_ros.checkpoint import find_model
+    from depthlm_ros.model_files.checkpoint import find_model
 
     digest = hashlib.blake2b(digest_size=8)
     for path in sorted(find_model(name).folder.iterdir()):

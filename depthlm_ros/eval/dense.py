@@ -13,7 +13,7 @@ from depthlm_ros.core import Frame
 from depthlm_ros.data.depthfile import read_z
 from depthlm_ros.data.grids import between_grids, resized
 from depthlm_ros.data.problems import BadRecord, Problem, nothing_usable
-from depthlm_ros.data.reading import Roots, iter_records
+from depthlm_ros.data.reading import RecordSet, Roots, iter_records
 from depthlm_ros.data.records import Record
 from depthlm_ros.errors import BadImage, BadInput
 from depthlm_ros.eval.baselines import row_slopes
@@ -21,13 +21,12 @@ from depthlm_ros.eval.boundary import edges
 from depthlm_ros.eval.evaluate import Judge, Judged, Seen
 from depthlm_ros.eval.metrics import has_depth, median_aligned, sums
 from depthlm_ros.eval.outcome import Outcome, Whole
-from depthlm_ros.eval.records import LabelSet
 
 # So many pixels of each map are kept: for reliability, which asks for deviations, and for what blind answers score.
 SAMPLE = 512
 
 
-def read_maps(path: Path, roots: Roots | None = None) -> LabelSet:
+def read_maps(path: Path, roots: Roots | None = None) -> RecordSet:
     """The records of a file that have a depth map. Raises BadInput if it has none."""
     problems: list[Problem] = []
     records = []
@@ -42,7 +41,7 @@ def read_maps(path: Path, roots: Roots | None = None) -> LabelSet:
             records.append(record)
     if not records:
         raise nothing_usable(path, problems, "record with a depth map")
-    return LabelSet(path, tuple(records), tuple(problems))
+    return RecordSet(path, tuple(records), tuple(problems))
 
 
 def whole_maps(look: Callable[[Frame], Seen], seed: int = 42) -> Judge:

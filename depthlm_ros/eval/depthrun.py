@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from depthlm_ros.core import DepthMap, Frame, PointDepths
-from depthlm_ros.data.reading import Roots
+from depthlm_ros.data.reading import RecordSet, Roots
 from depthlm_ros.data.reading import read_records as read_as_written
 from depthlm_ros.errors import BadInput, BadQuestion
 from depthlm_ros.eval import released
@@ -27,7 +27,7 @@ from depthlm_ros.eval.protocols import (
     depthlm_samples,
     limited,
 )
-from depthlm_ros.eval.records import LabelSet, read_records
+from depthlm_ros.eval.records import read_records
 from depthlm_ros.eval.report import Report, baselines, scored
 from depthlm_ros.eval.results import Results
 
@@ -91,7 +91,7 @@ def depth_report(
     return replace(report, baselines=baselines(found.outcomes)) if choice.baselines else report
 
 
-def read_labels(path: Path, choice: Choice) -> LabelSet:
+def read_labels(path: Path, choice: Choice) -> RecordSet:
     """The records that the protocol scores; as released, their depths mean what the file says they do."""
     root = choice.root or path.parent
     roots = Roots(root, root, choice.depth_type)
@@ -106,7 +106,7 @@ def read_labels(path: Path, choice: Choice) -> LabelSet:
     return replace(labels, records=kept)
 
 
-def choose(labels: LabelSet, model: Model | None, choice: Choice) -> LabelSet:
+def choose(labels: RecordSet, model: Model | None, choice: Choice) -> RecordSet:
     """The records, or samples, that are scored."""
     if choice.protocol != DEPTHLM:
         return limited(labels, choice.limit, choice.seed)

@@ -11,13 +11,13 @@ import numpy as np
 
 from depthlm_ros.core import DepthMap, Frame, PointDepths
 from depthlm_ros.data.problems import BadRecord, Problem
+from depthlm_ros.data.reading import RecordSet
 from depthlm_ros.data.records import Record
 from depthlm_ros.errors import BadImage, BadInput, BadQuestion, UnknownName
 from depthlm_ros.eval.baselines import row_slopes
 from depthlm_ros.eval.outcome import Outcome
-from depthlm_ros.eval.records import LabelSet
 from depthlm_ros.eval.results import Found, Results, key_of, work_through
-from depthlm_ros.imagefile import read_rgb
+from depthlm_ros.image_io import read_rgb
 
 if TYPE_CHECKING:
     from depthlm_ros.model import Model
@@ -91,7 +91,7 @@ def at_points(predict: Predictor) -> Judge:
 
 def evaluate(
     judge: Judge,
-    labels: LabelSet,
+    labels: RecordSet,
     results: Results | None = None,
     shown: Callable[[Frame, Record, Judged], None] | None = None,
     watch: Callable[[int, int], None] | None = None,

@@ -15,7 +15,7 @@ from depthlm_ros.eval.objects import ABSENT, CHOICE, DIRECTION, HOUR_DEG, LENGTH
 from depthlm_ros.eval.results import Found
 from depthlm_ros.families.boxes import boxes_in
 from depthlm_ros.families.vlm3_object import polarity
-from depthlm_ros.imagefile import read_rgb
+from depthlm_ros.image_io import read_rgb
 
 WITHIN, TINY_M = 0.25, 1e-4
 # The benchmark sums up the two halves of its questions by these names.

@@ -25,8 +25,8 @@ from depthlm_ros.data.problems import BadRecord, Problem, nothing_usable
 from depthlm_ros.data.records import PairRecord
 from depthlm_ros.errors import BadImage, BadInput
 from depthlm_ros.eval.results import Found, key_of
-from depthlm_ros.imagefile import read_rgb
-from depthlm_ros.pose import rotation_angle_deg, unit
+from depthlm_ros.geometry.rotations import rotation_angle_deg, unit
+from depthlm_ros.image_io import read_rgb
 
 SCALE, WITHIN, MOST_DEG = 1000.0, (10, 20, 50), 30
 # Below this there is no direction to tell.

@@ -17,9 +17,9 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from depthlm_ros.data.reading import RecordSet
 from depthlm_ros.data.records import Record
 from depthlm_ros.errors import BadInput
-from depthlm_ros.eval.records import LabelSet
 
 PLAIN, DEPTHLM, DEPTHVLM_SPARSE, DENSE = "plain", "depthlm", "depthvlm-sparse", "dense"
 PROTOCOLS = (PLAIN, DEPTHLM, DEPTHVLM_SPARSE, DENSE)
@@ -31,7 +31,7 @@ DEPTHLM_SAMPLES, SEED = 128, 42
 Allowed = Callable[[Record, int], bool]
 
 
-def limited(labels: LabelSet, limit: int | None, seed: int | None) -> LabelSet:
+def limited(labels: RecordSet, limit: int | None, seed: int | None) -> RecordSet:
     """The first `limit` records, or as many drawn at random if there is a seed; in the file's order, all if None."""
     count = len(labels.records)
     if limit is None or limit >= count:
@@ -41,8 +41,8 @@ def limited(labels: LabelSet, limit: int | None, seed: int | None) -> LabelSet:
 
 
 def depthlm_samples(
-    labels: LabelSet, samples: int = DEPTHLM_SAMPLES, seed: int = SEED, allowed: Allowed | None = None
-) -> LabelSet:
+    labels: RecordSet, samples: int = DEPTHLM_SAMPLES, seed: int = SEED, allowed: Allowed | None = None
+) -> RecordSet:
     """The records with only the points that DepthLM's protocol draws, in the order of the samples.
 
     allowed: a sample that is not is replaced by the next one that is, which may then be scored twice, as released.

@@ -23,12 +23,11 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from depthlm_ros.canonical import fitted_view
-from depthlm_ros.canvas_size import canonical_size
 from depthlm_ros.core import Frame, PointDepths
 from depthlm_ros.data.depthfile import read_depth
 from depthlm_ros.data.grids import between_grids
 from depthlm_ros.data.problems import BadRecord
+from depthlm_ros.data.reading import RecordSet
 from depthlm_ros.data.records import Record, depth_of
 from depthlm_ros.errors import BadImage, BadInput, BadQuestion
 from depthlm_ros.eval.baselines import row_slopes
@@ -37,9 +36,10 @@ from depthlm_ros.eval.evaluate import Judge, Judged, Predictor
 from depthlm_ros.eval.metrics import has_depth
 from depthlm_ros.eval.outcome import Outcome
 from depthlm_ros.eval.protocols import SEED, Allowed
-from depthlm_ros.eval.records import LabelSet
+from depthlm_ros.geometry.canonical_view import fitted_view
+from depthlm_ros.geometry.resize_rules import canonical_size
 from depthlm_ros.marker import BORDER_PX
-from depthlm_ros.spec import CanvasRule
+from depthlm_ros.model_files.spec import CanvasRule
 
 if TYPE_CHECKING:
     from depthlm_ros.model import Model
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 SCANNET_WORD, SCANNET_TRAIN = "scannet", 0.98
 
 
-def depthlm_split(labels: LabelSet) -> LabelSet:
+def depthlm_split(labels: RecordSet) -> RecordSet:
     """What DepthLM's evaluation keeps of a file, in its order."""
     if SCANNET_WORD not in str(labels.path):
         return labels

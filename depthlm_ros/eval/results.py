@@ -19,7 +19,7 @@ import numpy as np
 
 from depthlm_ros.data.problems import BadRecord, Problem
 from depthlm_ros.errors import BadInput, SetupError
-from depthlm_ros.jsonable import plain
+from depthlm_ros.json_util import plain
 
 Found = dict[str, Any]
 

@@ -18,7 +18,7 @@ from depthlm_ros.eval.objects import ObjectQuestion, read_questions
 from depthlm_ros.eval.pairs import find_matches, match_scores, pair_key, pose_scores, read_pairs, tell_pose
 from depthlm_ros.eval.results import Evaluated, Found, Results, work_through
 from depthlm_ros.eval.tables import object_table, score_lines
-from depthlm_ros.imagefile import write_rgb
+from depthlm_ros.image_io import write_rgb
 
 if TYPE_CHECKING:
     from depthlm_ros.model import Model

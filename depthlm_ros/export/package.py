@@ -17,7 +17,6 @@ from typing import Any
 from onnxscript import ir, optimizer
 from tokenizers import Tokenizer
 
-from depthlm_ros.bundle import STEP_FILE, TOKENIZER_FILE, WEIGHTS_FILE, Bundle, described_bundle, file_digest, look_file
 from depthlm_ros.errors import BackendFailed, BadBundle, SetupError
 from depthlm_ros.export.dedupe import share_weights
 from depthlm_ros.export.graphs import OPSET, fold, look_model, save, step_model
@@ -26,11 +25,23 @@ from depthlm_ros.export.weightfile import WeightFile
 from depthlm_ros.families.base import PAIR_ABILITIES
 from depthlm_ros.families.chat import chat_named
 from depthlm_ros.families.registry import family_named
-from depthlm_ros.manifest import FORMAT, MANIFEST, manifest_text, read_manifest
+from depthlm_ros.model_files.bundle import (
+    FORMAT,
+    MANIFEST,
+    STEP_FILE,
+    TOKENIZER_FILE,
+    WEIGHTS_FILE,
+    Bundle,
+    described_bundle,
+    file_digest,
+    look_file,
+    manifest_text,
+    read_manifest,
+)
+from depthlm_ros.model_files.spec import ModelSpec
 from depthlm_ros.nets import checkpoint
 from depthlm_ros.nets.backbone import Backbone
 from depthlm_ros.nets.qwen3vl import Qwen3VLDepth
-from depthlm_ros.spec import ModelSpec
 
 # Where a folder's next content is made. It holds no manifest, so nothing in it loads.
 WORK = ".export"

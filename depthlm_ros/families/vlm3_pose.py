@@ -16,7 +16,7 @@ from depthlm_ros.core import RelativePose
 from depthlm_ros.families.base import Family, Prompt
 from depthlm_ros.families.numbers import SIGNED, signed, stated, tuples_in
 from depthlm_ros.families.text import without_thinking
-from depthlm_ros.pose import rotation_from_angles, unit
+from depthlm_ros.geometry.rotations import rotation_from_angles, unit
 
 QUESTIONS = {
     "rotation": (

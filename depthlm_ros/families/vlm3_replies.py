@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from depthlm_ros.pose import angles_from_rotation, rotation_angle_deg
+from depthlm_ros.geometry.rotations import angles_from_rotation, rotation_angle_deg
 
 # A camera that moved less has no direction worth learning.
 LEAST_MOVE_M = 0.05

@@ -12,7 +12,7 @@ from depthlm_ros.finetune.leftout import LeftOut
 from depthlm_ros.finetune.loading import find_base
 from depthlm_ros.finetune.recipefile import read_recipe
 from depthlm_ros.finetune.run import MakeTeacher, Run, check_data, is_first_process, make_teacher, train
-from depthlm_ros.share import share_folders
+from depthlm_ros.model_files.install_paths import share_folders
 
 RECIPES = Path("config") / "train"
 TASK = re.compile(r"^task:", re.MULTILINE)

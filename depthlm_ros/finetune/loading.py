@@ -18,8 +18,6 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from depthlm_ros.bundle import TOKENIZER_FILE, Bundle
-from depthlm_ros.checkpoint import Checkpoint, find_model
 from depthlm_ros.errors import BadBundle
 from depthlm_ros.families.chat import chat_named
 from depthlm_ros.finetune.batches import Collator, Packer
@@ -27,14 +25,16 @@ from depthlm_ros.finetune.lesson import Tokens
 from depthlm_ros.finetune.rows import Speech
 from depthlm_ros.finetune.settings import Recipe
 from depthlm_ros.finetune.student import Student
+from depthlm_ros.model_files.bundle import TOKENIZER_FILE, Bundle
+from depthlm_ros.model_files.checkpoint import Checkpoint, find_model
+from depthlm_ros.model_files.spec import ModelSpec
+from depthlm_ros.model_files.spec_yaml import spec_named
 from depthlm_ros.nets.dpt import DptConfig, DptHead
 from depthlm_ros.nets.heads import PREFIX, released_head, released_name
 from depthlm_ros.nets.mlp_head import MlpConfig, MlpHead
 from depthlm_ros.nets.pixels import read_pixel_rule
 from depthlm_ros.nets.released import read_facts, token_id
 from depthlm_ros.nets.weights import check_fit, fill, stored_tensors
-from depthlm_ros.spec import ModelSpec
-from depthlm_ros.specfile import spec_named
 
 KINDS = {
     "llava": LlavaForConditionalGeneration,

@@ -11,12 +11,11 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from depthlm_ros.canonical import CanonicalView, fitted_view
-from depthlm_ros.canonical_axis import Axis
-from depthlm_ros.canvas_size import canonical_size, fitted_sizes, limited_size
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.finetune.settings import Span
-from depthlm_ros.spec import CanvasRule
+from depthlm_ros.geometry.canonical_view import Axis, CanonicalView, fitted_view
+from depthlm_ros.geometry.resize_rules import canonical_size, fitted_sizes, limited_size
+from depthlm_ros.model_files.spec import CanvasRule
 
 Size = tuple[int, int]
 

@@ -16,10 +16,10 @@ from torch.distributed.tensor import DTensor
 from depthlm_ros.finetune.loading import Base
 from depthlm_ros.finetune.settings import Recipe
 from depthlm_ros.finetune.student import Student
+from depthlm_ros.model_files.spec import ModelSpec
+from depthlm_ros.model_files.spec_yaml import OWN_FILE
 from depthlm_ros.nets.heads import PREFIX, released_name
 from depthlm_ros.nets.mlp_head import MlpHead
-from depthlm_ros.spec import ModelSpec
-from depthlm_ros.specfile import OWN_FILE
 
 CONFIG = "config.json"
 HISTORY = "training.json"

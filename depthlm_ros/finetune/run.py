@@ -19,7 +19,6 @@ from depthlm_ros.errors import BadInput, SetupError
 from depthlm_ros.finetune import sources
 from depthlm_ros.finetune.depthlm import depthlm_sample
 from depthlm_ros.finetune.depthvlm import depthvlm_sample
-from depthlm_ros.finetune.focal import FocalEstimator, make_estimator
 from depthlm_ros.finetune.leftout import LeftOut
 from depthlm_ros.finetune.lesson import Lesson
 from depthlm_ros.finetune.loading import Base, collator_of, load_student, speech_of, tokens_of
@@ -31,6 +30,7 @@ from depthlm_ros.finetune.settings import DataSettings, Recipe
 from depthlm_ros.finetune.student import Student
 from depthlm_ros.finetune.teaching import UNWRITTEN, Teacher, repeat_exactly, unwritten, whole_checkpoint
 from depthlm_ros.finetune.vlm3 import match_sample, object_sample, point_sample, pose_sample
+from depthlm_ros.geometry.focal_estimation import FocalEstimator, make_estimator
 
 CHECKPOINTS = "checkpoints"
 SETTINGS = "run.json"

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from depthlm_ros.canonical import fitted_view
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.data.problems import BadRecord
 from depthlm_ros.data.records import Record, depth_of, z_of
 from depthlm_ros.errors import BadImage
 from depthlm_ros.finetune.settings import DataSettings
-from depthlm_ros.imagefile import read_rgb
-from depthlm_ros.spec import ModelSpec
+from depthlm_ros.geometry.canonical_view import fitted_view
+from depthlm_ros.image_io import read_rgb
+from depthlm_ros.model_files.spec import ModelSpec
 
 
 @dataclass(frozen=True)

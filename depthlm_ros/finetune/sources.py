@@ -16,16 +16,17 @@ from typing import Any
 
 import numpy as np
 
+from depthlm_ros.data.caps import caps_for
 from depthlm_ros.data.fields import image as image_path
 from depthlm_ros.data.pairreading import parse_pair
 from depthlm_ros.data.problems import BadRecord, Problem
-from depthlm_ros.data.reading import Roots, caps_for, json_object, parse_record
+from depthlm_ros.data.reading import Roots, json_object, parse_record
 from depthlm_ros.data.records import PairRecord, Record
 from depthlm_ros.errors import BadImage, BadInput, BadIntrinsics
-from depthlm_ros.finetune.focal import FocalEstimator, estimated_camera
 from depthlm_ros.finetune.objects import ObjectRecord, parse_objects
 from depthlm_ros.finetune.order import held_back
 from depthlm_ros.finetune.settings import DataSettings, named
+from depthlm_ros.geometry.focal_estimation import FocalEstimator, estimated_camera
 
 # (line, "file:line", file) -> the record, and what was left out of it. Raises BadRecord if the line is none.
 Parse = Callable[[str, str, Path], tuple[Any, Sequence[Problem]]]

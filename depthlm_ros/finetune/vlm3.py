@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from depthlm_ros.canonical import CanonicalView, fitted_view
 from depthlm_ros.data.problems import BadRecord
 from depthlm_ros.data.records import PairRecord, Record
 from depthlm_ros.families.base import normalised
@@ -16,6 +15,7 @@ from depthlm_ros.families.vlm3_pose import QUESTIONS
 from depthlm_ros.families.vlm3_replies import pose_replies
 from depthlm_ros.finetune.objects import ObjectRecord
 from depthlm_ros.finetune.samples import Sample, Showing, Turn, metres, read_picture, seen_whole
+from depthlm_ros.geometry.canonical_view import CanonicalView, fitted_view
 
 # What is thought is unpublished; the question prescribes the form around it.
 MATCH_REPLY = (

@@ -16,6 +16,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import LlavaConfig, Qwen2_5_VLConfig, Qwen3VLConfig
 
 from depthlm_ros.errors import BackendFailed, BadBundle, UnknownName
+from depthlm_ros.model_files.spec import ModelSpec
 from depthlm_ros.nets.backbone import Backbone
 from depthlm_ros.nets.heads import released_head, released_name
 from depthlm_ros.nets.pixels import read_pixel_rule
@@ -23,7 +24,6 @@ from depthlm_ros.nets.pixtral import Pixtral
 from depthlm_ros.nets.qwen3vl import Qwen3VLDepth
 from depthlm_ros.nets.qwen25vl import Qwen25VL
 from depthlm_ros.nets.weights import Stored, check_fit, fill, stored_tensors
-from depthlm_ros.spec import ModelSpec
 
 LM_HEAD = "lm_head.weight"
 META = torch.device("meta")

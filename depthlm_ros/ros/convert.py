@@ -11,9 +11,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from depthlm_ros.camera import CameraModel, Roi
 from depthlm_ros.errors import BadImage
-from depthlm_ros.imagefile import cut_short
+from depthlm_ros.geometry.camera_model import CameraModel, Roi
+from depthlm_ros.image_io import cut_short
 from depthlm_ros.ros.encodings import ENCODINGS, Encoding
 
 

@@ -15,14 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from depthlm_ros.cloudview import cloud_picture
 from depthlm_ros.errors import DepthLMError, SetupError
 from depthlm_ros.eval.metrics import Scores, score
-from depthlm_ros.imagefile import write_rgb
-from depthlm_ros.pictures import depth_picture, depth_range_m, strip
+from depthlm_ros.image_io import write_rgb
 from depthlm_ros.ros.graph import Graph
 from depthlm_ros.ros.listener import Listener, Parts
 from depthlm_ros.srv import SpatialQuery
+from depthlm_ros.visualization import cloud_picture, depth_picture, depth_range_m, strip
 
 ROOM_QUESTIONS = ("How far is the red box?", "Which is closer, the blue ball or the red box?")
 PIXEL_QUESTION = "How far is this point?"

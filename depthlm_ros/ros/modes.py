@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from depthlm_ros.errors import SetupError
 from depthlm_ros.families.registry import family_named
-from depthlm_ros.spec import ModelSpec
+from depthlm_ros.model_files.spec import ModelSpec
 
 DENSE, SPARSE, QUESTIONS = "dense", "sparse", "questions"
 MODES = (DENSE, SPARSE, QUESTIONS)

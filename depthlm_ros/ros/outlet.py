@@ -12,14 +12,7 @@ from depthlm_ros.ros import qos
 from depthlm_ros.ros.messages import depth_image, point_cloud, rectified_camera_info
 from depthlm_ros.ros.modes import DENSE, QUESTIONS, SPARSE
 from depthlm_ros.ros.parameters import Parameters
-from depthlm_ros.ros.pipeline import (
-    CLOUD_FIELDS,
-    SPARSE_FIELDS,
-    Seen,
-    cloud_builder,
-    told_grid,
-    within_range,
-)
+from depthlm_ros.ros.pipeline import CLOUD_FIELDS, SPARSE_FIELDS, Seen, cloud_builder, told_grid, within_range
 
 TOPICS: dict[str, dict[str, type]] = {
     DENSE: {"depth/image": Image, "depth/camera_info": CameraInfo, "depth/points": PointCloud2},

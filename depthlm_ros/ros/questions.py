@@ -8,7 +8,7 @@ import numpy as np
 
 from depthlm_ros.core import Answer, PointDepths, Question
 from depthlm_ros.errors import BadQuestion
-from depthlm_ros.pinhole import backproject
+from depthlm_ros.geometry.pinhole import backproject
 from depthlm_ros.ros.asking import Codes, Site, age_remark, ask, check_count, finish
 from depthlm_ros.ros.messages import pixels_from, points_from, regions_from
 from depthlm_ros.ros.pipeline import Seen

@@ -9,8 +9,8 @@ import numpy as np
 from geometry_msgs.msg import Point, Quaternion, TransformStamped, Vector3
 
 from depthlm_ros.core import Answer, Intrinsics, Matches, Measurement, RelativePose, Status
+from depthlm_ros.geometry.rotations import quaternion_xyzw
 from depthlm_ros.msg import Measurement as MeasurementMessage
-from depthlm_ros.pose import quaternion_xyzw
 from depthlm_ros.ros.messages import points_from, region_message
 from depthlm_ros.srv import MatchPixels, SpatialQuery
 from depthlm_ros.srv import RelativePose as PoseService

@@ -6,17 +6,7 @@ import math
 
 from depthlm_ros.scenes import colours
 from depthlm_ros.scenes.dice import Dice
-from depthlm_ros.scenes.primitives import (
-    FRUSTUM,
-    NOISE,
-    PLAIN,
-    STRIPES,
-    Part,
-    Piece,
-    ball,
-    box,
-    frustum,
-)
+from depthlm_ros.scenes.primitives import FRUSTUM, NOISE, PLAIN, STRIPES, Part, Piece, ball, box, frustum
 
 
 def clothes_rack(dice: Dice) -> Piece:

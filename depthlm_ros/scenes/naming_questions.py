@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from depthlm_ros.core import Intrinsics
-from depthlm_ros.pinhole import range_from_z
+from depthlm_ros.geometry.pinhole import range_from_z
 from depthlm_ros.scenes import phrases
 from depthlm_ros.scenes.dice import Dice
 from depthlm_ros.scenes.questions import BoxText, Question, normalised_box

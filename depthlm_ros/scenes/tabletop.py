@@ -6,15 +6,7 @@ import math
 
 from depthlm_ros.scenes import clutter, colours
 from depthlm_ros.scenes.dice import Dice
-from depthlm_ros.scenes.primitives import (
-    BOOKS,
-    PLAIN,
-    SCREEN,
-    Piece,
-    ball,
-    box,
-    frustum,
-)
+from depthlm_ros.scenes.primitives import BOOKS, PLAIN, SCREEN, Piece, ball, box, frustum
 
 
 def monitor(dice: Dice) -> Piece:

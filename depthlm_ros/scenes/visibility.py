@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from depthlm_ros.core import Intrinsics
-from depthlm_ros.pinhole import range_from_z
+from depthlm_ros.geometry.pinhole import range_from_z
 from depthlm_ros.scenes.jit import cached
 from depthlm_ros.scenes.primitives import Scene, SceneObject
 from depthlm_ros.scenes.raycast import BIG, geometry, pixel_window, ray_planes, screen_rect, solid_entry

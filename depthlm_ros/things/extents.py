@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from depthlm_ros.core import Intrinsics
-from depthlm_ros.pinhole import backproject
+from depthlm_ros.geometry.pinhole import backproject
 from depthlm_ros.things.outline import Outline
 
 # A thing that ends at most so many pixels inside its box is as wide as its box: pixels at its rim are not sure.

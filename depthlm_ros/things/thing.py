@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from depthlm_ros.core import DepthMap, Region
-from depthlm_ros.pinhole import backproject
+from depthlm_ros.geometry.pinhole import backproject
 from depthlm_ros.things.outline import Outline, find_thing
 
 # The nearest point is the nearest but one in so many: a few wild pixels do not shift it.

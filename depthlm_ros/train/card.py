@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from depthlm_ros.jsonable import plain
+from depthlm_ros.json_util import plain
 from depthlm_ros.model import Model
 from depthlm_ros.train.validate import validate
 from depthlm_ros.train.validate_pairs import validate_pairs

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from depthlm_ros.bundle import find_bundle, load_bundle
 from depthlm_ros.export.package import write_bundle
 from depthlm_ros.families.registry import family_named
 from depthlm_ros.model import load_model, read_tokenizer
+from depthlm_ros.model_files.bundle import find_bundle, load_bundle
+from depthlm_ros.model_files.install_paths import shared_file
+from depthlm_ros.model_files.spec import CanvasRule, ModelSpec
 from depthlm_ros.nets.checkpoint import load_checkpoint
-from depthlm_ros.share import shared_file
-from depthlm_ros.spec import CanvasRule, ModelSpec
 from depthlm_ros.train.card import rendered_scores
 from depthlm_ros.train.recipe import Recipe, affixes, make_model, make_tokenizer, read_recipe
 from depthlm_ros.train.trainer import Trainer

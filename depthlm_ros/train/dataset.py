@@ -11,9 +11,9 @@ import torch
 from tokenizers import Tokenizer
 from torch.utils.data import IterableDataset
 
-from depthlm_ros.camera import UNSEEN_GREY
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.families.base import Family
+from depthlm_ros.geometry.camera_model import UNSEEN_GREY
 from depthlm_ros.scenes.batch import Shot
 from depthlm_ros.scenes.gpu import render_on
 from depthlm_ros.scenes.lens import sample_lens

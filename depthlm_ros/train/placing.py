@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from depthlm_ros.core import Intrinsics
-from depthlm_ros.pinhole import rays
+from depthlm_ros.geometry.pinhole import rays
 from depthlm_ros.scenes.render import Rendered
 from depthlm_ros.train.naming import object_pixels, shows_enough
 

@@ -9,7 +9,7 @@ import numpy as np
 from depthlm_ros.core import Region
 from depthlm_ros.families import vlm3
 from depthlm_ros.families.base import Family
-from depthlm_ros.pinhole import range_from_z
+from depthlm_ros.geometry.pinhole import range_from_z
 from depthlm_ros.scenes.colours import NAMED
 from depthlm_ros.scenes.naming_questions import ask_what
 from depthlm_ros.scenes.questions import Question

@@ -14,11 +14,11 @@ from depthlm_ros.core import Frame, PointDepths, Region
 from depthlm_ros.eval.calibration import Errors, fit, share_within
 from depthlm_ros.eval.metrics import median_aligned, score
 from depthlm_ros.model import Model
+from depthlm_ros.model_files.spec import Calibration
 from depthlm_ros.scenes.naming_questions import ask_what
 from depthlm_ros.scenes.photo import photograph
 from depthlm_ros.scenes.questions import Question, ask_about
 from depthlm_ros.scenes.render import Rendered, render
-from depthlm_ros.spec import Calibration
 from depthlm_ros.train.dataconfig import canvas_camera
 from depthlm_ros.train.dataset import sample_view
 from depthlm_ros.train.turns import around

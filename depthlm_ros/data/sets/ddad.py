@@ -17,12 +17,12 @@ import numpy as np
 
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.data.caps import CAPS_M, NO_CAPS_M
-from depthlm_ros.data.imagesize import image_size
 from depthlm_ros.data.lidar import depth_image, inverse, moved, rigid
 from depthlm_ros.data.problems import BadRecord
 from depthlm_ros.data.sets.folders import must_exist
 from depthlm_ros.data.view import Choice, DataSet, Maker, View
 from depthlm_ros.errors import UnknownName
+from depthlm_ros.image_io import image_size
 
 SPLITS = {"train": "0", "val": "1", "test": "2"}
 CAMERAS = tuple(f"CAMERA_{n:02d}" for n in (1, 5, 6, 7, 8, 9))

@@ -30,7 +30,7 @@ from depthlm_ros.data.records import RANGE, RAW_FLOAT32, DepthFile, Z
 from depthlm_ros.data.sets.folders import files_in, folders_with, must_exist
 from depthlm_ros.data.thin_prism import source_pixels
 from depthlm_ros.data.view import Choice, DataSet, Maker, View
-from depthlm_ros.imagefile import read_rgb
+from depthlm_ros.image_io import read_rgb
 
 IMAGES, DEPTHS = Path("images/dslr_images"), Path("ground_truth_depth/dslr_images")
 CALIBRATION = Path("dslr_calibration_jpg")

@@ -15,11 +15,11 @@ import numpy as np
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.data.caps import NO_CAPS_M
 from depthlm_ros.data.depthfile import read_depth
-from depthlm_ros.data.imagesize import image_size
 from depthlm_ros.data.problems import BadRecord
 from depthlm_ros.data.records import DepthFile
 from depthlm_ros.data.sets.folders import files_in, folders_with, must_exist
 from depthlm_ros.data.view import Choice, DataSet, Maker, View
+from depthlm_ros.image_io import image_size
 
 MILLIMETRES = 1000.0
 

@@ -18,10 +18,10 @@ from pathlib import Path
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.data.caps import CAPS_M
 from depthlm_ros.data.depthfile import read_depth
-from depthlm_ros.data.imagesize import image_size
 from depthlm_ros.data.records import DepthFile
 from depthlm_ros.data.sets.folders import files_in, in_split, must_exist
 from depthlm_ros.data.view import Choice, DataSet, Maker, View
+from depthlm_ros.image_io import image_size
 
 RGB, DEPTH, INFO, MASK = "rgb", "depth_zbuffer", "point_info", "mask_valid"
 UNITS_PER_METRE = 512.0

@@ -21,12 +21,11 @@ import numpy as np
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.data.caps import CAPS_M, NO_CAPS_M
 from depthlm_ros.data.depthfile import read_depth
-from depthlm_ros.data.imagesize import image_size
 from depthlm_ros.data.problems import BadRecord
 from depthlm_ros.data.records import MIXED, DepthFile, Z
 from depthlm_ros.data.sets.folders import files_in, folders_with, must_exist
 from depthlm_ros.data.view import Choice, DataSet, Maker, View
-from depthlm_ros.imagefile import read_rgb
+from depthlm_ros.image_io import image_size, read_rgb
 
 EVERY = 10
 POSES = "iphone/pose_intrinsic_imu.json"

@@ -15,11 +15,11 @@ import numpy as np
 
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.data.depthfile import read_depth
-from depthlm_ros.data.imagesize import image_size
 from depthlm_ros.data.problems import BadRecord
 from depthlm_ros.data.records import RANGE, ROTATED_16, DepthFile, Z
 from depthlm_ros.data.sets.folders import must_exist, one_file
 from depthlm_ros.data.view import Choice, Maker, View
+from depthlm_ros.image_io import image_size
 
 MILLIMETRES = 1000.0
 RELEASED_SCALE = {"depthlm": 10000.0, "depthvlm": 8000.0}

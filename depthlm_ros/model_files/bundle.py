@@ -10,11 +10,14 @@
     *.plan             what TensorRT made of the graphs on this machine, each with a JSON that vouches for it
 
 Nothing is loaded that the manifest does not vouch for.
+
+manifest.json: what an exported model is, with a checksum over itself.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -24,9 +27,54 @@ from pathlib import Path
 from typing import Any
 
 from depthlm_ros.errors import BadBundle, UnknownName
-from depthlm_ros.manifest import MANIFEST, read_manifest, repair
-from depthlm_ros.share import share_folders
-from depthlm_ros.spec import Calibration, CanvasRule, ModelSpec
+from depthlm_ros.model_files.install_paths import share_folders
+from depthlm_ros.model_files.spec import Calibration, CanvasRule, ModelSpec
+
+FORMAT = 2
+MANIFEST = "manifest.json"
+# Field that holds the checksum of all others. Manifests of older exports have none.
+CHECKSUM = "manifest_sha256"
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder, unchanged as far as it can tell itself; the files it names are not looked at.
+
+    Raises BadBundle.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text())
+    except OSError as exc:
+        raise BadBundle(f"cannot read {path} ({exc.strerror}): {repair()}") from exc
+    except ValueError as exc:
+        raise BadBundle(f"{path} is damaged ({exc}): {repair()}") from exc
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise BadBundle(f"{path} lists no files: {repair()}")
+    if manifest.get("format") != FORMAT:
+        raise BadBundle(f"{path} has format {manifest.get('format')}, this version reads {FORMAT}: {repair(manifest)}")
+    if manifest.get(CHECKSUM, _checksum(manifest)) != _checksum(manifest):
+        raise BadBundle(f"{path} was edited after it was written: {repair(manifest)}")
+    return manifest
+
+
+def manifest_text(manifest: Mapping[str, Any]) -> str:
+    """What is written to manifest.json."""
+    return json.dumps({**manifest, CHECKSUM: _checksum(manifest)}, indent=1) + "\n"
+
+
+def repair(manifest: Mapping[str, Any] | None = None) -> str:
+    """What to do about a damaged folder."""
+    rebuild = (manifest or {}).get("rebuild")
+    if rebuild:
+        return f"build it again: {rebuild}"
+    return "restore the folder from the repository, or build the engine again (depthlm engine build)."
+
+
+def _checksum(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of all fields but its own, in an order and a form of their own."""
+    content = {name: value for name, value in manifest.items() if name != CHECKSUM}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
 
 STEP_FILE, TOKENIZER_FILE, WEIGHTS_FILE = "step.onnx", "tokenizer.json", "weights.data"
 # Folders of engines, separated like those of $PATH; new ones are built into the first.

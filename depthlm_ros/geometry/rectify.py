@@ -7,8 +7,8 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from depthlm_ros.camera import NOWHERE_PX, UNSEEN_GREY, CameraModel
 from depthlm_ros.core import Intrinsics
+from depthlm_ros.geometry.camera_model import NOWHERE_PX, UNSEEN_GREY, CameraModel
 
 
 class Rectifier:

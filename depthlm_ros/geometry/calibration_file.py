@@ -15,8 +15,8 @@ from typing import Any
 
 import yaml
 
-from depthlm_ros.camera import CameraModel, Roi
 from depthlm_ros.errors import BadIntrinsics
+from depthlm_ros.geometry.camera_model import CameraModel, Roi
 
 _MATRICES = {
     "camera_matrix": (3, 3),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from depthlm_ros.errors import SetupError
 
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parents[1]
 SHARE = Path("share") / "depthlm_ros"
 
 

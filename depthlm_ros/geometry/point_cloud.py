@@ -7,7 +7,7 @@ import numpy as np
 
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.errors import BadImage
-from depthlm_ros.pinhole import ROWS_AT_ONCE, backproject, ray_slopes
+from depthlm_ros.geometry.pinhole import ROWS_AT_ONCE, backproject, ray_slopes
 
 _TINY = float(np.finfo(np.float32).tiny)
 _HUGE = float(np.finfo(np.float32).max)

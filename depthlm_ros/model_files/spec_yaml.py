@@ -19,8 +19,8 @@ from typing import Any
 import yaml
 
 from depthlm_ros.errors import SetupError, UnknownName
-from depthlm_ros.share import share_folders
-from depthlm_ros.spec import (
+from depthlm_ros.model_files.install_paths import share_folders
+from depthlm_ros.model_files.spec import (
     ARCHITECTURES,
     CHATS,
     DEPTH_TYPES,

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from depthlm_ros.bundle import MANIFEST, Bundle, engine_roots, load_bundle
 from depthlm_ros.errors import BadBundle, UnknownName
-from depthlm_ros.hubcache import (
+from depthlm_ros.model_files.bundle import MANIFEST, Bundle, engine_roots, load_bundle
+from depthlm_ros.model_files.hf_cache import (
     cache_folder,
     download_command,
     hub_id_of,
@@ -22,10 +22,10 @@ from depthlm_ros.hubcache import (
     snapshot,
     unfinished,
 )
-from depthlm_ros.processor import read_size_rule, settled
-from depthlm_ros.shards import Shards, read_shards
-from depthlm_ros.spec import ModelSpec
-from depthlm_ros.specfile import OWN_FILE, known_specs, read_spec, spec_files, spec_named
+from depthlm_ros.model_files.image_processor import read_size_rule, settled
+from depthlm_ros.model_files.safetensors_files import Shards, read_shards
+from depthlm_ros.model_files.spec import ModelSpec
+from depthlm_ros.model_files.spec_yaml import OWN_FILE, known_specs, read_spec, spec_files, spec_named
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 # config.json of what `depthlm train` writes has this field; such a folder is run by its manifest.

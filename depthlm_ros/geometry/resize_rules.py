@@ -9,7 +9,7 @@ import math
 
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.errors import BadIntrinsics
-from depthlm_ros.spec import CanvasRule
+from depthlm_ros.model_files.spec import CanvasRule
 
 # The largest area that any published checkpoint's processor lets through (Qwen3-VL: 4096 x 4096).
 MOST_CANVAS_PIXELS = 4096 * 4096

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from depthlm_ros.errors import BadBundle
-from depthlm_ros.spec import CanvasRule
+from depthlm_ros.model_files.spec import CanvasRule
 
 # transformers 5 writes all processors into one file; where that holds the image processor, it counts.
 WHOLE_FILE, IMAGE_FILE = "processor_config.json", "preprocessor_config.json"
