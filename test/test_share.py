@@ -14,14 +14,15 @@ from depthlm_ros.model_files.install_paths import share_folders, shared_file
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = "config/train/tiny.yaml"
-SHOW = f"from depthlm_ros.share import shared_file; print(shared_file({RECIPE!r}))"
+SHOW = f"from depthlm_ros.model_files.install_paths import shared_file; print(shared_file({RECIPE!r}))"
 
 
 def install(code, share):
     """What an installation consists of, as far as it matters here."""
-    (code / "depthlm_ros").mkdir(parents=True)
-    for name in ("__init__.py", "errors.py", "share.py"):
-        shutil.copy(ROOT / "depthlm_ros" / name, code / "depthlm_ros")
+    for name in ("__init__.py", "errors.py", "model_files/__init__.py", "model_files/install_paths.py"):
+        copied = code / "depthlm_ros" / name
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / "depthlm_ros" / name, copied)
     (share / RECIPE).parent.mkdir(parents=True)
     (share / RECIPE).write_text("")
     return share / RECIPE
