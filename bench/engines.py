@@ -26,7 +26,7 @@ from tokenizers import Tokenizer, models
 from transformers import Qwen3VLConfig
 
 from depthlm_ros.backends.onnx_runtime import OnnxRuntimeBackend
-from depthlm_ros.backends.torch_hf import TorchBackend
+from depthlm_ros.backends.torch_backend import TorchBackend
 from depthlm_ros.core import Frame, Intrinsics
 from depthlm_ros.engine.parity import sample_image
 from depthlm_ros.export.package import Wanted, write_engine

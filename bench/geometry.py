@@ -21,7 +21,7 @@ from itertools import combinations
 import numpy as np
 
 from depthlm_ros.core import DepthMap, Frame, Intrinsics, Measurement, Region
-from depthlm_ros.measure import measure
+from depthlm_ros.measurement.measure import measure
 from depthlm_ros.model import load_model
 from depthlm_ros.scenes.photo import photograph
 from depthlm_ros.scenes.pose import sample_pose

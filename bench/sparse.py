@@ -29,10 +29,9 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from depthlm_ros.backends.base import Look, StepInput, StepOutput
-from depthlm_ros.backends.decoding import Query, generate
-from depthlm_ros.backends.marked import look_at_marked
-from depthlm_ros.backends.torch_hf import TorchBackend
-from depthlm_ros.marker import draw_marks
+from depthlm_ros.backends.generation import Query, generate, look_at_marked
+from depthlm_ros.backends.torch_backend import TorchBackend
+from depthlm_ros.families.depthlm import draw_marks
 from depthlm_ros.nets.qwen3vl import Qwen3VLDepth
 
 IMAGE_ID, START, END, HEADER = 1, 2, 3, (4, 5, 6)

@@ -12,11 +12,10 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from depthlm_ros.backends.base import Backend, Look
-from depthlm_ros.backends.decoding import Generated, Query, generate
-from depthlm_ros.backends.marked import look_at_marked
+from depthlm_ros.backends.generation import Generated, Query, generate, look_at_marked
+from depthlm_ros.backends.number_uncertainty import SYMBOLS
 from depthlm_ros.backends.registry import check_backend_name, open_backend
 from depthlm_ros.core import Frame, Intrinsics
-from depthlm_ros.digits import SYMBOLS
 from depthlm_ros.errors import BadBundle, BadIntrinsics, BadQuestion
 from depthlm_ros.families.base import PAIR_ABILITIES, Family, Prompt
 from depthlm_ros.families.chat import Chat, chat_named
@@ -25,9 +24,7 @@ from depthlm_ros.geometry.canonical_view import CanonicalView, Placement, canoni
 from depthlm_ros.model_files.bundle import TOKENIZER_FILE
 from depthlm_ros.model_files.checkpoint import find_model
 from depthlm_ros.model_files.spec import CanvasRule, ModelSpec
-from depthlm_ros.pair import PairView
-from depthlm_ros.speech import Said
-from depthlm_ros.view import View
+from depthlm_ros.view import PairView, Said, View
 
 # Fewer canvas pixels than this on an axis are no picture.
 LEAST_CANVAS_PX = 4

@@ -8,14 +8,7 @@ import pytest
 from depthlm_ros.core import Region, Status
 from depthlm_ros.errors import BadQuestion
 from depthlm_ros.families.base import Prompt
-from depthlm_ros.families.depthlm_tasks import (
-    Task,
-    camera_motion,
-    forward_distance,
-    speed,
-    travel_time,
-    two_point_distance,
-)
+from depthlm_ros.families.depthlm import Task, camera_motion, forward_distance, speed, travel_time, two_point_distance
 from depthlm_ros.families.registry import family_named
 
 FAMILY = family_named("depthlm")

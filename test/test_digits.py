@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from depthlm_ros.digits import SYMBOLS, number_distribution, read_number
+from depthlm_ros.backends.number_uncertainty import SYMBOLS, number_distribution, read_number
 
 
 def steps(number, *doubts, ended=True):

@@ -15,7 +15,7 @@ pytest.importorskip("transformers")
 import tensorrt_double  # noqa: E402
 from commandline import own_engines, start  # noqa: E402
 
-from depthlm_ros.backends.torch_hf import TorchBackend, loader  # noqa: E402
+from depthlm_ros.backends.torch_backend import TorchBackend, loader  # noqa: E402
 from depthlm_ros.core import Frame, Intrinsics  # noqa: E402
 from depthlm_ros.engine.operators import check_onnx  # noqa: E402
 from depthlm_ros.engine.parity import sample_image  # noqa: E402

@@ -18,7 +18,7 @@ pytest.importorskip("transformers")
 
 from commandline import own_engines  # noqa: E402
 
-from depthlm_ros.backends.torch_hf import TorchBackend, loader  # noqa: E402
+from depthlm_ros.backends.torch_backend import TorchBackend, loader  # noqa: E402
 from depthlm_ros.cli import _parser, main  # noqa: E402
 from depthlm_ros.core import Frame, Intrinsics  # noqa: E402
 from depthlm_ros.engine.parity import sample_image  # noqa: E402

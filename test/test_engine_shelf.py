@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from depthlm_ros.backends.plan import Machine, PlanKey, key_path, write_plan
+from depthlm_ros.backends.tensorrt.plan_file import Machine, PlanKey, key_path, write_plan
 from depthlm_ros.cli import main
 from depthlm_ros.engine.lock import LOCK, building
 from depthlm_ros.engine.shelf import check_place

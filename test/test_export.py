@@ -10,9 +10,9 @@ pytest.importorskip("transformers")
 
 from backbones import qwen3_config, qwen25_config, roughen  # noqa: E402
 
-from depthlm_ros.backends.decoding import Query, generate  # noqa: E402
+from depthlm_ros.backends.generation import Query, generate  # noqa: E402
 from depthlm_ros.backends.onnx_runtime import OnnxRuntimeBackend  # noqa: E402
-from depthlm_ros.backends.torch_hf import TorchBackend  # noqa: E402
+from depthlm_ros.backends.torch_backend import TorchBackend  # noqa: E402
 from depthlm_ros.engine.operators import check_onnx  # noqa: E402
 from depthlm_ros.engine.parity import sample_image  # noqa: E402
 from depthlm_ros.engine.targets import TARGETS  # noqa: E402

@@ -8,8 +8,8 @@ import pytest
 from depthlm_ros.core import Region, Status
 from depthlm_ros.errors import BadQuestion, UnknownName
 from depthlm_ros.families.base import Prompt, Reply
+from depthlm_ros.families.parsing import without_control, without_thinking
 from depthlm_ros.families.registry import FAMILIES, family_named
-from depthlm_ros.families.text import without_control, without_thinking
 from depthlm_ros.scenes.phrases import NOTHING_HERE
 
 TINY = family_named("tiny")

@@ -32,6 +32,7 @@ from depthlm_ros.data.problems import BadRecord  # noqa: E402
 from depthlm_ros.errors import BadBundle, BadInput, SetupError, UnknownName  # noqa: E402
 from depthlm_ros.eval.records import read_records  # noqa: E402
 from depthlm_ros.eval.released import depthlm_split  # noqa: E402
+from depthlm_ros.families.depthlm import ARROW_PX  # noqa: E402
 from depthlm_ros.finetune.batches import visible  # noqa: E402
 from depthlm_ros.finetune.cli import recipe_file, recipes  # noqa: E402
 from depthlm_ros.finetune.depthlm import nearest_valid  # noqa: E402
@@ -49,7 +50,6 @@ from depthlm_ros.finetune.sources import weights_of  # noqa: E402
 from depthlm_ros.geometry import focal_estimation  # noqa: E402
 from depthlm_ros.geometry.focal_estimation import make_estimator  # noqa: E402
 from depthlm_ros.image_io import read_rgb, write_rgb  # noqa: E402
-from depthlm_ros.marker import ARROW_PX  # noqa: E402
 from depthlm_ros.model import load_model  # noqa: E402
 from depthlm_ros.model_files.spec_yaml import spec_named  # noqa: E402
 

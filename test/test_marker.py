@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from depthlm_ros.errors import BadQuestion
-from depthlm_ros.marker import draw_marks, fits, pad_for_marks
+from depthlm_ros.families.depthlm import draw_marks, fits, pad_for_marks
 
 PICTURE = """
 ...............

@@ -12,10 +12,10 @@ from room import FLOOR_M, render_room
 from bench.geometry import QUANTITIES, pictures, results, summary
 from depthlm_ros.core import DepthMap, Intrinsics, Region
 from depthlm_ros.errors import BadQuestion
-from depthlm_ros.measure import measure
-from depthlm_ros.things.nearest import nearest_points
-from depthlm_ros.things.outline import find_thing
-from depthlm_ros.things.upright import downwards
+from depthlm_ros.measurement.extents import nearest_points
+from depthlm_ros.measurement.gravity import downwards
+from depthlm_ros.measurement.measure import measure
+from depthlm_ros.measurement.segment import find_thing
 
 CAMERA = Intrinsics(480.0, 480.0, 319.5, 239.5, 640, 480)
 EYE_M, WALL_M = 1.4, 6.0

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from depthlm_ros.backends.decoding import Query, generate
+from depthlm_ros.backends.generation import Query, generate
 from depthlm_ros.core import Frame, Intrinsics, Question, Region, Status
 from depthlm_ros.errors import BadIntrinsics, BadQuestion
 from depthlm_ros.model import load_model

@@ -25,7 +25,7 @@ from lifecycle_msgs.msg import Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState  # noqa: E402
 from rig import CAMERA, depth_of, new_rig, picture  # noqa: E402
 
-from depthlm_ros.backends.plan import Machine, PlanKey, write_plan  # noqa: E402
+from depthlm_ros.backends.tensorrt.plan_file import Machine, PlanKey, write_plan  # noqa: E402
 from depthlm_ros.core import Frame, Intrinsics  # noqa: E402
 from depthlm_ros.model import load_model  # noqa: E402
 from depthlm_ros.model_files.bundle import MANIFEST, file_digest, load_bundle, manifest_text, read_manifest  # noqa: E402  # noqa: E402

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from depthlm_ros.families.numbers import answered_metres, quantity_of, stated, tuples_in
+from depthlm_ros.families.parsing import answered_metres, quantity_of, stated, tuples_in
 
 WHOLE = "<think> The point is around 2.31 meters away from the camera. </think>\n\n<answer> 2.31 </answer>"
 

@@ -158,10 +158,10 @@ def test_a_checkpoint_answers_on_the_command_line_as_in_python(images, tmp_path,
     from test_systems import publish
 
     from depthlm_ros.cli.parts import read_frame
-    from depthlm_ros.families import vlm3_corr, vlm3_pose
+    from depthlm_ros.families import vlm3
     from depthlm_ros.model import load_model
 
-    for family in (vlm3_corr, vlm3_pose):
+    for family in (vlm3, vlm3):
         monkeypatch.setattr(family, "REPLY_TOKENS", 6)
     publish(tmp_path / "weights", "qwen3_vl", with_head=False)
     lens = [float(number) for number in INTRINSICS[1:]]

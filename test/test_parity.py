@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from depthlm_ros.backends.base import StepInput  # noqa: E402
-from depthlm_ros.backends.decoding import Query, generate  # noqa: E402
+from depthlm_ros.backends.generation import Query, generate  # noqa: E402
 from depthlm_ros.backends.registry import open_backend  # noqa: E402
 from depthlm_ros.export.package import write_bundle  # noqa: E402
 from depthlm_ros.model_files.bundle import find_bundle, load_bundle  # noqa: E402

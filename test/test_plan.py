@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from depthlm_ros.backends.plan import Machine, PlanKey, check_plan, key_path, read_key, stale, write_plan
+from depthlm_ros.backends.tensorrt.plan_file import Machine, PlanKey, check_plan, key_path, read_key, stale, write_plan
 from depthlm_ros.errors import BackendFailed, BadBundle
 
 HERE_FOLDER = Path(__file__).resolve().parent
@@ -141,7 +141,7 @@ def test_a_full_disk_is_told_and_leaves_no_scraps(tmp_path):
     code = (
         "import resource, signal, sys\n"
         "from pathlib import Path\n"
-        "from depthlm_ros.backends.plan import write_whole\n"
+        "from depthlm_ros.backends.tensorrt.plan_file import write_whole\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "write_whole(Path(sys.argv[1]), b'x' * 5000)\n"

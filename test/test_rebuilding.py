@@ -13,7 +13,7 @@ pytest.importorskip("onnxruntime")
 import numpy as np
 import tensorrt_double
 
-from depthlm_ros.backends.plan import key_path, read_key, write_plan
+from depthlm_ros.backends.tensorrt.plan_file import key_path, read_key, write_plan
 from depthlm_ros.errors import SetupError
 from depthlm_ros.model import load_model
 from depthlm_ros.model_files.bundle import find_bundle

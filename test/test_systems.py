@@ -22,9 +22,9 @@ from transformers import (  # noqa: E402
 
 from depthlm_ros.core import Frame, Intrinsics  # noqa: E402
 from depthlm_ros.errors import BackendFailed, BadBundle, BadQuestion  # noqa: E402
-from depthlm_ros.families import depthlm, vlm3_corr, vlm3_pose  # noqa: E402
+from depthlm_ros.families import depthlm, vlm3  # noqa: E402
 from depthlm_ros.families.base import Prompt  # noqa: E402
-from depthlm_ros.marker import draw_marks  # noqa: E402
+from depthlm_ros.families.depthlm import draw_marks  # noqa: E402
 from depthlm_ros.model import load_model  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -60,7 +60,7 @@ SYSTEMS = {
     "qwen3-vl-4b": "qwen3_vl",
     "qwen2.5-vl-3b": "qwen2_5_vl",
 }
-PROMPTS = [depthlm.POINT_QUESTION, *vlm3_pose.QUESTIONS.values()]
+PROMPTS = [depthlm.POINT_QUESTION, *vlm3.QUESTIONS.values()]
 CAMERA = Intrinsics(1000.0, 1000.0, 79.5, 59.5, 160, 120)
 
 
@@ -211,7 +211,7 @@ def test_two_images_say_what_generate_says(models_by_name, folders, frame, name)
     other = Frame(frame.rgb[::-1].copy(), CAMERA)
     pair = model.look_pair(frame, other)
     canvases = [pair._first.canvas, pair._second.canvas]
-    text = vlm3_corr.Vlm3Corr().match_prompt(10.0, 20.0, pair._first.size_px).text
+    text = vlm3.Vlm3Corr().match_prompt(10.0, 20.0, pair._first.size_px).text
     expected = transformers_reply(model, folders[SYSTEMS[name]], canvases, text, 8)
     assert our_reply(model, lambda p: model.reply_to(pair._look, [p])[0], Prompt(text), 8) == expected
 

@@ -11,13 +11,15 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 tensorrt = pytest.importorskip("tensorrt", reason="TensorRT is not installed here")
 
-from depthlm_ros.backends.decoding import Query, generate  # noqa: E402
-from depthlm_ros.backends.device_cuda import CudaDevice  # noqa: E402
-from depthlm_ros.backends.device_memory import open_device  # noqa: E402
-from depthlm_ros.backends.device_torch import TorchDevice  # noqa: E402
+from depthlm_ros.backends.generation import Query, generate  # noqa: E402
 from depthlm_ros.backends.onnx_runtime import OnnxRuntimeBackend  # noqa: E402
-from depthlm_ros.backends.plan import key_path  # noqa: E402
-from depthlm_ros.backends.tensorrt_engine import TensorRTBackend  # noqa: E402
+from depthlm_ros.backends.tensorrt.backend import TensorRTBackend  # noqa: E402
+from depthlm_ros.backends.tensorrt.cuda_device import (  # noqa: E402
+    CudaDevice,
+    TorchDevice,
+    open_device,
+)
+from depthlm_ros.backends.tensorrt.plan_file import key_path  # noqa: E402
 from depthlm_ros.engine.orders import Limits, plan_orders  # noqa: E402
 from depthlm_ros.engine.progress import Bars  # noqa: E402
 from depthlm_ros.engine.trt import build_plan, default_workspace, timing_cache_path  # noqa: E402
@@ -118,7 +120,7 @@ def test_a_cut_plan_is_refused(plans, tmp_path):
 
 
 def test_what_is_no_plan_is_refused_in_tensorrts_words(plans, tmp_path):
-    from depthlm_ros.backends.plan import read_key, write_plan
+    from depthlm_ros.backends.tensorrt.plan_file import read_key, write_plan
 
     shutil.copytree(plans, tmp_path / "bad")
     plan = tmp_path / "bad" / "look_128x96.plan"

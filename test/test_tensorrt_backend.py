@@ -23,11 +23,11 @@ import tensorrt_double  # noqa: E402
 from onnx import helper  # noqa: E402
 
 from depthlm_ros.backends.base import StepInput  # noqa: E402
-from depthlm_ros.backends.decoding import Query, generate  # noqa: E402
-from depthlm_ros.backends.device_memory import device_index, open_device  # noqa: E402
+from depthlm_ros.backends.generation import Query, generate  # noqa: E402
 from depthlm_ros.backends.onnx_runtime import OnnxRuntimeBackend  # noqa: E402
-from depthlm_ros.backends.plan import key_path  # noqa: E402
-from depthlm_ros.backends.tensorrt_engine import TensorRTBackend  # noqa: E402
+from depthlm_ros.backends.tensorrt.backend import TensorRTBackend  # noqa: E402
+from depthlm_ros.backends.tensorrt.cuda_device import device_index, open_device  # noqa: E402
+from depthlm_ros.backends.tensorrt.plan_file import key_path  # noqa: E402
 from depthlm_ros.engine.orders import Limits, plan_orders  # noqa: E402
 from depthlm_ros.engine.progress import Bars  # noqa: E402
 from depthlm_ros.engine.trt import build_plan  # noqa: E402
@@ -385,7 +385,7 @@ def test_a_changed_graph_makes_its_plan_stale(double, plans, tmp_path):
 def test_a_plan_that_tensorrt_does_not_take_is_told_in_its_words(double, plans, tmp_path):
     """Whole by its JSON, but not a plan."""
     shutil.copytree(plans, tmp_path / "bad")
-    from depthlm_ros.backends.plan import read_key, write_plan
+    from depthlm_ros.backends.tensorrt.plan_file import read_key, write_plan
 
     plan = tmp_path / "bad" / "look_128x96.plan"
     write_plan(plan, b"not a plan", read_key(key_path(plan)))

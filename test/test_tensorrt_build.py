@@ -21,9 +21,9 @@ onnxruntime = pytest.importorskip("onnxruntime")
 import tensorrt_double  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-from depthlm_ros.backends.device_memory import DeviceFacts, open_device  # noqa: E402
 from depthlm_ros.backends.onnx_runtime import most_probable  # noqa: E402
-from depthlm_ros.backends.plan import key_path, read_key, stale  # noqa: E402
+from depthlm_ros.backends.tensorrt.cuda_device import DeviceFacts, open_device  # noqa: E402
+from depthlm_ros.backends.tensorrt.plan_file import key_path, read_key, stale  # noqa: E402
 from depthlm_ros.engine.graphfile import file_digests, graph_files  # noqa: E402
 from depthlm_ros.engine.lock import building  # noqa: E402
 from depthlm_ros.engine.operators import check_model  # noqa: E402

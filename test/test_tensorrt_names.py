@@ -109,7 +109,7 @@ import io, sys, tempfile
 from pathlib import Path
 import tensorrt_bindings as trt
 sys.modules["tensorrt"] = trt
-from depthlm_ros.backends.tensorrt_runtime import Engine, load_tensorrt, make_logger
+from depthlm_ros.backends.tensorrt.runtime import Engine, load_tensorrt, make_logger
 from depthlm_ros.errors import BackendFailed
 assert load_tensorrt() is trt
 log = make_logger(trt)

@@ -9,7 +9,7 @@ from depthlm_ros.core import Region, Status
 from depthlm_ros.errors import BadQuestion
 from depthlm_ros.families import vlm3
 from depthlm_ros.families.registry import family_named
-from depthlm_ros.families.vlm3_object import polarity
+from depthlm_ros.families.vlm3 import polarity
 from depthlm_ros.geometry.rotations import rotation_angle_deg
 
 DEPTH, OBJECT, CORR, POSE = (family_named(f"vlm3-{task}") for task in ("depth", "object", "corr", "pose"))

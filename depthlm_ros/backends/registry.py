@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from depthlm_ros.backends.base import Backend
 from depthlm_ros.backends.onnx_runtime import OnnxRuntimeBackend
-from depthlm_ros.backends.tensorrt_engine import TensorRTBackend
-from depthlm_ros.backends.torch_hf import TorchBackend, loader
+from depthlm_ros.backends.tensorrt.backend import TensorRTBackend
+from depthlm_ros.backends.torch_backend import TorchBackend, loader
 from depthlm_ros.errors import BackendFailed, UnknownName
 from depthlm_ros.model_files.bundle import Bundle
 from depthlm_ros.model_files.checkpoint import Checkpoint

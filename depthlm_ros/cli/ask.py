@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 from depthlm_ros.cli.parts import add_lens, add_model, add_pixels, add_second_lens, load, numbers, read_frame, read_pair
 from depthlm_ros.core import Answer, Measurement, Region, Status
 from depthlm_ros.errors import BadQuestion
-from depthlm_ros.families import depthlm_tasks as tasks
+from depthlm_ros.families import depthlm
 from depthlm_ros.json_util import plain
 
 if TYPE_CHECKING:
-    from depthlm_ros.families.depthlm_tasks import Task
+    from depthlm_ros.families.depthlm import Task
 
 TASKS: dict[str, Callable[[argparse.Namespace], Task]] = {
-    "axis": lambda args: tasks.forward_distance(),
-    "speed": lambda args: tasks.speed(_needed(args, "seconds")),
-    "time": lambda args: tasks.travel_time(_needed(args, "speed")),
-    "two-points": lambda args: tasks.two_point_distance(),
-    "motion": lambda args: tasks.camera_motion(),
+    "axis": lambda args: depthlm.forward_distance(),
+    "speed": lambda args: depthlm.speed(_needed(args, "seconds")),
+    "time": lambda args: depthlm.travel_time(_needed(args, "speed")),
+    "two-points": lambda args: depthlm.two_point_distance(),
+    "motion": lambda args: depthlm.camera_motion(),
 }
 
 

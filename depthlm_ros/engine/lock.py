@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
-from depthlm_ros.backends.plan import PART
+from depthlm_ros.backends.tensorrt.plan_file import PART
 from depthlm_ros.errors import BackendFailed
 
 LOCK = ".building"

@@ -10,7 +10,7 @@ import numpy as np
 
 from depthlm_ros.backends.base import Backend, Look, StepInput, StepOutput
 from depthlm_ros.backends.onnx_runtime import KEPT_AS, OnnxRuntimeBackend
-from depthlm_ros.backends.torch_hf import TorchBackend
+from depthlm_ros.backends.torch_backend import TorchBackend
 from depthlm_ros.errors import BackendFailed
 from depthlm_ros.model_files.bundle import Bundle
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from depthlm_ros.backends.device_memory import open_device
-from depthlm_ros.backends.tensorrt_runtime import load_tensorrt
+from depthlm_ros.backends.tensorrt.cuda_device import open_device
+from depthlm_ros.backends.tensorrt.runtime import load_tensorrt
 from depthlm_ros.engine.orders import Limits, plan_orders
 from depthlm_ros.engine.progress import Bars
 from depthlm_ros.engine.targets import Target, parse_version, target_for

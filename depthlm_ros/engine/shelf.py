@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from depthlm_ros.backends.plan import PART, PlanKey, check_plan, key_path, read_key
+from depthlm_ros.backends.tensorrt.plan_file import PART, PlanKey, check_plan, key_path, read_key
 from depthlm_ros.engine.lock import LOCK, idle
 from depthlm_ros.errors import BackendFailed, BadBundle, SetupError, UnknownName
 from depthlm_ros.model_files.bundle import (

@@ -15,9 +15,17 @@ from typing import Any
 
 import onnx
 
-from depthlm_ros.backends.device_memory import DeviceFacts
-from depthlm_ros.backends.plan import Machine, PlanKey, check_plan, key_path, stale, write_plan, write_whole
-from depthlm_ros.backends.tensorrt_runtime import last_words, load_tensorrt, make_logger
+from depthlm_ros.backends.tensorrt.cuda_device import DeviceFacts
+from depthlm_ros.backends.tensorrt.plan_file import (
+    Machine,
+    PlanKey,
+    check_plan,
+    key_path,
+    stale,
+    write_plan,
+    write_whole,
+)
+from depthlm_ros.backends.tensorrt.runtime import last_words, load_tensorrt, make_logger
 from depthlm_ros.engine.graphfile import file_digests
 from depthlm_ros.engine.lock import building
 from depthlm_ros.engine.operators import check_model

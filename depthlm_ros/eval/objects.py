@@ -30,7 +30,7 @@ from depthlm_ros.data.problems import BadRecord, Problem, nothing_usable
 from depthlm_ros.data.reading import json_object, numbered_lines, require
 from depthlm_ros.data.records import inside_image
 from depthlm_ros.eval.results import key_of
-from depthlm_ros.families.vlm3_object import named_regions
+from depthlm_ros.families.vlm3 import named_regions
 
 KEYS = ("image", "intrinsics", "question", "answer")
 YES_NO, LENGTH, DIRECTION, CHOICE, ABSENT = "yes or no", "length", "direction", "choice", "not there"

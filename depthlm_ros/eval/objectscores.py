@@ -13,8 +13,8 @@ from depthlm_ros.data.problems import BadRecord
 from depthlm_ros.errors import BadImage, BadInput
 from depthlm_ros.eval.objects import ABSENT, CHOICE, DIRECTION, HOUR_DEG, LENGTH, YES_NO, ObjectQuestion
 from depthlm_ros.eval.results import Found
-from depthlm_ros.families.boxes import boxes_in
-from depthlm_ros.families.vlm3_object import polarity
+from depthlm_ros.families.parsing import boxes_in
+from depthlm_ros.families.vlm3 import polarity
 from depthlm_ros.image_io import read_rgb
 
 WITHIN, TINY_M = 0.25, 1e-4

@@ -36,9 +36,9 @@ from depthlm_ros.eval.evaluate import Judge, Judged, Predictor
 from depthlm_ros.eval.metrics import has_depth
 from depthlm_ros.eval.outcome import Outcome
 from depthlm_ros.eval.protocols import SEED, Allowed
+from depthlm_ros.families.depthlm import BORDER_PX
 from depthlm_ros.geometry.canonical_view import fitted_view
 from depthlm_ros.geometry.resize_rules import canonical_size
-from depthlm_ros.marker import BORDER_PX
 from depthlm_ros.model_files.spec import CanvasRule
 
 if TYPE_CHECKING:

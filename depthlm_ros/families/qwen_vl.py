@@ -17,9 +17,16 @@ import numpy as np
 from depthlm_ros.core import Region, Status
 from depthlm_ros.families import vlm3
 from depthlm_ros.families.base import Family, Prompt, Reply
-from depthlm_ros.families.boxes import BOX_SCALE, region_of
-from depthlm_ros.families.numbers import alone, positive_metres, quantity_of, stated
-from depthlm_ros.families.text import without_control, without_thinking
+from depthlm_ros.families.parsing import (
+    BOX_SCALE,
+    alone,
+    positive_metres,
+    quantity_of,
+    region_of,
+    stated,
+    without_control,
+    without_thinking,
+)
 
 FIND_QUESTION = (
     "Which things in this image is the question below about? Locate each of them, in the order in which the question "

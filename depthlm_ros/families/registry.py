@@ -7,10 +7,7 @@ from depthlm_ros.families.base import Family
 from depthlm_ros.families.depthlm import DepthLM
 from depthlm_ros.families.qwen_vl import DepthVLM, Qwen3VL, Qwen25VL
 from depthlm_ros.families.tiny import Tiny
-from depthlm_ros.families.vlm3 import Vlm3Depth
-from depthlm_ros.families.vlm3_corr import Vlm3Corr
-from depthlm_ros.families.vlm3_object import Vlm3Object
-from depthlm_ros.families.vlm3_pose import Vlm3Pose
+from depthlm_ros.families.vlm3 import Vlm3Corr, Vlm3Depth, Vlm3Object, Vlm3Pose
 
 FAMILIES: dict[str, type[Family]] = {
     family.name: family

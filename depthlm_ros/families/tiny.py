@@ -15,10 +15,8 @@ import numpy as np
 from depthlm_ros.core import Region, RelativePose, Status
 from depthlm_ros.families import vlm3
 from depthlm_ros.families.base import Family, Prompt, Reply, normalised
-from depthlm_ros.families.boxes import BOX, box_text, boxes_in
-from depthlm_ros.families.text import without_control
-from depthlm_ros.families.vlm3_corr import Vlm3Corr
-from depthlm_ros.families.vlm3_pose import Vlm3Pose
+from depthlm_ros.families.parsing import BOX, box_text, boxes_in, without_control
+from depthlm_ros.families.vlm3 import Vlm3Corr, Vlm3Pose
 
 # Of a match or a part of a pose.
 REPLY_TOKENS = 48

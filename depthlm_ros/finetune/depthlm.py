@@ -9,12 +9,11 @@ import numpy as np
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.data.problems import BadRecord
 from depthlm_ros.data.records import Record
-from depthlm_ros.families.depthlm import POINT_QUESTION
+from depthlm_ros.families.depthlm import POINT_QUESTION, draw_marks, fits
 from depthlm_ros.families.vlm3 import POINT_REPLY
 from depthlm_ros.finetune.pictures import Cut, plain_cut, processed, random_cut, seen_size, stretched_cut
 from depthlm_ros.finetune.samples import Sample, Showing, Turn, metres, read_picture
 from depthlm_ros.finetune.settings import named
-from depthlm_ros.marker import draw_marks, fits
 
 
 def depthlm_sample(showing: Showing, record: Record, file: Path, rng: np.random.Generator) -> Sample:

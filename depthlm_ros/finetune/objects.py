@@ -20,8 +20,8 @@ from depthlm_ros.data.fields import camera, image, numbers
 from depthlm_ros.data.problems import BadRecord
 from depthlm_ros.data.reading import require
 from depthlm_ros.errors import BadQuestion
-from depthlm_ros.families.boxes import box_text
-from depthlm_ros.families.vlm3_object import REGION, placed
+from depthlm_ros.families.parsing import box_text
+from depthlm_ros.families.vlm3 import REGION, placed
 
 IMAGE_MARK = "<image>"
 # The region token that stands for a mask, and the one for its depth, which VLM3 has no use for.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from depthlm_ros.families.numbers import answered_metres
+from depthlm_ros.families.parsing import answered_metres
 
 # (reply, truth in metres, largest error in metres that counts) -> reward
 Reward = Callable[[str, float, float], float]

@@ -9,10 +9,14 @@ import numpy as np
 from depthlm_ros.data.problems import BadRecord
 from depthlm_ros.data.records import PairRecord, Record
 from depthlm_ros.families.base import normalised
-from depthlm_ros.families.vlm3 import POINT_REPLY, point_text
-from depthlm_ros.families.vlm3_corr import COORDINATE_SCALE, MATCH_QUESTION
-from depthlm_ros.families.vlm3_pose import QUESTIONS
-from depthlm_ros.families.vlm3_replies import pose_replies
+from depthlm_ros.families.vlm3 import (
+    MATCH_COORDINATE_SCALE,
+    MATCH_QUESTION,
+    POINT_REPLY,
+    QUESTIONS,
+    point_text,
+    pose_replies,
+)
 from depthlm_ros.finetune.objects import ObjectRecord
 from depthlm_ros.finetune.samples import Sample, Showing, Turn, metres, read_picture, seen_whole
 from depthlm_ros.geometry.canonical_view import CanonicalView, fitted_view
@@ -87,7 +91,7 @@ def _coordinates(view: CanonicalView, uv_px: np.ndarray) -> list[tuple[int, int]
     """Pixels (N, 2) of an image as numbers of 0 to 1000 of the picture."""
     width, height = view.canvas_size_px
     return [
-        (normalised(u, width, COORDINATE_SCALE), normalised(v, height, COORDINATE_SCALE))
+        (normalised(u, width, MATCH_COORDINATE_SCALE), normalised(v, height, MATCH_COORDINATE_SCALE))
         for u, v in view.uv_to_canvas(uv_px).tolist()
     ]
 

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 from depthlm_ros.core import Frame
 from depthlm_ros.errors import BadInput, BadQuestion
-from depthlm_ros.pair import PairView
 from depthlm_ros.ros.asking import Codes, Refused, Site, age_remark, ask, check_count, finish
 from depthlm_ros.ros.messages import pixels_from
 from depthlm_ros.ros.pairing import NS_PER_S, same_camera
@@ -20,6 +19,7 @@ from depthlm_ros.ros.parameters import Parameters
 from depthlm_ros.ros.pipeline import Seen, frame_of
 from depthlm_ros.ros.responses import fill_matches, fill_pose
 from depthlm_ros.srv import MatchPixels, RelativePose
+from depthlm_ros.view import PairView
 
 MOST_PIXELS_MATCHED = 256
 # An earlier image that is off by more than this share of the time asked for is told.

@@ -8,8 +8,7 @@ from tokenizers import Tokenizer
 
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.families.base import Family, normalised
-from depthlm_ros.families.vlm3_corr import COORDINATE_SCALE
-from depthlm_ros.families.vlm3_replies import pose_replies
+from depthlm_ros.families.vlm3 import MATCH_COORDINATE_SCALE, pose_replies
 from depthlm_ros.scenes.pairs import Pair, sample_pair
 from depthlm_ros.scenes.photo import photograph
 from depthlm_ros.scenes.sample import sample_scene
@@ -72,6 +71,7 @@ def match_gaze(uv_px: np.ndarray, matched_px: np.ndarray, size_px: tuple[int, in
 def match_reply(matched_px: np.ndarray, size_px: tuple[int, int]) -> str:
     """The answer to a question for a match."""
     x, y = (
-        normalised(float(value), extent, COORDINATE_SCALE) for value, extent in zip(matched_px, size_px, strict=True)
+        normalised(float(value), extent, MATCH_COORDINATE_SCALE)
+        for value, extent in zip(matched_px, size_px, strict=True)
     )
     return f"({x}, {y})"

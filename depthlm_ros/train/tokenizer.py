@@ -11,9 +11,7 @@ from collections.abc import Iterable
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from depthlm_ros.errors import BadBundle
-from depthlm_ros.families.vlm3 import POINT_QUESTION, POINT_REPLY, POINT_REPLY_START
-from depthlm_ros.families.vlm3_corr import MATCH_QUESTION
-from depthlm_ros.families.vlm3_pose import QUESTIONS
+from depthlm_ros.families.vlm3 import MATCH_QUESTION, POINT_QUESTION, POINT_REPLY, POINT_REPLY_START, QUESTIONS
 from depthlm_ros.train.conversation import CHAT
 
 PAD = "<|endoftext|>"

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from depthlm_ros.backends.device_memory import Device, DeviceArray
+from depthlm_ros.backends.tensorrt.cuda_device import Device, DeviceArray
 from depthlm_ros.errors import BackendFailed
 
 logger = logging.getLogger(__name__)

@@ -16,11 +16,8 @@ import numpy as np
 
 from depthlm_ros.core import DepthMap, Intrinsics, Measurement, Region
 from depthlm_ros.errors import BadQuestion
-from depthlm_ros.things.extents import ends_across, ends_down
-from depthlm_ros.things.nearest import nearest_points
-from depthlm_ros.things.relations import relations
-from depthlm_ros.things.thing import Thing, thing_at, thing_in
-from depthlm_ros.things.upright import CAMERA_DOWN, downwards
+from depthlm_ros.measurement.extents import Thing, ends_across, ends_down, nearest_points, relations, thing_at, thing_in
+from depthlm_ros.measurement.gravity import CAMERA_DOWN, downwards
 
 # Of more things than this, pairs are not compared.
 MOST_PAIRED = 4

@@ -1,6 +1,10 @@
 """Numbers and measurements in a model's words. What is not written plainly is no number: never a made-up depth.
 
 All patterns take time in proportion to the text, however it is made.
+
+Boxes as numbers of 0 to 1000, in which VLM3, Qwen3-VL and the embedded model write them.
+
+Text on its way to a model and back.
 """
 
 from __future__ import annotations
@@ -10,6 +14,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
+
+from depthlm_ros.core import Region
 
 LARGEST_M = 10_000.0
 # Two statements of one length that differ by no more are the same, rounded or in other units.
@@ -165,3 +171,60 @@ def _number(text: str, run: re.Match[str]) -> Number:
     unit, factor = UNITS.get(name, ("", 1.0))
     value = float(plain[1]) * factor * (-1 if run["sign"] else 1)
     return Number(value, unit, not _BOUND.search(text[max(0, start - 24) : start]), start, end)
+
+
+BOX_SCALE = 1000
+# "(x1, y1, x2, y2)" as it stands in questions and replies.
+BOX = re.compile(r"\(([0-9]{1,4}), ([0-9]{1,4}), ([0-9]{1,4}), ([0-9]{1,4})\)")
+
+
+def box_text(region: Region, size_px: tuple[int, int]) -> str:
+    """A region of an image (width, height) as "(x1, y1, x2, y2)"; corners outside go to its edge."""
+    return "(" + ", ".join(map(str, box_corners(region, size_px))) + ")"
+
+
+def box_corners(region: Region, size_px: tuple[int, int]) -> tuple[int, ...]:
+    """(x1, y1, x2, y2), each round(1000 * pixel / extent) with halves to even, as the released data have it.
+
+    Rounded in two steps, so that a half that arithmetic left a hair away still counts as one.
+    """
+    right, bottom = region.x_px + region.width_px, region.y_px + region.height_px
+    edges = ((region.x_px, 0), (region.y_px, 1), (right, 0), (bottom, 1))
+    scaled = (round(round(BOX_SCALE * value / size_px[axis], 6)) for value, axis in edges)
+    return tuple(min(max(value, 0), BOX_SCALE) for value in scaled)
+
+
+def region_of(
+    corners: Iterable[float], extent: tuple[float, float], size_px: tuple[int, int], label: str = ""
+) -> Region | None:
+    """A Region in pixels of an image (width, height) from corners x1, y1, x2, y2 of 0 to `extent`; None if it is empty,
+    its corners are in the wrong order, or it lies outside."""
+    x1, y1, x2, y2 = corners
+    (wide, high), (width, height) = extent, size_px
+    if not (0 <= x1 < x2 <= wide and 0 <= y1 < y2 <= high):
+        return None
+    x, y = x1 / wide * width, y1 / high * height
+    return Region(x, y, (x2 - x1) / wide * width, (y2 - y1) / high * height, label)
+
+
+def boxes_in(text: str, size_px: tuple[int, int]) -> tuple[Region, ...]:
+    """The possible boxes that a text names, each once, in order."""
+    corners = (map(int, match.groups()) for match in BOX.finditer(text))
+    found = (region_of(four, (BOX_SCALE, BOX_SCALE), size_px) for four in corners)
+    return tuple(dict.fromkeys(region for region in found if region is not None))
+
+
+# What the checkpoints' tokenizers take for control tokens: <|im_start|> and its like (Qwen), [INST], [/INST] and
+# [SYSTEM_PROMPT], <s>, </s>, <unk> and <pad> (Pixtral).
+_CONTROL = re.compile(r"<(?=\|)|\[(?=/?[A-Z]+(?:_[A-Z]+)*\])|<(?=/?(?:s|unk|pad)>|SPECIAL_)")
+
+
+def without_control(question: str) -> str:
+    """The question with control tokens taken apart by a space, so that a user's text never is more than text."""
+    return _CONTROL.sub(lambda opening: f"{opening.group()} ", question)
+
+
+def without_thinking(reply: str) -> str:
+    """The reply behind its last <think> block; before it, if the block never ends."""
+    _, ended, after = reply.rpartition("</think>")
+    return (after if ended else reply.partition("<think>")[0]).strip()

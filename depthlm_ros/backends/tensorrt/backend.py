@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from depthlm_ros.backends.base import Look, StepInput, StepOutput, checked_size
-from depthlm_ros.backends.device_memory import Device, DeviceArray, Pool, device_index, open_device
-from depthlm_ros.backends.plan import Machine, check_plan, key_path, read_key
-from depthlm_ros.backends.tensorrt_runtime import Engine, Run, Staging, load_tensorrt
+from depthlm_ros.backends.tensorrt.cuda_device import Device, DeviceArray, Pool, device_index, open_device
+from depthlm_ros.backends.tensorrt.plan_file import Machine, check_plan, key_path, read_key
+from depthlm_ros.backends.tensorrt.runtime import Engine, Run, Staging, load_tensorrt
 from depthlm_ros.errors import BadBundle, BadQuestion, OutOfMemory, UnfitPlans
 from depthlm_ros.model_files.bundle import MANIFEST, Bundle
 from depthlm_ros.model_files.checkpoint import bundle_folder
