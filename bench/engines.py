@@ -28,17 +28,17 @@ from transformers import Qwen3VLConfig
 from depthlm_ros.backends.onnx_runtime import OnnxRuntimeBackend
 from depthlm_ros.backends.torch_backend import TorchBackend
 from depthlm_ros.core import Frame, Intrinsics
-from depthlm_ros.engine.parity import sample_image
-from depthlm_ros.export.package import Wanted, write_engine
+from depthlm_ros.export.parity import sample_image
 from depthlm_ros.export.precision import Precision, set_precision
+from depthlm_ros.export.write_bundle import Wanted, write_engine
 from depthlm_ros.model import load_model
 from depthlm_ros.model_files.bundle import Bundle, find_bundle, load_bundle
 from depthlm_ros.model_files.spec import CanvasRule, ModelSpec
 from depthlm_ros.nets.backbone import Backbone
 from depthlm_ros.nets.checkpoint import load_checkpoint
-from depthlm_ros.nets.dpt import DptConfig
+from depthlm_ros.nets.depth_heads import DptConfig
+from depthlm_ros.nets.loading import rebuild_frequencies
 from depthlm_ros.nets.qwen3vl import Qwen3VLDepth
-from depthlm_ros.nets.released import rebuild_frequencies
 from depthlm_ros.train.validate import validate
 
 # Sizes of a Qwen3-VL: vision layers, width, feed-forward, heads; the same of the language model, its groups of keys and

@@ -23,7 +23,7 @@ import torch
 from tokenizers import Tokenizer
 
 from depthlm_ros.core import Frame
-from depthlm_ros.export.package import write_bundle
+from depthlm_ros.export.write_bundle import write_bundle
 from depthlm_ros.families.registry import family_named
 from depthlm_ros.model import Model, load_model
 from depthlm_ros.train.cli import DEFAULT_RECIPE, bundle_spec

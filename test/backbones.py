@@ -4,7 +4,7 @@ import torch
 from transformers import LlavaConfig, Qwen2_5_VLConfig, Qwen3VLConfig
 
 from depthlm_ros.nets.positions import PromptLayout
-from depthlm_ros.nets.text import Deep, causal_mask, read
+from depthlm_ros.nets.text_decoder import Deep, causal_mask, read
 
 IMAGE_ID, BREAK_ID, END_ID = 5, 6, 7
 

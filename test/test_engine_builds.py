@@ -17,9 +17,9 @@ from commandline import own_engines, start  # noqa: E402
 
 from depthlm_ros.backends.torch_backend import TorchBackend, loader  # noqa: E402
 from depthlm_ros.core import Frame, Intrinsics  # noqa: E402
-from depthlm_ros.engine.operators import check_onnx  # noqa: E402
-from depthlm_ros.engine.parity import sample_image  # noqa: E402
 from depthlm_ros.errors import BadBundle, BadQuestion, UnknownName  # noqa: E402
+from depthlm_ros.export.parity import sample_image  # noqa: E402
+from depthlm_ros.export.trt_support import check_onnx  # noqa: E402
 from depthlm_ros.model import Model, load_model  # noqa: E402
 from depthlm_ros.model_files.bundle import find_bundle, load_bundle  # noqa: E402
 

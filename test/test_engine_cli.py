@@ -21,8 +21,8 @@ from commandline import own_engines  # noqa: E402
 from depthlm_ros.backends.torch_backend import TorchBackend, loader  # noqa: E402
 from depthlm_ros.cli import _parser, main  # noqa: E402
 from depthlm_ros.core import Frame, Intrinsics  # noqa: E402
-from depthlm_ros.engine.parity import sample_image  # noqa: E402
 from depthlm_ros.errors import BadBundle, BadIntrinsics  # noqa: E402
+from depthlm_ros.export.parity import sample_image  # noqa: E402
 from depthlm_ros.model import Model, believable_view, load_model  # noqa: E402
 from depthlm_ros.model_files.bundle import load_bundle  # noqa: E402
 from depthlm_ros.model_files.spec_yaml import spec_named  # noqa: E402

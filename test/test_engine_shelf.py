@@ -12,9 +12,8 @@ import pytest
 
 from depthlm_ros.backends.tensorrt.plan_file import Machine, PlanKey, key_path, write_plan
 from depthlm_ros.cli import main
-from depthlm_ros.engine.lock import LOCK, building
-from depthlm_ros.engine.shelf import check_place
 from depthlm_ros.errors import BadBundle, SetupError
+from depthlm_ros.export.engine_store import LOCK, building, check_place
 from depthlm_ros.model_files.bundle import MANIFEST, file_digest, load_bundle, manifest_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -192,7 +191,7 @@ def test_a_model_with_its_checkpoint_is_not_removed(shelf, capsys):
 HOLDER = """
 import sys
 from pathlib import Path
-from depthlm_ros.engine.lock import building
+from depthlm_ros.export.engine_store import building
 with building(Path(sys.argv[1]), print):
     print("mine", flush=True)
     sys.stdin.read()

@@ -13,16 +13,16 @@ from backbones import qwen3_config, qwen25_config, roughen  # noqa: E402
 from depthlm_ros.backends.generation import Query, generate  # noqa: E402
 from depthlm_ros.backends.onnx_runtime import OnnxRuntimeBackend  # noqa: E402
 from depthlm_ros.backends.torch_backend import TorchBackend  # noqa: E402
-from depthlm_ros.engine.operators import check_onnx  # noqa: E402
-from depthlm_ros.engine.parity import sample_image  # noqa: E402
-from depthlm_ros.engine.targets import TARGETS  # noqa: E402
 from depthlm_ros.errors import BackendFailed, BadQuestion, SetupError  # noqa: E402
-from depthlm_ros.export.graphs import look_model  # noqa: E402
-from depthlm_ros.export.package import Wanted, check_canvases, write_engine  # noqa: E402
+from depthlm_ros.export.onnx_graphs import look_model  # noqa: E402
+from depthlm_ros.export.parity import sample_image  # noqa: E402
 from depthlm_ros.export.precision import Precision, set_precision  # noqa: E402
+from depthlm_ros.export.trt_support import check_onnx  # noqa: E402
+from depthlm_ros.export.trt_support_table import TARGETS  # noqa: E402
+from depthlm_ros.export.write_bundle import Wanted, check_canvases, write_engine  # noqa: E402
 from depthlm_ros.model_files.bundle import load_bundle  # noqa: E402
 from depthlm_ros.model_files.spec import CanvasRule, ModelSpec  # noqa: E402
-from depthlm_ros.nets.dpt import DptConfig  # noqa: E402
+from depthlm_ros.nets.depth_heads import DptConfig  # noqa: E402
 from depthlm_ros.nets.pixels import PixelRule  # noqa: E402
 from depthlm_ros.nets.qwen3vl import Qwen3VLDepth  # noqa: E402
 from depthlm_ros.nets.qwen25vl import Qwen25VL  # noqa: E402

@@ -31,7 +31,7 @@ from depthlm_ros.finetune.run import Run  # noqa: E402
 from depthlm_ros.image_io import read_rgb  # noqa: E402
 from depthlm_ros.model import load_model  # noqa: E402
 from depthlm_ros.nets.graphs import LookGraph  # noqa: E402
-from depthlm_ros.nets.released import load_released  # noqa: E402
+from depthlm_ros.nets.loading import load_released  # noqa: E402
 
 pytestmark = pytest.mark.torch
 # Recipe: kind of data, base.

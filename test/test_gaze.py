@@ -11,8 +11,8 @@ pytest.importorskip("transformers")
 
 from depthlm_ros.errors import SetupError  # noqa: E402
 from depthlm_ros.families.registry import family_named  # noqa: E402
+from depthlm_ros.nets.checkpoint import SmallConfig  # noqa: E402
 from depthlm_ros.nets.positions import ImageSpan, PromptLayout  # noqa: E402
-from depthlm_ros.nets.small import SmallConfig  # noqa: E402
 from depthlm_ros.scenes.pairs import sample_pair  # noqa: E402
 from depthlm_ros.scenes.questions import ask_about  # noqa: E402
 from depthlm_ros.scenes.render import render  # noqa: E402

@@ -8,7 +8,7 @@ pytest.importorskip("transformers")
 from torch.nn import functional as F  # noqa: E402
 
 from depthlm_ros.errors import BadBundle  # noqa: E402
-from depthlm_ros.nets.heads import released_head, released_name  # noqa: E402
+from depthlm_ros.nets.depth_heads import released_head, released_name  # noqa: E402
 
 pytestmark = pytest.mark.torch
 WIDTH = 24  # of the language model

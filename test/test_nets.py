@@ -5,13 +5,16 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from depthlm_ros.nets.attention import attend  # noqa: E402
-from depthlm_ros.nets.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
-from depthlm_ros.nets.dpt import DptConfig, DptHead, FusionBlock, ResidualConvUnit  # noqa: E402
+from depthlm_ros.nets.checkpoint import SmallConfig, build, load_checkpoint, save_checkpoint  # noqa: E402  # noqa: E402
+from depthlm_ros.nets.depth_heads import DptConfig, DptHead, FusionBlock, ResidualConvUnit  # noqa: E402
 from depthlm_ros.nets.graphs import LookGraph, StepGraph  # noqa: E402
 from depthlm_ros.nets.positions import PromptLayout, prefix_positions  # noqa: E402
-from depthlm_ros.nets.small import SmallConfig, build  # noqa: E402
-from depthlm_ros.nets.text import Deep, causal_mask, read  # noqa: E402
+from depthlm_ros.nets.text_decoder import (  # noqa: E402
+    Deep,
+    attend,
+    causal_mask,
+    read,
+)
 
 pytestmark = pytest.mark.torch
 IMAGE_ID, PAD_ID = 5, 0

@@ -9,10 +9,10 @@ pytest.importorskip("transformers")
 from depthlm_ros.backends.base import StepInput  # noqa: E402
 from depthlm_ros.backends.generation import Query, generate  # noqa: E402
 from depthlm_ros.backends.registry import open_backend  # noqa: E402
-from depthlm_ros.export.package import write_bundle  # noqa: E402
+from depthlm_ros.export.write_bundle import write_bundle  # noqa: E402
 from depthlm_ros.model_files.bundle import find_bundle, load_bundle  # noqa: E402
 from depthlm_ros.model_files.spec import CanvasRule, ModelSpec  # noqa: E402
-from depthlm_ros.nets.small import SmallConfig, build  # noqa: E402
+from depthlm_ros.nets.checkpoint import SmallConfig, build  # noqa: E402
 from depthlm_ros.train.tokenizer import IMAGE, PAD, train_tokenizer  # noqa: E402
 
 pytestmark = pytest.mark.torch

@@ -29,10 +29,10 @@ from transformers import (  # noqa: E402
 
 from depthlm_ros.errors import BadBundle, UnknownName  # noqa: E402
 from depthlm_ros.model_files.spec import CanvasRule, ModelSpec  # noqa: E402
+from depthlm_ros.nets.loading import load_released  # noqa: E402
 from depthlm_ros.nets.pixels import PixelRule  # noqa: E402
 from depthlm_ros.nets.pixtral import Pixtral  # noqa: E402
 from depthlm_ros.nets.qwen25vl import Qwen25VL  # noqa: E402
-from depthlm_ros.nets.released import load_released  # noqa: E402
 
 pytestmark = pytest.mark.torch
 CLIP = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}

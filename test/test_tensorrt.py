@@ -14,16 +14,11 @@ tensorrt = pytest.importorskip("tensorrt", reason="TensorRT is not installed her
 from depthlm_ros.backends.generation import Query, generate  # noqa: E402
 from depthlm_ros.backends.onnx_runtime import OnnxRuntimeBackend  # noqa: E402
 from depthlm_ros.backends.tensorrt.backend import TensorRTBackend  # noqa: E402
-from depthlm_ros.backends.tensorrt.cuda_device import (  # noqa: E402
-    CudaDevice,
-    TorchDevice,
-    open_device,
-)
+from depthlm_ros.backends.tensorrt.cuda_device import CudaDevice, TorchDevice, open_device  # noqa: E402
 from depthlm_ros.backends.tensorrt.plan_file import key_path  # noqa: E402
-from depthlm_ros.engine.orders import Limits, plan_orders  # noqa: E402
-from depthlm_ros.engine.progress import Bars  # noqa: E402
-from depthlm_ros.engine.trt import build_plan, default_workspace, timing_cache_path  # noqa: E402
 from depthlm_ros.errors import BackendFailed, BadBundle, OutOfMemory  # noqa: E402
+from depthlm_ros.export.progress import Bars  # noqa: E402
+from depthlm_ros.export.trt_builder import Limits, build_plan, default_workspace, plan_orders, timing_cache_path  # noqa: E402  # noqa: E402
 from depthlm_ros.model_files.bundle import find_bundle, load_bundle  # noqa: E402
 
 pytestmark = pytest.mark.torch

@@ -28,10 +28,13 @@ from depthlm_ros.backends.onnx_runtime import OnnxRuntimeBackend  # noqa: E402
 from depthlm_ros.backends.tensorrt.backend import TensorRTBackend  # noqa: E402
 from depthlm_ros.backends.tensorrt.cuda_device import device_index, open_device  # noqa: E402
 from depthlm_ros.backends.tensorrt.plan_file import key_path  # noqa: E402
-from depthlm_ros.engine.orders import Limits, plan_orders  # noqa: E402
-from depthlm_ros.engine.progress import Bars  # noqa: E402
-from depthlm_ros.engine.trt import build_plan  # noqa: E402
 from depthlm_ros.errors import BackendFailed, BadBundle, BadQuestion, OutOfMemory, UnfitPlans  # noqa: E402
+from depthlm_ros.export.progress import Bars  # noqa: E402
+from depthlm_ros.export.trt_builder import (  # noqa: E402
+    Limits,
+    build_plan,
+    plan_orders,
+)
 from depthlm_ros.model_files.bundle import file_digest, find_bundle, load_bundle  # noqa: E402
 
 pytestmark = pytest.mark.torch

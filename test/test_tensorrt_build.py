@@ -24,14 +24,21 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from depthlm_ros.backends.onnx_runtime import most_probable  # noqa: E402
 from depthlm_ros.backends.tensorrt.cuda_device import DeviceFacts, open_device  # noqa: E402
 from depthlm_ros.backends.tensorrt.plan_file import key_path, read_key, stale  # noqa: E402
-from depthlm_ros.engine.graphfile import file_digests, graph_files  # noqa: E402
-from depthlm_ros.engine.lock import building  # noqa: E402
-from depthlm_ros.engine.operators import check_model  # noqa: E402
-from depthlm_ros.engine.orders import Limits, PlanOrder, plan_orders, step_profiles  # noqa: E402
-from depthlm_ros.engine.progress import Bars  # noqa: E402
-from depthlm_ros.engine.rewrites import cast_bytes_first, choose_tokens, depth_only  # noqa: E402
-from depthlm_ros.engine.trt import build_plan, default_workspace, plan_key, timing_cache_path  # noqa: E402
 from depthlm_ros.errors import BackendFailed, BadBundle, OutOfMemory, SetupError  # noqa: E402
+from depthlm_ros.export.engine_store import building  # noqa: E402
+from depthlm_ros.export.onnx_rewrites import cast_bytes_first, choose_tokens, depth_only, file_digests, graph_files  # noqa: E402  # noqa: E402
+from depthlm_ros.export.progress import Bars  # noqa: E402
+from depthlm_ros.export.trt_builder import (  # noqa: E402  # noqa: E402
+    Limits,
+    PlanOrder,
+    build_plan,
+    default_workspace,
+    plan_key,
+    plan_orders,
+    step_profiles,
+    timing_cache_path,
+)
+from depthlm_ros.export.trt_support import check_model  # noqa: E402
 from depthlm_ros.model_files.bundle import find_bundle, load_bundle  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -226,7 +233,7 @@ def test_a_closed_terminal_does_not_end_a_build(graph, double):
 SECOND = """
 import sys
 from pathlib import Path
-from depthlm_ros.engine.lock import building
+from depthlm_ros.export.engine_store import building
 with building(Path(sys.argv[1]), lambda text: print(text, flush=True)):
     print("mine", flush=True)
 """

@@ -133,8 +133,8 @@ def test_our_logger_is_taken_and_a_tensorrt_that_does_not_start_is_told(tensorrt
 MONITORING = """
 import io
 import tensorrt_bindings as trt
-from depthlm_ros.engine.progress import Bars
-from depthlm_ros.engine.trt import _monitor
+from depthlm_ros.export.progress import Bars
+from depthlm_ros.export.trt_builder import _monitor
 monitor = _monitor(trt, Bars(io.StringIO()))
 assert isinstance(monitor, trt.IProgressMonitor)
 monitor.phase_start("a", None, 2)

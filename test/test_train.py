@@ -12,9 +12,9 @@ pytest.importorskip("transformers")
 from depthlm_ros.errors import SetupError, UnknownName  # noqa: E402
 from depthlm_ros.families.registry import family_named  # noqa: E402
 from depthlm_ros.model import read_tokenizer  # noqa: E402
+from depthlm_ros.nets.checkpoint import SmallConfig  # noqa: E402
 from depthlm_ros.nets.positions import PromptLayout  # noqa: E402
-from depthlm_ros.nets.small import SmallConfig  # noqa: E402
-from depthlm_ros.nets.text import Deep, causal_mask, read  # noqa: E402
+from depthlm_ros.nets.text_decoder import Deep, causal_mask, read  # noqa: E402
 from depthlm_ros.scenes.pairs import sample_pair  # noqa: E402
 from depthlm_ros.scenes.questions import ask_about  # noqa: E402
 from depthlm_ros.scenes.render import render  # noqa: E402

@@ -9,9 +9,9 @@ onnx = pytest.importorskip("onnx")
 
 from onnx import TensorProto, helper, numpy_helper, parser  # noqa: E402
 
-from depthlm_ros.engine.operators import check_model, check_onnx  # noqa: E402
-from depthlm_ros.engine.targets import TARGETS, parse_version, target_for, target_named  # noqa: E402
 from depthlm_ros.errors import BadBundle, UnknownName  # noqa: E402
+from depthlm_ros.export.trt_support import check_model, check_onnx  # noqa: E402
+from depthlm_ros.export.trt_support_table import TARGETS, parse_version, target_for, target_named  # noqa: E402
 
 pytestmark = pytest.mark.torch
 TINY = Path(__file__).resolve().parent.parent / "engines" / "tiny"

@@ -135,7 +135,7 @@ def loader(source: Bundle | Checkpoint) -> Callable[[str], Backbone]:
             return load_checkpoint(source.folder).eval().to(on_device)
         import torch
 
-        from depthlm_ros.nets.released import load_released
+        from depthlm_ros.nets.loading import load_released
 
         # A CPU is right, if slow, in single precision; half of it is for devices that compute in it.
         dtype = torch.float32 if on_device == "cpu" else getattr(torch, source.spec.dtype)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.engine import options
-from depthlm_ros.engine.targets import TARGETS, Target, target_named
 from depthlm_ros.errors import SetupError
+from depthlm_ros.export.trt_support_table import TARGETS, Target, target_named
 
 # For ONNX Runtime what its older versions read too; newer opsets are no faster there.
 PORTABLE_OPSET = 20
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
 def build(args: argparse.Namespace) -> None:
     """Compile a model for one camera: ONNX graphs and, on a machine with TensorRT, plans of them. Without a camera or
     size its graphs must be there already, and only the plans of them are built."""
-    from depthlm_ros.engine.plans import target_here
+    from depthlm_ros.export.trt_builder import target_here
 
     _check(args)
     here = target_here() if args.backend != "onnxruntime" else None
@@ -59,7 +59,7 @@ def build(args: argparse.Namespace) -> None:
 
 def inspect(args: argparse.Namespace) -> None:
     """Check every file of an engine against its manifest, and tell what it was built from and for."""
-    from depthlm_ros.engine.shelf import describe
+    from depthlm_ros.export.engine_store import describe
     from depthlm_ros.model_files.bundle import find_bundle, load_bundle
 
     folder = find_bundle(args.engine)
@@ -82,7 +82,7 @@ def inspect(args: argparse.Namespace) -> None:
 
 def list_engines(args: argparse.Namespace) -> None:
     """List the engines in the engine folders. Their files are not checked: see inspect."""
-    from depthlm_ros.engine.shelf import shelved, table
+    from depthlm_ros.export.engine_store import shelved, table
 
     engines = shelved()
     if args.json:
@@ -94,11 +94,11 @@ def list_engines(args: argparse.Namespace) -> None:
 
 def clean(args: argparse.Namespace) -> None:
     """Remove what killed builds left behind; of a named engine also its plans, with --all the engine itself."""
-    from depthlm_ros.engine import shelf
+    from depthlm_ros.export import engine_store
 
     if args.all and not args.engine:
         raise SetupError("--all needs the name of an engine: all of them at once are removed by nobody by mistake.")
-    freed = shelf.clean(args.engine, args.all, print)
+    freed = engine_store.clean(args.engine, args.all, print)
     print(f"{freed / 1e6:.1f} MB became free")
 
 
@@ -118,10 +118,9 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _build_graphs(args: argparse.Namespace, backend: str, here: Target | None) -> Path:
-    from depthlm_ros.engine.build import EngineOrder, build_graphs
-    from depthlm_ros.engine.fitting import camera_of_size
-    from depthlm_ros.engine.progress import Bars
     from depthlm_ros.engine.report import report_text
+    from depthlm_ros.export.build import EngineOrder, build_graphs, camera_of_size
+    from depthlm_ros.export.progress import Bars
     from depthlm_ros.model_files.checkpoint import find_model
 
     wanted = target_named(args.target) if args.target else here
@@ -156,9 +155,9 @@ def _plans_alone(args: argparse.Namespace, backend: str) -> None:
 
 
 def _plans(args: argparse.Namespace, name: str) -> None:
-    from depthlm_ros.engine.plans import PlanWishes, build_plans
-    from depthlm_ros.engine.progress import Bars
     from depthlm_ros.engine.report import plan_text
+    from depthlm_ros.export.progress import Bars
+    from depthlm_ros.export.trt_builder import PlanWishes, build_plans
     from depthlm_ros.model_files.bundle import Bundle
     from depthlm_ros.model_files.checkpoint import find_model
 

@@ -6,7 +6,7 @@ import argparse
 import re
 from pathlib import Path
 
-from depthlm_ros.engine.targets import TARGETS
+from depthlm_ros.export.trt_support_table import TARGETS
 
 BACKENDS = ("tensorrt", "onnxruntime")
 PRECISIONS = ("bf16", "fp16", "fp32", "int8")

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from depthlm_ros.engine.build import BuildReport
-    from depthlm_ros.engine.trt import PlanReport
+    from depthlm_ros.export.build import BuildReport
+    from depthlm_ros.export.trt_builder import PlanReport
 
 
 def report_text(report: BuildReport) -> str:

@@ -10,7 +10,7 @@ from onnxscript.ir import convenience
 
 from depthlm_ros.errors import SetupError
 from depthlm_ros.nets.backbone import Backbone
-from depthlm_ros.nets.dpt import DptHead
+from depthlm_ros.nets.depth_heads import DptHead
 
 TORCH = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.float32}
 HEADS = ("fp32", "fp16")

@@ -29,12 +29,9 @@ from depthlm_ros.model_files.bundle import TOKENIZER_FILE, Bundle
 from depthlm_ros.model_files.checkpoint import Checkpoint, find_model
 from depthlm_ros.model_files.spec import ModelSpec
 from depthlm_ros.model_files.spec_yaml import spec_named
-from depthlm_ros.nets.dpt import DptConfig, DptHead
-from depthlm_ros.nets.heads import PREFIX, released_head, released_name
-from depthlm_ros.nets.mlp_head import MlpConfig, MlpHead
+from depthlm_ros.nets.depth_heads import PREFIX, DptConfig, DptHead, MlpConfig, MlpHead, released_head, released_name
+from depthlm_ros.nets.loading import check_fit, fill, read_facts, stored_tensors, token_id
 from depthlm_ros.nets.pixels import read_pixel_rule
-from depthlm_ros.nets.released import read_facts, token_id
-from depthlm_ros.nets.weights import check_fit, fill, stored_tensors
 
 KINDS = {
     "llava": LlavaForConditionalGeneration,

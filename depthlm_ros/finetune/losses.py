@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from depthlm_ros.finetune.rows import IGNORED
-from depthlm_ros.nets.dpt import resize
+from depthlm_ros.nets.depth_heads import resize
 
 
 def silog_of_map(predicted_m: torch.Tensor, truth_m: torch.Tensor) -> torch.Tensor | None:

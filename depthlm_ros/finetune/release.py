@@ -18,8 +18,7 @@ from depthlm_ros.finetune.settings import Recipe
 from depthlm_ros.finetune.student import Student
 from depthlm_ros.model_files.spec import ModelSpec
 from depthlm_ros.model_files.spec_yaml import OWN_FILE
-from depthlm_ros.nets.heads import PREFIX, released_name
-from depthlm_ros.nets.mlp_head import MlpHead
+from depthlm_ros.nets.depth_heads import PREFIX, MlpHead, released_name
 
 CONFIG = "config.json"
 HISTORY = "training.json"

@@ -12,7 +12,7 @@ from torch import nn
 
 from depthlm_ros.nets.backbone import Backbone
 from depthlm_ros.nets.positions import PromptLayout
-from depthlm_ros.nets.text import Deep, Past, causal_mask, follow, read
+from depthlm_ros.nets.text_decoder import Deep, Past, causal_mask, follow, read
 
 
 class LookGraph(nn.Module):

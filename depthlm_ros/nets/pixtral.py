@@ -13,11 +13,10 @@ import torch
 from torch.nn import functional
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-from depthlm_ros.nets.attention import attend
 from depthlm_ros.nets.backbone import Backbone
 from depthlm_ros.nets.pixels import PixelRule
 from depthlm_ros.nets.positions import ImageSpan, PromptLayout
-from depthlm_ros.nets.text import rotate
+from depthlm_ros.nets.text_decoder import attend, rotate
 
 
 class Pixtral(Backbone):

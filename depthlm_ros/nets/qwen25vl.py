@@ -12,11 +12,10 @@ import torch
 from torch.nn import functional
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from depthlm_ros.nets.attention import attend
 from depthlm_ros.nets.backbone import Backbone
 from depthlm_ros.nets.pixels import PixelRule
 from depthlm_ros.nets.positions import ImageSpan, PromptLayout, prefix_positions
-from depthlm_ros.nets.text import rotate
+from depthlm_ros.nets.text_decoder import attend, rotate
 
 Part = tuple[slice, slice, int, int]
 

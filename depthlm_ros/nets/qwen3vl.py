@@ -12,9 +12,8 @@ from torch import nn
 from torch.nn import functional
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-from depthlm_ros.nets.attention import attend
 from depthlm_ros.nets.backbone import Backbone
-from depthlm_ros.nets.dpt import DptConfig, DptHead
+from depthlm_ros.nets.depth_heads import DptConfig, DptHead
 from depthlm_ros.nets.pixels import PixelRule
 from depthlm_ros.nets.positions import (
     ImageSpan,
@@ -24,7 +23,7 @@ from depthlm_ros.nets.positions import (
     text_rope,
     vision_rope,
 )
-from depthlm_ros.nets.text import rotate
+from depthlm_ros.nets.text_decoder import attend, rotate
 
 Tables = tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]
 

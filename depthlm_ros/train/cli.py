@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from depthlm_ros.export.package import write_bundle
+from depthlm_ros.export.write_bundle import write_bundle
 from depthlm_ros.families.registry import family_named
 from depthlm_ros.model import load_model, read_tokenizer
 from depthlm_ros.model_files.bundle import find_bundle, load_bundle

@@ -13,8 +13,8 @@ from tokenizers import Tokenizer
 
 from depthlm_ros.errors import SetupError, UnknownName
 from depthlm_ros.families.registry import family_named
+from depthlm_ros.nets.checkpoint import SmallConfig, build
 from depthlm_ros.nets.qwen3vl import Qwen3VLDepth
-from depthlm_ros.nets.small import SmallConfig, build
 from depthlm_ros.train.conversation import CHAT
 from depthlm_ros.train.dataconfig import DataConfig
 from depthlm_ros.train.dataset import batch_texts

@@ -9,7 +9,7 @@ import torch
 
 from depthlm_ros.nets.positions import PromptLayout
 from depthlm_ros.nets.qwen3vl import Qwen3VLDepth
-from depthlm_ros.nets.text import Deep, read
+from depthlm_ros.nets.text_decoder import Deep, read
 from depthlm_ros.train.dataset import Batch
 from depthlm_ros.train.gaze import gaze_loss
 from depthlm_ros.train.limits import check_limits

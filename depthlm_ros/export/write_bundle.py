@@ -18,10 +18,9 @@ from onnxscript import ir, optimizer
 from tokenizers import Tokenizer
 
 from depthlm_ros.errors import BackendFailed, BadBundle, SetupError
-from depthlm_ros.export.dedupe import share_weights
-from depthlm_ros.export.graphs import OPSET, fold, look_model, save, step_model
+from depthlm_ros.export.onnx_graphs import OPSET, fold, look_model, save, step_model
 from depthlm_ros.export.precision import Precision, convolve_in_single, quantise
-from depthlm_ros.export.weightfile import WeightFile
+from depthlm_ros.export.weights import WeightFile, share_weights
 from depthlm_ros.families.base import PAIR_ABILITIES
 from depthlm_ros.families.chat import chat_named
 from depthlm_ros.families.registry import family_named

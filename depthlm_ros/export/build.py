@@ -1,32 +1,81 @@
-"""A checkpoint -> graphs for one camera -> TensorRT plans, as one build."""
+"""A checkpoint -> graphs for one camera -> TensorRT plans, as one build.
+
+From a camera to the canvas that an engine is built for.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import resource
 import shlex
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 
 from depthlm_ros.core import Intrinsics
-from depthlm_ros.engine.fitting import fitted_spec
-from depthlm_ros.engine.lock import building
-from depthlm_ros.engine.parity import can_measure, measure_parity
-from depthlm_ros.engine.progress import Bars
-from depthlm_ros.engine.shelf import CHECKPOINT_FILE, check_place
-from depthlm_ros.engine.targets import Target
-from depthlm_ros.errors import SetupError
+from depthlm_ros.errors import BadIntrinsics, SetupError
+from depthlm_ros.export.engine_store import CHECKPOINT_FILE, building, check_place
+from depthlm_ros.export.parity import can_measure, measure_parity
+from depthlm_ros.export.progress import Bars
+from depthlm_ros.export.trt_support_table import Target
+from depthlm_ros.model import believable_view
 from depthlm_ros.model_files.bundle import TOKENIZER_FILE, Bundle, build_root, read_manifest
 from depthlm_ros.model_files.checkpoint import Checkpoint, find_model
+from depthlm_ros.model_files.spec import ModelSpec
 
 if TYPE_CHECKING:
     from depthlm_ros.export.precision import Precision
     from depthlm_ros.nets.backbone import Backbone
+
+# What the exported graph of text takes as a prefix, less some text.
+MOST_TOKENS = 16000
+
+
+def camera_of_size(size_px: tuple[int, int], focal_px: float | None, spec: ModelSpec) -> Intrinsics:
+    """A camera (width, height) with its principal point in the middle. focal_px None: the model's canonical one, at
+    which the image is neither enlarged nor shrunk."""
+    width, height = size_px
+    focal_px = focal_px or spec.canvas.focal_px or float(max(size_px))
+    return Intrinsics(focal_px, focal_px, (width - 1) / 2, (height - 1) / 2, width, height)
+
+
+def fitted_spec(spec: ModelSpec, camera: Intrinsics, name: str) -> ModelSpec:
+    """The spec of an engine of that name for a (rectified) camera.
+
+    A model with canvases of its own gets one of whole tokens that shows all of the camera's image at the canonical
+    focal length; a published one the size to which its rule resizes the camera's image. Raises BadIntrinsics for a
+    camera that is absurd, or whose view would be more tokens than a graph takes.
+    """
+    rule, token_px = spec.canvas, spec.pixels_per_token
+    if rule.canvases_px:
+        size_px = _covering(camera, rule.focal_px or camera.fx_px, token_px)
+        fitted = replace(rule, canvases_px=(size_px,), built_px=())
+        believable_view(camera, fitted)
+    else:
+        size_px = believable_view(camera, replace(rule, built_px=())).canvas_size_px
+        fitted = replace(rule, built_px=(size_px,))
+    tokens = math.prod(size_px) // token_px**2
+    if tokens > MOST_TOKENS:
+        raise BadIntrinsics(
+            f"a camera of {camera.width_px} x {camera.height_px} with fx = {camera.fx_px:g} would be seen as "
+            f"{size_px[0]} x {size_px[1]} pixels, {tokens} tokens; at most {MOST_TOKENS} are possible: check the "
+            "calibration, or let the camera send smaller images."
+        )
+    return replace(spec, name=name, canvas=fitted)
+
+
+def _covering(camera: Intrinsics, focal_px: float, token_px: int) -> tuple[int, int]:
+    """Sides of whole tokens around the camera's image, scaled to the canonical focal length."""
+    sides_px = (camera.width_px * focal_px / camera.fx_px, camera.height_px * focal_px / camera.fy_px)
+    # An image that is a hair larger than whole tokens needs no further one.
+    width, height = (max(1, math.ceil(side / token_px - 1e-6)) * token_px for side in sides_px)
+    return width, height
+
 
 # Above this, running the model once more on the CPU takes minutes and as much memory again.
 MOST_BYTES_TO_CHECK = 2e9
@@ -75,8 +124,8 @@ def build_graphs(order: EngineOrder, bars: Bars, say: Callable[[str], None]) -> 
     Raises UnknownName, BadBundle for a model that is not here, BadIntrinsics for an absurd camera, SetupError for what
     cannot be built, BackendFailed for a full disk or for graphs that are not what torch computes.
     """
-    from depthlm_ros.export.package import Wanted, write_engine
     from depthlm_ros.export.precision import Precision, set_precision
+    from depthlm_ros.export.write_bundle import Wanted, write_engine
 
     check_order(order)
     source = find_model(order.model)
@@ -148,7 +197,7 @@ def load_backbone(source: Bundle | Checkpoint, precision: Precision) -> Backbone
     """The model of a checkpoint, or of a bundle of ours that holds one. Raises BadBundle, SetupError."""
     from depthlm_ros.export.precision import TORCH
     from depthlm_ros.nets.checkpoint import load_checkpoint
-    from depthlm_ros.nets.released import load_released
+    from depthlm_ros.nets.loading import load_released
 
     if isinstance(source, Checkpoint):
         return load_released(source.folder, source.spec, TORCH[precision.backbone])

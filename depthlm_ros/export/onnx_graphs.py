@@ -3,6 +3,8 @@
 Precision is in the graph, that of the modules' own weights: networks in TensorRT are strongly typed. The look graph is
 of fixed sizes; the step graph takes any number of rows, tokens and slots, so that reading a question (append) and
 decoding are one graph with one copy of the weights.
+
+The form of a norm that runtimes know.
 """
 
 from __future__ import annotations
@@ -18,9 +20,36 @@ from onnxscript import ir, optimizer
 from torch import nn
 
 from depthlm_ros.errors import SetupError
-from depthlm_ros.export.norms import divide_by_roots
 from depthlm_ros.nets.backbone import Backbone
 from depthlm_ros.nets.graphs import LookGraph, StepGraph
+
+
+def divide_by_roots(model: ir.Model) -> None:
+    """Writes x * reciprocal(sqrt(y)) as x / sqrt(y): ONNX Runtime makes one operator of a root-mean-square norm in the
+    second form only."""
+    for node in model.graph.all_nodes():
+        if node.op_type != "Mul":
+            continue
+        for index, factor in enumerate(node.inputs):
+            root = _reciprocal_of_root(factor)
+            if root is not None:
+                other = node.inputs[1 - index]
+                node.op_type = "Div"
+                node.replace_input_with(0, other)
+                node.replace_input_with(1, root)
+                break
+    optimizer.remove_unused_nodes(model)
+
+
+def _reciprocal_of_root(value: ir.Value | None) -> ir.Value | None:
+    """y of reciprocal(y) where y is a square root, else None."""
+    reciprocal = None if value is None else value.producer()
+    if reciprocal is None or reciprocal.op_type != "Reciprocal":
+        return None
+    root = reciprocal.inputs[0]
+    above = None if root is None else root.producer()
+    return root if above is not None and above.op_type == "Sqrt" else None
+
 
 # Read by ONNX Runtime 1.17 and TensorRT 10.3 (JetPack 6.2) alike.
 OPSET = 20
