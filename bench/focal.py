@@ -21,10 +21,10 @@ from depthlm_ros.core import Intrinsics
 from depthlm_ros.eval.records import read_records
 from depthlm_ros.geometry.focal_estimation import focal_from_lines
 from depthlm_ros.image_io import read_rgb
-from depthlm_ros.scenes.photo import photograph
-from depthlm_ros.scenes.pose import sample_pose
-from depthlm_ros.scenes.render import render
-from depthlm_ros.scenes.sample import sample_scene
+from depthlm_ros.scenes.camera.photo import photograph
+from depthlm_ros.scenes.camera.viewpoints import sample_pose
+from depthlm_ros.scenes.renderer.render import render
+from depthlm_ros.scenes.world.sample import sample_scene
 
 SIZE_PX, FOV_DEG = (640, 480), (45.0, 90.0)
 ASSUMED = 0.5 / math.tan(math.radians(30))

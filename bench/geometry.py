@@ -23,11 +23,11 @@ import numpy as np
 from depthlm_ros.core import DepthMap, Frame, Intrinsics, Measurement, Region
 from depthlm_ros.measurement.measure import measure
 from depthlm_ros.model import load_model
-from depthlm_ros.scenes.photo import photograph
-from depthlm_ros.scenes.pose import sample_pose
-from depthlm_ros.scenes.render import render
-from depthlm_ros.scenes.sample import sample_scene
-from depthlm_ros.scenes.visibility import Sighting, is_clear, sightings
+from depthlm_ros.scenes.camera.photo import photograph
+from depthlm_ros.scenes.camera.viewpoints import sample_pose
+from depthlm_ros.scenes.questions.visibility import Sighting, is_clear, sightings
+from depthlm_ros.scenes.renderer.render import render
+from depthlm_ros.scenes.world.sample import sample_scene
 
 CAMERA = Intrinsics(480.0, 480.0, 319.5, 239.5, 640, 480)
 LEAST_PX, WITHIN, PAIRS = 100, 0.02, 3

@@ -20,13 +20,13 @@ import numpy as np
 
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.errors import SetupError
-from depthlm_ros.scenes.batch import Shot
-from depthlm_ros.scenes.gpu import render_batch
-from depthlm_ros.scenes.photo import photograph
-from depthlm_ros.scenes.pose import sample_pose
-from depthlm_ros.scenes.questions import ask_about
-from depthlm_ros.scenes.render import render
-from depthlm_ros.scenes.sample import sample_scene
+from depthlm_ros.scenes.camera.photo import photograph
+from depthlm_ros.scenes.camera.viewpoints import sample_pose
+from depthlm_ros.scenes.questions.generate import ask_about
+from depthlm_ros.scenes.renderer.batch import Shot
+from depthlm_ros.scenes.renderer.gpu import render_batch
+from depthlm_ros.scenes.renderer.render import render
+from depthlm_ros.scenes.world.sample import sample_scene
 
 VIEWS = 4
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from depthlm_ros.data.reading import RecordSet
+from depthlm_ros.data.read import RecordSet
 from depthlm_ros.data.records import Record
 from depthlm_ros.errors import DepthLMError
 from depthlm_ros.eval.records import read_records

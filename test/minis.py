@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 
 from depthlm_ros.data.curate import Job, curate
-from depthlm_ros.data.reading import read_records
-from depthlm_ros.data.sampler import Plan
-from depthlm_ros.data.view import Choice
+from depthlm_ros.data.read import read_records
+from depthlm_ros.data.sample_points import Plan
+from depthlm_ros.data.source_view import Choice
 
 
 def picture(path: Path, width: int, height: int) -> None:

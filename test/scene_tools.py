@@ -6,11 +6,11 @@ import math
 import numpy as np
 
 from depthlm_ros.core import Intrinsics
-from depthlm_ros.scenes.dice import Dice
-from depthlm_ros.scenes.pose import look, sample_pose
-from depthlm_ros.scenes.primitives import Paint, Piece, Placed
-from depthlm_ros.scenes.render import render
-from depthlm_ros.scenes.sample import assemble, sample_scene
+from depthlm_ros.scenes.camera.viewpoints import look, sample_pose
+from depthlm_ros.scenes.renderer.render import render
+from depthlm_ros.scenes.world.dice import Dice
+from depthlm_ros.scenes.world.primitives import Paint, Piece, Placed
+from depthlm_ros.scenes.world.sample import assemble, sample_scene
 
 SMALL = Intrinsics(96.0, 96.0, 63.5, 47.5, 128, 96)
 GREY = Paint((0.5, 0.5, 0.5))

@@ -14,11 +14,9 @@ from commandline import depthlm, start
 from minis import job, picture, text
 
 from depthlm_ros.cli import main
-from depthlm_ros.data.curate import attempt, curate, run, work
-from depthlm_ros.data.journal import ItemResult, Journal
-from depthlm_ros.data.problems import Problem
-from depthlm_ros.data.reading import read_records
-from depthlm_ros.data.workers import in_order
+from depthlm_ros.data.curate import ItemResult, Journal, attempt, curate, in_order, run, work
+from depthlm_ros.data.read import read_records
+from depthlm_ros.data.records import Problem
 from depthlm_ros.errors import BadInput
 
 

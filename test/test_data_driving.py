@@ -18,7 +18,7 @@ from minis import (
     turn,
 )
 
-from depthlm_ros.data.lidar import rigid
+from depthlm_ros.data.sets.lidar import rigid
 from depthlm_ros.errors import BadInput, UnknownName
 
 K = (60.0, 62.0, 31.2, 23.4)

@@ -10,12 +10,11 @@ import pytest
 from minis import curated, grey16, job, labels, picture, text, turn
 
 from depthlm_ros.core import Intrinsics
-from depthlm_ros.data.colmap import Lens
 from depthlm_ros.data.depthfile import read_depth, read_z
-from depthlm_ros.data.pairreading import iter_pairs
 from depthlm_ros.data.pairs import PairPlan, curate_pairs
+from depthlm_ros.data.read import iter_pairs
 from depthlm_ros.data.sets import NAMES, data_set
-from depthlm_ros.data.thin_prism import source_pixels
+from depthlm_ros.data.sets.eth3d import Lens, source_pixels
 from depthlm_ros.errors import UnknownName
 from depthlm_ros.image_io import read_rgb
 

@@ -11,9 +11,9 @@ from minis import OPTICAL_MOUNT, grey16, job, picture, text, turn
 
 from depthlm_ros.cli import main
 from depthlm_ros.core import Intrinsics
-from depthlm_ros.data.pairreading import iter_pairs
 from depthlm_ros.data.pairs import PairPlan, Posed, correspond, covisibility, curate_pairs, relative_pose
-from depthlm_ros.data.problems import count_by_reason
+from depthlm_ros.data.read import iter_pairs
+from depthlm_ros.data.records import count_by_reason
 from depthlm_ros.geometry.rotations import rotation_angle_deg, rotation_from_angles
 
 CAMERA = Intrinsics(60.0, 62.0, 31.5, 23.5, 64, 48)

@@ -11,10 +11,20 @@ from depthlm_ros.cli import main
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.data.check import checked_records
 from depthlm_ros.data.depthfile import read_depth, read_z, write_depth
-from depthlm_ros.data.problems import count_by_reason
-from depthlm_ros.data.reading import Roots, read_records
-from depthlm_ros.data.records import MIXED, RANGE, RAW_FLOAT32, ROTATED_16, DepthFile, Record, Z, depth_of, z_of
-from depthlm_ros.data.writing import depthlm_line, depthvlm_line
+from depthlm_ros.data.read import Roots, read_records
+from depthlm_ros.data.records import (
+    MIXED,
+    RANGE,
+    RAW_FLOAT32,
+    ROTATED_16,
+    DepthFile,
+    Record,
+    Z,
+    count_by_reason,
+    depth_of,
+    z_of,
+)
+from depthlm_ros.data.write import depthlm_line, depthvlm_line
 from depthlm_ros.errors import BadImage, BadInput
 from depthlm_ros.eval.records import read_records as read_labels
 from depthlm_ros.image_io import image_size

@@ -9,10 +9,9 @@ from commandline import depthlm
 from minis import curated, picture, text
 
 from depthlm_ros.cli import main
-from depthlm_ros.data.problems import Problem
-from depthlm_ros.data.reading import read_records
-from depthlm_ros.data.shards import pack, read_shards
-from depthlm_ros.data.unpack import unpack
+from depthlm_ros.data.read import read_records
+from depthlm_ros.data.records import Problem
+from depthlm_ros.data.webdataset import pack, read_shards, unpack
 from depthlm_ros.errors import BadInput
 
 pytestmark = pytest.mark.torch  # webdataset is in the training environment

@@ -10,7 +10,7 @@ import pytest
 from depthlm_ros.backends.base import Look
 from depthlm_ros.core import Frame, Intrinsics, PointDepths
 from depthlm_ros.data.depthfile import write_depth
-from depthlm_ros.data.reading import RecordSet
+from depthlm_ros.data.read import RecordSet
 from depthlm_ros.data.records import Record
 from depthlm_ros.errors import BadInput, BadQuestion
 from depthlm_ros.eval import released

@@ -10,7 +10,7 @@ from depthlm_ros.errors import BadQuestion, UnknownName
 from depthlm_ros.families.base import Prompt, Reply
 from depthlm_ros.families.parsing import without_control, without_thinking
 from depthlm_ros.families.registry import FAMILIES, family_named
-from depthlm_ros.scenes.phrases import NOTHING_HERE
+from depthlm_ros.scenes.questions.wording import NOTHING_HERE
 
 TINY = family_named("tiny")
 SIZE = (128, 96)

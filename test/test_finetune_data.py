@@ -28,7 +28,8 @@ from lessons import (  # noqa: E402
 from test_vanishing import drawing  # noqa: E402
 
 from depthlm_ros.core import Intrinsics  # noqa: E402
-from depthlm_ros.data.problems import BadRecord  # noqa: E402
+from depthlm_ros.data.read import parse_objects  # noqa: E402
+from depthlm_ros.data.records import BadRecord  # noqa: E402
 from depthlm_ros.errors import BadBundle, BadInput, SetupError, UnknownName  # noqa: E402
 from depthlm_ros.eval.records import read_records  # noqa: E402
 from depthlm_ros.eval.released import depthlm_split  # noqa: E402
@@ -37,7 +38,6 @@ from depthlm_ros.finetune.batches import visible  # noqa: E402
 from depthlm_ros.finetune.cli import recipe_file, recipes  # noqa: E402
 from depthlm_ros.finetune.depthlm import nearest_valid  # noqa: E402
 from depthlm_ros.finetune.loading import find_base  # noqa: E402
-from depthlm_ros.finetune.objects import parse_objects  # noqa: E402
 from depthlm_ros.finetune.order import Order, held_back, shuffled  # noqa: E402
 from depthlm_ros.finetune.pictures import centre_cut, label_on, plain_cut, random_cut, stretched_cut  # noqa: E402
 from depthlm_ros.finetune.recipefile import read_recipe  # noqa: E402

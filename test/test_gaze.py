@@ -13,9 +13,9 @@ from depthlm_ros.errors import SetupError  # noqa: E402
 from depthlm_ros.families.registry import family_named  # noqa: E402
 from depthlm_ros.nets.checkpoint import SmallConfig  # noqa: E402
 from depthlm_ros.nets.positions import ImageSpan, PromptLayout  # noqa: E402
-from depthlm_ros.scenes.pairs import sample_pair  # noqa: E402
-from depthlm_ros.scenes.questions import ask_about  # noqa: E402
-from depthlm_ros.scenes.render import render  # noqa: E402
+from depthlm_ros.scenes.questions.generate import ask_about  # noqa: E402
+from depthlm_ros.scenes.questions.view_pairs import sample_pair  # noqa: E402
+from depthlm_ros.scenes.renderer.render import render  # noqa: E402
 from depthlm_ros.train.conversation import Turn, pack  # noqa: E402
 from depthlm_ros.train.dataconfig import DataConfig, canvas_camera  # noqa: E402
 from depthlm_ros.train.dataset import make_batch, sample_view  # noqa: E402

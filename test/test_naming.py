@@ -7,10 +7,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from depthlm_ros.scenes.colours import NAMED  # noqa: E402
-from depthlm_ros.scenes.names import names_of  # noqa: E402
-from depthlm_ros.scenes.render import render  # noqa: E402
-from depthlm_ros.scenes.visibility import sightings  # noqa: E402
+from depthlm_ros.scenes.questions.visibility import sightings  # noqa: E402
+from depthlm_ros.scenes.questions.wording import names_of  # noqa: E402
+from depthlm_ros.scenes.renderer.render import render  # noqa: E402
+from depthlm_ros.scenes.world.colours import NAMED  # noqa: E402
 from depthlm_ros.train.dataconfig import canvas_camera  # noqa: E402
 from depthlm_ros.train.dataset import sample_view  # noqa: E402
 from depthlm_ros.train.naming import SHARPNESS, WORDS, naming_loss, words_shown  # noqa: E402

@@ -7,8 +7,8 @@ import numpy as np
 from scene_tools import SMALL, random_pictures
 
 from depthlm_ros.geometry.pinhole import rays
-from depthlm_ros.scenes.naming_questions import ask_what
-from depthlm_ros.scenes.phrases import NOTHING_HERE
+from depthlm_ros.scenes.questions.generate import ask_what
+from depthlm_ros.scenes.questions.wording import NOTHING_HERE
 
 
 def questions():

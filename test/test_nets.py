@@ -9,12 +9,7 @@ from depthlm_ros.nets.checkpoint import SmallConfig, build, load_checkpoint, sav
 from depthlm_ros.nets.depth_heads import DptConfig, DptHead, FusionBlock, ResidualConvUnit  # noqa: E402
 from depthlm_ros.nets.graphs import LookGraph, StepGraph  # noqa: E402
 from depthlm_ros.nets.positions import PromptLayout, prefix_positions  # noqa: E402
-from depthlm_ros.nets.text_decoder import (  # noqa: E402
-    Deep,
-    attend,
-    causal_mask,
-    read,
-)
+from depthlm_ros.nets.text_decoder import Deep, attend, causal_mask, read  # noqa: E402
 
 pytestmark = pytest.mark.torch
 IMAGE_ID, PAD_ID = 5, 0

@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from depthlm_ros.geometry.pinhole import rays  # noqa: E402
-from depthlm_ros.scenes.render import render  # noqa: E402
+from depthlm_ros.scenes.renderer.render import render  # noqa: E402
 from depthlm_ros.train.dataconfig import canvas_camera  # noqa: E402
 from depthlm_ros.train.dataset import mask_outside, sample_view  # noqa: E402
 from depthlm_ros.train.placing import WEIGHTS, Placing, numbers_shown, placing_loss  # noqa: E402

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from depthlm_ros.core import Intrinsics
-from depthlm_ros.data.problems import count_by_reason
-from depthlm_ros.data.records import inside_image
+from depthlm_ros.data.records import count_by_reason, inside_image
 from depthlm_ros.errors import BadInput
 from depthlm_ros.eval.records import read_records
 

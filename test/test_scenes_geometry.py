@@ -8,9 +8,9 @@ from scene_tools import CAMERA_M, GREY, ROOM_M, SMALL, alone, along_y, random_pi
 
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.geometry.pinhole import rays
-from depthlm_ros.scenes.pose import look
-from depthlm_ros.scenes.primitives import SKY, ball, box, frustum
-from depthlm_ros.scenes.render import render
+from depthlm_ros.scenes.camera.viewpoints import look
+from depthlm_ros.scenes.renderer.render import render
+from depthlm_ros.scenes.world.primitives import SKY, ball, box, frustum
 
 ODD = Intrinsics(101.0, 87.0, 40.2, 60.7, 97, 83)
 

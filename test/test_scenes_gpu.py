@@ -14,19 +14,19 @@ import pytest
 
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.errors import SetupError, UnknownName
-from depthlm_ros.scenes.batch import Shot, pack_shots
-from depthlm_ros.scenes.dice import Dice
-from depthlm_ros.scenes.gpu import buffers, launches, mirrored_views, render_batch, render_on
-from depthlm_ros.scenes.lens import sample_lens
-from depthlm_ros.scenes.pose import sample_pose
-from depthlm_ros.scenes.render import render
-from depthlm_ros.scenes.sample import outdoor, sample_scene
+from depthlm_ros.scenes.camera.lens import sample_lens
+from depthlm_ros.scenes.camera.viewpoints import sample_pose
+from depthlm_ros.scenes.renderer.batch import Shot, pack_shots
+from depthlm_ros.scenes.renderer.gpu import buffers, launches, mirrored_views, render_batch, render_on
+from depthlm_ros.scenes.renderer.render import render
+from depthlm_ros.scenes.world.dice import Dice
+from depthlm_ros.scenes.world.sample import outdoor, sample_scene
 
 TINY = Intrinsics(12.0, 11.0, 7.2, 5.9, 16, 12)
 ROOT = Path(__file__).parents[1]
 SIMULATE = """
 import pickle, sys
-from depthlm_ros.scenes.gpu import render_batch
+from depthlm_ros.scenes.renderer.gpu import render_batch
 made = render_batch(*pickle.load(open(sys.argv[1], "rb")))
 pickle.dump([(one.rgb, one.depth_m, one.object_id, one.bent_px) for one in made], open(sys.argv[2], "wb"))
 """
@@ -35,8 +35,8 @@ import pickle, sys, types
 import numba, numpy as np
 from numba import cuda
 from numba.cuda import dispatcher
-from depthlm_ros.scenes.batch import pack_shots
-from depthlm_ros.scenes.gpu import buffers, launches, mirrored_views
+from depthlm_ros.scenes.renderer.batch import pack_shots
+from depthlm_ros.scenes.renderer.gpu import buffers, launches, mirrored_views
 
 cc = (int(sys.argv[2]), int(sys.argv[3]))
 # Where a function that a kernel calls is compiled, numba asks the driver which GPU is there.

@@ -5,13 +5,13 @@ import pytest
 from scene_tools import CAMERA_M, GREY, SMALL, alone, along_y, scene_with
 
 from depthlm_ros.core import Intrinsics
-from depthlm_ros.scenes.lens import Lens, sample_lens
-from depthlm_ros.scenes.pose import sample_pose
-from depthlm_ros.scenes.primitives import Paint, ball, box
-from depthlm_ros.scenes.questions import ask_about
-from depthlm_ros.scenes.render import render
-from depthlm_ros.scenes.sample import sample_scene
-from depthlm_ros.scenes.visibility import sightings
+from depthlm_ros.scenes.camera.lens import Lens, sample_lens
+from depthlm_ros.scenes.camera.viewpoints import sample_pose
+from depthlm_ros.scenes.questions.generate import ask_about
+from depthlm_ros.scenes.questions.visibility import sightings
+from depthlm_ros.scenes.renderer.render import render
+from depthlm_ros.scenes.world.primitives import Paint, ball, box
+from depthlm_ros.scenes.world.sample import sample_scene
 
 WHITE = Paint((0.9, 0.9, 0.9), emission=3.0)
 STRONG = Lens(k1=0.12, k2=0.03, p1=0.01, p2=-0.008, dx_px=2.0, dy_px=-1.5)

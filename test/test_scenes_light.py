@@ -12,15 +12,15 @@ import pytest
 from scene_tools import GREY, SMALL, alone, along_y, random_pictures, scene_with, world_points
 
 import depthlm_ros.scenes
-from depthlm_ros.scenes import clutter, colours
-from depthlm_ros.scenes.dice import Dice
-from depthlm_ros.scenes.photo import developed, photograph, recoloured
-from depthlm_ros.scenes.pose import sample_pose
-from depthlm_ros.scenes.primitives import SIMPLE_KINDS, Paint, Piece, Placed, box
-from depthlm_ros.scenes.questions import ask_about
-from depthlm_ros.scenes.render import render
-from depthlm_ros.scenes.sample import sample_scene
-from depthlm_ros.scenes.visibility import sightings
+from depthlm_ros.scenes.camera.photo import developed, photograph, recoloured
+from depthlm_ros.scenes.camera.viewpoints import sample_pose
+from depthlm_ros.scenes.questions.generate import ask_about
+from depthlm_ros.scenes.questions.visibility import sightings
+from depthlm_ros.scenes.renderer.render import render
+from depthlm_ros.scenes.world import clutter, colours
+from depthlm_ros.scenes.world.dice import Dice
+from depthlm_ros.scenes.world.primitives import SIMPLE_KINDS, Paint, Piece, Placed, box
+from depthlm_ros.scenes.world.sample import sample_scene
 
 
 @pytest.fixture(scope="module")
@@ -137,8 +137,8 @@ def test_compiled_kernels_follow_an_edit_in_any_file_of_the_room(tmp_path):
     for name in ("__init__.py", "core.py", "errors.py"):
         shutil.copy(package / name, copy / name)
     code = (
-        "import numpy as np; from depthlm_ros.scenes.lookup import shadow_lists; "
-        "from depthlm_ros.scenes.raycast import geometry; "
+        "import numpy as np; from depthlm_ros.scenes.renderer.lookup import shadow_lists; "
+        "from depthlm_ros.scenes.renderer.raycast import geometry; "
         "solids = np.array([[2, 0, 0, .5, 0, 0, 0, .5, 0, 0, 0, .5, 0, 0]], np.float32); "
         "lists = shadow_lists(geometry(solids), np.zeros(1, np.float32), np.zeros((1, 10), np.float32)); "
         "print((lists >= 0).sum())"

@@ -7,10 +7,10 @@ import pytest
 
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.geometry.rotations import rotation_angle_deg
-from depthlm_ros.scenes.pairs import COVISIBLE, match, relative_pose, sample_pair
-from depthlm_ros.scenes.pose import CLEAR_M, clearance_m, look
-from depthlm_ros.scenes.render import render
-from depthlm_ros.scenes.sample import sample_scene
+from depthlm_ros.scenes.camera.viewpoints import CLEAR_M, clearance_m, look
+from depthlm_ros.scenes.questions.view_pairs import COVISIBLE, match, relative_pose, sample_pair
+from depthlm_ros.scenes.renderer.render import render
+from depthlm_ros.scenes.world.sample import sample_scene
 
 SMALL = Intrinsics(96.0, 96.0, 63.5, 47.5, 128, 96)
 

@@ -8,10 +8,10 @@ import pytest
 from scene_tools import GREY, SMALL, alone, along_y, random_pictures, scene_with, world_points
 
 from depthlm_ros.geometry.pinhole import rays
-from depthlm_ros.scenes.primitives import Piece, Placed, box
-from depthlm_ros.scenes.questions import ask_about
-from depthlm_ros.scenes.render import render
-from depthlm_ros.scenes.visibility import sightings
+from depthlm_ros.scenes.questions.generate import ask_about
+from depthlm_ros.scenes.questions.visibility import sightings
+from depthlm_ros.scenes.renderer.render import render
+from depthlm_ros.scenes.world.primitives import Piece, Placed, box
 
 
 @pytest.fixture(scope="module")

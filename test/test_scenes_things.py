@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 from scene_tools import GREY, SMALL, random_pictures, scene_with
 
-from depthlm_ros.scenes import (
+from depthlm_ros.scenes.camera.camera_path import KEEP_M, camera_path, demo_scene
+from depthlm_ros.scenes.camera.viewpoints import CLEAR_M, clearance_m
+from depthlm_ros.scenes.questions.visibility import sightings
+from depthlm_ros.scenes.questions.wording import VOCABULARY
+from depthlm_ros.scenes.renderer.render import render
+from depthlm_ros.scenes.world import (
     belongings,
     building,
     catalogue,
@@ -18,14 +23,9 @@ from depthlm_ros.scenes import (
     outdoors,
     tabletop,
 )
-from depthlm_ros.scenes.camera_path import KEEP_M, camera_path, demo_scene
-from depthlm_ros.scenes.dice import Dice
-from depthlm_ros.scenes.names import VOCABULARY
-from depthlm_ros.scenes.pose import CLEAR_M, clearance_m
-from depthlm_ros.scenes.primitives import Piece, Placed, ball, box, frustum
-from depthlm_ros.scenes.render import render
-from depthlm_ros.scenes.sample import sample_scene
-from depthlm_ros.scenes.visibility import sightings
+from depthlm_ros.scenes.world.dice import Dice
+from depthlm_ros.scenes.world.primitives import Piece, Placed, ball, box, frustum
+from depthlm_ros.scenes.world.sample import sample_scene
 
 
 @pytest.fixture(scope="module")

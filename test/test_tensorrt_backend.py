@@ -30,11 +30,7 @@ from depthlm_ros.backends.tensorrt.cuda_device import device_index, open_device 
 from depthlm_ros.backends.tensorrt.plan_file import key_path  # noqa: E402
 from depthlm_ros.errors import BackendFailed, BadBundle, BadQuestion, OutOfMemory, UnfitPlans  # noqa: E402
 from depthlm_ros.export.progress import Bars  # noqa: E402
-from depthlm_ros.export.trt_builder import (  # noqa: E402
-    Limits,
-    build_plan,
-    plan_orders,
-)
+from depthlm_ros.export.trt_builder import Limits, build_plan, plan_orders  # noqa: E402
 from depthlm_ros.model_files.bundle import file_digest, find_bundle, load_bundle  # noqa: E402
 
 pytestmark = pytest.mark.torch

@@ -28,7 +28,7 @@ from depthlm_ros.errors import BackendFailed, BadBundle, OutOfMemory, SetupError
 from depthlm_ros.export.engine_store import building  # noqa: E402
 from depthlm_ros.export.onnx_rewrites import cast_bytes_first, choose_tokens, depth_only, file_digests, graph_files  # noqa: E402  # noqa: E402
 from depthlm_ros.export.progress import Bars  # noqa: E402
-from depthlm_ros.export.trt_builder import (  # noqa: E402  # noqa: E402
+from depthlm_ros.export.trt_builder import (  # noqa: E402
     Limits,
     PlanOrder,
     build_plan,

@@ -15,9 +15,9 @@ from depthlm_ros.model import read_tokenizer  # noqa: E402
 from depthlm_ros.nets.checkpoint import SmallConfig  # noqa: E402
 from depthlm_ros.nets.positions import PromptLayout  # noqa: E402
 from depthlm_ros.nets.text_decoder import Deep, causal_mask, read  # noqa: E402
-from depthlm_ros.scenes.pairs import sample_pair  # noqa: E402
-from depthlm_ros.scenes.questions import ask_about  # noqa: E402
-from depthlm_ros.scenes.render import render  # noqa: E402
+from depthlm_ros.scenes.questions.generate import ask_about  # noqa: E402
+from depthlm_ros.scenes.questions.view_pairs import sample_pair  # noqa: E402
+from depthlm_ros.scenes.renderer.render import render  # noqa: E402
 from depthlm_ros.train.again import Memory  # noqa: E402
 from depthlm_ros.train.cli import run_tokenizer  # noqa: E402
 from depthlm_ros.train.conversation import CHAT, Turn, encode_turn, pack  # noqa: E402

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from depthlm_ros.data.depthfile import believed, depth_size, stored_depth
-from depthlm_ros.data.problems import Problem
-from depthlm_ros.data.reading import Roots, iter_records, numbered_lines
-from depthlm_ros.data.records import RAW_FLOAT32, DepthFile, Record, Z
+from depthlm_ros.data.read import Roots, iter_records, numbered_lines
+from depthlm_ros.data.records import RAW_FLOAT32, DepthFile, Problem, Record, Z
 from depthlm_ros.errors import BadImage
 from depthlm_ros.image_io import image_size
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from depthlm_ros.data import options
-from depthlm_ros.data.caps import NO_CAPS_M
+from depthlm_ros.data.records import NO_CAPS_M
 from depthlm_ros.data.sets import NAMES, POSED
 from depthlm_ros.errors import BadInput
 
@@ -30,10 +30,15 @@ def run(args: argparse.Namespace) -> None:
 def show(args: argparse.Namespace) -> None:
     """Read a file of records or pairs, look at every file it names, and say what is in it and what is wrong with it."""
     from depthlm_ros.data.check import checked_records
-    from depthlm_ros.data.pairshow import PairStatistics, checked_pairs, holds_pairs, pair_sheet
-    from depthlm_ros.data.problems import Problem
-    from depthlm_ros.data.sheet import contact_sheet
-    from depthlm_ros.data.stats import Statistics
+    from depthlm_ros.data.inspect import (
+        PairStatistics,
+        Statistics,
+        checked_pairs,
+        contact_sheet,
+        holds_pairs,
+        pair_sheet,
+    )
+    from depthlm_ros.data.records import Problem
 
     problems: list[Problem] = []
     if holds_pairs(args.file):
@@ -46,9 +51,8 @@ def show(args: argparse.Namespace) -> None:
 
 
 def _show(args: argparse.Namespace, found: Iterable[Any], statistics: Any, problems: list[Any], draw: Any) -> None:
-    from depthlm_ros.data.problems import nothing_usable
-    from depthlm_ros.data.sheet import Spread
-    from depthlm_ros.data.stats import table
+    from depthlm_ros.data.inspect import Spread, table
+    from depthlm_ros.data.records import nothing_usable
     from depthlm_ros.image_io import write_rgb
 
     if args.cells < 1:
@@ -87,7 +91,7 @@ def pairs_verb(args: argparse.Namespace) -> None:
 
 def render_verb(args: argparse.Namespace) -> None:
     """Render scenes into a folder that curate and pairs take as data set `folder`, and questions about them."""
-    from depthlm_ros.data.rendered import Rendering, write_scenes
+    from depthlm_ros.scenes.write_dataset import Rendering, write_scenes
 
     rendering = Rendering(args.scenes, args.size[0], args.size[1], args.focal, args.questions, args.seed)
     scenes, questions = write_scenes(rendering, args.out, _workers(args))
@@ -98,9 +102,9 @@ def render_verb(args: argparse.Namespace) -> None:
 
 def pack_verb(args: argparse.Namespace) -> None:
     """Pack records into shards; one that is there already is left as it is."""
-    from depthlm_ros.data.pairshow import holds_pairs
-    from depthlm_ros.data.problems import Problem, nothing_usable, told
-    from depthlm_ros.data.shards import pack
+    from depthlm_ros.data.inspect import holds_pairs
+    from depthlm_ros.data.records import Problem, nothing_usable, told
+    from depthlm_ros.data.webdataset import pack
 
     if holds_pairs(args.file):
         raise BadInput(f"{args.file} holds pairs, which are not packed: copy the file with the folder of its images.")
@@ -117,7 +121,7 @@ def pack_verb(args: argparse.Namespace) -> None:
 
 def unpack_verb(args: argparse.Namespace) -> None:
     """Turn shards into files again; those of a shard that is there already are left as they are."""
-    from depthlm_ros.data.unpack import unpack
+    from depthlm_ros.data.webdataset import unpack
 
     for jsonl, count in unpack(args.shards, args.out):
         print(f"{jsonl}: {count} records", flush=True)
@@ -137,15 +141,15 @@ def sets_verb(args: argparse.Namespace) -> None:
 
 def _job(args: argparse.Namespace, schema: str, points: int) -> Any:
     from depthlm_ros.data.curate import Job
-    from depthlm_ros.data.sampler import Plan
-    from depthlm_ros.data.view import Choice
+    from depthlm_ros.data.sample_points import Plan
+    from depthlm_ros.data.source_view import Choice
 
     choice = Choice(args.as_released, args.split, schema)
     return Job(args.name, args.root, choice, Plan(args.out, schema, points, args.seed))
 
 
 def _roots(args: argparse.Namespace) -> Any:
-    from depthlm_ros.data.reading import Roots
+    from depthlm_ros.data.read import Roots
 
     here = args.file.parent
     return Roots(args.images_root or here, args.depths_root or args.images_root or here, args.depth_type)

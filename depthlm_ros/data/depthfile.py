@@ -10,8 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from depthlm_ros.data.grids import resized
-from depthlm_ros.data.records import RAW_FLOAT32, ROTATED_16, DepthFile, Record, z_of
+from depthlm_ros.data.records import RAW_FLOAT32, ROTATED_16, DepthFile, Record, resized, z_of
 from depthlm_ros.errors import BadImage
 from depthlm_ros.image_io import cut_short, image_size
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from depthlm_ros.data.records import MEANINGS
 from depthlm_ros.data.sets import NAMES, POSED
-from depthlm_ros.data.writing import FORMATS
+from depthlm_ros.data.write import FORMATS
 
 SHEET_CELLS = 24
 

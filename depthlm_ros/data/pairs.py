@@ -15,15 +15,12 @@ from typing import Any
 import numpy as np
 
 from depthlm_ros.core import Intrinsics
-from depthlm_ros.data.curate import Job, attempt, guarded_views, run
-from depthlm_ros.data.grids import between_grids, resized
-from depthlm_ros.data.journal import ItemResult
-from depthlm_ros.data.lidar import inverse, moved
-from depthlm_ros.data.problems import BadRecord, Problem
-from depthlm_ros.data.records import PairRecord
-from depthlm_ros.data.sampler import check_shape, known, view_image
-from depthlm_ros.data.view import View
-from depthlm_ros.data.writing import pair_line
+from depthlm_ros.data.curate import ItemResult, Job, attempt, guarded_views, run
+from depthlm_ros.data.records import BadRecord, PairRecord, Problem, between_grids, resized
+from depthlm_ros.data.sample_points import check_shape, known, view_image
+from depthlm_ros.data.sets.lidar import inverse, moved
+from depthlm_ros.data.source_view import View
+from depthlm_ros.data.write import pair_line
 from depthlm_ros.errors import BadInput
 from depthlm_ros.geometry.pinhole import backproject, project
 

@@ -12,12 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from depthlm_ros.data.problems import told
+from depthlm_ros.data.records import told
 from depthlm_ros.errors import BadInput
 from depthlm_ros.json_util import plain
 
 if TYPE_CHECKING:
-    from depthlm_ros.data.problems import Problem
+    from depthlm_ros.data.records import Problem
     from depthlm_ros.eval.depthrun import Choice
     from depthlm_ros.eval.results import Results
     from depthlm_ros.model import Model

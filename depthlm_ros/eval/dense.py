@@ -11,10 +11,8 @@ import numpy as np
 
 from depthlm_ros.core import Frame
 from depthlm_ros.data.depthfile import read_z
-from depthlm_ros.data.grids import between_grids, resized
-from depthlm_ros.data.problems import BadRecord, Problem, nothing_usable
-from depthlm_ros.data.reading import RecordSet, Roots, iter_records
-from depthlm_ros.data.records import Record
+from depthlm_ros.data.read import RecordSet, Roots, iter_records
+from depthlm_ros.data.records import BadRecord, Problem, Record, between_grids, nothing_usable, resized
 from depthlm_ros.errors import BadImage, BadInput
 from depthlm_ros.eval.baselines import row_slopes
 from depthlm_ros.eval.boundary import edges

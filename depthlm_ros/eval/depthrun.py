@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from depthlm_ros.core import DepthMap, Frame, PointDepths
-from depthlm_ros.data.reading import RecordSet, Roots
-from depthlm_ros.data.reading import read_records as read_as_written
+from depthlm_ros.data.read import RecordSet, Roots
+from depthlm_ros.data.read import read_records as read_as_written
 from depthlm_ros.errors import BadInput, BadQuestion
 from depthlm_ros.eval import released
 from depthlm_ros.eval.dense import read_maps, whole_maps

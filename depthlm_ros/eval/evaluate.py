@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from depthlm_ros.core import DepthMap, Frame, PointDepths
-from depthlm_ros.data.problems import BadRecord, Problem
-from depthlm_ros.data.reading import RecordSet
-from depthlm_ros.data.records import Record
+from depthlm_ros.data.read import RecordSet
+from depthlm_ros.data.records import BadRecord, Problem, Record
 from depthlm_ros.errors import BadImage, BadInput, BadQuestion, UnknownName
 from depthlm_ros.eval.baselines import row_slopes
 from depthlm_ros.eval.outcome import Outcome

@@ -25,10 +25,18 @@ from pathlib import Path
 import numpy as np
 
 from depthlm_ros.core import Intrinsics, Region
-from depthlm_ros.data.fields import camera, image, numbers, rows, text
-from depthlm_ros.data.problems import BadRecord, Problem, nothing_usable
-from depthlm_ros.data.reading import json_object, numbered_lines, require
-from depthlm_ros.data.records import inside_image
+from depthlm_ros.data.read import json_object, numbered_lines, require
+from depthlm_ros.data.records import (
+    BadRecord,
+    Problem,
+    camera,
+    image,
+    inside_image,
+    nothing_usable,
+    numbers,
+    rows,
+    text,
+)
 from depthlm_ros.eval.results import key_of
 from depthlm_ros.families.vlm3 import named_regions
 

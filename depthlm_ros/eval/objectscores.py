@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from depthlm_ros.core import Answer, Frame, Region, Status
-from depthlm_ros.data.problems import BadRecord
+from depthlm_ros.data.records import BadRecord
 from depthlm_ros.errors import BadImage, BadInput
 from depthlm_ros.eval.objects import ABSENT, CHOICE, DIRECTION, HOUR_DEG, LENGTH, YES_NO, ObjectQuestion
 from depthlm_ros.eval.results import Found

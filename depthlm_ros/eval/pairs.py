@@ -20,9 +20,8 @@ from typing import Any
 import numpy as np
 
 from depthlm_ros.core import Frame, Intrinsics, Matches, RelativePose
-from depthlm_ros.data.pairreading import iter_pairs
-from depthlm_ros.data.problems import BadRecord, Problem, nothing_usable
-from depthlm_ros.data.records import PairRecord
+from depthlm_ros.data.read import iter_pairs
+from depthlm_ros.data.records import BadRecord, PairRecord, Problem, nothing_usable
 from depthlm_ros.errors import BadImage, BadInput
 from depthlm_ros.eval.results import Found, key_of
 from depthlm_ros.geometry.rotations import rotation_angle_deg, unit

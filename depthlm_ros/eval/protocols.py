@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from depthlm_ros.data.reading import RecordSet
+from depthlm_ros.data.read import RecordSet
 from depthlm_ros.data.records import Record
 from depthlm_ros.errors import BadInput
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from depthlm_ros.data.problems import BadRecord, Problem, count_by_reason, nothing_usable
-from depthlm_ros.data.reading import RecordSet as LabelSet
-from depthlm_ros.data.reading import Roots, iter_records
-from depthlm_ros.data.records import Record, inside_image
+from depthlm_ros.data.read import RecordSet as LabelSet
+from depthlm_ros.data.read import Roots, iter_records
+from depthlm_ros.data.records import BadRecord, Problem, Record, count_by_reason, inside_image, nothing_usable
 
 __all__ = ["BadRecord", "LabelSet", "Problem", "Record", "count_by_reason", "inside_image", "read_records"]
 

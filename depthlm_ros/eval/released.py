@@ -25,10 +25,8 @@ import numpy as np
 
 from depthlm_ros.core import Frame, PointDepths
 from depthlm_ros.data.depthfile import read_depth
-from depthlm_ros.data.grids import between_grids
-from depthlm_ros.data.problems import BadRecord
-from depthlm_ros.data.reading import RecordSet
-from depthlm_ros.data.records import Record, depth_of
+from depthlm_ros.data.read import RecordSet
+from depthlm_ros.data.records import BadRecord, Record, between_grids, depth_of
 from depthlm_ros.errors import BadImage, BadInput, BadQuestion
 from depthlm_ros.eval.baselines import row_slopes
 from depthlm_ros.eval.dense import compared, resize

@@ -9,7 +9,7 @@ from operator import add
 
 import numpy as np
 
-from depthlm_ros.data.problems import Problem, count_by_reason
+from depthlm_ros.data.records import Problem, count_by_reason
 from depthlm_ros.eval.baselines import Constant, best_constant, constant, row_prior
 from depthlm_ros.eval.boundary import Boundary, boundary
 from depthlm_ros.eval.metrics import Scores, Sums, mean_delta1, median_aligned, score

@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from depthlm_ros.data.problems import BadRecord, Problem
+from depthlm_ros.data.records import BadRecord, Problem
 from depthlm_ros.errors import BadInput, SetupError
 from depthlm_ros.json_util import plain
 

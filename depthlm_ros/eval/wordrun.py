@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from depthlm_ros.data.problems import BadRecord, Problem, count_by_reason
-from depthlm_ros.data.reading import json_object, numbered_lines
-from depthlm_ros.data.records import PairRecord
+from depthlm_ros.data.read import json_object, numbered_lines
+from depthlm_ros.data.records import BadRecord, PairRecord, Problem, count_by_reason
 from depthlm_ros.errors import BadInput, BadQuestion
 from depthlm_ros.eval import objectscores
 from depthlm_ros.eval.gallery import MOST_PICTURES, match_picture

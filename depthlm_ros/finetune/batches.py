@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from depthlm_ros.data.problems import Problem
+from depthlm_ros.data.records import Problem
 from depthlm_ros.finetune.rows import IGNORED, PREFIX, Row
 from depthlm_ros.nets.pixels import PixelRule
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from depthlm_ros.core import Intrinsics
-from depthlm_ros.data.problems import BadRecord
-from depthlm_ros.data.records import Record
+from depthlm_ros.data.records import BadRecord, Record
 from depthlm_ros.families.depthlm import POINT_QUESTION, draw_marks, fits
 from depthlm_ros.families.vlm3 import POINT_REPLY
 from depthlm_ros.finetune.pictures import Cut, plain_cut, processed, random_cut, seen_size, stretched_cut

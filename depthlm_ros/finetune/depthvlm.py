@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from depthlm_ros.data.depthfile import read_depth, read_z
-from depthlm_ros.data.problems import BadRecord
-from depthlm_ros.data.records import Record
+from depthlm_ros.data.records import BadRecord, Record
 from depthlm_ros.errors import BadImage
 from depthlm_ros.families.qwen_vl import DepthVLM
 from depthlm_ros.finetune.pictures import centre_cut, label_on, plain_cut, processed

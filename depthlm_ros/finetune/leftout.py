@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from depthlm_ros.data.problems import Problem
+from depthlm_ros.data.records import Problem
 
 
 @dataclass

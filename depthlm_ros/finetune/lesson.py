@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch.utils.data import Dataset
 
-from depthlm_ros.data.problems import BadRecord, Problem
+from depthlm_ros.data.records import BadRecord, Problem
 from depthlm_ros.errors import BadInput
 from depthlm_ros.finetune.batches import Encoded
 from depthlm_ros.finetune.order import Order

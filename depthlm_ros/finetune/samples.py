@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from depthlm_ros.core import Intrinsics
-from depthlm_ros.data.problems import BadRecord
-from depthlm_ros.data.records import Record, depth_of, z_of
+from depthlm_ros.data.records import BadRecord, Record, depth_of, z_of
 from depthlm_ros.errors import BadImage
 from depthlm_ros.finetune.settings import DataSettings
 from depthlm_ros.geometry.canonical_view import fitted_view

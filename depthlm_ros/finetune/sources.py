@@ -16,14 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from depthlm_ros.data.caps import caps_for
-from depthlm_ros.data.fields import image as image_path
-from depthlm_ros.data.pairreading import parse_pair
-from depthlm_ros.data.problems import BadRecord, Problem
-from depthlm_ros.data.reading import Roots, json_object, parse_record
-from depthlm_ros.data.records import PairRecord, Record
+from depthlm_ros.data.read import ObjectRecord, Roots, json_object, parse_objects, parse_pair, parse_record
+from depthlm_ros.data.records import BadRecord, PairRecord, Problem, Record, caps_for
+from depthlm_ros.data.records import image as image_path
 from depthlm_ros.errors import BadImage, BadInput, BadIntrinsics
-from depthlm_ros.finetune.objects import ObjectRecord, parse_objects
 from depthlm_ros.finetune.order import held_back
 from depthlm_ros.finetune.settings import DataSettings, named
 from depthlm_ros.geometry.focal_estimation import FocalEstimator, estimated_camera

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from depthlm_ros.data.problems import BadRecord
-from depthlm_ros.data.records import PairRecord, Record
+from depthlm_ros.data.read import ObjectRecord
+from depthlm_ros.data.records import BadRecord, PairRecord, Record
 from depthlm_ros.families.base import normalised
 from depthlm_ros.families.vlm3 import (
     MATCH_COORDINATE_SCALE,
@@ -17,7 +17,6 @@ from depthlm_ros.families.vlm3 import (
     point_text,
     pose_replies,
 )
-from depthlm_ros.finetune.objects import ObjectRecord
 from depthlm_ros.finetune.samples import Sample, Showing, Turn, metres, read_picture, seen_whole
 from depthlm_ros.geometry.canonical_view import CanonicalView, fitted_view
 

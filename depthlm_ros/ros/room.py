@@ -24,10 +24,10 @@ def rendered_room(camera: Intrinsics, steps: int, seed: int | None = None) -> So
     seed: which room; None is the demo's, which holds a red box and a blue ball. Raises BadInput without numba.
     """
     try:
-        from depthlm_ros.scenes.camera_path import camera_path, demo_scene
-        from depthlm_ros.scenes.photo import photograph
-        from depthlm_ros.scenes.render import render
-        from depthlm_ros.scenes.sample import sample_scene
+        from depthlm_ros.scenes.camera.camera_path import camera_path, demo_scene
+        from depthlm_ros.scenes.camera.photo import photograph
+        from depthlm_ros.scenes.renderer.render import render
+        from depthlm_ros.scenes.world.sample import sample_scene
     except ImportError as error:
         raise BadInput(f"the rendered room needs numba ({error}): pip install numba, or show --images.") from error
     scene = demo_scene() if seed is None else sample_scene(np.random.default_rng(seed))

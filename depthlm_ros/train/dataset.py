@@ -14,15 +14,15 @@ from torch.utils.data import IterableDataset
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.families.base import Family
 from depthlm_ros.geometry.camera_model import UNSEEN_GREY
-from depthlm_ros.scenes.batch import Shot
-from depthlm_ros.scenes.gpu import render_on
-from depthlm_ros.scenes.lens import sample_lens
-from depthlm_ros.scenes.photo import developed, photograph, recoloured
-from depthlm_ros.scenes.pose import sample_pose
-from depthlm_ros.scenes.primitives import Pose, Scene
-from depthlm_ros.scenes.questions import ask_about
-from depthlm_ros.scenes.render import Rendered, render
-from depthlm_ros.scenes.sample import sample_scene
+from depthlm_ros.scenes.camera.lens import sample_lens
+from depthlm_ros.scenes.camera.photo import developed, photograph, recoloured
+from depthlm_ros.scenes.camera.viewpoints import sample_pose
+from depthlm_ros.scenes.questions.generate import ask_about
+from depthlm_ros.scenes.renderer.batch import Shot
+from depthlm_ros.scenes.renderer.gpu import render_on
+from depthlm_ros.scenes.renderer.render import Rendered, render
+from depthlm_ros.scenes.world.primitives import Pose, Scene
+from depthlm_ros.scenes.world.sample import sample_scene
 from depthlm_ros.train.conversation import PackedRow, pack
 from depthlm_ros.train.dataconfig import DataConfig, canvas_camera
 from depthlm_ros.train.naming import words_shown

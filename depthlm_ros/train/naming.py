@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from depthlm_ros.scenes.colours import NAMED
-from depthlm_ros.scenes.names import FURNITURE_KINDS, GROUPS
-from depthlm_ros.scenes.primitives import SIMPLE_KINDS
-from depthlm_ros.scenes.render import Rendered
+from depthlm_ros.scenes.questions.wording import FURNITURE_KINDS, GROUPS
+from depthlm_ros.scenes.renderer.render import Rendered
+from depthlm_ros.scenes.world.colours import NAMED
+from depthlm_ros.scenes.world.primitives import SIMPLE_KINDS
 
 NAMES = (*NAMED, *SIMPLE_KINDS, *FURNITURE_KINDS, *chain.from_iterable(GROUPS))
 WORDS = tuple(sorted({word for name in NAMES for word in name.split()}))

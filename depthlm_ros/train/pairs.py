@@ -9,9 +9,9 @@ from tokenizers import Tokenizer
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.families.base import Family, normalised
 from depthlm_ros.families.vlm3 import MATCH_COORDINATE_SCALE, pose_replies
-from depthlm_ros.scenes.pairs import Pair, sample_pair
-from depthlm_ros.scenes.photo import photograph
-from depthlm_ros.scenes.sample import sample_scene
+from depthlm_ros.scenes.camera.photo import photograph
+from depthlm_ros.scenes.questions.view_pairs import Pair, sample_pair
+from depthlm_ros.scenes.world.sample import sample_scene
 from depthlm_ros.train.conversation import PackedRow, Turn, pack
 from depthlm_ros.train.gaze import Gaze, tokens_at
 from depthlm_ros.train.naming import words_shown

@@ -13,7 +13,7 @@ from torch import nn
 
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.geometry.pinhole import rays
-from depthlm_ros.scenes.render import Rendered
+from depthlm_ros.scenes.renderer.render import Rendered
 from depthlm_ros.train.naming import object_pixels, shows_enough
 
 # ln z-depth of the token; left, top, right, bottom of its object as shares of the picture; ln range of the object.

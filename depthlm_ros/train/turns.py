@@ -10,10 +10,9 @@ from depthlm_ros.core import Region
 from depthlm_ros.families import vlm3
 from depthlm_ros.families.base import Family
 from depthlm_ros.geometry.pinhole import range_from_z
-from depthlm_ros.scenes.colours import NAMED
-from depthlm_ros.scenes.naming_questions import ask_what
-from depthlm_ros.scenes.questions import Question
-from depthlm_ros.scenes.render import Rendered
+from depthlm_ros.scenes.questions.generate import Question, ask_what
+from depthlm_ros.scenes.renderer.render import Rendered
+from depthlm_ros.scenes.world.colours import NAMED
 from depthlm_ros.train.conversation import Turn
 from depthlm_ros.train.dataconfig import DataConfig, canvas_camera
 from depthlm_ros.train.gaze import Gaze, tokens_at, tokens_of

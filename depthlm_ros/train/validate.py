@@ -15,10 +15,9 @@ from depthlm_ros.eval.calibration import Errors, fit, share_within
 from depthlm_ros.eval.metrics import median_aligned, score
 from depthlm_ros.model import Model
 from depthlm_ros.model_files.spec import Calibration
-from depthlm_ros.scenes.naming_questions import ask_what
-from depthlm_ros.scenes.photo import photograph
-from depthlm_ros.scenes.questions import Question, ask_about
-from depthlm_ros.scenes.render import Rendered, render
+from depthlm_ros.scenes.camera.photo import photograph
+from depthlm_ros.scenes.questions.generate import Question, ask_about, ask_what
+from depthlm_ros.scenes.renderer.render import Rendered, render
 from depthlm_ros.train.dataconfig import canvas_camera
 from depthlm_ros.train.dataset import sample_view
 from depthlm_ros.train.turns import around
@@ -32,7 +31,7 @@ WITHIN = 0.25
 FOCAL_PX = 96.0
 # What of the depth map answers a kind of question; a distance answers the others.
 MEASURED_AS = {"wide": "width", "tall": "height", "points_apart": "gap"}
-# What is asked for, by the kinds of depthlm_ros.scenes.questions.
+# What is asked for, by the kinds of depthlm_ros.scenes.questions.generate.
 SUBJECTS = {
     "object_distance": ("distance", "where", "presence", "closer"),
     "object_size": ("wide", "tall"),

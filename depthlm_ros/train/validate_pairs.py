@@ -10,9 +10,9 @@ from depthlm_ros.core import Frame
 from depthlm_ros.eval.pairs import area_under_curve, direction_error_deg, end_point_errors, median
 from depthlm_ros.geometry.rotations import rotation_angle_deg
 from depthlm_ros.model import Model
-from depthlm_ros.scenes.pairs import sample_pair
-from depthlm_ros.scenes.photo import photograph
-from depthlm_ros.scenes.sample import sample_scene
+from depthlm_ros.scenes.camera.photo import photograph
+from depthlm_ros.scenes.questions.view_pairs import sample_pair
+from depthlm_ros.scenes.world.sample import sample_scene
 from depthlm_ros.train.dataconfig import canvas_camera
 
 # Another stream of numbers than those of training and of single pictures.

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import importlib
 
-from depthlm_ros.data.view import DataSet
+from depthlm_ros.data.source_view import DataSet
 from depthlm_ros.errors import UnknownName
 
-NAMES = (
-    "argoverse2",
-    "ddad",
-    "eth3d",
-    "folder",
-    "hm3d",
-    "ibims1",
-    "matterport3d",
-    "nuscenes",
-    "nyuv2",
-    "scannetpp",
-    "sunrgbd",
-    "taskonomy",
-    "waymo",
-)
+# Name -> module of this folder, and what it calls the data set. Modules are imported when asked for.
+_WHERE = {
+    "argoverse2": ("argoverse2", "SET"),
+    "ddad": ("ddad", "SET"),
+    "eth3d": ("eth3d", "SET"),
+    "folder": ("folder", "SET"),
+    "hm3d": ("omnidata", "HM3D"),
+    "ibims1": ("ibims1", "SET"),
+    "matterport3d": ("matterport3d", "SET"),
+    "nuscenes": ("nuscenes", "SET"),
+    "nyuv2": ("sunrgbd", "NYUV2"),
+    "scannetpp": ("scannetpp", "SET"),
+    "sunrgbd": ("sunrgbd", "SUNRGBD"),
+    "taskonomy": ("omnidata", "TASKONOMY"),
+    "waymo": ("waymo", "SET"),
+}
+NAMES = tuple(_WHERE)
 # Those whose views know where the camera was: pairs need that.
 POSED = ("eth3d", "folder", "matterport3d", "scannetpp")
 
@@ -30,4 +32,5 @@ def data_set(name: str) -> DataSet:
     """Raises UnknownName, naming those there are."""
     if name not in NAMES:
         raise UnknownName(f"data set '{name}' is unknown: choose one of {', '.join(NAMES)}.")
-    return importlib.import_module(f"depthlm_ros.data.sets.{name}").SET
+    module, attribute = _WHERE[name]
+    return getattr(importlib.import_module(f"depthlm_ros.data.sets.{module}"), attribute)

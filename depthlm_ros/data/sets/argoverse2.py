@@ -14,13 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from depthlm_ros.core import Intrinsics
-from depthlm_ros.data.arrow import feather
-from depthlm_ros.data.caps import CAPS_M, NO_CAPS_M
-from depthlm_ros.data.lidar import depth_image, inverse, moved, rigid
-from depthlm_ros.data.problems import BadRecord
-from depthlm_ros.data.records import RANGE, Z
-from depthlm_ros.data.sets.folders import folders_with
-from depthlm_ros.data.view import Choice, DataSet, Maker, View
+from depthlm_ros.data.records import CAPS_M, NO_CAPS_M, RANGE, BadRecord, Z
+from depthlm_ros.data.sets.arrow import feather
+from depthlm_ros.data.sets.folder import folders_with
+from depthlm_ros.data.sets.lidar import depth_image, inverse, moved, rigid
+from depthlm_ros.data.source_view import Choice, DataSet, Maker, View
 
 CAMERAS = tuple(
     f"ring_{name}"

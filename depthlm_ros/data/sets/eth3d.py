@@ -9,11 +9,21 @@ model (thin_prism.py), at 1280 rows at most.
 DepthVLM's release pairs the undistorted images with the depth of the distorted ones, which are of another size and
 shape: --as-released with its format repeats that, and needs images/dslr_images_undistorted and
 dslr_calibration_undistorted.
+
+COLMAP's text files of cameras and images (colmap.github.io, "Output Format").
+
+The thin-prism fisheye lens: where a pinhole camera's pixels are in the image of such a lens.
+
+Formula: COLMAP's THIN_PRISM_FISHEYE (src/colmap/sensor/models.h), parameters fx, fy, cx, cy, k1, k2, p1, p2, k3, k4,
+sx1, sy1, also given in ETH3D's documentation. With r = |(u, v)| of a ray (u, v, 1) and (a, b) = (u, v) atan(r) / r:
+    a' = a + a R + 2 p1 a b + p2 (q + 2 a^2) + sx1 q,   b' = b + b R + 2 p2 a b + p1 (q + 2 b^2) + sy1 q
+where q = a^2 + b^2 and R = k1 q + k2 q^2 + k3 q^3 + k4 q^4.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -21,16 +31,89 @@ import cv2
 import numpy as np
 
 from depthlm_ros.core import Intrinsics
-from depthlm_ros.data.caps import CAPS_M
-from depthlm_ros.data.colmap import Lens, Posed, read_cameras, read_images
 from depthlm_ros.data.depthfile import read_depth
-from depthlm_ros.data.grids import resized
-from depthlm_ros.data.problems import BadRecord
-from depthlm_ros.data.records import RANGE, RAW_FLOAT32, DepthFile, Z
-from depthlm_ros.data.sets.folders import files_in, folders_with, must_exist
-from depthlm_ros.data.thin_prism import source_pixels
-from depthlm_ros.data.view import Choice, DataSet, Maker, View
+from depthlm_ros.data.records import CAPS_M, RANGE, RAW_FLOAT32, BadRecord, DepthFile, Z, resized
+from depthlm_ros.data.sets.folder import files_in, folders_with, must_exist
+from depthlm_ros.data.sets.lidar import inverse, rigid
+from depthlm_ros.data.source_view import Choice, DataSet, Maker, View
 from depthlm_ros.image_io import read_rgb
+
+
+@dataclass(frozen=True)
+class Lens:
+    """A line of cameras.txt. parameters: as the model orders them, fx, fy, cx, cy first; the image's edge is 0."""
+
+    model: str
+    size_px: tuple[int, int]
+    parameters: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Posed:
+    """An image of images.txt. camera_to_world: float64 (4, 4), optical frame."""
+
+    name: str
+    camera_id: int
+    camera_to_world: np.ndarray
+
+
+def read_cameras(path: Path) -> dict[int, Lens]:
+    """By camera id. Raises ValueError for a line that is none."""
+    lenses = {}
+    for words in (line.split() for line in _lines(path)):
+        if words:
+            size_px = int(words[2]), int(words[3])
+            lenses[int(words[0])] = Lens(words[1], size_px, tuple(float(word) for word in words[4:]))
+    return lenses
+
+
+def read_images(path: Path) -> dict[str, Posed]:
+    """By name. Each image has two lines, the second (its points) possibly empty. Raises ValueError for other lines."""
+    images = {}
+    for line in _lines(path)[::2]:
+        words = line.split()
+        if words:
+            values = np.array([float(word) for word in words[1:8]])
+            name = " ".join(words[9:])
+            images[name] = Posed(name, int(words[8]), inverse(rigid(values[:4], values[4:])))
+    return images
+
+
+def _lines(path: Path) -> list[str]:
+    return [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+
+
+PINHOLE, THIN_PRISM = "PINHOLE", "THIN_PRISM_FISHEYE"
+
+
+def source_pixels(lens: Lens, camera: Intrinsics) -> tuple[np.ndarray, np.ndarray]:
+    """float32 (H, W) twice: column and row in the lens's image of each pixel of a pinhole camera with the same axis.
+
+    Pixel centres are whole numbers on both sides. Raises BadRecord for another lens model.
+    """
+    u = ((np.arange(camera.width_px) - camera.cx_px) / camera.fx_px)[None, :]
+    v = ((np.arange(camera.height_px) - camera.cy_px) / camera.fy_px)[:, None]
+    fx, fy, cx, cy = lens.parameters[:4]
+    a, b = _distorted(lens, *np.broadcast_arrays(u, v))
+    return (fx * a + cx - 0.5).astype(np.float32), (fy * b + cy - 0.5).astype(np.float32)
+
+
+def _distorted(lens: Lens, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if lens.model == PINHOLE:
+        return u, v
+    if lens.model != THIN_PRISM or len(lens.parameters) != 12:
+        raise BadRecord("lens unknown", f"lens model {lens.model} with {len(lens.parameters)} parameters is not read.")
+    k1, k2, p1, p2, k3, k4, sx1, sy1 = lens.parameters[4:]
+    radius = np.hypot(u, v)
+    shrink = np.where(radius > 1e-9, np.arctan(radius) / np.maximum(radius, 1e-9), 1.0)
+    a, b = u * shrink, v * shrink
+    q = a * a + b * b
+    radial = q * (k1 + q * (k2 + q * (k3 + q * k4)))
+    return (
+        a + a * radial + 2 * p1 * a * b + p2 * (q + 2 * a * a) + sx1 * q,
+        b + b * radial + 2 * p2 * a * b + p1 * (q + 2 * b * b) + sy1 * q,
+    )
+
 
 IMAGES, DEPTHS = Path("images/dslr_images"), Path("ground_truth_depth/dslr_images")
 CALIBRATION = Path("dslr_calibration_jpg")

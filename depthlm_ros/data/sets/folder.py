@@ -2,24 +2,67 @@
 
 On disk: [SCENE/]rgb/NAME.{png,jpg}, depth/NAME.{png,npy} (PNG: millimetres; NPY: metres), along the optical axis,
 intrinsics.txt (3 x 3, of the rgb images), pose/NAME.txt (4 x 4, camera to world, x right, y down, z forward).
+
+Finding things in the folders of data sets, always in the same order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from depthlm_ros.core import Intrinsics
-from depthlm_ros.data.caps import NO_CAPS_M
 from depthlm_ros.data.depthfile import read_depth
-from depthlm_ros.data.problems import BadRecord
-from depthlm_ros.data.records import DepthFile
-from depthlm_ros.data.sets.folders import files_in, folders_with, must_exist
-from depthlm_ros.data.view import Choice, DataSet, Maker, View
+from depthlm_ros.data.records import NO_CAPS_M, BadRecord, DepthFile
+from depthlm_ros.data.source_view import Choice, DataSet, Maker, View
 from depthlm_ros.image_io import image_size
+
+
+def folders_with(root: Path, inner: str, split: str = "") -> list[str]:
+    """Folders that hold this file or folder, relative to root: root itself ("."), its folders, or its splits' folders.
+
+    split: only what lies in the folder of this name, if it is given.
+    """
+    if not split and (root / inner).exists():
+        return ["."]
+    starts = [root / split] if split else [root, *_folders(root)]
+    found = {folder for start in starts for folder in _folders(start) if (folder / inner).exists()}
+    return sorted(folder.relative_to(root).as_posix() for folder in found)
+
+
+def files_in(folder: Path, *suffixes: str) -> list[Path]:
+    """Files with one of these suffixes (lower case, with dot), by name; none if the folder is not there."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
+
+
+def one_file(folder: Path, *suffixes: str) -> Path:
+    """The first file with one of these suffixes. Raises BadRecord if there is none."""
+    found = files_in(folder, *suffixes)
+    if not found:
+        raise BadRecord("file missing", f"{folder} holds no file ending in {' or '.join(suffixes)}.")
+    return found[0]
+
+
+def must_exist(path: Path, kind: str) -> Path:
+    """The path. Raises BadRecord if it does not exist."""
+    if not path.exists():
+        raise BadRecord(f"{kind} missing", f"{path} does not exist.")
+    return path
+
+
+def in_split(names: Iterable[str], split: str, splits: dict[str, str]) -> list[str]:
+    """Those names that belong to a split, all if split is ""."""
+    return [name for name in names if not split or splits.get(name) == split]
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+
 
 MILLIMETRES = 1000.0
 

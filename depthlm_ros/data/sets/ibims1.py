@@ -11,11 +11,10 @@ from functools import partial
 from pathlib import Path
 
 from depthlm_ros.core import Intrinsics
-from depthlm_ros.data.caps import CAPS_M, NO_CAPS_M
 from depthlm_ros.data.depthfile import read_depth
-from depthlm_ros.data.records import DepthFile
-from depthlm_ros.data.sets.folders import files_in, must_exist
-from depthlm_ros.data.view import Choice, DataSet, Maker, View
+from depthlm_ros.data.records import CAPS_M, NO_CAPS_M, DepthFile
+from depthlm_ros.data.sets.folder import files_in, must_exist
+from depthlm_ros.data.source_view import Choice, DataSet, Maker, View
 from depthlm_ros.image_io import image_size
 
 UNITS_PER_METRE = 65535 / 50

@@ -18,12 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from depthlm_ros.core import Intrinsics
-from depthlm_ros.data.caps import CAPS_M
 from depthlm_ros.data.depthfile import read_depth
-from depthlm_ros.data.problems import BadRecord
-from depthlm_ros.data.records import RANGE, DepthFile, Z
-from depthlm_ros.data.sets.folders import folders_with, must_exist
-from depthlm_ros.data.view import Choice, DataSet, Maker, View
+from depthlm_ros.data.records import CAPS_M, RANGE, BadRecord, DepthFile, Z
+from depthlm_ros.data.sets.folder import folders_with, must_exist
+from depthlm_ros.data.source_view import Choice, DataSet, Maker, View
 from depthlm_ros.image_io import image_size
 
 COLOR, DEPTH, PARAMETERS = "undistorted_color_images", "undistorted_depth_images", "undistorted_camera_parameters"

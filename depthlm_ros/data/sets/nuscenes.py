@@ -18,11 +18,10 @@ from typing import Any
 import numpy as np
 
 from depthlm_ros.core import Intrinsics
-from depthlm_ros.data.caps import CAPS_M, NO_CAPS_M
-from depthlm_ros.data.lidar import depth_image, inverse, moved, rigid
-from depthlm_ros.data.problems import BadRecord
-from depthlm_ros.data.sets.folders import must_exist
-from depthlm_ros.data.view import Choice, DataSet, Maker, View
+from depthlm_ros.data.records import CAPS_M, NO_CAPS_M, BadRecord
+from depthlm_ros.data.sets.folder import must_exist
+from depthlm_ros.data.sets.lidar import depth_image, inverse, moved, rigid
+from depthlm_ros.data.source_view import Choice, DataSet, Maker, View
 from depthlm_ros.errors import UnknownName
 
 TABLES = ("scene", "sample", "sample_data", "calibrated_sensor", "ego_pose", "sensor")

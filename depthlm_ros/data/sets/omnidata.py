@@ -4,6 +4,14 @@ On disk: DOMAIN/COMPONENT/BUILDING/point_P_view_V_domain_DOMAIN.png (Omnidata), 
 archives), for the domains rgb, depth_zbuffer (1/512 m along the optical axis; 65535 is no surface), point_info (JSON:
 field_of_view_rads) and, where it was downloaded, mask_valid (files named for mask_valid or depth_zbuffer). Pixels are
 square and the camera looks at the middle of the image, so that f = W / (2 tan(fov / 2)).
+
+Taskonomy (DepthLM's script is unreleased; as DepthVLM reads it, from Omnidata's renderings, see omnidata.py).
+
+Splits: where ROOT holds train_val_test_fullplus.csv (Taskonomy's own list: id, train, val, test), --split chooses one.
+
+HM3D (DepthLM's script is unreleased; as DepthVLM reads it, from Omnidata's renderings, see omnidata.py).
+
+Splits: where ROOT holds metadata.csv (of habitat-matterport-3dresearch: scene, split), --split chooses one.
 """
 
 from __future__ import annotations
@@ -12,15 +20,14 @@ import csv
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 from depthlm_ros.core import Intrinsics
-from depthlm_ros.data.caps import CAPS_M
 from depthlm_ros.data.depthfile import read_depth
-from depthlm_ros.data.records import DepthFile
-from depthlm_ros.data.sets.folders import files_in, in_split, must_exist
-from depthlm_ros.data.view import Choice, DataSet, Maker, View
+from depthlm_ros.data.records import CAPS_M, DepthFile
+from depthlm_ros.data.sets.folder import files_in, in_split, must_exist
+from depthlm_ros.data.source_view import Choice, DataSet, Maker, View
 from depthlm_ros.image_io import image_size
 
 RGB, DEPTH, INFO, MASK = "rgb", "depth_zbuffer", "point_info", "mask_valid"
@@ -104,3 +111,36 @@ def table(path: Path) -> list[dict[str, str]]:
         return []
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+TASKONOMY_SPLITS = "train_val_test_fullplus.csv"
+
+
+@lru_cache(maxsize=1)
+def _taskonomy_splits(root: Path) -> dict[str, str]:
+    """Building -> train, val or test."""
+    rows = table(root / TASKONOMY_SPLITS)
+    return {row["id"].strip(): name for row in rows for name in ("train", "val", "test") if row[name].strip() == "1"}
+
+
+TASKONOMY = omnidata_set(
+    component="taskonomy",
+    title="Taskonomy",
+    layout="rgb/taskonomy/BUILDING/*_domain_rgb.png, depth_zbuffer/ and point_info/ beside rgb/; or BUILDING/rgb/ ...",
+    splits=_taskonomy_splits,
+)
+
+HM3D_SPLITS = "metadata.csv"
+
+
+@lru_cache(maxsize=1)
+def _hm3d_splits(root: Path) -> dict[str, str]:
+    return {row["scene"].strip(): row["split"].strip() for row in table(root / HM3D_SPLITS)}
+
+
+HM3D = omnidata_set(
+    component="hm3d",
+    title="HM3D",
+    layout="rgb/hm3d/SCENE/*_domain_rgb.png with depth_zbuffer/ and point_info/ beside rgb/.",
+    splits=_hm3d_splits,
+)

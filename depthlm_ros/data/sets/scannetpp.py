@@ -19,12 +19,10 @@ import cv2
 import numpy as np
 
 from depthlm_ros.core import Intrinsics
-from depthlm_ros.data.caps import CAPS_M, NO_CAPS_M
 from depthlm_ros.data.depthfile import read_depth
-from depthlm_ros.data.problems import BadRecord
-from depthlm_ros.data.records import MIXED, DepthFile, Z
-from depthlm_ros.data.sets.folders import files_in, folders_with, must_exist
-from depthlm_ros.data.view import Choice, DataSet, Maker, View
+from depthlm_ros.data.records import CAPS_M, MIXED, NO_CAPS_M, BadRecord, DepthFile, Z
+from depthlm_ros.data.sets.folder import files_in, folders_with, must_exist
+from depthlm_ros.data.source_view import Choice, DataSet, Maker, View
 from depthlm_ros.image_io import image_size, read_rgb
 
 EVERY = 10

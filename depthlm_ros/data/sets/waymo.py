@@ -6,10 +6,13 @@ range_image_utils: azimuth of column i = ((W - i - 0.5) / W * 2 - 1) pi - yaw of
 the calibration, turned upside down; each beam has the vehicle's pose of its own moment. Where each point is in the
 images is in lidar_camera_projection, whole pixels of the distorted image. Camera frames are x forward, y left, z up;
 pixel 0 begins at the image's edge, so principal points are half a pixel less here.
+
+Points from Waymo's range images, by the formulas of Waymo's own range_image_utils (waymo-open-dataset), in numpy.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -19,13 +22,58 @@ import cv2
 import numpy as np
 
 from depthlm_ros.core import Intrinsics
-from depthlm_ros.data.arrow import parquet_rows
-from depthlm_ros.data.caps import CAPS_M, NO_CAPS_M
-from depthlm_ros.data.lidar import OPTICAL_FROM_FORWARD, inverse, moved, z_buffer
-from depthlm_ros.data.problems import BadRecord
-from depthlm_ros.data.records import RANGE, Z, z_of
-from depthlm_ros.data.view import Choice, DataSet, Maker, View
-from depthlm_ros.data.waymo_lidar import points_in_vehicle
+from depthlm_ros.data.records import CAPS_M, NO_CAPS_M, RANGE, BadRecord, Z, z_of
+from depthlm_ros.data.sets.arrow import parquet_rows
+from depthlm_ros.data.sets.lidar import OPTICAL_FROM_FORWARD, inverse, moved, z_buffer
+from depthlm_ros.data.source_view import Choice, DataSet, Maker, View
+
+
+def points_in_vehicle(
+    range_m: np.ndarray,
+    vehicle_from_lidar: np.ndarray,
+    inclinations_rad: np.ndarray | None,
+    inclination_span_rad: tuple[float, float],
+    pixel_poses: np.ndarray,
+    world_from_vehicle: np.ndarray,
+) -> np.ndarray:
+    """float64 (H, W, 3): the points of a range image (H, W), metres, in the vehicle's frame at the sweep's moment.
+
+    vehicle_from_lidar, world_from_vehicle: (4, 4). inclinations_rad: (H,) from the lowest beam up, None: evenly over
+    inclination_span_rad. pixel_poses: (H, W, 6), roll, pitch, yaw, x, y, z of the vehicle in the world as each beam
+    was sent. Where range_m is not positive the point means nothing.
+    """
+    height, width = range_m.shape
+    inclination = _inclinations(inclinations_rad, inclination_span_rad, height)[:, None]
+    yaw = math.atan2(vehicle_from_lidar[1, 0], vehicle_from_lidar[0, 0])
+    azimuth = ((np.arange(width, 0, -1) - 0.5) / width * 2.0 - 1.0) * math.pi - yaw
+    flat = np.cos(inclination)
+    beams = np.stack(np.broadcast_arrays(np.cos(azimuth) * flat, np.sin(azimuth) * flat, np.sin(inclination)), axis=-1)
+    points = beams * range_m[..., None].astype(np.float64)
+    points = points @ vehicle_from_lidar[:3, :3].T + vehicle_from_lidar[:3, 3]
+    in_world = np.einsum("hwij,hwj->hwi", _rotations(pixel_poses[..., :3].astype(np.float64)), points)
+    in_world += pixel_poses[..., 3:]
+    vehicle_from_world = inverse(world_from_vehicle)
+    return in_world @ vehicle_from_world[:3, :3].T + vehicle_from_world[:3, 3]
+
+
+def _inclinations(values: np.ndarray | None, span_rad: tuple[float, float], height: int) -> np.ndarray:
+    """(H,), from the highest beam, which is the first row, down."""
+    if values is None or len(values) == 0:
+        low, high = span_rad
+        values = (0.5 + np.arange(height)) / height * (high - low) + low
+    return np.asarray(values, np.float64)[::-1]
+
+
+def _rotations(roll_pitch_yaw_rad: np.ndarray) -> np.ndarray:
+    """(..., 3, 3): R_z(yaw) R_y(pitch) R_x(roll) of angles (..., 3)."""
+    (sr, sp, sy), (cr, cp, cy) = (np.moveaxis(f(roll_pitch_yaw_rad), -1, 0) for f in (np.sin, np.cos))
+    rows = [
+        [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr],
+        [sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr],
+        [-sp, cp * sr, cp * cr],
+    ]
+    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+
 
 TOP = 1
 CAMERAS = {1: "FRONT", 2: "FRONT_LEFT", 3: "FRONT_RIGHT", 4: "SIDE_LEFT", 5: "SIDE_RIGHT"}

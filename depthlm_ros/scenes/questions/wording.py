@@ -1,0 +1,175 @@
+"""The wordings of questions and replies.
+
+What things may be called in a picture, and which names fit nothing in it.
+"""
+
+from __future__ import annotations
+
+from depthlm_ros.scenes.world.colours import NAMED
+from depthlm_ros.scenes.world.primitives import SIMPLE_KINDS, SceneObject
+
+DISTANCE = (
+    "How far is the {a}?",
+    "How far is the {a}?",
+    "How far away is the {a}?",
+    "What is the distance to the {a}?",
+    "How many meters is it to the {a}?",
+    "How far is the {a} from the camera?",
+    "How far is it to the {a}?",
+    "Tell me the distance to the {a}.",
+    "distance to the {a}",
+)
+WHERE = ("Where is the {a}?", "Where is the {a}?", "Find the {a}.", "Locate the {a}.", "Where can I find the {a}?")
+PRESENCE = (
+    "Is there {an} {a}?",
+    "Is there {an} {a}?",
+    "Do you see {an} {a}?",
+    "Can you see {an} {a}?",
+    "Is {an} {a} in the image?",
+    "Is there {an} {a} here?",
+)
+CLOSER = (
+    "Which is closer, the {a} or the {b}?",
+    "Which is closer, the {a} or the {b}?",
+    "Which is nearer, the {a} or the {b}?",
+    "Is the {a} or the {b} closer?",
+    "What is closer: the {a} or the {b}?",
+)
+WIDE = (
+    "How wide is the {a}?",
+    "How wide is the {a}?",
+    "What is the width of the {a}?",
+    "Tell me the width of the {a}.",
+)
+TALL = (
+    "How tall is the {a}?",
+    "How tall is the {a}?",
+    "How high is the {a}?",
+    "What is the height of the {a}?",
+    "Tell me the height of the {a}.",
+)
+POINT = (
+    "How far is this point?",
+    "How far is this point?",
+    "How far away is this point?",
+    "What is the distance to this point?",
+    "distance to here",
+)
+WHAT = (
+    "What is this?",
+    "What is this?",
+    "What is at this point?",
+    "What object is this?",
+    "What is here?",
+    "What thing is this and how far is it?",
+)
+POINTS_APART = (
+    "How far apart are these points?",
+    "How far apart are these points?",
+    "What is the distance between these points?",
+    "How far is it between these points?",
+)
+POINTS_CLOSER = (
+    "Which point is closer?",
+    "Which point is closer?",
+    "Which of these points is closer?",
+    "Which point is nearer?",
+)
+
+
+def article(name: str) -> str:
+    """a or an."""
+    return "an" if name[0] in "aeio" else "a"
+
+
+FOUND = "The {a} at {box} is {x:.2f} meters away."
+PRESENT = "Yes, the {a} at {box} is {x:.2f} meters away."
+IS_CLOSER = "The {a} at {box} is closer: {x:.2f} meters."
+IS_WIDE = "The {a} at {box} is {x:.2f} meters wide."
+IS_TALL = "The {a} at {box} is {x:.2f} meters tall."
+ABSENT = "There is no {a} in this image."
+NOTHING_HERE = "There is no object at this point."
+POINT_IS = "The point is {x:.2f} meters away."
+POINTS_ARE = "The points are {x:.2f} meters apart."
+POINT_CLOSER = "The {nth} point is closer: {x:.2f} meters."
+NOT_UNDERSTOOD = "I do not understand the question."
+
+OUT_OF_SCOPE = (
+    "What is your name?", "Tell me a joke.", "asdf", "What time is it?", "Who are you?", "How old are you?",
+    "What is the weather like?", "Sing a song.", "What is 2 + 2?", "Hello", "Hi there!", "Good morning.",
+    "Thank you.", "Who is the president?", "What is the capital of France?", "Write a poem.", "Play music.",
+    "Turn on the light.", "Go to the kitchen.", "Do you like music?", "How are you?", "What day is today?",
+    "Translate this.", "Can you help me?", "What is the meaning of life?", "Stop.", "Yes.", "No.", "Why?",
+    "Who made you?", "Order a pizza.", "How much does it cost?", "Is it raining?", "When is lunch?", "qwerty",
+    "lorem ipsum dolor", "???", "...", "1 2 3 4", "blah blah", "Where were you born?", "What did you eat?",
+    "Call my mother.", "Set an alarm.", "How do I cook rice?", "What is love?", "Open the window.", "Are you a robot?",
+    "Close the door.", "What is the best movie?", "Count to ten.", "Repeat after me.", "Pick up the cup.",
+    "How heavy is it?", "What does it smell like?", "Is it safe?", "How fast are we moving?", "Ignore this.",
+)  # fmt: skip
+WORDS = (
+    "the a of and to in is far how red blue table chair music dog run point meters where closer or wide tall time "
+    "happy green seven paper house cloud quickly jump name color image camera robot world water sky apple river "
+    "what why when who box ball see find song sleep eat drive fast slow big small"
+)
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+# Kinds that people use for each other: where one of a group is in view, nobody is told that there is no other.
+GROUPS = (
+    ("table", "desk", "counter", "bench"),
+    ("chair", "armchair", "stool", "sofa", "bench"),
+    ("cabinet", "wardrobe", "shelf", "counter", "fridge"),
+    ("monitor", "television", "laptop"),
+    ("bin", "basket"),
+    ("cup", "bottle"),
+    ("toilet", "sink", "bathtub"),
+    ("plant", "tree"),
+    ("car", "truck"),
+    ("window", "picture"),
+)
+
+
+# Parts of other things pass for these (ceiling lights, boards on walls): of them nobody says "there is none".
+AMBIGUOUS = ("lamp", "bench", "picture", "bag")
+
+
+FURNITURE_KINDS = (
+    *("table", "chair", "shelf", "cabinet", "sofa", "bed", "lamp", "door", "window", "desk", "armchair", "stool"),
+    *("person", "plant", "monitor", "bin", "bench", "fridge", "cup", "bottle", "counter", "wardrobe", "television"),
+    *("toilet", "sink", "bathtub", "washing machine", "piano", "bicycle", "radiator", "picture", "rug", "clock"),
+    *("laptop", "bag", "car", "tree"),
+)
+
+
+OUTDOORS = ("car", "tree")
+
+
+DYED_KINDS = ("sofa", "armchair", "stool", "bin", "bag", "door", "bicycle", "car")
+
+
+VOCABULARY = tuple(f"{c} {k}" for k in SIMPLE_KINDS for c in NAMED) + FURNITURE_KINDS
+
+
+ALIKE = {kind: {kind}.union(*(group for group in GROUPS if kind in group)) for kind in FURNITURE_KINDS}
+
+
+def names_of(thing: SceneObject, others: list[SceneObject]) -> list[str]:
+    """What a thing may be called so that it is told from the other things in view."""
+    alike = [other for other in others if other.kind == thing.kind]
+    if thing.kind in SIMPLE_KINDS:
+        return [] if any(other.colour == thing.colour for other in alike) else [thing.name]
+    names = [] if alike else [thing.name]
+    if thing.colour and all(other.colour not in ("", thing.colour) for other in alike):
+        names.append(f"{thing.colour} {thing.kind}")
+    return names
+
+
+def absent_names(things: list[SceneObject]) -> tuple[str, ...]:
+    """Names that fit nothing in view, not even roughly."""
+    kinds, names = {thing.kind for thing in things}, {thing.name for thing in things}
+    absent = [f"{c} {k}" for k in SIMPLE_KINDS for c in NAMED if f"{c} {k}" not in names]
+    absent += [kind for kind in FURNITURE_KINDS if kind not in AMBIGUOUS and not ALIKE[kind] & kinds]
+    for kind in DYED_KINDS:
+        colours = {thing.colour for thing in things if thing.kind == kind}
+        if kind not in AMBIGUOUS and "" not in colours and not (ALIKE[kind] - {kind}) & kinds:
+            absent += [f"{c} {kind}" for c in NAMED if c not in colours]
+    return tuple(absent)
