@@ -28,6 +28,7 @@ from transformers import Qwen3VLConfig
 from depthlm_ros.backends.onnx_runtime import OnnxRuntimeBackend
 from depthlm_ros.backends.torch_backend import TorchBackend
 from depthlm_ros.core import Frame, Intrinsics
+from depthlm_ros.eval.rendered_scenes import validate
 from depthlm_ros.export.parity import sample_image
 from depthlm_ros.export.precision import Precision, set_precision
 from depthlm_ros.export.write_bundle import Wanted, write_engine
@@ -39,7 +40,6 @@ from depthlm_ros.nets.checkpoint import load_checkpoint
 from depthlm_ros.nets.depth_heads import DptConfig
 from depthlm_ros.nets.loading import rebuild_frequencies
 from depthlm_ros.nets.qwen3vl import Qwen3VLDepth
-from depthlm_ros.train.validate import validate
 
 # Sizes of a Qwen3-VL: vision layers, width, feed-forward, heads; the same of the language model, its groups of keys and
 # their width; entries of the vocabulary; the image.

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from depthlm_ros.core import Intrinsics
-from depthlm_ros.eval.records import read_records
+from depthlm_ros.eval.judges import read_records
 from depthlm_ros.geometry.focal_estimation import focal_from_lines
 from depthlm_ros.image_io import read_rgb
 from depthlm_ros.scenes.camera.photo import photograph

@@ -12,8 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 
+from depthlm_ros.eval.rendered_scenes import rendered_scores
 from depthlm_ros.model import load_model
-from depthlm_ros.train.card import rendered_scores
 
 
 def main() -> None:

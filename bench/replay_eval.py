@@ -21,7 +21,7 @@ import numpy as np
 from depthlm_ros.data.read import RecordSet
 from depthlm_ros.data.records import Record
 from depthlm_ros.errors import DepthLMError
-from depthlm_ros.eval.records import read_records
+from depthlm_ros.eval.judges import read_records
 from depthlm_ros.eval.report import Report, report
 from depthlm_ros.image_io import read_rgb
 from depthlm_ros.ros.graph import Graph

@@ -26,7 +26,7 @@ from depthlm_ros.data.records import (
 )
 from depthlm_ros.data.write import depthlm_line, depthvlm_line
 from depthlm_ros.errors import BadImage, BadInput
-from depthlm_ros.eval.records import read_records as read_labels
+from depthlm_ros.eval.judges import read_records as read_labels
 from depthlm_ros.image_io import image_size
 
 CAMERA = Intrinsics(50.0, 51.0, 15.5, 11.5, 32, 24)

@@ -16,7 +16,7 @@ from depthlm_ros.data.depthfile import read_z
 from depthlm_ros.data.pairs import PairPlan, curate_pairs
 from depthlm_ros.data.read import iter_pairs, parse_objects
 from depthlm_ros.errors import BadInput
-from depthlm_ros.eval.objects import ABSENT, LENGTH, read_questions
+from depthlm_ros.eval.language import ABSENT, LENGTH, read_questions
 from depthlm_ros.scenes.write_dataset import Rendering, write_scene, write_scenes
 
 SMALL = {"width_px": 160, "height_px": 120, "focal_px": 130.0}

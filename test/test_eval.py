@@ -12,11 +12,10 @@ from room import WALL_M, render_room, write_labels
 
 from depthlm_ros.core import Frame
 from depthlm_ros.errors import BadImage, BadInput, BadQuestion, UnknownName
-from depthlm_ros.eval.depthrun import Choice, depth_report
-from depthlm_ros.eval.evaluate import at_points, evaluate, model_predictor
-from depthlm_ros.eval.records import read_records
+from depthlm_ros.eval.depth import Choice, depth_report
+from depthlm_ros.eval.judges import at_points, evaluate, model_predictor, read_records
 from depthlm_ros.eval.report import baselines, report, scored
-from depthlm_ros.eval.results import Results
+from depthlm_ros.eval.result_file import Results
 from depthlm_ros.image_io import read_rgb
 
 ROOT = Path(__file__).parents[1]

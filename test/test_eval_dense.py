@@ -11,13 +11,11 @@ from room import CAMERA, WALL_M, render_room
 
 from depthlm_ros.core import DepthMap, PointDepths
 from depthlm_ros.errors import BadInput, BadQuestion
-from depthlm_ros.eval.boundary import Edges, boundary, edges, flying
-from depthlm_ros.eval.dense import SAMPLE, read_maps, sample, whole_maps
-from depthlm_ros.eval.depthrun import Choice, depth_report
-from depthlm_ros.eval.evaluate import evaluate
-from depthlm_ros.eval.outcome import Outcome
+from depthlm_ros.eval.depth import Choice, depth_report
+from depthlm_ros.eval.judges import SAMPLE, evaluate, read_maps, sample, whole_maps
+from depthlm_ros.eval.metrics import Edges, boundary, edges, flying
 from depthlm_ros.eval.report import scored
-from depthlm_ros.eval.results import Results
+from depthlm_ros.eval.result_file import Outcome, Results
 
 
 class Said:

@@ -13,17 +13,21 @@ from labels import pair, question, told, write_lines, write_maps
 from room import render_room, write_labels
 
 from depthlm_ros.errors import BadInput
-from depthlm_ros.eval.comparison import comparison
-from depthlm_ros.eval.depthrun import Choice, depth_report
-from depthlm_ros.eval.evaluate import at_points, evaluate
+from depthlm_ros.eval.depth import Choice, depth_report
 from depthlm_ros.eval.gallery import Gallery, chart, error_rgb
-from depthlm_ros.eval.published import TABLES, data_set_named, data_set_of
-from depthlm_ros.eval.published_depth import DEPTHLM_BENCH, DEPTHVLM_DENSE, DEPTHVLM_SPARSE
-from depthlm_ros.eval.published_words import CORRESPONDENCE
-from depthlm_ros.eval.records import read_records
+from depthlm_ros.eval.judges import at_points, evaluate, read_records
+from depthlm_ros.eval.published import (
+    CORRESPONDENCE,
+    DEPTHLM_BENCH,
+    DEPTHVLM_DENSE,
+    DEPTHVLM_SPARSE,
+    TABLES,
+    data_set_named,
+    data_set_of,
+)
 from depthlm_ros.eval.report import scored
-from depthlm_ros.eval.results import Results
-from depthlm_ros.eval.tables import beside, published
+from depthlm_ros.eval.result_file import Results
+from depthlm_ros.eval.tables import beside, comparison, published
 from depthlm_ros.model_files.bundle import load_bundle
 
 ROOT = Path(__file__).parents[1]

@@ -14,12 +14,10 @@ from depthlm_ros.data.read import RecordSet
 from depthlm_ros.data.records import Record
 from depthlm_ros.errors import BadInput, BadQuestion
 from depthlm_ros.eval import released
-from depthlm_ros.eval.depthrun import Choice, choose, depth_report, judge_of, read_labels
-from depthlm_ros.eval.evaluate import at_points, evaluate
-from depthlm_ros.eval.protocols import depthlm_samples, limited
-from depthlm_ros.eval.records import read_records
+from depthlm_ros.eval.depth import Choice, choose, depth_report, judge_of, read_labels
+from depthlm_ros.eval.judges import at_points, depthlm_samples, evaluate, limited, read_records
 from depthlm_ros.eval.report import scored
-from depthlm_ros.eval.results import Results
+from depthlm_ros.eval.result_file import Results
 from depthlm_ros.model_files.spec import CanvasRule
 
 CAMERA = Intrinsics(500.0, 500.0, 99.5, 74.5, 200, 150)

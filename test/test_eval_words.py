@@ -12,11 +12,20 @@ from scripted import TOKENIZER, scripted_model
 
 from depthlm_ros.core import Answer, Intrinsics, Region, Status
 from depthlm_ros.errors import BadInput, BadQuestion
-from depthlm_ros.eval.objects import category_of, parse_question, read_questions
-from depthlm_ros.eval.objectscores import ask, hours_apart, is_right, scores
-from depthlm_ros.eval.pairs import area_under_curve, direction_error_deg, end_point_errors
-from depthlm_ros.eval.results import Results
-from depthlm_ros.eval.wordrun import Wanted, score_words, task_of
+from depthlm_ros.eval.image_pairs import area_under_curve, direction_error_deg, end_point_errors
+from depthlm_ros.eval.language import (
+    Wanted,
+    ask,
+    category_of,
+    hours_apart,
+    is_right,
+    object_scores,
+    parse_question,
+    read_questions,
+    score_words,
+    task_of,
+)
+from depthlm_ros.eval.result_file import Results
 
 needs_tokenizer = pytest.mark.skipif(not TOKENIZER.is_file(), reason="engines/tiny is not here: `make train` makes it")
 
@@ -104,7 +113,7 @@ def test_scores_of_a_hand_computed_set(folder):
         parsed(folder, False, "", "big_predicate"),
     ]
     told = [2.5, 4.0, None, 150.0, 1.0, None]
-    found = scores(asked, [{"said": one, "text": "", "refused": ""} for one in told])
+    found = object_scores(asked, [{"said": one, "text": "", "refused": ""} for one in told])
     assert found["width"]["right"] == 0.5
     assert found["width"]["absrel"] == pytest.approx((0.5 + 2.0) / 2 / 2.0001)
     assert (found["height"]["right"], found["height"]["unread"]) == (0.0, 1)

@@ -26,7 +26,7 @@ from depthlm_ros.nets.depth_heads import DptConfig  # noqa: E402
 from depthlm_ros.nets.pixels import PixelRule  # noqa: E402
 from depthlm_ros.nets.qwen3vl import Qwen3VLDepth  # noqa: E402
 from depthlm_ros.nets.qwen25vl import Qwen25VL  # noqa: E402
-from depthlm_ros.train.tokenizer import train_tokenizer  # noqa: E402
+from depthlm_ros.training.synthetic.tokenizer import train_tokenizer  # noqa: E402
 
 pytestmark = pytest.mark.torch
 VOCAB = 512

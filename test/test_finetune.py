@@ -23,15 +23,15 @@ from torch.nn import functional  # noqa: E402
 from depthlm_ros.cli import main  # noqa: E402
 from depthlm_ros.core import Frame, Intrinsics  # noqa: E402
 from depthlm_ros.finetune.cli import recipe_file, recipes  # noqa: E402
-from depthlm_ros.finetune.loading import collator_of, find_base, load_student, speech_of  # noqa: E402
-from depthlm_ros.finetune.losses import silog, silog_of_map  # noqa: E402
-from depthlm_ros.finetune.recipefile import read_recipe  # noqa: E402
-from depthlm_ros.finetune.rows import encode  # noqa: E402
-from depthlm_ros.finetune.run import Run  # noqa: E402
 from depthlm_ros.image_io import read_rgb  # noqa: E402
 from depthlm_ros.model import load_model  # noqa: E402
 from depthlm_ros.nets.graphs import LookGraph  # noqa: E402
 from depthlm_ros.nets.loading import load_released  # noqa: E402
+from depthlm_ros.training.finetune.model import collator_of, find_base, load_student, speech_of  # noqa: E402
+from depthlm_ros.training.finetune.packing import encode  # noqa: E402
+from depthlm_ros.training.finetune.recipe import read_recipe  # noqa: E402
+from depthlm_ros.training.finetune.run import Run  # noqa: E402
+from depthlm_ros.training.losses import silog_of_map, silog_of_maps  # noqa: E402
 
 pytestmark = pytest.mark.torch
 # Recipe: kind of data, base.
@@ -300,7 +300,7 @@ def test_packed_questions_are_learnt_as_if_each_were_alone(bases, data):
 
 
 def replaced(lesson, sample, row):
-    from depthlm_ros.finetune.batches import Encoded
+    from depthlm_ros.training.finetune.collator import Encoded
 
     return Encoded(row, sample.pictures)
 
@@ -358,7 +358,7 @@ def test_silog_by_hand():
     expected = np.sqrt((d**2).mean() - 0.5 * d.mean() ** 2 + 1e-8)
     assert float(silog_of_map(predicted, truth)) == pytest.approx(expected, rel=1e-6)
     assert silog_of_map(predicted, torch.zeros(2, 2)) is None
-    both = silog([predicted, predicted], [truth, torch.zeros(2, 2)])
+    both = silog_of_maps([predicted, predicted], [truth, torch.zeros(2, 2)])
     assert float(both) == pytest.approx(expected, rel=1e-6)
 
 
@@ -370,7 +370,7 @@ def test_silog_brings_the_prediction_to_the_size_of_the_label():
 
 def test_a_batch_without_any_depth_still_has_a_gradient():
     predicted = torch.ones(2, 2, requires_grad=True)
-    silog([predicted], [torch.zeros(2, 2)]).backward()
+    silog_of_maps([predicted], [torch.zeros(2, 2)]).backward()
     assert torch.equal(predicted.grad, torch.zeros(2, 2))
 
 

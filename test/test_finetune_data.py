@@ -31,27 +31,39 @@ from depthlm_ros.core import Intrinsics  # noqa: E402
 from depthlm_ros.data.read import parse_objects  # noqa: E402
 from depthlm_ros.data.records import BadRecord  # noqa: E402
 from depthlm_ros.errors import BadBundle, BadInput, SetupError, UnknownName  # noqa: E402
-from depthlm_ros.eval.records import read_records  # noqa: E402
+from depthlm_ros.eval.judges import read_records  # noqa: E402
 from depthlm_ros.eval.released import depthlm_split  # noqa: E402
 from depthlm_ros.families.depthlm import ARROW_PX  # noqa: E402
-from depthlm_ros.finetune.batches import visible  # noqa: E402
 from depthlm_ros.finetune.cli import recipe_file, recipes  # noqa: E402
-from depthlm_ros.finetune.depthlm import nearest_valid  # noqa: E402
-from depthlm_ros.finetune.loading import find_base  # noqa: E402
-from depthlm_ros.finetune.order import Order, held_back, shuffled  # noqa: E402
-from depthlm_ros.finetune.pictures import centre_cut, label_on, plain_cut, random_cut, stretched_cut  # noqa: E402
-from depthlm_ros.finetune.recipefile import read_recipe  # noqa: E402
-from depthlm_ros.finetune.rewards import REWARDS  # noqa: E402
-from depthlm_ros.finetune.rows import PREFIX  # noqa: E402
-from depthlm_ros.finetune.run import Run  # noqa: E402
-from depthlm_ros.finetune.schedule import Plan, make_plan, rate, supervised  # noqa: E402
-from depthlm_ros.finetune.settings import FocalSettings  # noqa: E402
-from depthlm_ros.finetune.sources import weights_of  # noqa: E402
 from depthlm_ros.geometry import focal_estimation  # noqa: E402
 from depthlm_ros.geometry.focal_estimation import make_estimator  # noqa: E402
 from depthlm_ros.image_io import read_rgb, write_rgb  # noqa: E402
 from depthlm_ros.model import load_model  # noqa: E402
 from depthlm_ros.model_files.spec_yaml import spec_named  # noqa: E402
+from depthlm_ros.training.finetune.collator import visible  # noqa: E402
+from depthlm_ros.training.finetune.grpo import REWARDS  # noqa: E402
+from depthlm_ros.training.finetune.model import find_base  # noqa: E402
+from depthlm_ros.training.finetune.packing import PREFIX  # noqa: E402
+from depthlm_ros.training.finetune.recipe import (  # noqa: E402
+    FocalSettings,
+    read_recipe,
+)
+from depthlm_ros.training.finetune.record_files import (  # noqa: E402
+    Order,
+    held_back,
+    shuffled,
+    weights_of,
+)
+from depthlm_ros.training.finetune.run import Run  # noqa: E402
+from depthlm_ros.training.finetune.samples import (  # noqa: E402
+    centre_cut,
+    label_on,
+    nearest_valid,
+    plain_cut,
+    random_cut,
+    stretched_cut,
+)
+from depthlm_ros.training.finetune.trainer import Plan, make_plan, rate, supervised  # noqa: E402
 
 pytestmark = pytest.mark.torch
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"

@@ -16,15 +16,17 @@ from depthlm_ros.nets.positions import ImageSpan, PromptLayout  # noqa: E402
 from depthlm_ros.scenes.questions.generate import ask_about  # noqa: E402
 from depthlm_ros.scenes.questions.view_pairs import sample_pair  # noqa: E402
 from depthlm_ros.scenes.renderer.render import render  # noqa: E402
-from depthlm_ros.train.conversation import Turn, pack  # noqa: E402
-from depthlm_ros.train.dataconfig import DataConfig, canvas_camera  # noqa: E402
-from depthlm_ros.train.dataset import make_batch, sample_view  # noqa: E402
-from depthlm_ros.train.gaze import HEAD, gaze_loss, tokens_at, tokens_of  # noqa: E402
-from depthlm_ros.train.pairs import pair_turns  # noqa: E402
-from depthlm_ros.train.recipe import Recipe, affixes, make_model, make_tokenizer  # noqa: E402
-from depthlm_ros.train.step import TrainConfig  # noqa: E402
-from depthlm_ros.train.trainer import Trainer  # noqa: E402
-from depthlm_ros.train.turns import gaze_of, region_turns  # noqa: E402
+from depthlm_ros.training.synthetic.auxiliary_losses import HEAD, gaze_loss, tokens_at, tokens_of  # noqa: E402
+from depthlm_ros.training.synthetic.config import DataConfig, canvas_camera  # noqa: E402
+from depthlm_ros.training.synthetic.dataset import (  # noqa: E402
+    make_batch,
+    pair_turns,
+    sample_view,
+)
+from depthlm_ros.training.synthetic.prompts import Turn, gaze_of, pack, region_turns  # noqa: E402  # noqa: E402
+from depthlm_ros.training.synthetic.recipe import Recipe, affixes, make_model, make_tokenizer  # noqa: E402
+from depthlm_ros.training.synthetic.step import TrainConfig  # noqa: E402
+from depthlm_ros.training.synthetic.trainer import Trainer  # noqa: E402
 
 pytestmark = pytest.mark.torch
 FAMILY = family_named("tiny")

@@ -8,7 +8,7 @@ import pytest
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.eval.baselines import best_constant, constant, row_prior, row_slopes
 from depthlm_ros.eval.metrics import mean_delta1, median_aligned, score, sums
-from depthlm_ros.eval.reliability import reliability
+from depthlm_ros.eval.uncertainty import reliability
 
 NAN = math.nan
 

@@ -11,9 +11,9 @@ from depthlm_ros.scenes.questions.visibility import sightings  # noqa: E402
 from depthlm_ros.scenes.questions.wording import names_of  # noqa: E402
 from depthlm_ros.scenes.renderer.render import render  # noqa: E402
 from depthlm_ros.scenes.world.colours import NAMED  # noqa: E402
-from depthlm_ros.train.dataconfig import canvas_camera  # noqa: E402
-from depthlm_ros.train.dataset import sample_view  # noqa: E402
-from depthlm_ros.train.naming import SHARPNESS, WORDS, naming_loss, words_shown  # noqa: E402
+from depthlm_ros.training.synthetic.auxiliary_losses import SHARPNESS, WORDS, naming_loss, words_shown  # noqa: E402
+from depthlm_ros.training.synthetic.config import canvas_camera  # noqa: E402
+from depthlm_ros.training.synthetic.dataset import sample_view  # noqa: E402
 
 pytestmark = pytest.mark.torch
 CAMERA = canvas_camera((128, 96), 96.0)

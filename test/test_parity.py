@@ -13,7 +13,7 @@ from depthlm_ros.export.write_bundle import write_bundle  # noqa: E402
 from depthlm_ros.model_files.bundle import find_bundle, load_bundle  # noqa: E402
 from depthlm_ros.model_files.spec import CanvasRule, ModelSpec  # noqa: E402
 from depthlm_ros.nets.checkpoint import SmallConfig, build  # noqa: E402
-from depthlm_ros.train.tokenizer import IMAGE, PAD, train_tokenizer  # noqa: E402
+from depthlm_ros.training.synthetic.tokenizer import IMAGE, PAD, train_tokenizer  # noqa: E402
 
 pytestmark = pytest.mark.torch
 WATCHED = np.array([3, 7])

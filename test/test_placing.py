@@ -9,9 +9,9 @@ torch = pytest.importorskip("torch")
 
 from depthlm_ros.geometry.pinhole import rays  # noqa: E402
 from depthlm_ros.scenes.renderer.render import render  # noqa: E402
-from depthlm_ros.train.dataconfig import canvas_camera  # noqa: E402
-from depthlm_ros.train.dataset import mask_outside, sample_view  # noqa: E402
-from depthlm_ros.train.placing import WEIGHTS, Placing, numbers_shown, placing_loss  # noqa: E402
+from depthlm_ros.training.synthetic.auxiliary_losses import WEIGHTS, Placing, numbers_shown, placing_loss  # noqa: E402
+from depthlm_ros.training.synthetic.config import canvas_camera  # noqa: E402
+from depthlm_ros.training.synthetic.dataset import mask_outside, sample_view  # noqa: E402
 
 pytestmark = pytest.mark.torch
 CAMERA = canvas_camera((128, 96), 96.0)

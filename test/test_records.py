@@ -10,7 +10,7 @@ import pytest
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.data.records import count_by_reason, inside_image
 from depthlm_ros.errors import BadInput
-from depthlm_ros.eval.records import read_records
+from depthlm_ros.eval.judges import read_records
 
 GOOD = {
     "image": "a.png",

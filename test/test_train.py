@@ -18,20 +18,32 @@ from depthlm_ros.nets.text_decoder import Deep, causal_mask, read  # noqa: E402
 from depthlm_ros.scenes.questions.generate import ask_about  # noqa: E402
 from depthlm_ros.scenes.questions.view_pairs import sample_pair  # noqa: E402
 from depthlm_ros.scenes.renderer.render import render  # noqa: E402
-from depthlm_ros.train.again import Memory  # noqa: E402
 from depthlm_ros.train.cli import run_tokenizer  # noqa: E402
-from depthlm_ros.train.conversation import CHAT, Turn, encode_turn, pack  # noqa: E402
-from depthlm_ros.train.dataconfig import DataConfig, canvas_camera  # noqa: E402
-from depthlm_ros.train.dataset import batch_texts, make_batch, sample_view  # noqa: E402
-from depthlm_ros.train.losses import gradient, silog  # noqa: E402
-from depthlm_ros.train.muon import Muon  # noqa: E402
-from depthlm_ros.train.pairs import pair_turns  # noqa: E402
-from depthlm_ros.train.recipe import Recipe, affixes, make_model, make_tokenizer, read_recipe  # noqa: E402
-from depthlm_ros.train.step import TrainConfig, block_mask  # noqa: E402
-from depthlm_ros.train.tokenizer import train_tokenizer  # noqa: E402
-from depthlm_ros.train.trainer import Trainer, learning_rate  # noqa: E402
-from depthlm_ros.train.turns import turns_about  # noqa: E402
-from depthlm_ros.train.warm import start_from  # noqa: E402
+from depthlm_ros.training.losses import gradient, silog  # noqa: E402
+from depthlm_ros.training.muon import Muon  # noqa: E402
+from depthlm_ros.training.synthetic.config import DataConfig, canvas_camera  # noqa: E402
+from depthlm_ros.training.synthetic.dataset import (  # noqa: E402
+    batch_texts,
+    make_batch,
+    pair_turns,
+    sample_view,
+)
+from depthlm_ros.training.synthetic.prompts import (  # noqa: E402
+    CHAT,
+    Turn,
+    encode_turn,
+    pack,
+    turns_about,
+)
+from depthlm_ros.training.synthetic.recipe import Recipe, affixes, make_model, make_tokenizer, read_recipe  # noqa: E402
+from depthlm_ros.training.synthetic.step import TrainConfig, block_mask  # noqa: E402
+from depthlm_ros.training.synthetic.tokenizer import train_tokenizer  # noqa: E402
+from depthlm_ros.training.synthetic.trainer import (  # noqa: E402
+    Memory,
+    Trainer,
+    learning_rate,
+)
+from depthlm_ros.training.synthetic.warm_start import start_from  # noqa: E402
 
 pytestmark = pytest.mark.torch
 FAMILY = family_named("tiny")

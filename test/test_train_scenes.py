@@ -14,9 +14,9 @@ import numpy as np  # noqa: E402
 from depthlm_ros.errors import UnknownName  # noqa: E402
 from depthlm_ros.families.registry import family_named  # noqa: E402
 from depthlm_ros.scenes.world.colours import NAMED  # noqa: E402
-from depthlm_ros.train.dataconfig import DataConfig, canvas_camera  # noqa: E402
-from depthlm_ros.train.dataset import RenderedBatches, batch_texts, make_batch, sample_shots  # noqa: E402
-from depthlm_ros.train.tokenizer import train_tokenizer  # noqa: E402
+from depthlm_ros.training.synthetic.config import DataConfig, canvas_camera  # noqa: E402
+from depthlm_ros.training.synthetic.dataset import RenderedBatches, batch_texts, make_batch, sample_shots  # noqa: E402
+from depthlm_ros.training.synthetic.tokenizer import train_tokenizer  # noqa: E402
 
 pytestmark = pytest.mark.torch
 FAMILY = family_named("tiny")

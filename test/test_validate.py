@@ -8,9 +8,9 @@ import pytest
 pytest.importorskip("torch")
 
 from depthlm_ros.core import Answer, Measurement, Region, Status
+from depthlm_ros.eval.rendered_scenes import Given, judged, shares, validate
 from depthlm_ros.model import load_model
 from depthlm_ros.scenes.questions.generate import Question
-from depthlm_ros.train.validate import Given, judged, shares, validate
 
 pytestmark = pytest.mark.torch
 

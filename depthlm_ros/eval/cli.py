@@ -18,8 +18,8 @@ from depthlm_ros.json_util import plain
 
 if TYPE_CHECKING:
     from depthlm_ros.data.records import Problem
-    from depthlm_ros.eval.depthrun import Choice
-    from depthlm_ros.eval.results import Results
+    from depthlm_ros.eval.depth import Choice
+    from depthlm_ros.eval.result_file import Results
     from depthlm_ros.model import Model
 
 DEFAULT_MODEL = "tiny"
@@ -79,9 +79,8 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Score a model on labelled images."""
-    from depthlm_ros.eval.comparison import comparison, read_run
     from depthlm_ros.eval.published import ALL_TABLES, OBJECT_BENCH
-    from depthlm_ros.eval.tables import every_table, published
+    from depthlm_ros.eval.tables import comparison, every_table, published, read_run
 
     if args.published:
         print(every_table(ALL_TABLES))
@@ -116,7 +115,7 @@ def _score(args: argparse.Namespace) -> dict[str, Any]:
     """The scores in plain types, fit for JSON; the table is printed."""
     from depthlm_ros.data.check import duplicate_lines
     from depthlm_ros.eval.published import data_set_named, data_set_of
-    from depthlm_ros.eval.results import Results
+    from depthlm_ros.eval.result_file import Results
 
     data_set = data_set_named(args.data_set) if args.data_set else data_set_of(args.labels.resolve())
     model = None if args.baselines and args.model is None else _load(args)
@@ -133,7 +132,7 @@ def _score(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _depth(args: argparse.Namespace, model: Model | None, results: Results) -> dict[str, Any]:
-    from depthlm_ros.eval.depthrun import depth_report
+    from depthlm_ros.eval.depth import depth_report
     from depthlm_ros.eval.gallery import Gallery
 
     gallery = Gallery(args.pictures) if args.pictures and model else None
@@ -148,7 +147,7 @@ def _depth(args: argparse.Namespace, model: Model | None, results: Results) -> d
 
 
 def _words(args: argparse.Namespace, task: str, model: Model | None, results: Results) -> dict[str, Any]:
-    from depthlm_ros.eval.wordrun import Wanted, score_words
+    from depthlm_ros.eval.language import Wanted, score_words
 
     if model is None:
         raise BadInput(f"there is no baseline for task {task}: give --model.")
@@ -160,7 +159,7 @@ def _words(args: argparse.Namespace, task: str, model: Model | None, results: Re
 
 
 def _choice(args: argparse.Namespace) -> Choice:
-    from depthlm_ros.eval.depthrun import Choice
+    from depthlm_ros.eval.depth import Choice
 
     return Choice(
         protocol=args.protocol,
@@ -175,7 +174,7 @@ def _choice(args: argparse.Namespace) -> Choice:
 
 
 def _task(args: argparse.Namespace, model: Model | None) -> str:
-    from depthlm_ros.eval.wordrun import task_of
+    from depthlm_ros.eval.language import task_of
 
     return args.task if args.task != "auto" else task_of(args.labels, model)
 

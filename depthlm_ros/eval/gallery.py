@@ -11,9 +11,9 @@ import numpy as np
 
 from depthlm_ros.core import Frame
 from depthlm_ros.data.records import PairRecord, Record
-from depthlm_ros.eval.evaluate import Judged
+from depthlm_ros.eval.judges import Judged
 from depthlm_ros.eval.metrics import DELTA1_RATIO, has_depth
-from depthlm_ros.eval.reliability import KEPT, LEVELS, Reliability
+from depthlm_ros.eval.uncertainty import KEPT, LEVELS, Reliability
 from depthlm_ros.image_io import read_rgb, write_rgb
 from depthlm_ros.visualization import (
     BACKGROUND_RGB,

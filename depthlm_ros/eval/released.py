@@ -29,11 +29,9 @@ from depthlm_ros.data.read import RecordSet
 from depthlm_ros.data.records import BadRecord, Record, between_grids, depth_of
 from depthlm_ros.errors import BadImage, BadInput, BadQuestion
 from depthlm_ros.eval.baselines import row_slopes
-from depthlm_ros.eval.dense import compared, resize
-from depthlm_ros.eval.evaluate import Judge, Judged, Predictor
+from depthlm_ros.eval.judges import SEED, Allowed, Judge, Judged, Predictor, compared, resize
 from depthlm_ros.eval.metrics import has_depth
-from depthlm_ros.eval.outcome import Outcome
-from depthlm_ros.eval.protocols import SEED, Allowed
+from depthlm_ros.eval.result_file import Outcome
 from depthlm_ros.families.depthlm import BORDER_PX
 from depthlm_ros.geometry.canonical_view import fitted_view
 from depthlm_ros.geometry.resize_rules import canonical_size

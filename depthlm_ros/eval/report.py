@@ -11,11 +11,10 @@ import numpy as np
 
 from depthlm_ros.data.records import Problem, count_by_reason
 from depthlm_ros.eval.baselines import Constant, best_constant, constant, row_prior
-from depthlm_ros.eval.boundary import Boundary, boundary
-from depthlm_ros.eval.metrics import Scores, Sums, mean_delta1, median_aligned, score
-from depthlm_ros.eval.outcome import Outcome
-from depthlm_ros.eval.protocols import BY_IMAGE, PLAIN
-from depthlm_ros.eval.reliability import Reliability, reliability
+from depthlm_ros.eval.judges import BY_IMAGE, PLAIN
+from depthlm_ros.eval.metrics import Boundary, Scores, Sums, boundary, mean_delta1, median_aligned, score
+from depthlm_ros.eval.result_file import Outcome
+from depthlm_ros.eval.uncertainty import Reliability, reliability
 
 Many = Sequence[np.ndarray]
 

@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 from depthlm_ros.errors import UnknownName
-from depthlm_ros.finetune.leftout import LeftOut
-from depthlm_ros.finetune.loading import find_base
-from depthlm_ros.finetune.recipefile import read_recipe
-from depthlm_ros.finetune.run import MakeTeacher, Run, check_data, is_first_process, make_teacher, train
 from depthlm_ros.model_files.install_paths import share_folders
+from depthlm_ros.training.finetune.dataset import LeftOut
+from depthlm_ros.training.finetune.model import find_base
+from depthlm_ros.training.finetune.recipe import read_recipe
+from depthlm_ros.training.finetune.run import MakeTeacher, Run, check_data, is_first_process, make_teacher, train
 
 RECIPES = Path("config") / "train"
 TASK = re.compile(r"^task:", re.MULTILINE)
@@ -62,7 +62,7 @@ def _maker(method: str) -> MakeTeacher:
     """trl is needed, and imported, for reinforcement only."""
     if method == "sft":
         return make_teacher
-    from depthlm_ros.finetune.grpo import make_grpo
+    from depthlm_ros.training.finetune.grpo import make_grpo
 
     return make_grpo
 

@@ -33,8 +33,8 @@ import numpy as np
 
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.errors import SetupError
-from depthlm_ros.finetune.settings import FocalSettings
 from depthlm_ros.image_io import image_size, jpeg_segments, read_rgb
+from depthlm_ros.training.finetune.recipe import FocalSettings
 
 # Exif tags.
 EXIF_IFD = 0x8769

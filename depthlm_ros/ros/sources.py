@@ -14,7 +14,7 @@ import numpy as np
 
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.errors import BadImage, BadInput
-from depthlm_ros.eval.records import read_records
+from depthlm_ros.eval.judges import read_records
 from depthlm_ros.image_io import read_rgb
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm")

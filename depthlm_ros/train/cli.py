@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
+from depthlm_ros.eval.rendered_scenes import calibrate, rendered_scores
 from depthlm_ros.export.write_bundle import write_bundle
 from depthlm_ros.families.registry import family_named
 from depthlm_ros.model import load_model, read_tokenizer
@@ -18,11 +19,9 @@ from depthlm_ros.model_files.bundle import find_bundle, load_bundle
 from depthlm_ros.model_files.install_paths import shared_file
 from depthlm_ros.model_files.spec import CanvasRule, ModelSpec
 from depthlm_ros.nets.checkpoint import load_checkpoint
-from depthlm_ros.train.card import rendered_scores
-from depthlm_ros.train.recipe import Recipe, affixes, make_model, make_tokenizer, read_recipe
-from depthlm_ros.train.trainer import Trainer
-from depthlm_ros.train.validate import calibrate
-from depthlm_ros.train.warm import start_from
+from depthlm_ros.training.synthetic.recipe import Recipe, affixes, make_model, make_tokenizer, read_recipe
+from depthlm_ros.training.synthetic.trainer import Trainer
+from depthlm_ros.training.synthetic.warm_start import start_from
 
 DEFAULT_RECIPE = "config/train/tiny.yaml"
 
