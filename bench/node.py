@@ -28,8 +28,8 @@ from depthlm_ros.core import Frame, Intrinsics
 from depthlm_ros.errors import DepthLMError
 from depthlm_ros.image_io import write_rgb
 from depthlm_ros.model import load_model
-from depthlm_ros.ros.graph import Graph
-from depthlm_ros.ros.listener import Listener, Parts
+from depthlm_ros.ros.tools.demo import Listener, Parts
+from depthlm_ros.ros.tools.process_graph import Graph
 
 CAMERA = Intrinsics(512.0, 512.0, 319.5, 239.5, 640, 480)
 CAMERA_HZ = 30.0
@@ -160,7 +160,13 @@ def measure_graph(model_name: str, measured_s: float, folder: Path) -> list[Row]
         graph.add(listener)
         say("starting camera and node ...")
         graph.start(
-            "camera", "depthlm_ros.ros.replay", "--images", str(folder), "--rate", str(CAMERA_HZ), *map(str, lens)
+            "camera",
+            "depthlm_ros.ros.tools.replay_camera",
+            "--images",
+            str(folder),
+            "--rate",
+            str(CAMERA_HZ),
+            *map(str, lens),
         )
         graph.wait(lambda: listener.images > 0, "image from the camera", TIMEOUT_S)
         node = graph.start("depth node", "depthlm_ros.ros.node", "--ros-args", "-p", f"model:={model_name}")

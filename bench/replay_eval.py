@@ -24,8 +24,8 @@ from depthlm_ros.errors import DepthLMError
 from depthlm_ros.eval.judges import read_records
 from depthlm_ros.eval.report import Report, report
 from depthlm_ros.image_io import read_rgb
-from depthlm_ros.ros.graph import Graph
-from depthlm_ros.ros.listener import Listener, Parts
+from depthlm_ros.ros.tools.demo import Listener, Parts
+from depthlm_ros.ros.tools.process_graph import Graph
 
 START_S, LAST_S = 60.0, 5.0
 
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace, logs: Path) -> tuple[Report, Collector]:
         graph.start("depth node", "depthlm_ros.ros.node", "--ros-args", "-p", f"model:={args.model}")
         camera = graph.start(
             "camera",
-            "depthlm_ros.ros.replay",
+            "depthlm_ros.ros.tools.replay_camera",
             *("--labels", str(args.labels), "--once", "--rate", str(args.rate), "--wait", str(START_S)),
         )
         longest_s = START_S + len(labels.records) / args.rate + 30.0

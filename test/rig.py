@@ -20,10 +20,10 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
 
 from depthlm_ros.core import Intrinsics
-from depthlm_ros.ros.handshake import handshake
-from depthlm_ros.ros.messages import colour_image, rectified_camera_info
-from depthlm_ros.ros.pairing import stamp_ns
-from depthlm_ros.ros.processes import Process, module, own_graph
+from depthlm_ros.ros.camera_info_sync import stamp_ns
+from depthlm_ros.ros.child_process import Process, module, own_graph
+from depthlm_ros.ros.message_out import colour_image, rectified_camera_info
+from depthlm_ros.ros.tools.process_graph import handshake
 from depthlm_ros.srv import MatchPixels, QueryDepth, RelativePose, SpatialQuery
 
 CAMERA = Intrinsics(150.0, 151.0, 79.0, 60.0, 160, 120)

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from depthlm_ros.errors import BadImage, BadIntrinsics
-from depthlm_ros.ros.convert import camera_from_info, compressed_to_rgb, image_to_rgb, info_key
-from depthlm_ros.ros.encodings import ENCODINGS
+from depthlm_ros.ros.message_in import ENCODINGS, camera_from_info, compressed_to_rgb, image_to_rgb, info_key
 
 WIDTH, HEIGHT = 12, 8
 # Four quadrants: a wrong channel order, a mirrored Bayer pattern or swapped chroma changes at least one.

@@ -18,7 +18,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
 
 from depthlm_ros.errors import SetupError  # noqa: E402
-from depthlm_ros.ros.delivery import Delivery  # noqa: E402
+from depthlm_ros.ros.image_subscription import Delivery  # noqa: E402
 from depthlm_ros.ros.node import DepthNode, start  # noqa: E402
 from depthlm_ros.ros.qos import is_reliability_given  # noqa: E402
 

@@ -41,7 +41,7 @@ def marked_processes(value):
 
 def command(out, *args):
     patience = ("--timeout", "300")  # the renderer may have to be compiled, on a busy machine
-    return [sys.executable, "-m", "depthlm_ros.ros.demo", "--out", str(out), *patience, *map(str, args)]
+    return [sys.executable, "-m", "depthlm_ros.ros.tools.demo", "--out", str(out), *patience, *map(str, args)]
 
 
 def environment(mark):

@@ -12,7 +12,7 @@ from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 
 from depthlm_ros.ros.diagnostics import Health, diagnostics, level_and_message  # noqa: E402
-from depthlm_ros.ros.meter import FAILURES_THAT_COUNT, Meter  # noqa: E402
+from depthlm_ros.ros.statistics import FAILURES_THAT_COUNT, Meter  # noqa: E402
 
 
 def health(**facts) -> Health:

@@ -44,16 +44,8 @@ from depthlm_ros.training.finetune.collator import visible  # noqa: E402
 from depthlm_ros.training.finetune.grpo import REWARDS  # noqa: E402
 from depthlm_ros.training.finetune.model import find_base  # noqa: E402
 from depthlm_ros.training.finetune.packing import PREFIX  # noqa: E402
-from depthlm_ros.training.finetune.recipe import (  # noqa: E402
-    FocalSettings,
-    read_recipe,
-)
-from depthlm_ros.training.finetune.record_files import (  # noqa: E402
-    Order,
-    held_back,
-    shuffled,
-    weights_of,
-)
+from depthlm_ros.training.finetune.recipe import FocalSettings, read_recipe  # noqa: E402
+from depthlm_ros.training.finetune.record_files import Order, held_back, shuffled, weights_of  # noqa: E402
 from depthlm_ros.training.finetune.run import Run  # noqa: E402
 from depthlm_ros.training.finetune.samples import (  # noqa: E402
     centre_cut,

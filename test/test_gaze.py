@@ -18,11 +18,7 @@ from depthlm_ros.scenes.questions.view_pairs import sample_pair  # noqa: E402
 from depthlm_ros.scenes.renderer.render import render  # noqa: E402
 from depthlm_ros.training.synthetic.auxiliary_losses import HEAD, gaze_loss, tokens_at, tokens_of  # noqa: E402
 from depthlm_ros.training.synthetic.config import DataConfig, canvas_camera  # noqa: E402
-from depthlm_ros.training.synthetic.dataset import (  # noqa: E402
-    make_batch,
-    pair_turns,
-    sample_view,
-)
+from depthlm_ros.training.synthetic.dataset import make_batch, pair_turns, sample_view  # noqa: E402
 from depthlm_ros.training.synthetic.prompts import Turn, gaze_of, pack, region_turns  # noqa: E402  # noqa: E402
 from depthlm_ros.training.synthetic.recipe import Recipe, affixes, make_model, make_tokenizer  # noqa: E402
 from depthlm_ros.training.synthetic.step import TrainConfig  # noqa: E402

@@ -12,7 +12,7 @@ import rclpy  # noqa: E402
 from lifecycle_msgs.srv import GetState  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 
-from depthlm_ros.ros.handshake import handshake  # noqa: E402
+from depthlm_ros.ros.tools.process_graph import handshake  # noqa: E402
 
 PATIENCE_S = 20.0
 

@@ -7,10 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from depthlm_ros.ros.inbox import Inbox
-from depthlm_ros.ros.pairing import NS_PER_S, PATIENCE_NS, Arrival, Pair, Pairing
-from depthlm_ros.ros.tickets import Busy, Closed, Questions, Ticket
-from depthlm_ros.ros.troubles import REPEAT_AFTER_S, Troubles
+from depthlm_ros.ros.camera_info_sync import NS_PER_S, PATIENCE_NS, Arrival, Pair, Pairing
+from depthlm_ros.ros.request_queue import Busy, Closed, Inbox, Questions, Ticket
+from depthlm_ros.ros.statistics import REPEAT_AFTER_S, Troubles
 
 START_NS = 1_000 * NS_PER_S
 

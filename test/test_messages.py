@@ -14,8 +14,8 @@ from sensor_msgs.msg import RegionOfInterest  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 
 from depthlm_ros.core import Intrinsics, Region  # noqa: E402
-from depthlm_ros.ros import messages  # noqa: E402
-from depthlm_ros.ros.convert import camera_from_info, image_to_rgb  # noqa: E402
+from depthlm_ros.ros import message_out  # noqa: E402
+from depthlm_ros.ros.message_in import camera_from_info, image_to_rgb  # noqa: E402
 from depthlm_ros.ros.tf import move  # noqa: E402
 
 CAMERA = Intrinsics(500.25, 510.5, 3.5, 1.25, 7, 3)
@@ -34,14 +34,14 @@ def over_the_wire(message):
 
 
 def test_a_depth_image_in_metres_keeps_every_value():
-    image = over_the_wire(messages.depth_image(header(), DEPTH_M, "32FC1"))
+    image = over_the_wire(message_out.depth_image(header(), DEPTH_M, "32FC1"))
     assert (image.encoding, image.height, image.width, image.step, image.is_bigendian) == ("32FC1", 2, 3, 12, 0)
     assert image.header == header() and isinstance(image.data, array.array)
     assert np.array_equal(np.frombuffer(image.data, "<f4").reshape(2, 3), DEPTH_M, equal_nan=True)
 
 
 def test_a_depth_image_in_millimetres_says_0_where_it_knows_nothing_or_cannot_say():
-    image = over_the_wire(messages.depth_image(header(), DEPTH_M, "16UC1"))
+    image = over_the_wire(message_out.depth_image(header(), DEPTH_M, "16UC1"))
     assert (image.encoding, image.step) == ("16UC1", 6)
     assert np.frombuffer(image.data, "<u2").reshape(2, 3).tolist() == [[500, 0, 0], [1235, 0, 0]]
 
@@ -51,22 +51,22 @@ def test_a_depth_image_in_millimetres_says_0_where_it_knows_nothing_or_cannot_sa
     [(65.535, 65535), (65.5349, 65535), (65.5356, 0), (0.0004, 0), (0.0006, 1), (0.0, 0), (-1.0, 0), (1e9, 0)],
 )
 def test_millimetres_are_rounded_and_never_saturated(depth_m, expected):
-    assert messages.millimetres(np.array([[depth_m]], np.float32)).tolist() == [[expected]]
+    assert message_out.millimetres(np.array([[depth_m]], np.float32)).tolist() == [[expected]]
 
 
 def test_a_strided_depth_map_is_laid_out_anew():
     wide = np.arange(12, dtype=np.float32).reshape(2, 6)
-    image = messages.depth_image(header(), wide[:, ::2], "32FC1")
+    image = message_out.depth_image(header(), wide[:, ::2], "32FC1")
     assert image.step == 12 and np.frombuffer(image.data, "<f4").tolist() == [0, 2, 4, 6, 8, 10]
 
 
 def test_a_colour_image_comes_back_as_it_was():
     rgb = np.random.default_rng(0).integers(0, 255, (3, 7, 3), dtype=np.uint8)
-    assert np.array_equal(image_to_rgb(over_the_wire(messages.colour_image(header(), rgb))), rgb)
+    assert np.array_equal(image_to_rgb(over_the_wire(message_out.colour_image(header(), rgb))), rgb)
 
 
 def test_the_calibration_of_the_depth_is_that_of_a_rectified_image():
-    info = over_the_wire(messages.rectified_camera_info(header(), CAMERA))
+    info = over_the_wire(message_out.rectified_camera_info(header(), CAMERA))
     assert info.header == header()
     assert list(info.d) == [0.0] * 5 and np.array_equal(info.r, np.eye(3).ravel())
     assert np.array_equal(info.k, CAMERA.matrix.ravel()) and np.array_equal(info.p.reshape(3, 4)[:, :3], CAMERA.matrix)
@@ -77,7 +77,7 @@ def test_the_calibration_of_the_depth_is_that_of_a_rectified_image():
 def test_a_cloud_is_organised_and_readable_by_its_fields():
     points = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)
     points[1, 2] = np.nan
-    cloud = over_the_wire(messages.point_cloud(header(), points, ("x", "y", "z", "rgb")))
+    cloud = over_the_wire(message_out.point_cloud(header(), points, ("x", "y", "z", "rgb")))
     assert (cloud.height, cloud.width, cloud.point_step, cloud.row_step) == (2, 3, 16, 48)
     assert not cloud.is_dense and not cloud.is_bigendian and len(cloud.data) == 96
     assert [(f.name, f.offset, f.datatype, f.count) for f in cloud.fields] == [
@@ -90,17 +90,17 @@ def test_a_cloud_is_organised_and_readable_by_its_fields():
 
 
 def test_points_and_pixels_go_both_ways():
-    points = messages.points_from(np.array([[1.5, 2.0, 3.0], [np.nan, 0.0, 1.0]], np.float32))
+    points = message_out.points_from(np.array([[1.5, 2.0, 3.0], [np.nan, 0.0, 1.0]], np.float32))
     assert (points[0].x, points[0].z) == (1.5, 3.0) and np.isnan(points[1].x)
-    assert messages.pixels_from(points)[0].tolist() == [1.5, 2.0]
-    assert messages.pixels_from([]).shape == (0, 2)
+    assert message_out.pixels_from(points)[0].tolist() == [1.5, 2.0]
+    assert message_out.pixels_from([]).shape == (0, 2)
 
 
 def test_regions_go_both_ways_and_stay_in_the_image():
     asked = RegionOfInterest(x_offset=1, y_offset=2, width=3, height=1)
-    assert messages.regions_from([asked]) == (Region(1.0, 2.0, 3.0, 1.0),)
-    assert messages.region_message(Region(1.0, 2.0, 3.0, 1.0), CAMERA) == asked
-    around = messages.region_message(Region(-5.5, 0.4, 100.0, 1.2), CAMERA)
+    assert message_out.regions_from([asked]) == (Region(1.0, 2.0, 3.0, 1.0),)
+    assert message_out.region_message(Region(1.0, 2.0, 3.0, 1.0), CAMERA) == asked
+    around = message_out.region_message(Region(-5.5, 0.4, 100.0, 1.2), CAMERA)
     assert (around.x_offset, around.y_offset, around.width, around.height) == (0, 0, 7, 2)
 
 

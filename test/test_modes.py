@@ -4,7 +4,7 @@ import pytest
 
 from depthlm_ros.errors import SetupError
 from depthlm_ros.model_files.spec_yaml import spec_named
-from depthlm_ros.ros.modes import MODES, check_mode
+from depthlm_ros.ros.parameters import MODES, check_mode
 
 CAN = {
     "tiny": {"dense", "sparse", "questions"},

@@ -17,10 +17,10 @@ from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 
 from depthlm_ros.core import Frame, Intrinsics  # noqa: E402
 from depthlm_ros.model import load_model  # noqa: E402
-from depthlm_ros.ros.convert import camera_from_info  # noqa: E402
-from depthlm_ros.ros.messages import colour_image, rectified_camera_info  # noqa: E402
-from depthlm_ros.ros.pairing import stamp_ns  # noqa: E402
-from depthlm_ros.ros.pipeline import grid_px  # noqa: E402
+from depthlm_ros.ros.camera_info_sync import stamp_ns  # noqa: E402
+from depthlm_ros.ros.frame_processing import grid_px  # noqa: E402
+from depthlm_ros.ros.message_in import camera_from_info  # noqa: E402
+from depthlm_ros.ros.message_out import colour_image, rectified_camera_info  # noqa: E402
 
 if not (Path(__file__).parents[1] / "engines" / "tiny").is_dir():
     pytest.skip("engines/tiny is not here: `make train` makes it", allow_module_level=True)

@@ -29,8 +29,8 @@ from depthlm_ros.backends.tensorrt.plan_file import Machine, PlanKey, write_plan
 from depthlm_ros.core import Frame, Intrinsics  # noqa: E402
 from depthlm_ros.model import load_model  # noqa: E402
 from depthlm_ros.model_files.bundle import MANIFEST, file_digest, load_bundle, manifest_text, read_manifest  # noqa: E402  # noqa: E402
-from depthlm_ros.ros.messages import colour_image  # noqa: E402
-from depthlm_ros.ros.pairing import stamp_ns  # noqa: E402
+from depthlm_ros.ros.camera_info_sync import stamp_ns  # noqa: E402
+from depthlm_ros.ros.message_out import colour_image  # noqa: E402
 
 TINY = Path(__file__).parents[1] / "engines" / "tiny"
 if not TINY.is_dir():

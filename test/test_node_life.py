@@ -27,9 +27,9 @@ from rosgraph_msgs.msg import Clock  # noqa: E402
 
 from depthlm_ros.core import Intrinsics  # noqa: E402
 from depthlm_ros.model_files.bundle import manifest_text  # noqa: E402
-from depthlm_ros.ros.messages import colour_image, rectified_camera_info  # noqa: E402
-from depthlm_ros.ros.pairing import stamp_ns  # noqa: E402
-from depthlm_ros.ros.processes import module, own_graph  # noqa: E402
+from depthlm_ros.ros.camera_info_sync import stamp_ns  # noqa: E402
+from depthlm_ros.ros.child_process import module, own_graph  # noqa: E402
+from depthlm_ros.ros.message_out import colour_image, rectified_camera_info  # noqa: E402
 from depthlm_ros.srv import QueryDepth  # noqa: E402
 
 TINY = Path(__file__).parents[1] / "engines" / "tiny"

@@ -21,8 +21,8 @@ from depthlm_ros.core import Frame, Region, Status  # noqa: E402
 from depthlm_ros.errors import BadQuestion  # noqa: E402
 from depthlm_ros.model import load_model  # noqa: E402
 from depthlm_ros.model_files.bundle import manifest_text  # noqa: E402
-from depthlm_ros.ros.messages import colour_image, rectified_camera_info  # noqa: E402
-from depthlm_ros.ros.pairing import stamp_ns  # noqa: E402
+from depthlm_ros.ros.camera_info_sync import stamp_ns  # noqa: E402
+from depthlm_ros.ros.message_out import colour_image, rectified_camera_info  # noqa: E402
 from depthlm_ros.srv import MatchPixels, QueryDepth, RelativePose, SpatialQuery  # noqa: E402
 
 TINY = Path(__file__).parents[1] / "engines" / "tiny"

@@ -19,15 +19,17 @@ from std_msgs.msg import Header  # noqa: E402
 from depthlm_ros.core import Intrinsics  # noqa: E402
 from depthlm_ros.errors import BadQuestion  # noqa: E402
 from depthlm_ros.model_files.spec import Calibration  # noqa: E402
-from depthlm_ros.ros.asking import Codes, Site  # noqa: E402
-from depthlm_ros.ros.inbox import Inbox  # noqa: E402
-from depthlm_ros.ros.messages import colour_image, rectified_camera_info  # noqa: E402
-from depthlm_ros.ros.meter import Meter  # noqa: E402
-from depthlm_ros.ros.pair_questions import answer_match, answer_pose, child_frame  # noqa: E402
+from depthlm_ros.ros.frame_processing import Eye  # noqa: E402
+from depthlm_ros.ros.inference_thread import Worker  # noqa: E402
+from depthlm_ros.ros.message_out import colour_image, rectified_camera_info  # noqa: E402
 from depthlm_ros.ros.parameters import Parameters  # noqa: E402
-from depthlm_ros.ros.pipeline import Eye  # noqa: E402
-from depthlm_ros.ros.troubles import Troubles  # noqa: E402
-from depthlm_ros.ros.worker import Worker  # noqa: E402
+from depthlm_ros.ros.request_queue import Inbox  # noqa: E402
+from depthlm_ros.ros.service_request import Codes, Site  # noqa: E402
+from depthlm_ros.ros.services import answer_match, answer_pose, child_frame  # noqa: E402
+from depthlm_ros.ros.statistics import (  # noqa: E402
+    Meter,
+    Troubles,
+)
 from depthlm_ros.srv import MatchPixels, RelativePose  # noqa: E402
 
 if not TOKENIZER.is_file():

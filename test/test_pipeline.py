@@ -11,9 +11,9 @@ from depthlm_ros.core import Intrinsics
 from depthlm_ros.errors import BadImage, BadIntrinsics, BadQuestion
 from depthlm_ros.model import load_model
 from depthlm_ros.model_files.bundle import MANIFEST, manifest_text, read_manifest
-from depthlm_ros.ros.pairing import Arrival, Pair
-from depthlm_ros.ros.pipeline import Eye, cloud_builder, grid_px, told_grid, within_range
-from depthlm_ros.ros.troubles import Troubles
+from depthlm_ros.ros.camera_info_sync import Arrival, Pair
+from depthlm_ros.ros.frame_processing import Eye, cloud_builder, grid_px, told_grid, within_range
+from depthlm_ros.ros.statistics import Troubles
 
 TINY = Path(__file__).parents[1] / "engines" / "tiny"
 WIDTH, HEIGHT = 160, 120

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from depthlm_ros.errors import SetupError
-from depthlm_ros.ros.processes import Process, own_graph
-from depthlm_ros.ros.transport import USER_DECIDES, use_large_shared_memory
+from depthlm_ros.ros.child_process import Process, own_graph
+from depthlm_ros.ros.fastdds import USER_DECIDES, use_large_shared_memory
 
 READY = "print('ready', flush=True)\n"
 
@@ -104,7 +104,7 @@ def test_an_own_graph_keeps_the_transport_that_the_user_chose(monkeypatch):
 @pytest.mark.ros
 def test_a_signal_while_a_process_is_started_is_held_back_until_it_is_known():
     pytest.importorskip("rclpy")
-    from depthlm_ros.ros.graph import held_back
+    from depthlm_ros.ros.tools.process_graph import held_back
 
     done = []
     with pytest.raises(KeyboardInterrupt), held_back(signal.SIGINT):

@@ -17,8 +17,8 @@ from depthlm_ros.backends.tensorrt.plan_file import key_path, read_key, write_pl
 from depthlm_ros.errors import SetupError
 from depthlm_ros.model import load_model
 from depthlm_ros.model_files.bundle import find_bundle
+from depthlm_ros.ros.model_loading import BrokenOff, Loader
 from depthlm_ros.ros.parameters import Parameters
-from depthlm_ros.ros.rebuilding import BrokenOff, Loader
 
 pytestmark = pytest.mark.torch
 CANVAS = np.random.default_rng(0).integers(0, 256, (1, 96, 128, 3), dtype=np.uint8)

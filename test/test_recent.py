@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from depthlm_ros.ros.pairing import NS_PER_S, Arrival, Pair
-from depthlm_ros.ros.recent import STEPS, Recent
+from depthlm_ros.ros.camera_info_sync import NS_PER_S, Arrival, Pair
+from depthlm_ros.ros.request_queue import STEPS, Recent
 
 
 def arrival(number: int, at_s: float) -> Arrival:

@@ -17,10 +17,10 @@ from sensor_msgs.msg import CameraInfo, Image  # noqa: E402
 
 from depthlm_ros.core import Intrinsics  # noqa: E402
 from depthlm_ros.errors import BadImage, BadInput  # noqa: E402
-from depthlm_ros.ros.convert import camera_from_info, image_to_rgb  # noqa: E402
-from depthlm_ros.ros.pairing import stamp_ns  # noqa: E402
-from depthlm_ros.ros.processes import Process, module, own_graph  # noqa: E402
-from depthlm_ros.ros.sources import Lens, labelled, pictures  # noqa: E402
+from depthlm_ros.ros.camera_info_sync import stamp_ns  # noqa: E402
+from depthlm_ros.ros.child_process import Process, module, own_graph  # noqa: E402
+from depthlm_ros.ros.message_in import camera_from_info, image_to_rgb  # noqa: E402
+from depthlm_ros.ros.tools.replay_camera import Lens, labelled, pictures  # noqa: E402
 
 LENS = Lens(50.0, 51.0, 15.5, 11.5)
 COLOURS = {"b.png": (200, 10, 20), "a.jpg": (10, 200, 30), "c.PNG": (20, 30, 200)}
@@ -107,7 +107,7 @@ class TestSources:
 
     def test_a_rendered_room_comes_with_the_exact_depth_and_goes_back_and_forth(self):
         pytest.importorskip("numba")
-        from depthlm_ros.ros.room import rendered_room
+        from depthlm_ros.ros.tools.replay_camera import rendered_room
 
         camera = Intrinsics(50.0, 50.0, 31.5, 23.5, 64, 48)
         shots = list(rendered_room(camera, steps=4)())
@@ -125,7 +125,9 @@ def rig(tmp_path):
 
 
 def camera(rig, folder, *args):
-    command = module("depthlm_ros.ros.replay", *map(str, args), "--ros-args", "-r", f"__ns:={rig.namespace}")
+    command = module(
+        "depthlm_ros.ros.tools.replay_camera", *map(str, args), "--ros-args", "-r", f"__ns:={rig.namespace}"
+    )
     rig.process = Process("camera", command, folder / "node.log", own_graph())
 
 
@@ -196,7 +198,7 @@ def test_the_room_publishes_its_true_depth_beside_the_image(rig, tmp_path):
     ],
 )
 def test_a_camera_that_has_nothing_to_show_says_why(args, code, said):
-    command = module("depthlm_ros.ros.replay", *map(str, args))
+    command = module("depthlm_ros.ros.tools.replay_camera", *map(str, args))
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == code and said in done.stdout + done.stderr
     assert "Traceback" not in done.stderr

@@ -15,7 +15,7 @@ from std_msgs.msg import Header  # noqa: E402
 from depthlm_ros import srv  # noqa: E402
 from depthlm_ros.core import Answer, Intrinsics, Matches, Measurement, Region, RelativePose, Status  # noqa: E402
 from depthlm_ros.geometry.rotations import rotation_from_angles  # noqa: E402
-from depthlm_ros.ros.responses import fill_answer, fill_matches, fill_pose, forget, measurement_message  # noqa: E402
+from depthlm_ros.ros.message_out import fill_answer, fill_matches, fill_pose, forget, measurement_message  # noqa: E402
 from depthlm_ros.ros.tf import move  # noqa: E402
 
 NO_ROTATION, NO_VECTOR = np.full((3, 3), np.nan), np.full(3, np.nan)

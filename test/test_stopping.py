@@ -11,7 +11,7 @@ pytest.importorskip("rclpy")
 # Raises a signal in the n-th line that waiting executes, in our code or in the library's, for one n after another.
 CODE = """
 import signal, sys
-from depthlm_ros.ros.stopping import Stop
+from depthlm_ros.ros.node import Stop
 
 def strike_at(line):
     passed = 0

@@ -22,27 +22,12 @@ from depthlm_ros.train.cli import run_tokenizer  # noqa: E402
 from depthlm_ros.training.losses import gradient, silog  # noqa: E402
 from depthlm_ros.training.muon import Muon  # noqa: E402
 from depthlm_ros.training.synthetic.config import DataConfig, canvas_camera  # noqa: E402
-from depthlm_ros.training.synthetic.dataset import (  # noqa: E402
-    batch_texts,
-    make_batch,
-    pair_turns,
-    sample_view,
-)
-from depthlm_ros.training.synthetic.prompts import (  # noqa: E402
-    CHAT,
-    Turn,
-    encode_turn,
-    pack,
-    turns_about,
-)
+from depthlm_ros.training.synthetic.dataset import batch_texts, make_batch, pair_turns, sample_view  # noqa: E402
+from depthlm_ros.training.synthetic.prompts import CHAT, Turn, encode_turn, pack, turns_about  # noqa: E402
 from depthlm_ros.training.synthetic.recipe import Recipe, affixes, make_model, make_tokenizer, read_recipe  # noqa: E402
 from depthlm_ros.training.synthetic.step import TrainConfig, block_mask  # noqa: E402
 from depthlm_ros.training.synthetic.tokenizer import train_tokenizer  # noqa: E402
-from depthlm_ros.training.synthetic.trainer import (  # noqa: E402
-    Memory,
-    Trainer,
-    learning_rate,
-)
+from depthlm_ros.training.synthetic.trainer import Memory, Trainer, learning_rate  # noqa: E402
 from depthlm_ros.training.synthetic.warm_start import start_from  # noqa: E402
 
 pytestmark = pytest.mark.torch

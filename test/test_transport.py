@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from depthlm_ros.ros.transport import PROFILE, USER_DECIDES, use_large_shared_memory
+from depthlm_ros.ros.fastdds import PROFILE, USER_DECIDES, use_large_shared_memory
 
 IMAGE_DEPTH_AND_CLOUD_BYTES = 640 * 480 * (3 + 4 + 16)
 # /dev/shm of a container, unless it is told otherwise.

@@ -9,13 +9,11 @@ import pytest
 from depthlm_ros.core import Frame, Intrinsics, Question
 from depthlm_ros.errors import BadQuestion
 from depthlm_ros.model import Model, load_model
-from depthlm_ros.ros.inbox import Inbox
-from depthlm_ros.ros.meter import Meter
-from depthlm_ros.ros.pairing import Arrival
-from depthlm_ros.ros.pipeline import Eye, Seen
-from depthlm_ros.ros.tickets import Ticket
-from depthlm_ros.ros.troubles import Troubles
-from depthlm_ros.ros.worker import Worker
+from depthlm_ros.ros.camera_info_sync import Arrival
+from depthlm_ros.ros.frame_processing import Eye, Seen
+from depthlm_ros.ros.inference_thread import Worker
+from depthlm_ros.ros.request_queue import Inbox, Ticket
+from depthlm_ros.ros.statistics import Meter, Troubles
 
 TINY = Path(__file__).parents[1] / "engines" / "tiny"
 QUESTIONS = ["How far is the red box?", "How far is the lamp?", "Where is the table?", "Is there a chair?"]

@@ -9,8 +9,7 @@ from rig import CAMERA, colour_image, picture, rectified_camera_info
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
-from depthlm_ros.ros.node import DepthNode, start
-from depthlm_ros.ros.stopping import Stop, spin
+from depthlm_ros.ros.node import DepthNode, Stop, spin, start
 
 rclpy.init()
 threads = rclpy.Parameter("num_threads", value=1)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from std_msgs.msg import Header
 
-from depthlm_ros.ros.meter import FAILURES_THAT_COUNT, Reading
+from depthlm_ros.ros.statistics import FAILURES_THAT_COUNT, Reading
 
 # A trouble shows for so long after its last occurrence.
 TROUBLE_SHOWS_S = 5.0

@@ -4,10 +4,15 @@
     python -m depthlm_ros.ros.node                (the same, without the ros2 command)
 
 A lifecycle node that configures and activates itself unless parameter `autostart` is false.
+
+Which of a node's callbacks may run at the same time.
+
+How a node's process runs and ends: signals as an orderly end, and a spin that one failed callback does not end.
 """
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 import time
@@ -17,11 +22,12 @@ from typing import Any
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.callback_groups import CallbackGroup, MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
 from rclpy.exceptions import InvalidParameterTypeException
-from rclpy.executors import MultiThreadedExecutor
+from rclpy.executors import Executor, MultiThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
@@ -29,21 +35,94 @@ from std_msgs.msg import Header
 
 from depthlm_ros.errors import SetupError
 from depthlm_ros.model import Model
-from depthlm_ros.ros.asking import Site
+from depthlm_ros.ros.active_session import Stream, image_topic
 from depthlm_ros.ros.diagnostics import Health, diagnostics
-from depthlm_ros.ros.groups import OneOfEach
-from depthlm_ros.ros.meter import Meter
-from depthlm_ros.ros.modes import check_mode
-from depthlm_ros.ros.outlet import Outlet
-from depthlm_ros.ros.parameters import Parameters, changed, declare
+from depthlm_ros.ros.fastdds import use_large_shared_memory
+from depthlm_ros.ros.model_loading import BrokenOff, Loader
+from depthlm_ros.ros.parameters import Parameters, changed, check_mode, declare
+from depthlm_ros.ros.publishers import Outlet
 from depthlm_ros.ros.qos import is_reliability_given
-from depthlm_ros.ros.rebuilding import BrokenOff, Loader
+from depthlm_ros.ros.service_request import Site
 from depthlm_ros.ros.services import serve
-from depthlm_ros.ros.stopping import Stop, spin
-from depthlm_ros.ros.stream import Stream, image_topic
+from depthlm_ros.ros.statistics import Meter, Troubles
 from depthlm_ros.ros.tf import Transforms
-from depthlm_ros.ros.transport import use_large_shared_memory
-from depthlm_ros.ros.troubles import Troubles
+
+
+class OneOfEach(CallbackGroup):
+    """Every service or subscription of the group by itself one call at a time, different ones at the same time.
+
+    For the services of a life cycle: get_state answers while change_state loads a model or builds an engine, and a
+    second transition waits for the first, as it does in other nodes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._running: set[int] = set()
+        self._lock = threading.Lock()
+
+    def can_execute(self, entity: Any) -> bool:
+        """Whether it is not running."""
+        return id(entity) not in self._running
+
+    def beginning_execution(self, entity: Any) -> bool:
+        """Called by the executor; False if it is running already."""
+        with self._lock:
+            if id(entity) in self._running:
+                return False
+            self._running.add(id(entity))
+            return True
+
+    def ending_execution(self, entity: Any) -> None:
+        """Called by the executor."""
+        with self._lock:
+            self._running.discard(id(entity))
+
+
+# How long a set flag may go unnoticed.
+_LOOK_UP_S = 0.1
+
+
+class Stop:
+    """Set by SIGINT and SIGTERM, or by `set`. To be made in the main thread, in which Python handles signals.
+
+    A flag without a lock: the handler interrupts the main thread anywhere, also where that holds a lock, and would then
+    wait for itself. So whoever waits looks up now and then.
+    """
+
+    def __init__(self) -> None:
+        self._is_set = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: self.set())
+
+    def set(self) -> None:
+        """Stop now; any thread may call it."""
+        self._is_set = True
+
+    def wait(self, seconds: float = float("inf")) -> bool:
+        """Wait so long, or until it is set; whether it is set."""
+        end_s = time.monotonic() + seconds
+        while not self._is_set and (left_s := end_s - time.monotonic()) > 0:
+            time.sleep(min(left_s, _LOOK_UP_S))
+        return self._is_set
+
+
+def spin(executor: Executor, stop: Stop, tell: Callable[[str, str], None]) -> None:
+    """Execute callbacks until the executor is shut down; sets `stop` then. tell: reason and message of a trouble."""
+    try:
+        while not stop.wait(0.0):
+            try:
+                executor.spin()
+            except rclpy_implementation.InvalidHandle:
+                # rclpy was collecting what to wait for when another thread destroyed some of it (a subscription, when
+                # the node is deactivated); it begins anew.
+                continue
+            except Exception as error:  # of a callback: it concerns one message or request only
+                tell("internal error", f"a callback failed: {type(error).__name__}: {error}; please report it.")
+            else:
+                return
+    finally:
+        stop.set()
+
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 DIAGNOSTICS_PERIOD_S = 1.0

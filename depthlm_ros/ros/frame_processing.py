@@ -19,9 +19,9 @@ from depthlm_ros.errors import BadIntrinsics
 from depthlm_ros.geometry.point_cloud import CloudBuilder, sparse_cloud
 from depthlm_ros.geometry.rectify import Rectifier
 from depthlm_ros.model import Model
-from depthlm_ros.ros.convert import camera_from_info, compressed_to_rgb, image_to_rgb, info_key
-from depthlm_ros.ros.pairing import Arrival, Pair, stamp_ns
-from depthlm_ros.ros.troubles import Troubles
+from depthlm_ros.ros.camera_info_sync import Arrival, Pair, stamp_ns
+from depthlm_ros.ros.message_in import camera_from_info, compressed_to_rgb, image_to_rgb, info_key
+from depthlm_ros.ros.statistics import Troubles
 from depthlm_ros.view import View
 
 CLOUD_FIELDS = ("x", "y", "z", "rgb")

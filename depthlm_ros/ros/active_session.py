@@ -13,14 +13,13 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from depthlm_ros.model import Model
 from depthlm_ros.ros import qos
-from depthlm_ros.ros.delivery import Delivery
-from depthlm_ros.ros.inbox import Inbox
-from depthlm_ros.ros.meter import Meter
-from depthlm_ros.ros.outlet import Outlet
-from depthlm_ros.ros.pipeline import Eye
-from depthlm_ros.ros.troubles import Troubles
-from depthlm_ros.ros.watchdog import Watchdog
-from depthlm_ros.ros.worker import Worker
+from depthlm_ros.ros.frame_processing import Eye
+from depthlm_ros.ros.image_subscription import Delivery
+from depthlm_ros.ros.inference_thread import Worker
+from depthlm_ros.ros.input_monitor import Watchdog
+from depthlm_ros.ros.publishers import Outlet
+from depthlm_ros.ros.request_queue import Inbox
+from depthlm_ros.ros.statistics import Meter, Troubles
 
 if TYPE_CHECKING:
     from depthlm_ros.ros.node import DepthNode

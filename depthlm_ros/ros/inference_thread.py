@@ -12,12 +12,10 @@ import traceback
 from collections.abc import Callable
 
 from depthlm_ros.errors import BackendFailed, BadImage, BadInput, BadIntrinsics
-from depthlm_ros.ros.inbox import Inbox
-from depthlm_ros.ros.meter import Meter
-from depthlm_ros.ros.pairing import Pair
-from depthlm_ros.ros.pipeline import Eye, Seen
-from depthlm_ros.ros.tickets import Questions, Ticket
-from depthlm_ros.ros.troubles import Troubles
+from depthlm_ros.ros.camera_info_sync import Pair
+from depthlm_ros.ros.frame_processing import Eye, Seen
+from depthlm_ros.ros.request_queue import Inbox, Questions, Ticket
+from depthlm_ros.ros.statistics import Meter, Troubles
 
 # An error's class, most special first, and the name under which it is counted.
 REASONS: tuple[tuple[type[Exception], str], ...] = (

@@ -6,8 +6,8 @@ import time
 
 from rclpy.node import Node
 
-from depthlm_ros.ros.inbox import Inbox
-from depthlm_ros.ros.troubles import Troubles
+from depthlm_ros.ros.request_queue import Inbox
+from depthlm_ros.ros.statistics import Troubles
 
 NO_IMAGE, NO_INFO, STOPPED = "no image", "no camera_info", "images stopped"
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from depthlm_ros.errors import SetupError, UnfitPlans
 from depthlm_ros.model import Model, load_model
+from depthlm_ros.ros.child_process import Process
 from depthlm_ros.ros.parameters import Parameters
-from depthlm_ros.ros.processes import Process
 
 SAY_EVERY_S = 10.0
 LOOK_UP_S = 0.2

@@ -9,10 +9,9 @@ from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
 from depthlm_ros.ros import qos
-from depthlm_ros.ros.messages import depth_image, point_cloud, rectified_camera_info
-from depthlm_ros.ros.modes import DENSE, QUESTIONS, SPARSE
-from depthlm_ros.ros.parameters import Parameters
-from depthlm_ros.ros.pipeline import CLOUD_FIELDS, SPARSE_FIELDS, Seen, cloud_builder, told_grid, within_range
+from depthlm_ros.ros.frame_processing import CLOUD_FIELDS, SPARSE_FIELDS, Seen, cloud_builder, told_grid, within_range
+from depthlm_ros.ros.message_out import depth_image, point_cloud, rectified_camera_info
+from depthlm_ros.ros.parameters import DENSE, QUESTIONS, SPARSE, Parameters
 
 TOPICS: dict[str, dict[str, type]] = {
     DENSE: {"depth/image": Image, "depth/camera_info": CameraInfo, "depth/points": PointCloud2},

@@ -15,12 +15,11 @@ from typing import Any
 from depthlm_ros.core import Question
 from depthlm_ros.errors import BadInput, BadQuestion, DepthLMError
 from depthlm_ros.model import Model
-from depthlm_ros.ros.inbox import Inbox
+from depthlm_ros.ros.frame_processing import Seen
+from depthlm_ros.ros.message_out import forget
 from depthlm_ros.ros.parameters import LONGEST_WAIT_S, Parameters
-from depthlm_ros.ros.pipeline import Seen
-from depthlm_ros.ros.responses import forget
+from depthlm_ros.ros.request_queue import Busy, Closed, Inbox, Ticket
 from depthlm_ros.ros.tf import Transforms
-from depthlm_ros.ros.tickets import Busy, Closed, Ticket
 from depthlm_ros.srv import SpatialQuery
 
 # All services count alike.

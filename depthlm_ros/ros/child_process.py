@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from depthlm_ros.errors import SetupError
-from depthlm_ros.ros.transport import use_large_shared_memory
+from depthlm_ros.ros.fastdds import use_large_shared_memory
 
 TAIL_LINES = 25
 # What a process is told in turn until it ends.

@@ -2,20 +2,108 @@
 
 One condition variable guards both, so that the worker sleeps in one place. Frames never queue: a newer image takes
 the place of the one that waits.
+
+Questions on their way to the worker.
+
+A camera's images of the last seconds, for questions about how things were a moment ago.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from depthlm_ros.ros.pairing import NS_PER_S, Arrival, Pair, Pairing, stamp_ns
-from depthlm_ros.ros.recent import Recent
-from depthlm_ros.ros.tickets import Busy, Closed, Questions, Ticket
-from depthlm_ros.ros.troubles import Troubles
+from depthlm_ros.core import Question
+from depthlm_ros.ros.camera_info_sync import NS_PER_S, Arrival, Pair, Pairing, stamp_ns
+from depthlm_ros.ros.statistics import Troubles
+
+
+class Busy(Exception):
+    """Too many questions wait."""
+
+
+class Closed(Exception):
+    """The node stops; nothing will be answered any more."""
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A question that waits. work: called with what was seen, in the worker; its result ends up in `future`.
+
+    question: the words that `work` asks the model, if they can be asked together with those of others: the future then
+    holds what was seen and the answer. fresh: only an image taken after the request will do. asked_clock_ns: the node's
+    clock at the request. needs_look: False for a question that brings its images with it. asked_number: number of the
+    newest image that had arrived by then.
+    """
+
+    work: Callable[[Any], Any]
+    fresh: bool
+    asked_clock_ns: int
+    question: Question | None = None
+    needs_look: bool = True
+    asked_number: int = 0
+    future: Future = field(default_factory=Future)
+
+    def accepts(self, image: Arrival) -> bool:
+        """Whether this ticket waits for an image, and this one is new enough.
+
+        A camera whose clock is not the node's (a bag without simulated time, an unsynchronised driver) cannot tell
+        when an image was taken; then its arrival must do.
+        """
+        if not (self.needs_look and self.fresh):
+            return self.needs_look
+        taken_later = image.stamp_ns > self.asked_clock_ns or not image.same_clock
+        return image.number > self.asked_number and taken_later
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Work: answer these from what was seen last; None if nothing was, and they need it not."""
+
+    seen: Any
+    tickets: list[Ticket]
+
+
+# The span is kept in so many steps, so that the memory is that of a few images, however fast the camera.
+STEPS = 8
+
+
+class Recent:
+    """Images evenly apart, each as it came, with its calibration. Not thread-safe. span_s: 0 keeps none."""
+
+    def __init__(self, span_s: float = 0.0) -> None:
+        self._span_ns = round(span_s * NS_PER_S)
+        self._kept: deque[Pair] = deque()
+
+    def keep(self, image: Arrival, pair: Callable[[Arrival], Pair]) -> None:
+        """An image that is not the newest any more, so that its calibration has come. pair: finds that."""
+        if self._span_ns == 0:
+            return
+        if self._kept and image.stamp_ns - self._kept[-1].image.stamp_ns < self._span_ns // STEPS:
+            return
+        found = pair(image)
+        if found.info is None:
+            return
+        self._kept.append(found)
+        while len(self._kept) > 1 and self._kept[1].image.stamp_ns <= image.stamp_ns - self._span_ns:
+            self._kept.popleft()
+
+    def before(self, image: Arrival, back_ns: int) -> Pair | None:
+        """Of the images before this one, the nearest to so long before it."""
+        earlier = [pair for pair in self._kept if pair.image.number < image.number]
+        wanted_ns = image.stamp_ns - back_ns
+        return min(earlier, key=lambda pair: abs(pair.image.stamp_ns - wanted_ns), default=None)
+
+    def forget(self) -> None:
+        """Time has begun anew."""
+        self._kept.clear()
+
 
 # An image older than the newest by less than this is late; by more, the camera's time has begun anew (a bag that
 # starts again, a simulation that was reset).
