@@ -22,12 +22,12 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from depthlm_ros.cli.train import DEFAULT_RECIPE, bundle_spec
 from depthlm_ros.core import Frame
 from depthlm_ros.eval.rendered_scenes import validate
 from depthlm_ros.export.write_bundle import write_bundle
 from depthlm_ros.families.registry import family_named
 from depthlm_ros.model import Model, load_model
-from depthlm_ros.train.cli import DEFAULT_RECIPE, bundle_spec
 from depthlm_ros.training.synthetic.config import canvas_camera
 from depthlm_ros.training.synthetic.recipe import Recipe, affixes, make_model, make_tokenizer, read_recipe
 from depthlm_ros.training.synthetic.trainer import Trainer

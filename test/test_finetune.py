@@ -21,8 +21,8 @@ from safetensors.torch import load_file  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 from depthlm_ros.cli import main  # noqa: E402
+from depthlm_ros.cli.finetune import recipe_file, recipes  # noqa: E402
 from depthlm_ros.core import Frame, Intrinsics  # noqa: E402
-from depthlm_ros.finetune.cli import recipe_file, recipes  # noqa: E402
 from depthlm_ros.image_io import read_rgb  # noqa: E402
 from depthlm_ros.model import load_model  # noqa: E402
 from depthlm_ros.nets.graphs import LookGraph  # noqa: E402

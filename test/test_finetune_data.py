@@ -27,6 +27,7 @@ from lessons import (  # noqa: E402
 )
 from test_vanishing import drawing  # noqa: E402
 
+from depthlm_ros.cli.finetune import recipe_file, recipes  # noqa: E402
 from depthlm_ros.core import Intrinsics  # noqa: E402
 from depthlm_ros.data.read import parse_objects  # noqa: E402
 from depthlm_ros.data.records import BadRecord  # noqa: E402
@@ -34,7 +35,6 @@ from depthlm_ros.errors import BadBundle, BadInput, SetupError, UnknownName  # n
 from depthlm_ros.eval.judges import read_records  # noqa: E402
 from depthlm_ros.eval.released import depthlm_split  # noqa: E402
 from depthlm_ros.families.depthlm import ARROW_PX  # noqa: E402
-from depthlm_ros.finetune.cli import recipe_file, recipes  # noqa: E402
 from depthlm_ros.geometry import focal_estimation  # noqa: E402
 from depthlm_ros.geometry.focal_estimation import make_estimator  # noqa: E402
 from depthlm_ros.image_io import read_rgb, write_rgb  # noqa: E402

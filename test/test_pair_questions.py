@@ -26,10 +26,7 @@ from depthlm_ros.ros.parameters import Parameters  # noqa: E402
 from depthlm_ros.ros.request_queue import Inbox  # noqa: E402
 from depthlm_ros.ros.service_request import Codes, Site  # noqa: E402
 from depthlm_ros.ros.services import answer_match, answer_pose, child_frame  # noqa: E402
-from depthlm_ros.ros.statistics import (  # noqa: E402
-    Meter,
-    Troubles,
-)
+from depthlm_ros.ros.statistics import Meter, Troubles  # noqa: E402
 from depthlm_ros.srv import MatchPixels, RelativePose  # noqa: E402
 
 if not TOKENIZER.is_file():

@@ -157,7 +157,7 @@ def test_a_checkpoint_answers_on_the_command_line_as_in_python(images, tmp_path,
     pytest.importorskip("torch")
     from test_systems import publish
 
-    from depthlm_ros.cli.parts import read_frame
+    from depthlm_ros.cli.common import read_frame
     from depthlm_ros.families import vlm3
     from depthlm_ros.model import load_model
 

@@ -9,6 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from depthlm_ros.cli.train import run_tokenizer  # noqa: E402
 from depthlm_ros.errors import SetupError, UnknownName  # noqa: E402
 from depthlm_ros.families.registry import family_named  # noqa: E402
 from depthlm_ros.model import read_tokenizer  # noqa: E402
@@ -18,7 +19,6 @@ from depthlm_ros.nets.text_decoder import Deep, causal_mask, read  # noqa: E402
 from depthlm_ros.scenes.questions.generate import ask_about  # noqa: E402
 from depthlm_ros.scenes.questions.view_pairs import sample_pair  # noqa: E402
 from depthlm_ros.scenes.renderer.render import render  # noqa: E402
-from depthlm_ros.train.cli import run_tokenizer  # noqa: E402
 from depthlm_ros.training.losses import gradient, silog  # noqa: E402
 from depthlm_ros.training.muon import Muon  # noqa: E402
 from depthlm_ros.training.synthetic.config import DataConfig, canvas_camera  # noqa: E402

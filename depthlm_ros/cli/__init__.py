@@ -23,12 +23,12 @@ VERBS = {
     "ask": ("depthlm_ros.cli.ask", "a question about an image, or about two"),
     "match": ("depthlm_ros.cli.match", "where pixels of an image are in another one"),
     "pose": ("depthlm_ros.cli.pose", "how the camera moved between two images"),
-    "eval": ("depthlm_ros.eval.cli", "scores on labelled images, beside the published ones"),
+    "eval": ("depthlm_ros.cli.eval", "scores on labelled images, beside the published ones"),
     "models": ("depthlm_ros.cli.models", "list the models, their licences, and where they are or how to get them"),
-    "data": ("depthlm_ros.data.cli", "look at labelled data, and make them from public data sets"),
-    "train": ("depthlm_ros.train.cli", "train the embedded model on rendered scenes"),
-    "finetune": ("depthlm_ros.finetune.cli", "train DepthLM, DepthVLM or VLM3 on labelled images by its recipe"),
-    "engine": ("depthlm_ros.engine.cli", "compile a model for one camera, with TensorRT or ONNX Runtime"),
+    "data": ("depthlm_ros.cli.data", "look at labelled data, and make them from public data sets"),
+    "train": ("depthlm_ros.cli.train", "train the embedded model on rendered scenes"),
+    "finetune": ("depthlm_ros.cli.finetune", "train DepthLM, DepthVLM or VLM3 on labelled images by its recipe"),
+    "engine": ("depthlm_ros.cli.engine", "compile a model for one camera, with TensorRT or ONNX Runtime"),
 }
 
 

@@ -10,7 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from depthlm_ros.cli.parts import add_lens, add_model, add_pixels, add_second_lens, load, numbers, read_frame, read_pair
+from depthlm_ros.cli.common import (
+    add_lens,
+    add_model,
+    add_pixels,
+    add_second_lens,
+    load,
+    numbers,
+    read_frame,
+    read_pair,
+)
 from depthlm_ros.core import Answer, Measurement, Region, Status
 from depthlm_ros.errors import BadQuestion
 from depthlm_ros.families import depthlm

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from depthlm_ros.cli.parts import add_lens, add_model, load, read_frame
+from depthlm_ros.cli.common import add_lens, add_model, load, read_frame
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

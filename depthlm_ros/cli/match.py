@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from depthlm_ros.cli.parts import add_pair, add_pixels, load, numbers, read_pair
+from depthlm_ros.cli.common import add_pair, add_pixels, load, numbers, read_pair
 from depthlm_ros.core import Matches
 from depthlm_ros.json_util import plain
 

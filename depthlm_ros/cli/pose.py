@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from depthlm_ros.cli.parts import add_pair, load, numbers, read_pair
+from depthlm_ros.cli.common import add_pair, load, numbers, read_pair
 from depthlm_ros.core import RelativePose
 from depthlm_ros.geometry.rotations import quaternion_xyzw, rotation_angle_deg
 from depthlm_ros.json_util import plain

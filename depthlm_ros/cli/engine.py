@@ -1,18 +1,102 @@
-"""`depthlm engine build|inspect|list|clean`: models compiled for one camera, and what there is of them."""
+"""`depthlm engine build|inspect|list|clean`: models compiled for one camera, and what there is of them.
+
+Options of `depthlm engine build|inspect|list|clean`.
+
+What a build has come to, as text.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
+import re
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from depthlm_ros.core import Intrinsics
-from depthlm_ros.engine import options
 from depthlm_ros.errors import SetupError
 from depthlm_ros.export.trt_support_table import TARGETS, Target, target_named
+
+if TYPE_CHECKING:
+    from depthlm_ros.export.build import BuildReport
+    from depthlm_ros.export.trt_builder import PlanReport
+
+BACKENDS = ("tensorrt", "onnxruntime")
+PRECISIONS = ("bf16", "fp16", "fp32", "int8")
+
+
+def add_build(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, help="a model's name, NAME=FOLDER, or a folder")
+    camera = parser.add_mutually_exclusive_group()
+    camera.add_argument("--camera", type=Path, metavar="FILE.yaml", help="calibration of the camera, as ROS writes it")
+    camera.add_argument("--size", type=_size, metavar="WxH", help="size of the camera's images instead")
+    parser.add_argument(
+        "--focal", type=_positive, metavar="F", help="their focal length, pixels (default: the model's canonical one)"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="of the model but for its depth head (default: bf16 for tensorrt, fp32 for onnxruntime; int8 rounds the "
+        "weights of linear layers, onnxruntime only)",
+    )
+    parser.add_argument(
+        "--head-precision", choices=("fp16", "fp32"), default="", help="of the depth head (default: fp16 beside half)"
+    )
+    parser.add_argument(
+        "--backend", choices=BACKENDS, default="", help="what runs it (default: tensorrt if it is here)"
+    )
+    parser.add_argument(
+        "--target", choices=tuple(TARGETS), help="the machine that runs it, if it is another one (default: this one)"
+    )
+    parser.add_argument("--depth-only", action="store_true", help="leave out all that only questions need")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the engine; its name is the engine's name")
+    parser.add_argument(
+        "--check",
+        action=argparse.BooleanOptionalAction,
+        help="compare with torch (default: if the model is small; takes as much memory again)",
+    )
+    parser.add_argument(
+        "--workspace",
+        type=_positive,
+        metavar="GB",
+        help="memory for TensorRT's builder (default: half of what is free)",
+    )
+
+
+def add_inspect(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("engine", help="an engine's name or folder")
+    parser.add_argument("--json", action="store_true", help="as one JSON object")
+
+
+def add_list(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="as a JSON list")
+
+
+def add_clean(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("engine", nargs="?", default="", help="an engine's name or folder (default: only leftovers)")
+    parser.add_argument("--all", action="store_true", help="the engine itself too")
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if match is None or not int(match[1]) or not int(match[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size: expected WIDTHxHEIGHT, for example 640x480")
+    return int(match[1]), int(match[2])
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
+    return value
+
 
 # For ONNX Runtime what its older versions read too; newer opsets are no faster there.
 PORTABLE_OPSET = 20
@@ -118,7 +202,6 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _build_graphs(args: argparse.Namespace, backend: str, here: Target | None) -> Path:
-    from depthlm_ros.engine.report import report_text
     from depthlm_ros.export.build import EngineOrder, build_graphs, camera_of_size
     from depthlm_ros.export.progress import Bars
     from depthlm_ros.model_files.checkpoint import find_model
@@ -155,7 +238,6 @@ def _plans_alone(args: argparse.Namespace, backend: str) -> None:
 
 
 def _plans(args: argparse.Namespace, name: str) -> None:
-    from depthlm_ros.engine.report import plan_text
     from depthlm_ros.export.progress import Bars
     from depthlm_ros.export.trt_builder import PlanWishes, build_plans
     from depthlm_ros.model_files.bundle import Bundle
@@ -209,8 +291,51 @@ def _say(text: str) -> None:
 
 
 VERBS = {
-    "build": (options.add_build, build, "build an engine"),
-    "inspect": (options.add_inspect, inspect, "check an engine and tell what it is"),
-    "list": (options.add_list, list_engines, "the engines that are here"),
-    "clean": (options.add_clean, clean, "remove leftovers, plans or an engine"),
+    "build": (add_build, build, "build an engine"),
+    "inspect": (add_inspect, inspect, "check an engine and tell what it is"),
+    "list": (add_list, list_engines, "the engines that are here"),
+    "clean": (add_clean, clean, "remove leftovers, plans or an engine"),
 }
+
+
+def report_text(report: BuildReport) -> str:
+    """Graphs, sizes, precision, time, memory and parity of an export."""
+    manifest, precision = report.manifest, report.manifest["precision"]
+    camera = manifest["camera"]
+    head = f", depth head {precision['head']}" if precision["head"] else ", no depth head"
+    kept = "" if manifest["only_depth"] else ", keys and values as the backbone"
+    sizes_mb = {name: (report.folder / name).stat().st_size / 1e6 for name in manifest["files"]}
+    lines = [
+        f"engine     {manifest['name']} in {report.folder}",
+        f"camera     {camera['width_px']} x {camera['height_px']}, fx {camera['fx_px']:g}, seen as "
+        + " and ".join(f"{w} x {h}" for w, h in manifest["canvases_px"]),
+        f"precision  backbone {precision['backbone']}{head}{kept}",
+        f"opset      {manifest['opset']}",
+        *(f"  {name:24} {size_mb:10.2f} MB" for name, size_mb in sizes_mb.items()),
+        f"time       {', '.join(f'{name} {seconds:.1f} s' for name, seconds in report.seconds.items())}",
+        f"memory     weights {report.weight_bytes / 1e9:.3f} GB, at most {report.peak_bytes / 1e9:.3f} GB in use",
+        f"parity     {_parity_text(manifest['parity'])}",
+    ]
+    return "\n".join(lines)
+
+
+def plan_text(reports: Sequence[PlanReport]) -> str:
+    """Plans, whether they were built now, size and time."""
+    return "\n".join(
+        f"{report.plan}: {f'built in {report.seconds:.0f} s' if report.built else 'fits as it is'}, "
+        f"{report.plan_bytes / 1e6:.1f} MB{f', {report.layers} layers' if report.built else ''}"
+        for report in reports
+    )
+
+
+def _parity_text(parity: dict[str, Any]) -> str:
+    if "not_measured" in parity:
+        return f"not measured: {parity['not_measured']}"
+    words = []
+    if parity["depth_mean"] is not None:
+        words.append(
+            f"depth differs from torch by {parity['depth_mean']:.1e} on average, {parity['depth_max']:.1e} most"
+        )
+    if parity["same_token"] is not None:
+        words.append(f"{'the same' if parity['same_token'] else 'ANOTHER'} token after a question")
+    return "; ".join(words)

@@ -1,1 +1,0 @@
-"""Training: rendered scenes in, a checkpoint out."""
