@@ -9,8 +9,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from support.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "depthlm_ros"
 CODE = sorted(
     path for folder in ("depthlm_ros", "bench", "launch", "scripts", "test") for path in (ROOT / folder).rglob("*.py")

@@ -1,0 +1,413 @@
+"""What backend tensorrt does with plans, buffers and recorded runs, on doubles of TensorRT and CUDA.
+
+Engines of the doubles run in ONNX Runtime, so replies must be those of backend onnxruntime. How TensorRT itself behaves
+is checked by test_tensorrt.py, where there is one.
+"""
+
+import ctypes
+import gc
+import json
+import logging
+import shutil
+import sys
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from onnx import helper  # noqa: E402
+from support import tensorrt_double  # noqa: E402
+
+from depthlm_ros.backends.base import StepInput  # noqa: E402
+from depthlm_ros.backends.generation import Query, generate  # noqa: E402
+from depthlm_ros.backends.onnx_runtime import OnnxRuntimeBackend  # noqa: E402
+from depthlm_ros.backends.tensorrt.backend import TensorRTBackend  # noqa: E402
+from depthlm_ros.backends.tensorrt.cuda_device import device_index, open_device  # noqa: E402
+from depthlm_ros.backends.tensorrt.plan_file import key_path  # noqa: E402
+from depthlm_ros.errors import BackendFailed, BadBundle, BadQuestion, OutOfMemory, UnfitPlans  # noqa: E402
+from depthlm_ros.export.progress import Bars  # noqa: E402
+from depthlm_ros.export.trt_builder import Limits, build_plan, plan_orders  # noqa: E402
+from depthlm_ros.model_files.bundle import file_digest, find_bundle, load_bundle  # noqa: E402
+
+pytestmark = pytest.mark.torch
+BUNDLE = load_bundle(find_bundle("tiny"))
+LIMITS = Limits(rows=4, tokens=24, slots=40, watched=8)
+NEVER = np.zeros(1024, bool)
+WATCHED = np.array([3, 7, 11])
+
+
+@pytest.fixture
+def double(monkeypatch):
+    """(tensorrt, memory of the device)."""
+    yield tensorrt_double.install(monkeypatch)
+    gc.collect()
+
+
+@pytest.fixture(scope="module")
+def plans(tmp_path_factory):
+    """Folder with all plans of the embedded model, built with the doubles."""
+    folder = tmp_path_factory.mktemp("plans")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        tensorrt_double.install(monkeypatch)
+        facts = open_device().facts()
+        for order in plan_orders(BUNDLE, folder, "fp16", 1 << 28, LIMITS):
+            build_plan(order, facts, folder / "timings.cache", Bars(), print)
+    return folder
+
+
+@pytest.fixture
+def backend(double, plans):
+    return TensorRTBackend(BUNDLE, plans=plans)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return OnnxRuntimeBackend(BUNDLE, 1)
+
+
+def canvas(seed=0, size_px=BUNDLE.canvases_px[0]):
+    return np.random.default_rng(seed).integers(0, 256, (1, size_px[1], size_px[0], 3), dtype=np.uint8)
+
+
+def queries(*lengths, new=6, seed=5):
+    rng = np.random.default_rng(seed)
+    return [Query(list(rng.integers(5, 300, length)), NEVER, new) for length in lengths]
+
+
+def assert_same(ours, theirs):
+    assert [reply.ids for reply in ours] == [reply.ids for reply in theirs]
+    for left, right in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(left.log_probability, right.log_probability, atol=1e-4)
+        np.testing.assert_allclose(left.watched, right.watched, atol=1e-4)
+
+
+def test_a_look_at_every_canvas_is_that_of_onnx_runtime(backend, reference):
+    for size_px in BUNDLE.canvases_px:
+        for seed in range(4):  # the first run is plain, the second recorded, then it is replayed
+            ours, theirs = (model.look([canvas(seed, size_px)]) for model in (backend, reference))
+            np.testing.assert_allclose(ours.depth_m, theirs.depth_m, rtol=1e-5)
+            assert (ours.length, ours.next_position) == (theirs.length, theirs.next_position)
+
+
+def test_replies_are_those_of_onnx_runtime(backend, reference):
+    looks = [model.look([canvas(1)]) for model in (backend, reference)]
+    for lengths in ((7,), (4, 9, 2), (3, 3, 3, 3)):
+        ours, theirs = (
+            generate(model, look, queries(*lengths), WATCHED)
+            for model, look in zip((backend, reference), looks, strict=True)
+        )
+        assert_same(ours, theirs)
+
+
+def test_runs_are_recorded_once_and_then_replayed(backend, double):
+    look = backend.look([canvas(1)])
+    generate(backend, look, queries(3, new=8), WATCHED)
+    first = double[1].replays
+    assert first > 0
+    generate(backend, look, queries(3, new=8, seed=6), WATCHED)
+    assert double[1].replays - first == 7  # every token after the question's own pass
+
+
+def test_nothing_of_an_earlier_question_is_left_in_the_buffers(backend, reference):
+    """Longer ones first: their keys lie in the slots that a shorter one masks."""
+    look, theirs = backend.look([canvas(1)]), reference.look([canvas(1)])
+    for lengths in ((20, 20), (2, 3)):
+        assert_same(
+            generate(backend, look, queries(*lengths), WATCHED), generate(reference, theirs, queries(*lengths), WATCHED)
+        )
+
+
+def test_broken_numbers_of_one_question_do_not_reach_the_next(backend, reference):
+    """A buffer that is used again must not poison what follows: zero times NaN is NaN."""
+    look = backend.look([canvas(1)])
+    cache = backend.cache(look, 1, 20)
+    backend.look([canvas(2)])  # waits for what was put on the stream
+    for array in cache.slab.own:
+        raw = (ctypes.c_float * (array.nbytes // 4)).from_address(array.address)
+        np.frombuffer(raw, np.float32)[:] = np.nan
+    del cache
+    assert_same(
+        generate(backend, look, queries(14), WATCHED),
+        generate(reference, reference.look([canvas(1)]), queries(14), WATCHED),
+    )
+
+
+def test_an_old_look_answers_after_newer_ones(backend, reference):
+    seeds = (1, 2, 3)
+    ours, theirs = ([model.look([canvas(seed)]) for seed in seeds] for model in (backend, reference))
+    for index in (2, 0, 1, 0):
+        np.testing.assert_allclose(ours[index].depth_m, theirs[index].depth_m, rtol=1e-5)
+        assert_same(
+            generate(backend, ours[index], queries(5), WATCHED), generate(reference, theirs[index], queries(5), WATCHED)
+        )
+
+
+def test_questions_asked_by_turns_keep_apart(backend, reference):
+    """Two caches of the same size are in use at once, as with two threads."""
+    results = {}
+    for name, model in (("ours", backend), ("theirs", reference)):
+        look = model.look([canvas(1)])
+        caches = [model.cache(look, 1, 16) for _ in range(2)]
+        mask = np.full((1, 16), -np.inf, np.float32)
+        for row, ids in enumerate(([[5, 6, 7]], [[90, 91, 92]])):
+            at = look.next_position + np.arange(3)[None]
+            model.step(caches[row], StepInput(np.array(ids), at, np.array([2]), mask, 0, WATCHED))
+        mask[:, :3] = 0
+        results[name] = [
+            model.step(
+                cache,
+                StepInput(np.array([[8]]), np.array([[look.next_position + 3]]), np.array([0]), mask, 3, WATCHED),
+            )
+            for cache in caches
+        ]
+    for ours, theirs in zip(results["ours"], results["theirs"], strict=True):
+        np.testing.assert_array_equal(ours.chosen, theirs.chosen)
+        np.testing.assert_allclose(ours.watched, theirs.watched, atol=1e-4)
+    assert abs(results["ours"][0].watched - results["ours"][1].watched).max() > 1e-3
+
+
+def test_a_second_turn_of_text_sees_the_first(backend, reference):
+    outputs = []
+    for model in (backend, reference):
+        look = model.look([canvas(1)])
+        cache, mask = model.cache(look, 1, 16), np.full((1, 16), -np.inf, np.float32)
+        for at, ids in ((0, [[5, 6, 7]]), (3, [[8, 9]])):
+            mask[:, :at] = 0
+            positions = look.next_position + at + np.arange(len(ids[0]))[None]
+            given = StepInput(np.array(ids), positions, np.array([len(ids[0]) - 1]), mask.copy(), at, WATCHED)
+            outputs.append(model.step(cache, given))
+    np.testing.assert_allclose(outputs[1].watched, outputs[3].watched, atol=1e-4)
+
+
+def test_no_watched_tokens_are_no_empty_tensor(backend, reference):
+    nothing = np.zeros(0, np.int64)
+    replies = generate(backend, backend.look([canvas(1)]), queries(3), nothing)
+    assert replies[0].watched.shape == (6, 0)
+    assert replies[0].ids == generate(reference, reference.look([canvas(1)]), queries(3), nothing)[0].ids
+
+
+def test_other_numbers_of_watched_tokens_in_the_same_buffers(backend, reference):
+    look, theirs = backend.look([canvas(1)]), reference.look([canvas(1)])
+    for watched in (WATCHED, WATCHED[:1], np.arange(8)):
+        assert_same(generate(backend, look, queries(3), watched), generate(reference, theirs, queries(3), watched))
+
+
+def test_more_questions_than_the_engine_takes_are_asked_in_groups(backend, reference, caplog):
+    many = queries(*[3 + index % 4 for index in range(10)])
+    with caplog.at_level(logging.ERROR):
+        ours = generate(backend, backend.look([canvas(1)]), many, WATCHED)
+    assert_same(ours, generate(reference, reference.look([canvas(1)]), many, WATCHED))
+
+
+def test_text_longer_than_the_engine_takes_is_refused(backend):
+    look = backend.look([canvas(1)])
+    with pytest.raises(BadQuestion, match="need 46 tokens: the engine was built for 40"):
+        generate(backend, look, queries(40), WATCHED)
+    with pytest.raises(BadQuestion, match="question has 30 tokens: the engine was built for 24"):
+        generate(backend, look, queries(30), WATCHED)
+    assert generate(backend, look, queries(3), WATCHED)[0].ids
+
+
+def test_memory_comes_back_when_looks_and_caches_are_gone(backend, double):
+    def used():
+        gc.collect()
+        return sum(len(block) for block in double[1].live.values())
+
+    def work(seed):
+        generate(backend, backend.look([canvas(seed)]), queries(5, 5), WATCHED)
+
+    work(1)
+    work(2)
+    settled = used()
+    for seed in range(3, 9):
+        work(seed)
+    assert used() == settled
+
+
+def test_what_is_kept_for_other_sizes_makes_room(backend, double):
+    look = backend.look([canvas(1)])
+    generate(backend, look, queries(5, 5, 5, 5), WATCHED)
+    gc.collect()
+    double[1].limit_bytes = sum(len(block) for block in double[1].live.values())
+    assert generate(backend, look, queries(5, 5), WATCHED)[1].ids
+    double[1].limit_bytes = 0
+    with pytest.raises(OutOfMemory, match="out of memory"):
+        backend.cache(look, 3, 40)
+
+
+def test_threads_take_turns(backend, reference):
+    looks = {seed: reference.look([canvas(seed)]) for seed in range(4)}
+    wanted = {seed: generate(reference, look, queries(4, 6), WATCHED) for seed, look in looks.items()}
+    got, errors = {}, []
+
+    def ask(seed):
+        try:
+            got[seed] = generate(backend, backend.look([canvas(seed)]), queries(4, 6), WATCHED)
+        except Exception as exc:
+            errors.append(exc)
+
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in looks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    for seed, replies in wanted.items():
+        assert_same(got[seed], replies)
+
+
+def test_depth_only_engines_tell_depth_and_say_why_they_do_not_answer(double, tmp_path):
+    facts = open_device().facts()
+    for order in plan_orders(BUNDLE, tmp_path, "fp16", 1 << 28, LIMITS, only_depth=True):
+        build_plan(order, facts, tmp_path / "timings.cache", Bars(), print)
+    backend = TensorRTBackend(BUNDLE, plans=tmp_path)
+    look = backend.look([canvas(1)])
+    assert look.depth_m.shape == (1, BUNDLE.canvases_px[0][1], BUNDLE.canvases_px[0][0])
+    with pytest.raises(BadQuestion, match="depth only"):
+        backend.cache(look, 1, 8)
+
+
+def test_three_images_are_refused(backend):
+    with pytest.raises(BadQuestion, match=r"look at 2 image\(s\) at a time"):
+        backend.look([canvas(1), canvas(2), canvas(3)])
+
+
+def pair_graph(look, path):
+    """A look at two images made of a look at one: the mean byte of the second, in metres, is added to the depth."""
+    model = onnx.load(look, load_external_data=False)
+    graph, image = model.graph, model.graph.input[0]
+    second = graph.input.add()
+    second.CopyFrom(image)
+    second.name = "second"
+    for node in graph.node:
+        node.output[:] = ["depth_of_one" if name == "depth_m" else name for name in node.output]
+    graph.node.extend(
+        [
+            helper.make_node("Transpose", ["second"], ["second_turned"], perm=[0, 3, 1, 2]),
+            helper.make_node("Cast", ["second_turned"], ["second_bytes"], to=1),
+            helper.make_node("ReduceMean", ["second_bytes"], ["second_mean"], keepdims=0),
+            helper.make_node("Add", ["depth_of_one", "second_mean"], ["depth_m"]),
+        ]
+    )
+    onnx.save(model, path)
+
+
+@pytest.fixture
+def two(tmp_path):
+    """The embedded model as one that looks at two images together."""
+    folder = tmp_path / "two"
+    shutil.copytree(BUNDLE.folder, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    bundle = replace(BUNDLE, folder=folder, pairs=True)
+    for size_px in BUNDLE.canvases_px:
+        path = bundle.look_path(size_px, 2)
+        pair_graph(bundle.look_path(size_px), path)
+        manifest["files"][path.name] = file_digest(path)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return bundle
+
+
+def test_two_images_are_looked_at_together_by_a_model_that_compares(double, two, reference, tmp_path):
+    facts = open_device().facts()
+    for order in plan_orders(two, tmp_path, "fp16", 1 << 28, LIMITS):
+        build_plan(order, facts, tmp_path / "timings.cache", Bars(), print)
+    backend = TensorRTBackend(two, plans=tmp_path)
+    alone = reference.look([canvas(1)])
+    for seed in (2, 3, 4):
+        look = backend.look([canvas(1), canvas(seed)])
+        np.testing.assert_allclose(look.depth_m, alone.depth_m + canvas(seed).mean(), rtol=1e-4)
+    assert look.next_position == two.next_position(two.canvases_px[0], 2)
+    assert_same(generate(backend, look, queries(3), WATCHED), generate(backend, look, queries(3), WATCHED))
+    with pytest.raises(BadQuestion, match="in one size; use images of one camera"):
+        backend.look([canvas(1), canvas(2, two.canvases_px[1])])
+    (tmp_path / "pair_128x96.plan").unlink()
+    with pytest.raises(BadBundle, match=r"no pair_128x96\.plan"):
+        TensorRTBackend(two, plans=tmp_path)
+
+
+def test_a_canvas_without_a_plan_is_refused_when_loading(double, plans, tmp_path):
+    shutil.copytree(plans, tmp_path / "some")
+    (tmp_path / "some" / "look_192x128.plan").unlink()
+    with pytest.raises(BadBundle, match=r"no look_192x128\.plan.*depthlm engine build --model tiny"):
+        TensorRTBackend(BUNDLE, plans=tmp_path / "some")
+
+
+def test_plans_of_a_build_that_ended_before_the_step_are_no_engine_for_depth_only(double, plans, tmp_path):
+    shutil.copytree(plans, tmp_path / "some")
+    for name in ("step.plan", "step.plan.json"):
+        (tmp_path / "some" / name).unlink()
+    with pytest.raises(UnfitPlans, match=r"no step\.plan") as error:
+        TensorRTBackend(BUNDLE, plans=tmp_path / "some")
+    assert error.value.rebuild == "depthlm engine build --model tiny --backend tensorrt"
+
+
+def test_the_command_builds_what_was_built_wherever_it_lies(double, tmp_path):
+    copy = tmp_path / "my tiny"
+    shutil.copytree(BUNDLE.folder, copy)
+    bundle, facts = replace(BUNDLE, folder=copy), open_device().facts()
+    for order in plan_orders(bundle, copy, "fp16", 1 << 28, LIMITS, only_depth=True):
+        build_plan(order, facts, tmp_path / "timings.cache", Bars(), print)
+    double[0].__version__ = "10.9.0"
+    with pytest.raises(UnfitPlans, match=r"TensorRT is 10\.9\.0, but the plan was built for 10\.3\.0") as error:
+        TensorRTBackend(bundle)
+    assert error.value.rebuild == f"depthlm engine build --model '{copy}' --backend tensorrt --depth-only"
+    assert str(error.value).endswith(error.value.rebuild)
+
+
+def test_a_damaged_description_of_a_plan_is_told_with_the_command(double, plans, tmp_path):
+    shutil.copytree(plans, tmp_path / "some")
+    (tmp_path / "some" / "step.plan.json").write_text("{")
+    with pytest.raises(UnfitPlans, match=r"step\.plan\.json is damaged.*depthlm engine build --model tiny"):
+        TensorRTBackend(BUNDLE, plans=tmp_path / "some")
+
+
+def test_plans_of_another_tensorrt_are_refused_when_loading(monkeypatch, plans):
+    tensorrt_double.install(monkeypatch, version="10.13.3.9")
+    with pytest.raises(BadBundle, match=r"TensorRT is 10\.13\.3\.9, but the plan was built for 10\.3\.0"):
+        TensorRTBackend(BUNDLE, plans=plans)
+
+
+def test_a_changed_graph_makes_its_plan_stale(double, plans, tmp_path):
+    copy = tmp_path / "tiny"
+    shutil.copytree(BUNDLE.folder, copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["files"]["step.onnx"] = "00" * 32
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BadBundle, match=r"step\.onnx has changed since the plan was built"):
+        TensorRTBackend(replace(BUNDLE, folder=copy), plans=plans)
+
+
+def test_a_plan_that_tensorrt_does_not_take_is_told_in_its_words(double, plans, tmp_path):
+    """Whole by its JSON, but not a plan."""
+    shutil.copytree(plans, tmp_path / "bad")
+    from depthlm_ros.backends.tensorrt.plan_file import read_key, write_plan
+
+    plan = tmp_path / "bad" / "look_128x96.plan"
+    write_plan(plan, b"not a plan", read_key(key_path(plan)))
+    backend = TensorRTBackend(BUNDLE, plans=tmp_path / "bad")
+    with pytest.raises(BackendFailed, match="magic tag does not match"):
+        backend.look([canvas(1)])
+
+
+def test_without_tensorrt_the_way_out_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(BackendFailed, match="backend onnxruntime"):
+        TensorRTBackend(BUNDLE)
+
+
+def test_without_a_library_for_the_device_the_way_out_is_told(double, monkeypatch):
+    for name in ("cuda.bindings", "cuda", "torch"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(BackendFailed, match="cuda-python or torch"):
+        TensorRTBackend(BUNDLE)
+
+
+def test_a_device_that_is_not_there_is_told(double):
+    with pytest.raises(BackendFailed, match="CUDA device 3: invalid device"):
+        TensorRTBackend(BUNDLE, device="cuda:3")
+    with pytest.raises(BackendFailed, match="'cpu' is no GPU"):
+        device_index("cpu")

@@ -1,0 +1,258 @@
+"""`depthlm engine list|inspect|clean` on folders as a build leaves them: what is damaged is named with the way out, and
+nothing goes that no build wrote or that is being built."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.paths import ROOT, TINY
+
+from depthlm_ros.backends.tensorrt.plan_file import Machine, PlanKey, key_path, write_plan
+from depthlm_ros.cli import main
+from depthlm_ros.errors import BadBundle, SetupError
+from depthlm_ros.export.engine_store import LOCK, building, check_place
+from depthlm_ros.model_files.bundle import MANIFEST, file_digest, load_bundle, manifest_text
+
+REBUILD = "depthlm engine build --model tiny --size 160x120 --backend onnxruntime"
+GRAPH = "look_160x128.onnx"
+HERE = Machine("10.3.0", "Orin", "8.7", "CUDA 12.6")
+
+
+@pytest.fixture
+def shelf(tmp_path, monkeypatch):
+    """A folder of engines that is looked into first."""
+    folder = tmp_path / "engines"
+    folder.mkdir()
+    monkeypatch.setenv("DEPTHLM_ENGINES", str(folder))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "own"))
+    return folder
+
+
+@pytest.fixture
+def engine(shelf):
+    return make_engine(shelf / "mine")
+
+
+def make_engine(folder):
+    """What a build for depth only leaves; its graphs are bytes that nobody runs here."""
+    folder.mkdir()
+    for name in (GRAPH, "weights.data", "tokenizer.json"):
+        (folder / name).write_bytes(name.encode() * 1000)
+    (folder / LOCK).write_text("1")
+    tiny = json.loads((TINY / MANIFEST).read_text())
+    files = {path.name: file_digest(path) for path in folder.iterdir() if path.name != LOCK}
+    changes = {"name": folder.name, "canvases_px": [[160, 128]], "only_depth": True, "pairs": False}
+    more = {"model": "tiny", "precision": {"backbone": "fp16", "head": "fp16"}, "rebuild": REBUILD, "files": files}
+    (folder / MANIFEST).write_text(manifest_text(tiny | changes | more))
+    return folder
+
+
+def add_plan(engine, content=b"plan" * 100):
+    files = {name: file_digest(engine / name) for name in (GRAPH, "weights.data")}
+    plan = engine / GRAPH.replace(".onnx", ".plan")
+    write_plan(plan, content, PlanKey(files, HERE, "fp16"))
+    return plan
+
+
+def run(capsys, *words):
+    """Exit code, stdout, stderr of `depthlm engine ...`."""
+    code = main(["engine", *map(str, words)])
+    told = capsys.readouterr()
+    return code, told.out, told.err
+
+
+def refused(capsys, words, *said, code=1):
+    found, _, err = run(capsys, *words)
+    assert found == code and err.count("\n") == 1, err
+    for text in said:
+        assert text in err
+
+
+def test_list_tells_what_there_is_and_what_is_damaged(engine, shelf, capsys):
+    add_plan(engine)
+    make_engine(shelf / "broken")
+    (shelf / "broken" / MANIFEST).write_text("{")
+    code, out, _ = run(capsys, "list")
+    lines = {line.split()[0]: line for line in out.splitlines()}
+    assert code == 0
+    assert lines["mine"].split() == ["mine", "160x128", "fp16", "depth", "20", "0", "MB", "1", str(engine)]
+    assert "damaged" in lines["broken"] and "tiny" in lines
+    listed = {Path(each["folder"]).name: each for each in json.loads(run(capsys, "list", "--json")[1])}
+    assert listed["mine"]["rebuild"] == REBUILD and listed["mine"]["fault"] == ""
+    assert "manifest.json is damaged" in listed["broken"]["fault"]
+
+
+def test_inspect_tells_what_an_engine_is_and_what_its_plans_were_built_for(engine, capsys):
+    plan = add_plan(engine)
+    code, out, err = run(capsys, "inspect", "mine")
+    assert (code, err) == (0, "")
+    for text in (
+        "backbone fp16",
+        REBUILD,
+        "[[160, 128]]",
+        "weights.data",
+        f"{plan.name}: TensorRT 10.3.0, Orin (sm 8.7)",
+    ):
+        assert text in out
+    facts = json.loads(run(capsys, "inspect", engine, "--json")[1])
+    assert facts["plans"][plan.name]["machine"]["driver"] == "CUDA 12.6"
+    assert facts["bytes"]["weights.data"] == (engine / "weights.data").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda f: edit(f, '"fp16"', '"bf16"'), "manifest.json was edited after it was written"),
+        (lambda f: (f / "weights.data").unlink(), "weights.data is missing"),
+        (lambda f: (f / "weights.data").write_bytes(b"weights"), "weights.data is damaged: SHA-256 is "),
+        (lambda f: (f / GRAPH).unlink(), f"{GRAPH} is missing"),
+    ],
+    ids=["edited manifest", "no external data", "truncated weights", "no graph"],
+)
+def test_a_damaged_engine_names_the_file_and_the_command_that_builds_it_again(engine, capsys, damage, said):
+    damage(engine)
+    refused(capsys, ["inspect", "mine"], said, f"build it again: {REBUILD}")
+    with pytest.raises(BadBundle, match="build it again: depthlm engine build"):
+        load_bundle(engine)
+
+
+def edit(folder, old, new):
+    (folder / MANIFEST).write_text((folder / MANIFEST).read_text().replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda plan: plan.write_bytes(b"plan"), "it is cut short or was changed"),
+        (lambda plan: key_path(plan).write_text("{}"), "look_160x128.plan.json is damaged"),
+        (lambda plan: write_plan(plan, b"", PlanKey({GRAPH: "0"}, HERE, "fp16")), f"{GRAPH} has changed since"),
+    ],
+    ids=["truncated plan", "damaged key", "another graph"],
+)
+def test_inspect_names_a_plan_that_would_not_be_loaded(engine, capsys, damage, said):
+    damage(add_plan(engine))
+    refused(capsys, ["inspect", "mine"], said, "depthlm engine build --model mine --backend tensorrt")
+
+
+def test_an_unknown_engine_lists_the_known(engine, tmp_path, capsys):
+    refused(capsys, ["inspect", "nothing"], "'nothing'", "mine", "tiny")
+    refused(capsys, ["clean", "nothing"], "'nothing'", "mine", "tiny")
+    (tmp_path / "pictures").mkdir()
+    refused(capsys, ["clean", tmp_path / "pictures"], "pictures", "mine")
+    refused(capsys, ["clean", "--all"], "needs the name of an engine")
+
+
+def test_clean_removes_what_killed_builds_left_and_nothing_else(engine, shelf, capsys):
+    plan = add_plan(engine)
+    (engine / ".export").mkdir()
+    (engine / ".export" / "weights.data").write_bytes(b"half" * 1000)
+    (engine / ".look.plan.x.part").write_bytes(b"half")
+    (engine / "look_64x48.plan").write_bytes(b"a plan without its JSON was not finished")
+    (shelf / "never").mkdir()  # nothing but the lock of a build that was killed at once
+    (shelf / "never" / LOCK).write_text("1")
+    # What others put there is no business of ours.
+    (shelf / "work" / ".export").mkdir(parents=True)
+    (shelf / "work" / "main.plan").write_text("terraform")
+    code, out, _ = run(capsys, "clean")
+    assert code == 0 and "0.0 MB became free" in out and out.count("removing") == 3
+    assert not (shelf / "never").exists()
+    assert (shelf / "work" / ".export").is_dir() and (shelf / "work" / "main.plan").is_file()
+    assert plan.is_file() and key_path(plan).is_file()
+    load_bundle(engine)
+    assert run(capsys, "clean")[1:] == ("0.0 MB became free\n", "")
+
+
+def test_clean_of_an_engine_removes_its_plans_and_with_all_the_engine(engine, capsys):
+    plan = add_plan(engine, b"plan" * 1_000_000)
+    code, out, _ = run(capsys, "clean", "mine")
+    assert code == 0 and "4.0 MB became free" in out
+    assert not plan.exists() and not key_path(plan).exists()
+    load_bundle(engine)
+    (engine / "notes.txt").write_text("mine")
+    _, out, _ = run(capsys, "clean", "mine", "--all")
+    assert "stays, with notes.txt, which no build wrote" in out
+    assert {path.name for path in engine.iterdir()} == {"notes.txt", LOCK}
+    (engine / "notes.txt").unlink()
+    run(capsys, "clean", "mine", "--all")
+    assert not engine.exists()
+
+
+def test_a_model_with_its_checkpoint_is_not_removed(shelf, capsys):
+    before = sorted(TINY.iterdir())
+    refused(capsys, ["clean", "tiny", "--all"], "not an engine that could be built again", "by hand")
+    assert sorted(TINY.iterdir()) == before
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from depthlm_ros.export.engine_store import building
+with building(Path(sys.argv[1]), print):
+    print("mine", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_clean_leaves_alone_what_is_being_built(engine, capsys):
+    (engine / ".export").mkdir()
+    command = [sys.executable, "-c", HOLDER, str(engine)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as builder:
+        assert builder.stdout.readline() == "mine\n"
+        refused(capsys, ["clean", "mine", "--all"], f"process {builder.pid} is building in {engine}", "wait until")
+        code, out, _ = run(capsys, "clean")
+        assert code == 0 and f"left alone: process {builder.pid} is building" in out and "0.0 MB" in out
+        assert (engine / ".export").is_dir()
+        load_bundle(engine)
+        builder.stdin.close()
+    run(capsys, "clean")
+    assert not (engine / ".export").exists()
+
+
+def test_an_engine_is_put_only_where_nothing_else_is(engine, tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for place in (tmp_path / "new", pictures, engine):
+        check_place(place)
+    (pictures / "room.png").write_bytes(b"")
+    with pytest.raises(SetupError, match=r"pictures is no engine's folder: it holds room\.png.*--out"):
+        check_place(pictures)
+    with pytest.raises(SetupError, match=r"room\.png is a file.*--out"):
+        check_place(pictures / "room.png")
+    with pytest.raises(SetupError, match=r"tiny is a model with its checkpoint.*--out"):
+        check_place(TINY)
+
+
+def test_a_folder_that_a_build_leaves_empty_goes_even_while_another_waits_for_it(tmp_path):
+    folder = tmp_path / "new"
+    command = [sys.executable, "-c", HOLDER, str(folder)]
+    with building(folder, print):
+        second = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert "is building in" in second.stdout.readline()
+    assert second.stdout.readline() == "mine\n"
+    assert (folder / LOCK).read_text() == str(second.pid)
+    second.communicate()
+    assert not folder.exists()
+
+
+def strings_of_the_code():
+    """Every text in the package, values in it as "…"."""
+    for path in (ROOT / "depthlm_ros").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+def test_every_message_that_the_table_of_failures_names_is_one_of_the_code():
+    readme = (ROOT / "engines" / "README.md").read_text(encoding="utf-8")
+    table = readme[readme.index("## When it fails") :].splitlines()
+    rows = [row.split(" | ")[0] for row in table if row.startswith("| `")]
+    quoted = [message for row in rows for message in re.findall(r"`([^`]*)`", row)]
+    texts = "\n".join(strings_of_the_code())
+    missing = [m for m in quoted if not re.search(".*?".join(map(re.escape, m.split("…"))), texts)]
+    assert len(quoted) > 30 and missing == []

@@ -1,0 +1,270 @@
+"""What is exported is what torch computes: every graph, at two sizes and three opsets, in every precision, and nothing
+in it that a TensorRT of that opset would not take."""
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx")
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from support.random_backbones import qwen3_config, qwen25_config, roughen  # noqa: E402
+
+from depthlm_ros.backends.generation import Query, generate  # noqa: E402
+from depthlm_ros.backends.onnx_runtime import OnnxRuntimeBackend  # noqa: E402
+from depthlm_ros.backends.torch_backend import TorchBackend  # noqa: E402
+from depthlm_ros.errors import BackendFailed, BadQuestion, SetupError  # noqa: E402
+from depthlm_ros.export.onnx_graphs import look_model  # noqa: E402
+from depthlm_ros.export.parity import sample_image  # noqa: E402
+from depthlm_ros.export.precision import Precision, set_precision  # noqa: E402
+from depthlm_ros.export.trt_support import check_onnx  # noqa: E402
+from depthlm_ros.export.trt_support_table import TARGETS  # noqa: E402
+from depthlm_ros.export.write_bundle import Wanted, check_canvases, write_engine  # noqa: E402
+from depthlm_ros.model_files.bundle import load_bundle  # noqa: E402
+from depthlm_ros.model_files.spec import CanvasRule, ModelSpec  # noqa: E402
+from depthlm_ros.nets.depth_heads import DptConfig  # noqa: E402
+from depthlm_ros.nets.pixels import PixelRule  # noqa: E402
+from depthlm_ros.nets.qwen3vl import Qwen3VLDepth  # noqa: E402
+from depthlm_ros.nets.qwen25vl import Qwen25VL  # noqa: E402
+from depthlm_ros.training.synthetic.tokenizer import train_tokenizer  # noqa: E402
+
+pytestmark = pytest.mark.torch
+VOCAB = 512
+WATCHED = np.array([3, 7])
+SINGLE = Precision()
+# Oldest and newest TensorRT of each opset's targets.
+PARSERS = {18: ("10.3",), 20: ("10.3",), 22: ("10.13",), 23: ("10.16", "11.4")}
+slow = pytest.mark.slow
+
+
+def qwen3(head=True):
+    """A Qwen3-VL whose last states matter to the depth, with or without DepthVLM's head."""
+    config = qwen3_config()
+    config.text_config.vocab_size = VOCAB
+    config.tie_word_embeddings = True
+    torch.manual_seed(1)
+    head_config = DptConfig(48, (8, 8, 16, 16), 16) if head else None
+    model = roughen(Qwen3VLDepth(config, head_config), 0.05)
+    # Depths of a few metres, where half precision has steps of millimetres.
+    if head:
+        model.depth_head.out_conv3.bias.data.fill_(2.0)
+    return model
+
+
+def qwen25(head):
+    config = qwen25_config()
+    config.text_config.vocab_size = VOCAB
+    torch.manual_seed(1)
+    return roughen(Qwen25VL(config, PixelRule()), 0.05)
+
+
+MODELS = {
+    "qwen3_vl": (qwen3, ((128, 96), (96, 160)), 32),
+    "qwen2_5_vl": (qwen25, ((140, 112), (112, 168)), 28),
+}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Exports a small random model, once for all tests: the engine, its torch twin in fp32, the manifest."""
+    tokenizer = train_tokenizer(["How far is the red box? It is 2.31 meters away."] * 3, VOCAB)
+    made = {}
+
+    def export(architecture="qwen3_vl", precision=SINGLE, opset=20, only_depth=False, head="dpt", sizes=1):
+        key = (architecture, precision, opset, only_depth, head, sizes)
+        if key not in made:
+            made[key] = make_engine(tmp_path_factory.mktemp("engine") / "small", tokenizer, *key)
+        return made[key]
+
+    return export
+
+
+def make_engine(folder, tokenizer, architecture, precision, opset, only_depth, head, sizes):
+    make, sizes_px, token_px = MODELS[architecture]
+    model, twin = make(bool(head)), make(bool(head))
+    canvas = CanvasRule(100.0, sizes_px[:sizes])
+    spec = ModelSpec("small", "qwen3-vl", architecture, "qwen", canvas, token_px, head=head, system="Look.")
+    wanted = Wanted(spec, opset, only_depth, set_precision(model, precision))
+    manifest = write_engine(model.eval(), tokenizer, wanted, folder, lambda bundle: {}, lambda what, done, of: None)
+    return load_bundle(folder), twin.eval(), manifest
+
+
+def backends(bundle, twin):
+    texts = (bundle.before, bundle.between, bundle.after)
+    return OnnxRuntimeBackend(bundle, 1, "cpu"), TorchBackend(lambda _: twin, texts, 1, "cpu")
+
+
+def relative(found_m, expected_m):
+    return np.abs(found_m - expected_m) / expected_m
+
+
+def replies(backend, look):
+    """Rows of different lengths, appended and then decoded; padding and own slots come into play."""
+    stops = np.zeros(VOCAB, bool)
+    queries = [Query([9, 8, 7, 6, 5, 4][:n], stops, 8) for n in (6, 2, 4)]
+    return generate(backend, look, queries, WATCHED)
+
+
+@pytest.mark.parametrize("opset", [pytest.param(18, marks=slow), 20, pytest.param(23, marks=slow)])
+def test_every_graph_of_qwen3_with_a_depth_head_is_torch(exported, opset):
+    bundle, twin, _ = exported(opset=opset, sizes=2)
+    ours, reference = backends(bundle, twin)
+    for size_px in bundle.canvases_px:
+        looks = [backend.look([sample_image(size_px)]) for backend in (ours, reference)]
+        assert looks[0].depth_m.dtype == np.float32
+        assert relative(looks[0].depth_m, looks[1].depth_m).max() <= 1e-4
+        for left, right in zip(looks[0].prefix, looks[1].prefix, strict=True):
+            np.testing.assert_allclose(left.numpy(), right, atol=1e-4)
+        assert (looks[0].length, looks[0].next_position) == (looks[1].length, looks[1].next_position)
+        a, b = (replies(backend, look) for backend, look in zip((ours, reference), looks, strict=True))
+        assert [reply.ids for reply in a] == [reply.ids for reply in b]
+        for left, right in zip(a, b, strict=True):
+            np.testing.assert_allclose(left.log_probability, right.log_probability, atol=1e-4)
+            np.testing.assert_allclose(left.watched, right.watched, atol=1e-3)
+    assert_clean(bundle, opset)
+
+
+@pytest.mark.parametrize("opset", [pytest.param(18, marks=slow), 20, pytest.param(23, marks=slow)])
+def test_the_text_path_of_qwen25_is_torch(exported, opset):
+    bundle, twin, _ = exported("qwen2_5_vl", opset=opset, head="")
+    ours, reference = backends(bundle, twin)
+    for size_px in bundle.canvases_px:
+        looks = [backend.look([sample_image(size_px)]) for backend in (ours, reference)]
+        assert looks[0].depth_m is None
+        for left, right in zip(looks[0].prefix, looks[1].prefix, strict=True):
+            np.testing.assert_allclose(left.numpy(), right, atol=1e-4)
+        a, b = (replies(backend, look) for backend, look in zip((ours, reference), looks, strict=True))
+        assert [reply.ids for reply in a] == [reply.ids for reply in b]
+    assert_clean(bundle, opset)
+
+
+@slow
+def test_without_a_head_the_last_layer_computes_keys_and_values_only(exported):
+    """Its attention and its feed-forward part would serve nobody; what they weigh is not in the graph either."""
+    bundle, twin, _ = exported(head="")
+    ours, reference = backends(bundle, twin)
+    looks = [backend.look([sample_image(bundle.canvases_px[0])]) for backend in (ours, reference)]
+    for left, right in zip(looks[0].prefix, looks[1].prefix, strict=True):
+        np.testing.assert_allclose(left.numpy(), right, atol=1e-4)
+    assert replies(ours, looks[0])[0].ids == replies(reference, looks[1])[0].ids
+    layers = twin.vlm.config.text_config.num_hidden_layers
+    shape = (twin.vlm.config.text_config.hidden_size, twin.vlm.config.text_config.intermediate_size)
+    wide = [t for t in graph_of(bundle.look_path(bundle.canvases_px[0])).initializer if tuple(t.dims) == shape]
+    assert len(wide) == 2 * (layers - 1)
+
+
+def test_for_depth_only_what_questions_need_is_left_out_and_the_depth_is_the_same(exported):
+    bundle, twin, manifest = exported(only_depth=True)
+    ours, _ = backends(bundle, twin)
+    look = ours.look([sample_image(bundle.canvases_px[0])])
+    whole = TorchBackend(lambda _: twin, (bundle.before, (), (1, 2, 3)), 1, "cpu")
+    assert relative(look.depth_m, whole.look([sample_image(bundle.canvases_px[0])]).depth_m).max() <= 1e-4
+    assert look.prefix is None and not bundle.step_path.exists() and "step.onnx" not in manifest["files"]
+    with pytest.raises(BadQuestion, match="depth only: build it without --depth-only"):
+        ours.cache(look, 1, 4)
+    assert_clean(bundle, 20)
+    with pytest.raises(SetupError, match="no depth head"):
+        look_model(qwen3(False), ([1], [2]), ((128, 96),), only_depth=True)
+
+
+def test_a_head_in_half_precision_differs_little(exported):
+    bundle, twin, manifest = exported(precision=Precision("fp32", "fp16"), only_depth=True)
+    ours, reference = backends(bundle, twin)
+    for size_px in bundle.canvases_px:
+        found, expected = (backend.look([sample_image(size_px)]).depth_m for backend in (ours, reference))
+        assert 0 < relative(found, expected).mean() <= 0.002
+    kinds = {t.data_type for t in graph_of(bundle.look_path(bundle.canvases_px[0])).initializer}
+    assert {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16} <= kinds
+    assert manifest["precision"] == {"backbone": "fp32", "head": "fp16"}
+    assert_clean(bundle, 20)
+
+
+@slow
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_rounded_models_still_see_and_speak(exported, precision):
+    bundle, twin, _ = exported(precision=Precision.of(precision))
+    ours, reference = backends(bundle, twin)
+    looks = [backend.look([sample_image(bundle.canvases_px[0])]) for backend in (ours, reference)]
+    assert 0 < relative(looks[0].depth_m, looks[1].depth_m).mean() <= (0.01 if precision == "fp16" else 0.1)
+    assert looks[0].prefix[0].numpy().dtype == (np.float16 if precision == "fp16" else np.float32)
+    told, expected = (replies(backend, look) for backend, look in zip((ours, reference), looks, strict=True))
+    np.testing.assert_allclose(told[0].watched[0], expected[0].watched[0], atol=0.3)
+    if precision == "int8":
+        graph = graph_of(bundle.look_path(bundle.canvases_px[0]))
+        assert sum(node.op_type == "MatMulInteger" for node in graph.node) > 20
+        assert (bundle.folder / "weights.data").stat().st_size < 0.7 * sum(p.nbytes for p in twin.parameters())
+
+
+@slow
+@pytest.mark.parametrize("opset", [20, 22, 23])
+def test_bfloat16_is_what_tensorrt_of_that_opset_takes(exported, opset):
+    """No runtime here computes in bfloat16: types and operators are checked, and that ONNX Runtime says no."""
+    bundle, _, _ = exported(precision=Precision.of("bf16"), opset=opset)
+    assert_clean(bundle, opset)
+    types = {value.name: value.type.tensor_type.elem_type for value in graph_of(bundle.graphs[0]).output}
+    assert types == {"depth_m": onnx.TensorProto.FLOAT, **dict.fromkeys(("keys", "values"), onnx.TensorProto.BFLOAT16)}
+    step = {
+        v.name: v.type.tensor_type.elem_type
+        for v in (*graph_of(bundle.step_path).input, *graph_of(bundle.step_path).output)
+    }
+    assert step["own_keys"] == step["keys"] == onnx.TensorProto.BFLOAT16
+    assert step["own_mask"] == step["logits"] == onnx.TensorProto.FLOAT
+    with pytest.raises(BackendFailed, match=r"bf16.*--precision fp32"):
+        OnnxRuntimeBackend(bundle)
+
+
+def test_a_weight_is_stored_once_for_all_graphs(exported):
+    bundle, twin, manifest = exported(sizes=2)
+    weights = sum(parameter.nbytes for parameter in twin.parameters())
+    constants = 300_000  # positions and angles of two canvases
+    assert (bundle.folder / "weights.data").stat().st_size < weights + constants + 4096 * len(list(twin.parameters()))
+    assert set(manifest["files"]) == {path.name for path in bundle.folder.iterdir()} - {"manifest.json"}
+
+
+@pytest.mark.parametrize("given", [("fp8", ""), ("fp32", "bf16"), ("bf16", "bf16")])
+def test_precisions_that_there_are_not_are_refused(given):
+    with pytest.raises(SetupError, match="fp32, fp16, bf16, int8"):
+        Precision.of(*given)
+
+
+def test_a_size_that_is_no_multiple_of_a_token_is_refused():
+    check_canvases(((96, 64), (16, 16)), 16)
+    with pytest.raises(SetupError, match="canvas 100 x 70: both sides must be a multiple of 16 px"):
+        check_canvases(((96, 64), (100, 70)), 16)
+
+
+def test_every_target_has_its_opset_exported_here():
+    assert {target.opset for target in TARGETS.values()} <= set(PARSERS)
+
+
+def graph_of(path):
+    return onnx.load(path, load_external_data=False).graph
+
+
+def assert_clean(bundle, opset):
+    """Nothing that a parser of this opset would refuse, no text embeddings in a look, no traces of this machine."""
+    for path in bundle.graphs:
+        for version in PARSERS[opset]:
+            assert [str(problem) for problem in check_onnx(path, version)] == []
+        model = onnx.load(path, load_external_data=False)
+        assert model.opset_import[0].version == opset
+        onnx.checker.check_model(str(path))
+        assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
+        assert b".py" not in path.read_bytes()
+        if path != bundle.step_path:
+            assert not [t.name for t in model.graph.initializer if VOCAB in t.dims]
+
+
+def test_onnx_runtime_makes_one_operator_of_a_root_mean_square_norm(exported, tmp_path):
+    import onnxruntime
+
+    bundle, twin, _ = exported(sizes=2)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    path = bundle.look_path(bundle.canvases_px[0], 1)
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx", load_external_data=False).graph.node]
+    # Before attention, of queries and keys, before the feed-forward of each layer; and the last.
+    assert kinds.count("SimplifiedLayerNormalization") == 4 * len(twin.language.layers) + 1
+    assert not {"Reciprocal", "Sqrt"} & set(kinds)

@@ -1,0 +1,114 @@
+"""A bundle loads only if every file in it is what the manifest says."""
+
+import json
+import shutil
+
+import pytest
+from support.paths import TINY
+
+from depthlm_ros.errors import BadBundle, UnknownName
+from depthlm_ros.model import load_model
+from depthlm_ros.model_files.bundle import MANIFEST, find_bundle, load_bundle, manifest_text
+
+
+@pytest.fixture
+def copy(tmp_path):
+    shutil.copytree(TINY, tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+def change(folder, **values):
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(manifest_text(manifest | values))
+
+
+def test_the_embedded_model_is_found_by_name_and_by_folder():
+    assert load_bundle(find_bundle("tiny")) == load_bundle(find_bundle(str(TINY)))
+
+
+def test_a_folder_of_the_same_name_does_not_hide_the_installed_model(tmp_path, monkeypatch):
+    (tmp_path / "tiny").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert find_bundle("tiny") == TINY
+
+
+def test_unknown_model_names_those_that_exist():
+    with pytest.raises(UnknownName, match=r"'gigantic'.*tiny"):
+        find_bundle("gigantic")
+
+
+def test_engines_are_also_found_in_the_folders_of_the_environment(copy, monkeypatch):
+    renamed = copy.rename(copy.parent / "mine")
+    monkeypatch.setenv("DEPTHLM_ENGINES", str(copy.parent))
+    assert find_bundle("mine") == renamed
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "step.onnx", "tokenizer.json", "look_128x96.onnx"])
+def test_a_changed_file_is_refused_by_name(copy, file):
+    raw = bytearray((copy / file).read_bytes())
+    raw[len(raw) // 2] ^= 1
+    (copy / file).write_bytes(raw)
+    with pytest.raises(BadBundle, match=f"{file} is damaged"):
+        load_bundle(copy)
+
+
+def test_a_truncated_file_is_refused_by_name(copy):
+    raw = (copy / "model.safetensors").read_bytes()
+    (copy / "model.safetensors").write_bytes(raw[: len(raw) // 2])
+    with pytest.raises(BadBundle, match=r"model\.safetensors is damaged"):
+        load_bundle(copy)
+
+
+def test_a_missing_file_is_refused_by_name(copy):
+    (copy / "step.onnx").unlink()
+    with pytest.raises(BadBundle, match=r"step.onnx is missing"):
+        load_bundle(copy)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": 1}'])
+def test_a_damaged_manifest_is_refused(copy, text):
+    (copy / MANIFEST).write_text(text)
+    with pytest.raises(BadBundle, match=r"manifest\.json"):
+        load_bundle(copy)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"format": 99},
+        {"canvases_px": "big"},
+        {"canvases_px": []},
+        {"prefix": {}},
+        {"focal_px": None},
+        {"focal_px": 0},
+        {"focal_px": float("nan")},
+        {"files": {"../../etc/passwd": "0"}},
+        {"files": {"/etc/passwd": "0"}},
+        {"files": {}},
+        {"files": {"step.onnx": None}},
+        {"calibration": {"dense_relative": -1}},
+        {"calibration": {"words_spread": float("nan")}},
+        {"calibration": {"dense_relativ": 0.2}},
+        {"calibration": 0.2},
+    ],
+)
+def test_a_manifest_with_impossible_values_is_refused(copy, values):
+    change(copy, **values)
+    with pytest.raises(BadBundle):
+        load_bundle(copy)
+
+
+def test_a_manifest_of_an_unknown_family_is_refused(copy):
+    change(copy, family="gpt")
+    with pytest.raises(UnknownName, match="gpt"):
+        load_model(str(copy))
+
+
+def test_an_empty_folder_says_how_to_get_the_model(tmp_path):
+    with pytest.raises(BadBundle, match="build the engine again"):
+        load_bundle(tmp_path)
+
+
+def test_unknown_backend_lists_the_known():
+    with pytest.raises(UnknownName, match=r"'openvino'.*onnxruntime"):
+        load_model("tiny", backend="openvino")

@@ -1,0 +1,130 @@
+"""The demo as a user runs it: real processes, real topics, pictures on disk, a table, and nothing left behind."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from support.checkered_room import CAMERA, render_room
+from support.paths import ROOT
+
+MARK = "DEPTHLM_TEST_MARK"
+pytestmark = pytest.mark.ros
+
+
+@pytest.fixture
+def mark():
+    """A value that every process of one test carries in its environment; none may outlive the test."""
+    value = uuid.uuid4().hex
+    yield value
+    assert marked_processes(value) == []
+
+
+def marked_processes(value):
+    wanted = f"{MARK}={value}".encode()
+    found = []
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if wanted in environ.read_bytes():
+                found.append((environ.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:  # ended, or another user's
+            continue
+    return found
+
+
+def command(out, *args):
+    patience = ("--timeout", "300")  # the renderer may have to be compiled, on a busy machine
+    return [sys.executable, "-m", "depthlm_ros.ros.tools.demo", "--out", str(out), *patience, *map(str, args)]
+
+
+def environment(mark):
+    return os.environ | {MARK: mark, "ROS_DOMAIN_ID": str(os.getpid() % 80 + 15)}
+
+
+def demo(out, mark, *args):
+    return subprocess.run(
+        command(out, *args), cwd=ROOT, env=environment(mark), capture_output=True, text=True, timeout=400, check=False
+    )
+
+
+def table(done):
+    """The rows of the printed table: name to texts."""
+    rows = {}
+    for line in done.stdout.splitlines():
+        if line.startswith("  "):
+            name, text = line.split(maxsplit=1)
+            rows.setdefault(name, []).append(text)
+    return rows
+
+
+def check_frames(rows, at_least, size):
+    frames, clouds = map(int, re.match(rf"(\d+) depth images of {size}, (\d+) clouds", rows["frames"][0]).groups())
+    assert frames >= at_least and clouds > 0
+    assert float(rows["rate"][0].split()[0]) > 0
+    p50_ms, p99_ms = map(float, re.findall(r"p\d\d (\d+) ms", rows["latency"][0]))
+    assert 0 < p50_ms <= p99_ms
+
+
+def test_the_rendered_room_gives_depth_errors_answers_and_pictures(tmp_path, mark):
+    done = demo(tmp_path, mark, "--frames", 12)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = table(done)
+    check_frames(rows, 12, "640 x 480")
+    absrel, delta1, frames = re.match(r"AbsRel ([\d.]+), delta1 ([\d.]+) .* (\d+) frames", rows["error"][0]).groups()
+    assert 0 < float(absrel) < 5 and 0 <= float(delta1) <= 1 and int(frames) >= 5
+    assert rows["question"] == ["How far is the red box?", "Which is closer, the blue ball or the red box?"]
+    assert len(rows["answer"]) == 2
+    pictures = {
+        name: cv2.imread(str(tmp_path / f"{name}.png")) for name in ("image", "depth", "truth", "cloud", "side")
+    }
+    assert pictures["image"].shape == (480, 640, 3)
+    for name, picture in pictures.items():
+        assert picture.shape[0] == 480 and picture.std() > 5, name
+    assert cv2.imread(str(tmp_path / "strip.png")).shape[1] > 3 * 360
+
+
+def test_a_folder_of_own_images_is_shown_and_asked_about_by_pixel(tmp_path, mark):
+    images = tmp_path / "images"
+    images.mkdir()
+    for i in range(2):
+        cv2.imwrite(str(images / f"{i}.png"), render_room(wall_m=4.0 + i)[0][..., ::-1])
+    lens = ["--fx", CAMERA.fx_px, "--fy", CAMERA.fy_px, "--cx", CAMERA.cx_px, "--cy", CAMERA.cy_px]
+    done = demo(tmp_path / "out", mark, "--frames", 4, "--images", images, *lens)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = table(done)
+    check_frames(rows, 4, "320 x 240")
+    assert rows["error"] == ["unknown: these images come without exact depth"]
+    assert rows["question"] == ["How far is this point? (160, 120)", "How far is this point? (160, 192)"]
+    shown = cv2.imread(str(tmp_path / "out" / "image.png"))
+    assert any(np.array_equal(shown, cv2.imread(str(images / f"{i}.png"))) for i in range(2))
+
+
+def test_images_without_a_lens_are_refused_in_words(tmp_path, mark):
+    done = demo(tmp_path, mark, "--images", tmp_path, "--fx", 300)
+    assert done.returncode == 1
+    assert "FY, CX, CY" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_node_that_cannot_start_is_named_with_its_log(tmp_path, mark):
+    done = demo(tmp_path, mark, "--model", "no_such_model", "--timeout", 60)
+    assert done.returncode == 1
+    assert "depth node" in done.stderr and "no_such_model" in done.stderr
+
+
+def test_being_told_to_end_ends_camera_and_node_too(tmp_path, mark):
+    running = subprocess.Popen(
+        command(tmp_path, "--frames", 100000), cwd=ROOT, env=environment(mark), stdout=subprocess.PIPE, text=True
+    )
+    deadline_s = time.monotonic() + 120
+    while len(marked_processes(mark)) < 3 and time.monotonic() < deadline_s:
+        time.sleep(0.2)
+    running.send_signal(signal.SIGTERM)
+    running.communicate(timeout=60)
+    assert running.returncode == 128 + signal.SIGTERM

@@ -1,0 +1,63 @@
+"""Two nodes in one process, as a user composes them; prints from whom images come, again and again. A test runs it."""
+
+import threading
+import time
+
+import rclpy
+from rclpy.executors import MultiThreadedExecutor
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header
+
+from depthlm_ros.ros.node import DepthNode, Stop, spin, start
+from support.ros_rig import CAMERA, colour_image, picture, rectified_camera_info
+
+rclpy.init()
+threads = rclpy.Parameter("num_threads", value=1)
+nodes = [DepthNode(namespace=name, parameter_overrides=[threads]) for name in ("left", "right")]
+rig = rclpy.create_node("rig")
+executor = MultiThreadedExecutor(8)
+for node in (*nodes, rig):
+    executor.add_node(node)
+# rclpy's own spin ends where another thread destroys what it is about to wait for.
+spinner = threading.Thread(target=spin, args=(executor, Stop(), print))
+spinner.start()
+received = {"left": [], "right": []}
+cameras = {}
+for name in received:
+    rig.create_subscription(Image, name + "/depth/image", received[name].append, 10)
+    cameras[name] = [
+        rig.create_publisher(kind, name + "/" + topic, 5)
+        for kind, topic in ((CameraInfo, "camera_info"), (Image, "image"))
+    ]
+
+
+def come_from(*names):
+    time.sleep(2)  # what is under way arrives
+    for images in received.values():
+        images.clear()
+    give_up_s = time.monotonic() + 20
+    while not all(received[name] for name in names) and time.monotonic() < give_up_s:
+        header = Header(frame_id="camera", stamp=rig.get_clock().now().to_msg())
+        for info, image in cameras.values():
+            info.publish(rectified_camera_info(header, CAMERA))
+            image.publish(colour_image(header, picture()))
+        time.sleep(0.1)
+    print(*sorted(name for name in received if received[name]), flush=True)
+
+
+assert all(start(node) for node in nodes)
+come_from("left", "right")
+nodes[0].trigger_deactivate()
+nodes[0].trigger_cleanup()
+come_from("right")
+nodes[0].trigger_configure()
+nodes[0].trigger_activate()
+come_from("left", "right")
+nodes[1].release()
+executor.remove_node(nodes[1])
+nodes[1].destroy_node()
+come_from("left")
+nodes[0].release()
+executor.shutdown(10)
+spinner.join()
+rclpy.shutdown()
