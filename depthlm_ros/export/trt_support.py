@@ -239,7 +239,8 @@ def check_model(model: onnx.ModelProto, version: Version) -> Iterator[Problem]:
 def _opset(opset: int, version: Version) -> Iterator[Problem]:
     newest = max(limit for since, limit in trt_support_table.OPSETS.items() if since <= version)
     if not trt_support_table.OLDEST_OPSET <= opset <= newest:
-        reason = f"opset {opset} is outside {trt_support_table.OLDEST_OPSET} to {newest}, which TensorRT {_text(version)} reads"
+        oldest = trt_support_table.OLDEST_OPSET
+        reason = f"opset {opset} is outside {oldest} to {newest}, which TensorRT {_text(version)} reads"
         yield Problem("", "", reason, f"Export with opset {newest} or less")
 
 
@@ -362,7 +363,8 @@ def _einsum(node: NodeView, version: Version) -> Iterator[Problem]:
     equation = str(node.attribute("equation"))
     operands = equation.replace(" ", "").split("->")[0].split(",")
     if "..." in equation or any(len(set(letters)) < len(letters) for letters in operands):
-        reason = f"{equation!r} has an ellipsis or a diagonal, taken from {_text(trt_support_table.EINSUM_DIAGONALS_SINCE)} on"
+        since = _text(trt_support_table.EINSUM_DIAGONALS_SINCE)
+        reason = f"{equation!r} has an ellipsis or a diagonal, taken from {since} on"
         yield _problem(node, reason, "Write it with MatMul")
 
 

@@ -1,7 +1,7 @@
 """The whole path as one command: a camera and the depth node as processes of their own, two questions, pictures.
 
-`make demo`, or `python -m depthlm_ros.ros.tools.demo`. Without --images the camera moves through a rendered room whose exact
-depth is known. Exit code 0 only if depth, cloud and both answers have arrived.
+`make demo`, or `python -m depthlm_ros.ros.tools.demo`. Without --images the camera moves through a
+rendered room whose exact depth is known. Exit code 0 only if depth, cloud and both answers have arrived.
 
 The other end of the topics: receives what the depth node publishes and pairs it, by stamp, with what went in.
 """
