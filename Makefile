@@ -41,7 +41,7 @@ build: setup ## build and install the package anew (colcon)
 
 # IMAGES is a folder of pictures, or a video, of a camera with the focal lengths and principal point FX FY CX CY (pixels).
 demo: setup ## camera, node and two questions; pictures in out/  [IMAGES=folder FX= FY= CX= CY=]
-	@$(ENTER) python -m depthlm_ros.ros.demo $(if $(IMAGES),--images "$(IMAGES)") \
+	@$(ENTER) python -m depthlm_ros.ros.tools.demo $(if $(IMAGES),--images "$(IMAGES)") \
 		$(if $(FX),--fx $(FX)) $(if $(FY),--fy $(FY)) $(if $(CX),--cx $(CX)) $(if $(CY),--cy $(CY)) $(ARGS)
 
 test: setup setup-torch ## all tests but the slow ones, in both environments
