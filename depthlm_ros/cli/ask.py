@@ -23,7 +23,7 @@ from depthlm_ros.cli.common import (
 from depthlm_ros.core import Answer, Measurement, Region, Status
 from depthlm_ros.errors import BadQuestion
 from depthlm_ros.families import depthlm
-from depthlm_ros.json_util import plain
+from depthlm_ros.file_io import to_json_value
 
 if TYPE_CHECKING:
     from depthlm_ros.families.depthlm import Task
@@ -116,7 +116,7 @@ def answer_dict(answer: Answer) -> dict[str, Any]:
         "regions": [vars(region) for region in answer.regions],
         "measurements": [vars(measurement) for measurement in answer.measurements],
     }
-    return plain(fields)
+    return to_json_value(fields)
 
 
 def _check_task(args: argparse.Namespace, task: Task) -> None:

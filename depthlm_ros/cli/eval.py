@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from depthlm_ros.data.records import told
 from depthlm_ros.errors import BadInput
-from depthlm_ros.json_util import plain
+from depthlm_ros.file_io import to_json_value
 
 if TYPE_CHECKING:
     from depthlm_ros.data.records import Problem
@@ -128,7 +128,7 @@ def _score(args: argparse.Namespace) -> dict[str, Any]:
     doubles = duplicate_lines(args.labels)
     complain(replace(one, message=f"{one.message}: scored like any other") for one in doubles)
     given = {"as_released": args.as_released, "limit": args.limit, "seed": args.seed}
-    return plain(scores | about | named | given | {"duplicate_lines": len(doubles)})
+    return to_json_value(scores | about | named | given | {"duplicate_lines": len(doubles)})
 
 
 def _depth(args: argparse.Namespace, model: Model | None, results: Results) -> dict[str, Any]:

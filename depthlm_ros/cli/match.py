@@ -7,7 +7,7 @@ import json
 
 from depthlm_ros.cli.common import add_pair, add_pixels, load, numbers, read_pair
 from depthlm_ros.core import Matches
-from depthlm_ros.json_util import plain
+from depthlm_ros.file_io import to_json_value
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,7 @@ def matches_dict(matches: Matches) -> dict[str, object]:
     rows = zip(matches.uv_px.tolist(), matches.matched_px.tolist(), matches.replies, strict=True)
     return {
         "matches": [
-            {"pixel": uv, "matched": None if None in plain(found) else found, "reply": reply}
+            {"pixel": uv, "matched": None if None in to_json_value(found) else found, "reply": reply}
             for uv, found, reply in rows
         ]
     }

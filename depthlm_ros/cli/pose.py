@@ -10,8 +10,8 @@ import numpy as np
 
 from depthlm_ros.cli.common import add_pair, load, numbers, read_pair
 from depthlm_ros.core import RelativePose
+from depthlm_ros.file_io import to_json_value
 from depthlm_ros.geometry.rotations import quaternion_xyzw, rotation_angle_deg
-from depthlm_ros.json_util import plain
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> None:
 
 def pose_dict(pose: RelativePose) -> dict[str, Any]:
     """In plain types, fit for JSON: what is unknown is null."""
-    return plain(vars(pose) | {"quaternion_xyzw": _quaternion(pose)})
+    return to_json_value(vars(pose) | {"quaternion_xyzw": _quaternion(pose)})
 
 
 def pose_text(pose: RelativePose) -> str:

@@ -19,8 +19,8 @@ from depthlm_ros.core import Frame, PointDepths, Region
 from depthlm_ros.eval.image_pairs import area_under_curve, direction_error_deg, end_point_errors, median
 from depthlm_ros.eval.metrics import median_aligned, score
 from depthlm_ros.eval.uncertainty import Errors, fit, share_within
+from depthlm_ros.file_io import to_json_value
 from depthlm_ros.geometry.rotations import rotation_angle_deg
-from depthlm_ros.json_util import plain
 from depthlm_ros.model import Model
 from depthlm_ros.model_files.spec import Calibration
 from depthlm_ros.scenes.camera.photo import photograph
@@ -277,4 +277,6 @@ def validate_pairs(model: Model, pairs: int, seed: int = 1) -> dict[str, Any]:
 
 def rendered_scores(model: Model, images: int) -> dict[str, Any]:
     """Of `images` scenes and a third as many pairs, fit for JSON."""
-    return dict(plain(validate(model, images).as_dict() | {"two_views": validate_pairs(model, max(images // 3, 1))}))
+    return dict(
+        to_json_value(validate(model, images).as_dict() | {"two_views": validate_pairs(model, max(images // 3, 1))})
+    )

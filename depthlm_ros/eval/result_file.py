@@ -23,7 +23,7 @@ import numpy as np
 from depthlm_ros.data.records import BadRecord, Problem
 from depthlm_ros.errors import BadInput, SetupError
 from depthlm_ros.eval.metrics import Edges, Sums, median_aligned, sums
-from depthlm_ros.json_util import plain
+from depthlm_ros.file_io import to_json_value
 
 Found = dict[str, Any]
 
@@ -53,7 +53,7 @@ class Results:
         self._file = None if path is None else path.open("a+b")
         if self._file is not None:
             self._lock()
-            self._read(dict(plain(settings or {})))
+            self._read(dict(to_json_value(settings or {})))
 
     def __enter__(self) -> Results:
         return self
@@ -66,7 +66,7 @@ class Results:
 
     def add(self, key: str, found: Found) -> None:
         """Keeps a result. Raises SetupError if it cannot be written; what was written before stays."""
-        self.found[key] = plain(found)
+        self.found[key] = to_json_value(found)
         self._write({"key": key, "found": self.found[key]})
 
     def _lock(self) -> None:
