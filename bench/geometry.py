@@ -1,10 +1,10 @@
-"""How well boxes are measured, given true boxes and true depth of rendered scenes: distance, height, width, gaps.
+"""Measures how exact distance, height, width and gaps are, given true boxes and true depth of rendered scenes.
 
-The truth is computed from each object's true mask and the true vertical. Objects are those with a name and at least
-LEAST_PX visible pixels at 640 x 480; "clear" ones are those that the scenes' own questions ask about; "whole" ones are
-seen entirely. An error counts as a share of the truth, of a gap as a share of the larger of gap and distance. With a
-model, its depth takes the place of the true one; the truth stays. Prints the share within 2 % and percentiles of the
-error, and ends with one JSON line.
+The truth is computed from each object's true mask and the true vertical. The objects have a name and at least LEAST_PX
+visible pixels at 640 x 480. "clear" objects are those that the scenes' own questions ask about; "whole" objects are
+completely visible. An error is a share of the truth; for a gap it is a share of the larger of gap and distance. With a
+model, its depth replaces the true depth, and the truth stays the same. Prints the share within 2 % and percentiles of
+the error, and ends with one JSON line.
 
     . ./env.sh && python bench/geometry.py [--pictures 100] [--seed 0] [--model tiny]
 """
@@ -25,7 +25,7 @@ from depthlm_ros.measurement.measure import measure
 from depthlm_ros.model import load_model
 from depthlm_ros.scenes.camera.photo import photograph
 from depthlm_ros.scenes.camera.viewpoints import sample_pose
-from depthlm_ros.scenes.questions.visibility import Sighting, is_clear, sightings
+from depthlm_ros.scenes.questions.visibility import Sighting, find_sightings, is_clear
 from depthlm_ros.scenes.renderer.render import render
 from depthlm_ros.scenes.world.sample import sample_scene
 
@@ -39,7 +39,7 @@ QUANTITIES = ("distance", "height", "width", "gap")
 
 @dataclass(frozen=True)
 class Target:
-    """An object of a picture. mask: bool (H, W). region: the box around its visible pixels. sets: of SETS."""
+    """An object of a picture. mask: bool (H, W). region: the box around its visible pixels. sets: some of SETS."""
 
     name: str
     mask: np.ndarray
@@ -49,7 +49,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Picture:
-    """True depth, the true vertical (3,) in the optical frame, what is to be measured, and what a camera saw."""
+    """A rendered scene: true depth, true vertical (3,) in the optical frame, objects, and the camera's image."""
 
     depth: DepthMap
     down: np.ndarray
@@ -59,7 +59,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Result:
-    """One measured value and the truth; scale: what the error is a share of."""
+    """One measured value and the truth. The error is a share of `scale`."""
 
     quantity: str
     name: str
@@ -70,13 +70,13 @@ class Result:
 
     @property
     def error(self) -> float:
-        """Relative, 0 or more; infinite if nothing was measured."""
+        """The relative error, 0 or more; infinite if nothing was measured."""
         error = abs(self.value - self.truth) / self.scale
         return error if np.isfinite(error) else np.inf
 
 
 def pictures(seed: int, count: int) -> Iterator[Picture]:
-    """Rendered views of random scenes, the same for the same seed."""
+    """Yields rendered views of random scenes, the same for the same seed."""
     for number in range(count):
         rng = np.random.default_rng([seed, number])
         while True:
@@ -87,13 +87,14 @@ def pictures(seed: int, count: int) -> Iterator[Picture]:
             except RuntimeError:
                 continue
         rendered = render(scene, pose, CAMERA)
-        seen = [one for one in sightings(scene, rendered, CAMERA) if one.pixels >= LEAST_PX]
+        seen = [one for one in find_sightings(scene, rendered, CAMERA) if one.pixels >= LEAST_PX]
         targets = tuple(_target(one, rendered.object_id == one.thing.object_id) for one in seen)
         frame = Frame(photograph(rng, rendered), CAMERA)
         yield Picture(DepthMap(rendered.depth_m, CAMERA), pose.R.T @ (0.0, 0.0, -1.0), targets, frame)
 
 
 def _target(seen: Sighting, mask: np.ndarray) -> Target:
+    """Returns an object with the sets to which it belongs."""
     left, top, right, bottom = seen.edges_px
     sets = ["all"]
     if is_clear(seen.pixels, seen.share, seen.inside, mask.size):
@@ -104,7 +105,7 @@ def _target(seen: Sighting, mask: np.ndarray) -> Target:
 
 
 def true_points(depth: DepthMap, mask: np.ndarray) -> np.ndarray:
-    """float64 (N, 3): where the rays of a mask's pixels end, metres, optical frame."""
+    """Returns float64 (N, 3): the points at a mask's pixels, metres, optical frame."""
     camera = depth.intrinsics
     v, u = np.nonzero(mask)
     z = depth.depth_m[v, u].astype(np.float64)
@@ -112,7 +113,7 @@ def true_points(depth: DepthMap, mask: np.ndarray) -> np.ndarray:
 
 
 def true_sizes(depth: DepthMap, target: Target, down: np.ndarray) -> dict[str, float]:
-    """Distance, height and width, metres, of an object's visible surface, each pixel counted to its edges."""
+    """Returns distance, height and width, metres, of an object's visible surface, to the edges of its pixels."""
     points_m, camera, box = true_points(depth, target.mask), depth.intrinsics, target.region
     u, v = box.x_px + (box.width_px - 1) / 2, box.y_px + (box.height_px - 1) / 2
     ahead = np.array([(u - camera.cx_px) / camera.fx_px, (v - camera.cy_px) / camera.fy_px, 1.0])
@@ -126,14 +127,14 @@ def true_sizes(depth: DepthMap, target: Target, down: np.ndarray) -> dict[str, f
 
 
 def true_gap(one_m: np.ndarray, two_m: np.ndarray) -> float:
-    """Least distance, metres, between two sets of points, of large ones between a sample."""
+    """Returns the least distance, metres, between two sets of points; of large sets it uses a sample."""
     one_m, two_m = (points_m[:: -(-len(points_m) // GAP_SAMPLE)] for points_m in (one_m, two_m))
     squares = (one_m**2).sum(1)[:, None] + (two_m**2).sum(1) - 2 * one_m @ two_m.T
     return float(np.sqrt(max(squares.min(), 0.0)))
 
 
 def results(picture: Picture, depth: DepthMap) -> Iterator[Result]:
-    """Everything measured in a depth map of a picture beside the truth; gaps of the first PAIRS objects' pairs."""
+    """Yields all measurements in a depth map of a picture, with the truth; gaps between the first PAIRS objects."""
     truths = [true_sizes(picture.depth, target, picture.down) for target in picture.targets]
     for target, truth in zip(picture.targets, truths, strict=True):
         for found in measure(depth, [target.region], (), 0.0):
@@ -149,13 +150,13 @@ def results(picture: Picture, depth: DepthMap) -> Iterator[Result]:
 
 
 def of_quantity(measurements: tuple[Measurement, ...], quantity: str) -> Measurement:
-    """The only one of a quantity."""
+    """Returns the only measurement of a quantity."""
     (found,) = (one for one in measurements if one.quantity == quantity)
     return found
 
 
 def summary(found: list[Result], quantity: str, which: str) -> dict[str, float]:
-    """n, share within WITHIN, and percentiles of the relative error, of a quantity and set."""
+    """Returns n, the share within WITHIN, and percentiles of the relative error, for a quantity and a set."""
     errors = np.array([one.error for one in found if one.quantity == quantity and which in one.sets])
     if not len(errors):
         return {"n": 0}
@@ -167,7 +168,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--pictures", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--model", help="whose depth is measured in (default: the true depth)")
+    parser.add_argument("--model", help="the model whose depth is used (default: the true depth)")
     args = parser.parse_args()
     found, began = [], time.perf_counter()
     model = load_model(args.model) if args.model else None

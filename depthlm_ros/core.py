@@ -1,9 +1,9 @@
-"""What passes between the rooms: frozen dataclasses, units in names, shapes in docstrings.
+"""The values that the packages exchange: frozen dataclasses, with units in names and shapes in docstrings.
 
-Pixels: u to the right, v down, zero-based, (0, 0) is the *centre* of the top-left pixel (the
-convention of OpenCV and of sensor_msgs/CameraInfo).
+Pixels: u to the right, v down, zero-based; (0, 0) is the *centre* of the top-left pixel (the convention of OpenCV and
+of sensor_msgs/CameraInfo).
 Optical frame (REP 103): x right, y down, z forward, metres.
-Depth is z along the optical axis, not the distance along the ray; NaN is unknown.
+Depth is z along the optical axis, not the distance along the ray; NaN means unknown.
 """
 
 from __future__ import annotations
@@ -62,8 +62,9 @@ class Intrinsics:
 class Frame:
     """One rectified image and its camera.
 
-    rgb: uint8 (H, W, 3), red first. stamp_ns and frame_id are the image header's. seen: bool (H, W), False where
-    rectification left nothing that the camera saw, so that nothing is known there; None: all was seen.
+    rgb: uint8 (H, W, 3), red first. stamp_ns and frame_id are those of the image's header. seen: bool (H, W), False
+    where the rectified image shows nothing that the camera saw, so that nothing is known there; None if the camera saw
+    all of it. Raises BadImage if shapes or types do not fit.
     """
 
     rgb: np.ndarray
@@ -76,7 +77,7 @@ class Frame:
         shape = self.rgb.shape
         if self.rgb.dtype != np.uint8 or len(shape) != 3 or shape[2] != 3:
             raise BadImage(f"image is {self.rgb.dtype} {shape}: expected uint8 (height, width, 3), red first.")
-        if (shape[1], shape[0]) != self.intrinsics.size_px:
+        if shape[:2] != (self.intrinsics.height_px, self.intrinsics.width_px):
             raise BadImage(
                 f"image is {shape[1]} x {shape[0]} but its camera is "
                 f"{self.intrinsics.width_px} x {self.intrinsics.height_px}: use the intrinsics of this resolution."
@@ -89,7 +90,7 @@ class Frame:
 class DepthMap:
     """Dense metric depth of one frame.
 
-    depth_m: float32 (H, W), z along the optical axis, NaN = unknown, +inf = nothing within range.
+    depth_m: float32 (H, W), z along the optical axis, NaN means unknown, +inf means nothing within range.
     """
 
     depth_m: np.ndarray
@@ -102,7 +103,7 @@ class DepthMap:
 class PointDepths:
     """Depth at N pixels.
 
-    uv_px: float64 (N, 2). depth_m, std_m: float32 (N,), NaN = unknown.
+    uv_px: float64 (N, 2). depth_m, std_m: float32 (N,), NaN means unknown.
     """
 
     uv_px: np.ndarray
@@ -125,7 +126,7 @@ class Region:
 class Question:
     """A question in words, with the pixels and regions of the frame that it is about.
 
-    uv_px: float64 (N, 2), N may be 0.
+    uv_px: float64 (N, 2); N may be 0.
     """
 
     text: str
@@ -135,13 +136,13 @@ class Question:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One quantity measured in the depth map, whatever words say.
+    """One quantity measured in the depth map, independent of what the model's words say.
 
-    quantity: "distance" (from the camera to the nearest seen surface), "height", "width" (extents of what is seen),
-    "gap" (least distance between two things), or a relation that holds with value = by how much: "nearer", "left of",
-    "above", "in front of". value, std: in `unit` ("m"); NaN unknown. about: indices into the answer's regions (or, of
-    a question about pixels, into its pixels); for a relation the first is the one that is nearer, left, above.
-    points_m: float64 (K, 3), between or at which it was measured, optical frame.
+    quantity: "distance" (from the camera to the nearest visible surface), "height", "width" (extents of the visible
+    part), "gap" (least distance between two objects), or a relation that holds: "nearer", "left of", "above", "in front
+    of". value, std: in `unit` ("m"), NaN if unknown; the value of a relation is the difference. about: indices into the
+    answer's regions, followed by the question's pixels; for a relation the first one is the nearer, left or upper one.
+    points_m: float64 (K, 3), the points at or between which it was measured, optical frame.
     """
 
     quantity: str
@@ -153,7 +154,7 @@ class Measurement:
 
 
 class Status(enum.Enum):
-    """How a question ended, as far as the model is concerned."""
+    """How the model dealt with a question."""
 
     OK = "ok"
     NOT_FOUND = "not_found"
@@ -162,13 +163,12 @@ class Status(enum.Enum):
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said, and what was measured for it.
+    """The reply of the model to a question, with the measurements for it.
 
-    text: the reply in words. value, std: a number and its standard deviation in `unit`
-    ("m", "deg", "" for none); NaN where the answer holds no number.
-    points_m: float64 (N, 3) in the camera's optical frame. regions: boxes the answer is about.
-    confidence: 0 to 1, the model's own probability of the words it chose. measurements: what the depth map says
-    about the pixels or regions, in the order of quantity and things.
+    text: the reply in words. value, std: a number and its standard deviation in `unit` ("m", "deg", "" for none); NaN
+    if the answer contains no number. points_m: float64 (N, 3) in the camera's optical frame. regions: boxes that the
+    answer is about. confidence: 0 to 1, the model's own probability of the words it chose. measurements: what the depth
+    map says about the pixels or regions, ordered by quantity, then by object.
     """
 
     text: str
@@ -186,8 +186,8 @@ class Answer:
 class Matches:
     """Where N pixels of a first image are in a second one.
 
-    uv_px: float64 (N, 2) pixels of the first; matched_px: float64 (N, 2) of the second, NaN = not found.
-    replies: what the model said of each, "" where it was not asked.
+    uv_px: float64 (N, 2), pixels of the first image. matched_px: float64 (N, 2), pixels of the second, NaN where not
+    found. replies: the model's words for each pixel, "" where it was not asked.
     """
 
     uv_px: np.ndarray
@@ -197,13 +197,13 @@ class Matches:
 
 @dataclass(frozen=True)
 class RelativePose:
-    """Pose of the second camera in the first camera's optical frame, as a model tells it.
+    """Pose of the second camera in the first camera's optical frame, read from a model's words.
 
-    rotation: float64 (3, 3), turns vectors of camera 2 into camera 1; translation_m: float64 (3,), centre of camera 2
-    in camera 1. Either is NaN where a reply could not be read. angle_deg: the rotation angle that the model names
-    itself (a check on the rotation); direction: float64 (3,), unit. distance_m: NaN where unknown, be it that other
-    distances were as likely to be told.
-    replies: question name ("rotation", "orientation", "direction", "distance") -> the model's words.
+    rotation: float64 (3, 3), turns vectors of camera 2 into camera 1. translation_m: float64 (3,), centre of camera 2
+    in camera 1. Both are NaN if a reply could not be read. angle_deg: the rotation angle that the model states itself
+    (a check of the rotation). direction: float64 (3,), unit vector. distance_m: NaN if unknown, also if the model found
+    other distances equally likely. replies: question name ("rotation", "orientation", "direction", "distance") -> the
+    model's words.
     """
 
     rotation: np.ndarray

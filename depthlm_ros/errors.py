@@ -1,23 +1,23 @@
-"""Every error that this package raises on purpose.
+"""Every error that this package raises intentionally.
 
     DepthLMError
     |-- BadInput           one frame or one request is unusable; the next may be fine
     |   |-- BadImage       pixels: size, encoding, short buffer
     |   |-- BadIntrinsics  camera: zero or NaN focal length, size mismatch, unknown distortion
     |   `-- BadQuestion    question: empty, too long, pixels outside the image
-    `-- SetupError         the installation or configuration is unusable; mend it and start again
+    `-- SetupError         the installation or configuration is unusable; repair it and start again
         |-- UnknownName    a model, backend or family that does not exist
         |-- BadBundle      an engine folder that is missing, damaged or of another version
-        |   `-- UnfitPlans its TensorRT plans only, which can be built anew from the rest
-        `-- BackendFailed  the runtime (ONNX Runtime, TensorRT, torch) refused or broke
-            `-- OutOfMemory    the device has no memory left for this much at once
+        |   `-- BadPlans   only its TensorRT plans, which can be built again from the other files
+        `-- BackendFailed  the runtime (ONNX Runtime, TensorRT, torch) refused a graph or failed
+            `-- OutOfMemory    the device does not have enough memory for this
 
 Messages say what was wrong, with the value, and what to do about it.
 """
 
 
 class DepthLMError(Exception):
-    """Root of all errors raised on purpose by depthlm_ros."""
+    """Base class of all errors that depthlm_ros raises intentionally."""
 
 
 class BadInput(DepthLMError, ValueError):
@@ -37,7 +37,7 @@ class BadQuestion(BadInput):
 
 
 class SetupError(DepthLMError, RuntimeError):
-    """The installation or configuration is unusable; mend it and start again."""
+    """The installation or configuration is unusable; repair it and start again."""
 
 
 class UnknownName(SetupError):
@@ -48,8 +48,11 @@ class BadBundle(SetupError):
     """An engine folder is missing, damaged or of another version."""
 
 
-class UnfitPlans(BadBundle):
-    """TensorRT plans are missing, damaged, or of another machine or graph. rebuild: the command that builds them."""
+class BadPlans(BadBundle):
+    """TensorRT plans are missing, damaged, or of another machine or graph.
+
+    rebuild: the command that builds them again.
+    """
 
     def __init__(self, message: str, rebuild: str) -> None:
         super().__init__(f"{message} Build them on this machine: {rebuild}")
@@ -57,8 +60,8 @@ class UnfitPlans(BadBundle):
 
 
 class BackendFailed(SetupError):
-    """The runtime underneath refused to load or run a graph."""
+    """The runtime (ONNX Runtime, TensorRT, torch) failed to load or run a graph."""
 
 
 class OutOfMemory(BackendFailed):
-    """The device has no memory left for this much at once."""
+    """The device does not have enough memory for this."""

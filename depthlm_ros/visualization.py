@@ -1,10 +1,8 @@
-"""Pictures for people: depth in colours with a scale in metres, the cloud seen from outside, a strip of both.
+"""Pictures for people, with numpy and OpenCV only: `depth_picture`, `cloud_picture` and `side_by_side`.
 
-numpy and OpenCV only. All images are uint8 (H, W, 3), red first.
-
-The cloud seen from outside: points projected into a virtual camera, the nearest wins.
-
-numpy and OpenCV only. Points are in the optical frame of the real camera: x right, y down, z forward, metres.
+Depth is drawn in colours with a scale in metres. A point cloud is drawn as a virtual camera sees it from the side and
+above; where points hide each other, the nearest one is visible. All images are uint8 (H, W, 3), red first. Points are
+in the optical frame of the real camera: x right, y down, z forward, metres.
 """
 
 from __future__ import annotations
@@ -19,15 +17,20 @@ UNKNOWN_RGB = (0, 0, 0)
 BACKGROUND_RGB = (24, 25, 29)
 INK_RGB = (225, 226, 230)
 GRID_RGB = (62, 65, 74)
+CAMERA_RGB = (255, 176, 64)
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 # Turbo without its two dark ends, which would look like the black of an unknown depth.
 TURBO_FAR, TURBO_NEAR = 28, 240
+# Points that are nearer to the virtual camera than this are not drawn.
+NEAREST_M = 0.05
+
+Point = tuple[float, float, float]
 
 
 def depth_range_m(depth_m: np.ndarray) -> tuple[float, float]:
-    """(near, far) in metres that the colours should span: the 2nd and 98th percentile of the known depths.
+    """Returns (near, far) in metres that the colours should span: the 2nd and 98th percentile of the known depths.
 
-    (0, 1) where nothing is known; far is always greater than near.
+    It returns (0, 1) if nothing is known; far is always greater than near.
     """
     known_m = depth_m[np.isfinite(depth_m)]
     if known_m.size == 0:
@@ -37,7 +40,7 @@ def depth_range_m(depth_m: np.ndarray) -> tuple[float, float]:
 
 
 def depth_rgb(depth_m: np.ndarray, near_m: float, far_m: float) -> np.ndarray:
-    """Colour depths (H, W): Turbo, near red and far blue, clipped to the range; NaN is black, +inf is far."""
+    """Returns depths (H, W) in the colours of Turbo, near red and far blue, clipped to the range; NaN is black."""
     far_share = np.clip((depth_m - near_m) / (far_m - near_m), 0.0, 1.0)
     level = TURBO_NEAR + (TURBO_FAR - TURBO_NEAR) * np.nan_to_num(far_share, nan=1.0)
     rgb = cv2.cvtColor(cv2.applyColorMap(np.rint(level).astype(np.uint8), cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
@@ -46,13 +49,13 @@ def depth_rgb(depth_m: np.ndarray, near_m: float, far_m: float) -> np.ndarray:
 
 
 def depth_picture(depth_m: np.ndarray, range_m: tuple[float, float] | None = None) -> np.ndarray:
-    """Depths (H, W) in colours with a scale bar in metres to their right. Range: depth_range_m unless given."""
+    """Returns depths (H, W) in colours, with a scale bar to the right. range_m: (near, far), default depth_range_m."""
     near_m, far_m = range_m or depth_range_m(depth_m)
     return np.hstack([depth_rgb(depth_m, near_m, far_m), scale_bar(depth_m.shape[0], near_m, far_m)])
 
 
 def scale_bar(height_px: int, near_m: float, far_m: float) -> np.ndarray:
-    """A bar of the colours of `depth_rgb`, far at the top, with labelled ticks at round metres."""
+    """Returns a bar with the colours of `depth_rgb`, far at the top, and labelled ticks at round metres."""
     unit_px = max(height_px // 40, 6)
     bar = np.full((height_px, 7 * unit_px, 3), BACKGROUND_RGB, np.uint8)
     top_px, bottom_px = 2 * unit_px, height_px - 2 * unit_px
@@ -61,12 +64,12 @@ def scale_bar(height_px: int, near_m: float, far_m: float) -> np.ndarray:
     for depth_m in ticks(near_m, far_m):
         row_px = round(bottom_px - 1 - (depth_m - near_m) / (far_m - near_m) * (bottom_px - 1 - top_px))
         cv2.line(bar, (2 * unit_px, row_px), (5 * unit_px // 2, row_px), INK_RGB, 1)
-        write(bar, f"{depth_m:g} m", (3 * unit_px, row_px + unit_px // 2), unit_px / 24)
+        draw_text(bar, f"{depth_m:g} m", (3 * unit_px, row_px + unit_px // 2), unit_px / 24)
     return bar
 
 
 def ticks(low: float, high: float, at_most: int = 8) -> np.ndarray:
-    """Round values from low to high, a step of 1, 2 or 5 times a power of ten apart."""
+    """Returns round values from low to high, in steps of 1, 2 or 5 times a power of ten."""
     rough = (high - low) / at_most
     power = 10.0 ** np.floor(np.log10(rough))
     step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough * (1 - 1e-9))
@@ -74,13 +77,13 @@ def ticks(low: float, high: float, at_most: int = 8) -> np.ndarray:
     return np.array([round(k * step, 9) for k in range(first, last + 1)])
 
 
-def write(image: np.ndarray, text: str, left_bottom_px: tuple[int, int], scale: float = 0.5) -> None:
-    """Write text into an image, in place."""
+def draw_text(image: np.ndarray, text: str, left_bottom_px: tuple[int, int], scale: float = 0.5) -> None:
+    """Draws text into an image, in place."""
     cv2.putText(image, text, left_bottom_px, FONT, scale, INK_RGB, 1, cv2.LINE_AA)
 
 
-def strip(pictures: Sequence[tuple[str, np.ndarray]], height_px: int = 480) -> np.ndarray:
-    """Pictures side by side at one height, each under its title."""
+def side_by_side(pictures: Sequence[tuple[str, np.ndarray]], height_px: int = 480) -> np.ndarray:
+    """Returns pictures side by side at one height, each under its title."""
     panels = [_panel(title, picture, height_px) for title, picture in pictures]
     gap = np.full((panels[0].shape[0], 8, 3), BACKGROUND_RGB, np.uint8)
     parts = [part for panel in panels for part in (gap, panel)]
@@ -92,17 +95,13 @@ def _panel(title: str, picture: np.ndarray, height_px: int) -> np.ndarray:
     shrinks = height_px < picture.shape[0]
     sized = cv2.resize(picture, (width_px, height_px), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     head = np.full((28, width_px, 3), BACKGROUND_RGB, np.uint8)
-    write(head, title, (6, 19))
+    draw_text(head, title, (6, 19))
     return np.vstack([head, sized])
 
 
-CAMERA_RGB = (255, 176, 64)
-NEAREST_M = 0.05
-
-
 @dataclass(frozen=True)
-class Viewpoint:
-    """A virtual pinhole camera: q = rotation @ p + shift_m is seen at focal_px * (qx, qy) / qz + centre_px."""
+class VirtualCamera:
+    """A pinhole camera that sees point p, with q = rotation @ p + shift_m, at focal_px * (qx, qy) / qz + centre_px."""
 
     rotation: np.ndarray
     shift_m: np.ndarray
@@ -110,7 +109,7 @@ class Viewpoint:
     centre_px: np.ndarray
 
     def project(self, points_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(N, 3) points to (N, 2) pixels and (N,) z in metres; points behind the camera get NaN pixels."""
+        """Returns pixels (N, 2) and z (N,), metres, of points (N, 3); points behind the camera have NaN pixels."""
         seen_m = points_m @ self.rotation.T + self.shift_m
         z_m = seen_m[:, 2]
         ahead_m = np.where(z_m > NEAREST_M, z_m, np.nan)
@@ -124,27 +123,27 @@ def cloud_picture(
     yaw_deg: float = 35.0,
     pitch_deg: float = 22.0,
 ) -> np.ndarray:
-    """Draw a cloud (H, W, 3) or (N, 3) in the colours `rgb` (same shape, uint8) over a grid in metres.
+    """Returns a picture of a cloud (H, W, 3) or (N, 3) in the colours `rgb` (same shape, uint8) over a grid in metres.
 
     yaw_deg turns the view to the side (90 is a view from the side), pitch_deg lifts it. The small pyramid is the real
-    camera. Points with NaN are left out; an empty cloud gives an empty picture.
+    camera. Points with NaN are left out; a cloud without points gives a picture that says so.
     """
     canvas = np.full((size_px[1], size_px[0], 3), BACKGROUND_RGB, np.uint8)
     points_m, rgb = points_m.reshape(-1, 3), rgb.reshape(-1, 3)
     known = np.isfinite(points_m).all(axis=1)
     points_m, rgb = points_m[known].astype(np.float64), rgb[known]
     if len(points_m) == 0:
-        write(canvas, "no points", (12, 24))
+        draw_text(canvas, "no points", (12, 24))
         return canvas
-    view = viewpoint(points_m, size_px, yaw_deg, pitch_deg)
+    view = virtual_camera(points_m, size_px, yaw_deg, pitch_deg)
     _draw_grid(canvas, view, points_m)
     _draw_points(canvas, view, points_m, rgb)
     _draw_camera(canvas, view, points_m)
     return canvas
 
 
-def viewpoint(points_m: np.ndarray, size_px: tuple[int, int], yaw_deg: float, pitch_deg: float) -> Viewpoint:
-    """Look at the points and the real camera from the side and above, so that both fill the picture."""
+def virtual_camera(points_m: np.ndarray, size_px: tuple[int, int], yaw_deg: float, pitch_deg: float) -> VirtualCamera:
+    """Returns a camera that looks from the side and above, so that the points and the real camera fill the picture."""
     low_m, high_m = np.percentile(points_m, (2, 98), axis=0)
     low_m, high_m = np.minimum(low_m, 0.0), np.maximum(high_m, 0.0)
     middle_m, extent_m = (low_m + high_m) / 2, float(np.linalg.norm(high_m - low_m))
@@ -153,7 +152,7 @@ def viewpoint(points_m: np.ndarray, size_px: tuple[int, int], yaw_deg: float, pi
     lift = np.array([[1, 0, 0], [0, np.cos(pitch), -np.sin(pitch)], [0, np.sin(pitch), np.cos(pitch)]])
     rotation = lift @ turn
     shift_m = np.array([0.0, 0.0, 1.6 * extent_m]) - rotation @ middle_m
-    unit = Viewpoint(rotation, shift_m, 1.0, np.zeros(2))
+    unit = VirtualCamera(rotation, shift_m, 1.0, np.zeros(2))
     corners_m = np.array(
         [[x, y, z] for x in (low_m[0], high_m[0]) for y in (low_m[1], high_m[1]) for z in (low_m[2], high_m[2])]
     )
@@ -161,11 +160,11 @@ def viewpoint(points_m: np.ndarray, size_px: tuple[int, int], yaw_deg: float, pi
     box_low, box_high = seen.min(axis=0), seen.max(axis=0)
     size = np.array(size_px, np.float64)
     focal_px = float(np.min(0.86 * size / (box_high - box_low)))
-    return Viewpoint(rotation, shift_m, focal_px, size / 2 - focal_px * (box_low + box_high) / 2)
+    return VirtualCamera(rotation, shift_m, focal_px, size / 2 - focal_px * (box_low + box_high) / 2)
 
 
-def _draw_points(canvas: np.ndarray, view: Viewpoint, points_m: np.ndarray, rgb: np.ndarray) -> None:
-    """Far to near, so that the nearest is written last; each point covers 2 x 2 pixels to close gaps."""
+def _draw_points(canvas: np.ndarray, view: VirtualCamera, points_m: np.ndarray, rgb: np.ndarray) -> None:
+    """Draws points from far to near, so that the nearest is drawn last; each covers 2 x 2 pixels to close gaps."""
     uv_px, z_m = view.project(points_m)
     order = np.argsort(-z_m, kind="stable")
     corner_px = np.floor(uv_px[order] - 0.5)
@@ -176,8 +175,8 @@ def _draw_points(canvas: np.ndarray, view: Viewpoint, points_m: np.ndarray, rgb:
     canvas[v_px[inside].astype(int), u_px[inside].astype(int)] = colours[inside]
 
 
-def _draw_grid(canvas: np.ndarray, view: Viewpoint, points_m: np.ndarray) -> None:
-    """Lines at round metres on the level of the lowest points, and the distances in front of the camera."""
+def _draw_grid(canvas: np.ndarray, view: VirtualCamera, points_m: np.ndarray) -> None:
+    """Draws lines at round metres at the height of the lowest points, and labels distances in front of the camera."""
     low_m, high_m = np.percentile(points_m, (1, 99), axis=0)
     floor_m, far_m = high_m[1], high_m[2]
     x_m, z_m = ticks(min(low_m[0], -0.5), max(high_m[0], 0.5)), ticks(0.0, max(far_m, 0.5))
@@ -188,7 +187,8 @@ def _draw_grid(canvas: np.ndarray, view: Viewpoint, points_m: np.ndarray) -> Non
         _draw_line(canvas, view, (x, floor_m, z_m[0]), (x, floor_m, z_m[-1]), GRID_RGB)
 
 
-def _draw_camera(canvas: np.ndarray, view: Viewpoint, points_m: np.ndarray) -> None:
+def _draw_camera(canvas: np.ndarray, view: VirtualCamera, points_m: np.ndarray) -> None:
+    """Draws the real camera as a small pyramid."""
     size_m = 0.06 * float(np.percentile(points_m[:, 2], 98))
     corners_m = [(sx * 0.8 * size_m, sy * 0.6 * size_m, size_m) for sx, sy in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
     for i, corner_m in enumerate(corners_m):
@@ -196,18 +196,17 @@ def _draw_camera(canvas: np.ndarray, view: Viewpoint, points_m: np.ndarray) -> N
         _draw_line(canvas, view, corner_m, corners_m[(i + 1) % 4], CAMERA_RGB)
 
 
-Point = tuple[float, float, float]
-
-
-def _draw_line(canvas: np.ndarray, view: Viewpoint, from_m: Point, to_m: Point, colour: tuple[int, int, int]) -> None:
+def _draw_line(
+    canvas: np.ndarray, view: VirtualCamera, from_m: Point, to_m: Point, colour: tuple[int, int, int]
+) -> None:
     uv_px, _ = view.project(np.array([from_m, to_m]))
     if np.isfinite(uv_px).all():
         (u0, v0), (u1, v1) = np.rint(uv_px).astype(int).tolist()
         cv2.line(canvas, (u0, v0), (u1, v1), colour, 1, cv2.LINE_AA)
 
 
-def _label(canvas: np.ndarray, view: Viewpoint, text: str, at_m: Point) -> None:
+def _label(canvas: np.ndarray, view: VirtualCamera, text: str, at_m: Point) -> None:
     uv_px, _ = view.project(np.array([at_m]))
     if np.isfinite(uv_px).all():
         u_px, v_px = np.rint(uv_px[0]).astype(int).tolist()
-        write(canvas, text, (u_px + 4, v_px + 4), 0.4)
+        draw_text(canvas, text, (u_px + 4, v_px + 4), 0.4)

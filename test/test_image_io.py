@@ -1,4 +1,4 @@
-"""Picture files: one that has lost its end is refused, because decoders fill the rest with pixels that nobody saw."""
+"""Tests of image files: truncated ones are refused, because decoders would fill the rest with invented pixels."""
 
 import cv2
 import numpy as np
@@ -7,7 +7,7 @@ import pytest
 from depthlm_ros.data.depthfile import read_depth
 from depthlm_ros.data.records import DepthFile
 from depthlm_ros.errors import BadImage
-from depthlm_ros.image_io import cut_short, read_rgb
+from depthlm_ros.image_io import is_truncated, read_rgb
 
 NOISE = np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8)
 
@@ -17,20 +17,20 @@ def encoded(suffix: str, image: np.ndarray = NOISE) -> bytes:
 
 
 def with_thumbnail(jpeg: bytes) -> bytes:
-    """The same picture with a small one in an application segment, as cameras write it."""
+    """Returns the same JPEG with a thumbnail in an application segment, as cameras write it."""
     inner = b"Exif\x00\x00" + encoded(".jpg", NOISE[:16, :16])
     return jpeg[:2] + b"\xff\xe1" + (len(inner) + 2).to_bytes(2, "big") + inner + jpeg[2:]
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp"])
-def test_a_whole_file_is_read_with_whatever_follows_its_end(tmp_path, suffix):
+def test_a_complete_file_is_read_with_any_bytes_after_its_end(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     for appended in (b"", bytes(5000), b"\xff\xda a film of the moment"):
         path.write_bytes(encoded(suffix) + appended)
         assert read_rgb(path).shape == NOISE.shape
 
 
-def test_a_jpeg_is_judged_by_its_own_end_and_not_by_that_of_its_thumbnail(tmp_path):
+def test_the_end_marker_of_a_thumbnail_does_not_count_as_the_end_of_the_jpeg(tmp_path):
     path = tmp_path / "a.jpg"
     whole = with_thumbnail(encoded(".jpg"))
     path.write_bytes(whole)
@@ -41,15 +41,15 @@ def test_a_jpeg_is_judged_by_its_own_end_and_not_by_that_of_its_thumbnail(tmp_pa
             read_rgb(path)
 
 
-def test_what_a_camera_writes_between_two_segments_does_no_harm():
+def test_bytes_between_two_segments_are_accepted():
     whole = encoded(".jpg")
     first = 4 + int.from_bytes(whole[4:6], "big")
-    assert not cut_short(np.frombuffer(whole[:first] + b"\x00\x00" + whole[first:], np.uint8))
+    assert not is_truncated(np.frombuffer(whole[:first] + b"\x00\x00" + whole[first:], np.uint8))
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 @pytest.mark.parametrize("kept", [0.2, 0.6, 0.99])
-def test_a_cut_file_is_refused_with_its_size(tmp_path, suffix, kept):
+def test_a_truncated_file_is_refused_with_its_size(tmp_path, suffix, kept):
     whole = encoded(suffix)
     path = tmp_path / f"a{suffix}"
     path.write_bytes(whole[: int(kept * len(whole))])
@@ -57,13 +57,13 @@ def test_a_cut_file_is_refused_with_its_size(tmp_path, suffix, kept):
         read_rgb(path)
 
 
-def test_a_progressive_jpeg_is_cut_short_only_if_it_is():
+def test_a_progressive_jpeg_is_refused_only_if_it_is_truncated():
     whole = cv2.imencode(".jpg", NOISE, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1]
-    assert not cut_short(whole)
-    assert cut_short(whole[:-2])
+    assert not is_truncated(whole)
+    assert is_truncated(whole[:-2])
 
 
-def test_a_depth_map_that_was_cut_short_is_refused(tmp_path):
+def test_a_truncated_depth_map_is_refused(tmp_path):
     path = tmp_path / "depth.png"
     whole = encoded(".png", np.random.default_rng(1).integers(500, 6000, (96, 128)).astype(np.uint16))
     path.write_bytes(whole[: len(whole) * 2 // 3])

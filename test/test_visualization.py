@@ -1,4 +1,4 @@
-"""Pictures: the right colour at the right pixel, and nothing drawn where nothing is known."""
+"""Tests of pictures: the right colour at the right pixel, and nothing where the depth is unknown."""
 
 import math
 
@@ -15,9 +15,9 @@ from depthlm_ros.visualization import (
     depth_range_m,
     depth_rgb,
     scale_bar,
-    strip,
+    side_by_side,
     ticks,
-    viewpoint,
+    virtual_camera,
 )
 
 RED, BLUE = (250, 10, 10), (10, 10, 250)
@@ -33,13 +33,13 @@ def test_only_unknown_depths_are_black():
     np.testing.assert_array_equal(is_colour(depth_rgb(depth_m, 1.0, 8.0), (0, 0, 0)), np.isnan(depth_m))
 
 
-def test_near_is_warm_far_is_cold_and_beyond_the_range_is_clipped():
+def test_near_is_red_far_is_blue_and_other_depths_are_clipped():
     near, below, far, above, nothing = depth_rgb(np.array([[1.0, 0.2, 8.0, 30.0, math.inf]]), 1.0, 8.0)[0].astype(int)
     assert near[0] > near[2] + 100 and far[2] > far[0] + 100
     assert near.tolist() == below.tolist() and far.tolist() == above.tolist() == nothing.tolist()
 
 
-def test_the_scale_bar_shows_at_each_row_the_colour_of_its_depth():
+def test_each_row_of_the_scale_bar_has_the_colour_of_its_depth():
     bar = scale_bar(400, 1.0, 8.0)
     unit_px = 10
     column = bar[:, unit_px + 2]
@@ -70,7 +70,7 @@ def test_ticks_are_round_and_within_the_range(low, high, wanted):
 
 
 def wall(x_m, z_m, colour):
-    """(N, 3) points of an upright 0.4 m square facing the camera, and their colours."""
+    """Returns points (N, 3) of an upright 0.4 m square that faces the camera, and their colours."""
     x, y = np.meshgrid(np.linspace(x_m - 0.2, x_m + 0.2, 200), np.linspace(-0.2, 0.2, 200))
     points_m = np.stack([x, y, np.full_like(x, z_m)], axis=-1).reshape(-1, 3)
     return points_m, np.tile(np.array(colour, np.uint8), (len(points_m), 1))
@@ -85,10 +85,10 @@ def test_the_nearest_point_hides_what_is_behind_it_in_any_order():
         assert is_colour(picture, BLUE).sum() < 50
 
 
-def test_each_point_is_drawn_where_the_viewpoint_puts_it():
+def test_each_point_is_drawn_where_the_virtual_camera_sees_it():
     points_m, rgb = (np.concatenate(c) for c in zip(wall(-0.6, 2.0, RED), wall(0.6, 3.0, BLUE), strict=True))
     picture = cloud_picture(points_m, rgb, (320, 240))
-    view = viewpoint(points_m, (320, 240), 35.0, 22.0)
+    view = virtual_camera(points_m, (320, 240), 35.0, 22.0)
     for centre_m, colour in (((-0.6, 0.0, 2.0), RED), ((0.6, 0.0, 3.0), BLUE)):
         u_px, v_px = np.rint(view.project(np.array([centre_m]))[0][0]).astype(int)
         assert tuple(picture[v_px, u_px]) == colour
@@ -112,8 +112,10 @@ def test_unknown_points_are_not_drawn():
     assert is_colour(empty, BACKGROUND_RGB).mean() > 0.95
 
 
-def test_a_strip_holds_every_picture_at_one_height():
-    whole = strip([("a", np.full((50, 100, 3), 200, np.uint8)), ("b", np.full((480, 320, 3), 90, np.uint8))], 240)
+def test_pictures_side_by_side_have_one_height():
+    whole = side_by_side(
+        [("a", np.full((50, 100, 3), 200, np.uint8)), ("b", np.full((480, 320, 3), 90, np.uint8))], 240
+    )
     assert whole.shape[0] > 240 and whole.shape[1] > 480 + 160
     assert is_colour(whole, (200, 200, 200)).sum() == 480 * 240
     assert is_colour(whole, (90, 90, 90)).sum() >= 160 * 240
@@ -138,7 +140,7 @@ def test_grey_and_transparent_files_become_rgb(tmp_path):
         assert (read_rgb(tmp_path / name) == np.full((4, 6, 3), 77)).all()
 
 
-def test_a_file_that_is_no_image_is_named(tmp_path):
+def test_a_file_that_is_not_an_image_is_refused_by_name(tmp_path):
     (tmp_path / "x.png").write_bytes(b"hello")
     (tmp_path / "empty.png").touch()
     for name, said in (("x.png", "5 bytes"), ("empty.png", "0 bytes"), ("none.png", "No such file")):

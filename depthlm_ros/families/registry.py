@@ -1,6 +1,13 @@
-"""The families by name."""
+"""Finds what a model's spec names: a family (`family_named`) and a chat template (`chat_named`).
+
+A chat template is the fixed text around images, question and reply. The strings are those of the templates that come
+with the checkpoints (Qwen2.5-VL, Qwen3-VL, Pixtral). The network inserts the tokens that stand for an image itself, and
+the ends of rows in Pixtral's images.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from depthlm_ros.errors import UnknownName
 from depthlm_ros.families.base import Family
@@ -16,7 +23,58 @@ FAMILIES: dict[str, type[Family]] = {
 
 
 def family_named(name: str, most_coordinate: int = 2000) -> Family:
-    """Raises UnknownName listing the families that exist. most_coordinate: the model's ModelSpec.most_coordinate."""
+    """Returns a family by name. Raises UnknownName with the names that exist.
+
+    most_coordinate: largest normalised coordinate in a depth question (ModelSpec.most_coordinate).
+    """
     if name not in FAMILIES:
         raise UnknownName(f"family {name!r} is not one of {', '.join(sorted(FAMILIES))}.")
     return FAMILIES[name](most_coordinate)
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """The parts of a chat template. All are fixed, so that one pass over the image serves every question.
+
+    before: text before the first image. between: between two images. after: after the last image. header: between the
+    question and the reply. end: after the reply.
+    """
+
+    before: str
+    between: str
+    after: str
+    header: str
+    end: str
+
+    @property
+    def around_images(self) -> tuple[str, str, str]:
+        """The texts before, between and after the images."""
+        return self.before, self.between, self.after
+
+
+def qwen(system: str) -> ChatTemplate:
+    """Returns the template of Qwen2.5-VL and Qwen3-VL; an empty system text means no system message."""
+    opening = f"<|im_start|>system\n{system}<|im_end|>\n" if system else ""
+    return ChatTemplate(
+        before=f"{opening}<|im_start|>user\n<|vision_start|>",
+        between="<|vision_end|><|vision_start|>",
+        after="<|vision_end|>",
+        header="<|im_end|>\n<|im_start|>assistant\n",
+        end="<|im_end|>",
+    )
+
+
+def pixtral(system: str) -> ChatTemplate:
+    """Returns the template of Pixtral in transformers' Llava class; the tokenizer does not add <s> itself."""
+    opening = f"[SYSTEM_PROMPT]{system}[/SYSTEM_PROMPT]" if system else ""
+    return ChatTemplate(before=f"<s>{opening}[INST]", between="", after="", header="[/INST]", end="</s>")
+
+
+TEMPLATES = {"qwen": qwen, "pixtral": pixtral}
+
+
+def chat_named(name: str, system: str = "") -> ChatTemplate:
+    """Returns a template by name, with a system message. Raises UnknownName with the names that exist."""
+    if name not in TEMPLATES:
+        raise UnknownName(f"chat template {name!r} is not one of {', '.join(sorted(TEMPLATES))}.")
+    return TEMPLATES[name](system)

@@ -1,24 +1,20 @@
-"""VLM3-depth: depth at a pixel whose coordinates stand in the text.
+"""VLM3's four models: depth at a pixel, questions about regions, correspondences, and the pose between two images.
 
-Prompt, coordinate scale and reply format are those the released checkpoint was trained on. The prompt names the range
-as [0, 2000], the paper as [0, 2000): which is meant is a setting of the model.
+VLM3-depth: the coordinates of the pixel are in the text. Prompt, coordinate scale and reply format are those of the
+released checkpoint's training. The prompt gives the range as [0, 2000], the paper as [0, 2000): a setting of the model
+(most_coordinate) says which of them is used.
 
-VLM3-object: questions about regions, whose boxes stand in the text.
+VLM3-object: questions about regions, whose boxes are in the text. Questions and answers follow SpatialRGPT, with a box
+instead of every mask. How the checkpoint writes quantitative answers is unpublished: numbers are read if they have a
+unit.
 
-Questions and answers follow SpatialRGPT, with every mask replaced by a box. How the checkpoint writes quantitative
-answers is unpublished: numbers are read if they have a unit.
+VLM3-corr: where a pixel of one image is in another one. Coordinates are 0 to 1000 of each image's own size.
 
-VLM3-corr: where a pixel of one image is in another. Coordinates are 0 to 1000 of each image's own size.
-
-VLM3-pose: four questions about two images, whose answers give the pose of the second camera.
-
-Answers read as "Rotation angle: 89.7 degrees", "Yaw=+89.6°, Pitch=+2.6°, Roll=+6.1°", "The camera moves left, forward,
-unit vector (-0.69, +0.02, +0.72)." and "Translation distance: 1.98 meters".
-
-True answers in VLM3's words, for training.
-
-The formats are those of its published samples. From which component on a direction is named in words, and from which
-distance a camera has moved at all, is not published.
+VLM3-pose: four questions about two images, whose answers give the pose of the second camera. Answers have the form
+"Rotation angle: 89.7 degrees", "Yaw=+89.6°, Pitch=+2.6°, Roll=+6.1°", "The camera moves left, forward, unit vector
+(-0.69, +0.02, +0.72)." and "Translation distance: 1.98 meters". `pose_replies` writes true answers in this form, for
+training. The form is that of the published samples; which components of a direction are named in words, and from which
+distance on a camera counts as moved, is unpublished.
 """
 
 from __future__ import annotations
@@ -31,20 +27,20 @@ import numpy as np
 
 from depthlm_ros.core import Region, RelativePose, Status
 from depthlm_ros.errors import BadQuestion
-from depthlm_ros.families.base import Family, Prompt, Reply, normalised
+from depthlm_ros.families.base import Family, Prompt, Reply, normalise_coordinate
 from depthlm_ros.families.parsing import (
     SIGNED,
-    answered_metres,
-    box_text,
-    boxes_in,
-    quantity_of,
-    signed,
-    stated,
-    tuples_in,
-    without_control,
-    without_thinking,
+    escape_control_tokens,
+    find_boxes,
+    find_tuples,
+    format_box,
+    parse_answer_m,
+    parse_signed,
+    quantity_in,
+    stated_value,
+    strip_thinking,
 )
-from depthlm_ros.geometry.rotations import angles_from_rotation, rotation_angle_deg, rotation_from_angles, unit
+from depthlm_ros.geometry.rotations import angles_from_rotation, rotation_angle_deg, rotation_from_angles, unit_vector
 
 COORDINATE_SCALE = 2000
 POINT_QUESTION = (
@@ -57,27 +53,29 @@ POINT_REPLY = (
     "<answer> {depth_m:.2f} </answer>"
 )
 POINT_REPLY_START = "<think> The point is around "
-# Of a whole reply, nothing forced, as the released notebook asks.
+# Longest complete reply, without forced words, as in the released notebook.
 POINT_REPLY_TOKENS = 256
 
 
-def point_text(u_px: float, v_px: float, size_px: tuple[int, int], most: int = COORDINATE_SCALE) -> str:
-    """The depth question for one pixel of an image (width, height); coordinates are at most `most`."""
-    nx = min(normalised(u_px, size_px[0], COORDINATE_SCALE), most)
-    ny = min(normalised(v_px, size_px[1], COORDINATE_SCALE), most)
+def point_question(u_px: float, v_px: float, size_px: tuple[int, int], most: int = COORDINATE_SCALE) -> str:
+    """Returns the text of the depth question about a pixel of an image (width, height); `most`: largest coordinate."""
+    nx = min(normalise_coordinate(u_px, size_px[0], COORDINATE_SCALE), most)
+    ny = min(normalise_coordinate(v_px, size_px[1], COORDINATE_SCALE), most)
     return POINT_QUESTION.format(nx=nx, ny=ny)
 
 
 def point_prompt(u_px: float, v_px: float, size_px: tuple[int, int], most: int = COORDINATE_SCALE) -> Prompt:
-    """The depth question for one pixel. Its reply begins with known words, so only the number is decoded."""
-    text = point_text(u_px, v_px, size_px, most)
+    """Returns the depth question for one pixel. The beginning of its reply is known, so only the number is decoded."""
+    text = point_question(u_px, v_px, size_px, most)
     return Prompt(text, forced=POINT_REPLY_START, number_only=True, max_new_tokens=8)
 
 
 def read_point(reply: str) -> float:
-    """Metres from a reply, be it whole or only what follows POINT_REPLY_START; NaN unless it gives one plain positive
-    number. The released notebook leaves such failures out of its score; here they count as unknown."""
-    return answered_metres(reply)
+    """Returns metres from a reply with or without POINT_REPLY_START; NaN unless it gives one plain positive number.
+
+    The released notebook leaves such failures out of its score; here they count as unknown.
+    """
+    return parse_answer_m(reply)
 
 
 class Vlm3Depth(Family):
@@ -111,31 +109,40 @@ class Vlm3Object(Family):
     def question_prompt(
         self, question: str, uv_px: np.ndarray, regions: Sequence[Region], size_px: tuple[int, int]
     ) -> Prompt:
-        """Each <mask> of the question becomes the next region, each "Region [i]" region i; a question without either
-        is followed by the regions. Raises BadQuestion for pixels, and if placeholders and regions do not match."""
+        """Returns the question with its regions in the text.
+
+        Each <mask> of the question becomes the next region, each "Region [i]" becomes region i. A question without
+        placeholders is followed by the regions. Raises BadQuestion for pixels, and if placeholders and regions do not
+        match.
+        """
         if len(uv_px):
             raise BadQuestion(
                 f"a model of family {self.name} is asked about regions, not pixels: give a box around it."
             )
-        boxes = [REGION.format(box=box_text(region, size_px)) for region in regions]
-        return Prompt(placed(without_control(question).strip(), boxes), max_new_tokens=OBJECT_REPLY_TOKENS)
+        boxes = [REGION.format(box=format_box(region, size_px)) for region in regions]
+        return Prompt(
+            fill_placeholders(escape_control_tokens(question).strip(), boxes), max_new_tokens=OBJECT_REPLY_TOKENS
+        )
 
     def read_reply(self, reply: str, size_px: tuple[int, int]) -> Reply:
-        """A clock direction becomes degrees to the right of straight ahead: 3 o'clock is 90 deg."""
-        text = without_thinking(reply)
+        """Reads a length or angle; a clock direction becomes degrees to the right of straight ahead (3 o'clock: 90)."""
+        text = strip_thinking(reply)
         if not text:
             return Reply(reply.strip(), Status.NOT_UNDERSTOOD)
-        boxes = boxes_in(text, size_px)
-        hour, _ = stated(text, ("o'clock",))
+        boxes = find_boxes(text, size_px)
+        hour, _ = stated_value(text, ("o'clock",))
         if 1 <= hour <= 12:
             return Reply(text, Status.OK, hour % 12 * 30.0, "deg", boxes, "direction")
-        value, unit = stated(text, ("m", "deg"))
-        return Reply(text, Status.OK, value, unit, boxes, quantity_of(text) if unit == "m" else "")
+        value, unit = stated_value(text, ("m", "deg"))
+        return Reply(text, Status.OK, value, unit, boxes, quantity_in(text) if unit == "m" else "")
 
 
-def placed(question: str, boxes: Sequence[str]) -> str:
-    """The question with boxes for its placeholders, or behind it if it has none."""
-    indices = named_regions(question)
+def fill_placeholders(question: str, boxes: Sequence[str]) -> str:
+    """Returns the question with boxes in the place of its placeholders, or after it if it has none.
+
+    Raises BadQuestion if placeholders and boxes do not match.
+    """
+    indices = placeholder_regions(question)
     if not indices:
         return " ".join([question, *([" and ".join(boxes)] if boxes else [])])
     if set(indices) != set(range(len(boxes))):
@@ -143,12 +150,12 @@ def placed(question: str, boxes: Sequence[str]) -> str:
             f"the question names region {', '.join(map(str, sorted(set(indices))))} and {len(boxes)} were given: "
             "name each once or more, counted from 0."
         )
-    named = iter(indices)
-    return _PLACEHOLDER.sub(lambda _: boxes[next(named)], question)
+    order = iter(indices)
+    return _PLACEHOLDER.sub(lambda _: boxes[next(order)], question)
 
 
-def named_regions(question: str) -> list[int]:
-    """The regions, counted from 0, that a question's placeholders stand for, in their order."""
+def placeholder_regions(question: str) -> list[int]:
+    """Returns the indices of the regions, counted from 0, that a question's placeholders refer to, in their order."""
     indices, masks = [], 0
     for match in _PLACEHOLDER.finditer(question):
         indices.append(int(match[1]) if match[1] else masks)
@@ -157,14 +164,13 @@ def named_regions(question: str) -> list[int]:
 
 
 def polarity(reply: str) -> bool | None:
-    """Whether a reply says yes or no, by its earliest such word, as the released notebook scores; None: it says
-    neither, which never counts as a match.
+    """Returns whether a reply says yes or no, by the first such word, as the released notebook scores.
 
-    "right" counts as yes even where it is a direction ("on the right of"), and "no" is a word in "no doubt": use this
-    for scoring yes/no questions only.
+    None if it says neither, which never counts as a match. "right" counts as yes even where it is a direction ("on the
+    right of"), and "no" counts in "no doubt" too: use this only to score yes/no questions.
     """
-    found = _POLARITY.search(without_thinking(reply))
-    return None if found is None else found[1] is not None
+    word = _POLARITY.search(strip_thinking(reply))
+    return None if word is None else word[1] is not None
 
 
 MATCH_COORDINATE_SCALE = 1000
@@ -183,14 +189,16 @@ class Vlm3Corr(Family):
     abilities = frozenset({"match"})
 
     def match_prompt(self, u_px: float, v_px: float, size_px: tuple[int, int]) -> Prompt:
-        x1 = normalised(u_px, size_px[0], MATCH_COORDINATE_SCALE)
-        y1 = normalised(v_px, size_px[1], MATCH_COORDINATE_SCALE)
+        x1 = normalise_coordinate(u_px, size_px[0], MATCH_COORDINATE_SCALE)
+        y1 = normalise_coordinate(v_px, size_px[1], MATCH_COORDINATE_SCALE)
         return Prompt(MATCH_QUESTION.format(x1=x1, y1=y1), max_new_tokens=MATCH_REPLY_TOKENS)
 
     def read_match(self, reply: str, size_px: tuple[int, int]) -> tuple[float, float]:
-        """The first pair of numbers behind the thinking; NaN if there is none within 0 to 1000. 1000 itself is the
-        last pixel."""
-        pairs = [found for found in tuples_in(without_thinking(reply)) if len(found) == 2]
+        """Reads the first pair of numbers after the thinking; NaN if it is not within 0 to 1000.
+
+        1000 itself becomes the last pixel.
+        """
+        pairs = [values for values in find_tuples(strip_thinking(reply)) if len(values) == 2]
         if not pairs or not all(0 <= value <= MATCH_COORDINATE_SCALE for value in pairs[0]):
             return math.nan, math.nan
         u, v = (value / MATCH_COORDINATE_SCALE * extent for value, extent in zip(pairs[0], size_px, strict=True))
@@ -233,12 +241,12 @@ class Vlm3Pose(Family):
         return {name: Prompt(question, max_new_tokens=POSE_REPLY_TOKENS) for name, question in QUESTIONS.items()}
 
     def read_pose(self, replies: Mapping[str, str]) -> RelativePose:
-        said = {name: without_thinking(replies.get(name, "")) for name in QUESTIONS}
-        direction, distance_m = read_direction(said["direction"]), stated(said["distance"], ("m",))[0]
+        texts = {name: strip_thinking(replies.get(name, "")) for name in QUESTIONS}
+        direction, distance_m = read_direction(texts["direction"]), stated_value(texts["distance"], ("m",))[0]
         return RelativePose(
-            rotation=read_rotation(said["orientation"]),
+            rotation=read_rotation(texts["orientation"]),
             translation_m=distance_m * direction,
-            angle_deg=read_angle(said["rotation"]),
+            angle_deg=read_angle(texts["rotation"]),
             direction=direction,
             distance_m=distance_m,
             replies=dict(replies),
@@ -246,27 +254,27 @@ class Vlm3Pose(Family):
 
 
 def read_angle(reply: str) -> float:
-    """Degrees in [0, 180]; NaN if the reply does not state them."""
-    angle_deg, _ = stated(reply, ("deg",))
+    """Returns degrees in [0, 180]; NaN if the reply does not state them."""
+    angle_deg, _ = stated_value(reply, ("deg",))
     return angle_deg if angle_deg <= 180.0 else math.nan
 
 
 def read_rotation(reply: str) -> np.ndarray:
-    """float64 (3, 3) from yaw, pitch and roll; NaN if one of them is missing or more than a turn."""
-    found = [pattern.search(reply) for pattern in _ANGLES]
-    angles = [signed(match[1]) for match in found if match is not None]
+    """Returns float64 (3, 3) from yaw, pitch and roll; NaN if one is missing or more than a full turn."""
+    matches = [pattern.search(reply) for pattern in _ANGLES]
+    angles = [parse_signed(match[1]) for match in matches if match is not None]
     if len(angles) < 3 or not all(abs(angle) <= 360.0 for angle in angles):
         return np.full((3, 3), np.nan)
     return rotation_from_angles(*angles)
 
 
 def read_direction(reply: str) -> np.ndarray:
-    """float64 (3,), unit; NaN without a vector, or with one of length zero."""
-    vectors = [found for found in tuples_in(reply) if len(found) == 3]
-    return unit(np.array(vectors[0])) if vectors else np.full(3, np.nan)
+    """Returns float64 (3,), a unit vector; NaN without a vector, or with one of length zero."""
+    vectors = [values for values in find_tuples(reply) if len(values) == 3]
+    return unit_vector(np.array(vectors[0])) if vectors else np.full(3, np.nan)
 
 
-# A camera that moved less has no direction worth learning.
+# If a camera moved less than this, its direction is not used for training.
 LEAST_MOVE_M = 0.05
 # A component of the unit direction that is larger than this is named in words.
 NAMED = 0.3
@@ -274,8 +282,11 @@ WORDS = (("right", "left"), ("down", "up"), ("forward", "backward"))
 
 
 def pose_replies(rotation: np.ndarray, translation_m: np.ndarray) -> dict[str, str]:
-    """The answers to the four questions of vlm3_pose about a second camera: rotation (3, 3) turns its vectors into the
-    first camera, translation_m (3,) is its centre there. No direction of a camera that hardly moved."""
+    """Returns the true answers to QUESTIONS about a second camera, by name, in VLM3's words.
+
+    rotation (3, 3) turns its vectors into the first camera, translation_m (3,) is its centre there. There is no
+    "direction" for a camera that moved by less than LEAST_MOVE_M.
+    """
     yaw, pitch, roll = (round(angle, 1) + 0.0 for angle in angles_from_rotation(rotation))
     distance_m = float(np.linalg.norm(translation_m))
     replies = {

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -24,28 +23,32 @@ _MATRICES = {
     "rectification_matrix": (3, 3),
     "projection_matrix": (3, 4),
 }
+_FORMS = (
+    "expected a camera calibration (image_width, image_height, camera_matrix, ...) or what "
+    "`ros2 topic echo --once /camera/camera_info` prints (width, height, k, ...)."
+)
 
 
 def read_camera(path: Path) -> CameraModel:
-    """The camera of a YAML file; its `rectified_intrinsics` are those of the rectified image.
+    """Returns the camera in a YAML file; its `rectified_intrinsics` are those of the rectified image.
 
     Raises BadIntrinsics naming the file, the field and its value.
     """
     try:
-        return camera_from_text(path.read_text(encoding="utf-8"))
+        return _camera_from_text(path.read_text(encoding="utf-8"))
     except OSError as exc:
         raise BadIntrinsics(f"cannot read the camera file {path}: {exc.strerror}.") from exc
     except (UnicodeDecodeError, yaml.YAMLError) as exc:
-        raise BadIntrinsics(f"camera file {path} is no YAML: {' '.join(str(exc).split())}.") from exc
+        raise BadIntrinsics(f"camera file {path} is not YAML: {' '.join(str(exc).split())}.") from exc
     except BadIntrinsics as exc:
         raise BadIntrinsics(f"camera file {path}: {exc}") from exc
 
 
-def camera_from_text(text: str) -> CameraModel:
-    """As read_camera, of a file's content. Raises BadIntrinsics, or yaml.YAMLError for what is no YAML."""
+def _camera_from_text(text: str) -> CameraModel:
+    """Returns the camera in a file's content. Raises BadIntrinsics, or yaml.YAMLError for text that is not YAML."""
     fields = next((document for document in yaml.safe_load_all(text) if document is not None), None)
     if not isinstance(fields, Mapping):
-        raise BadIntrinsics(f"it holds {_short(fields)}, no fields: {_FORMS}")
+        raise BadIntrinsics(f"it contains {_short(fields)} instead of fields: {_FORMS}")
     if "camera_matrix" in fields:
         return _from_calibration(fields)
     if "k" in fields or "K" in fields:
@@ -53,13 +56,7 @@ def camera_from_text(text: str) -> CameraModel:
     raise BadIntrinsics(f"it has the fields {_short(sorted(map(str, fields)))}: {_FORMS}")
 
 
-_FORMS = (
-    "expected a camera calibration (image_width, image_height, camera_matrix, ...) or what "
-    "`ros2 topic echo --once /camera/camera_info` prints (width, height, k, ...)."
-)
-
-
-def _from_calibration(fields: Mapping[str, Any]) -> CameraModel:
+def _from_calibration(fields: Mapping[str, object]) -> CameraModel:
     matrices = {name: _data(fields, name, shape) for name, shape in _MATRICES.items()}
     return CameraModel(
         width_px=_count(fields, "image_width"),
@@ -72,8 +69,8 @@ def _from_calibration(fields: Mapping[str, Any]) -> CameraModel:
     )
 
 
-def _data(fields: Mapping[str, Any], name: str, shape: tuple[int, int] | None) -> list[float]:
-    """Numbers of a matrix {rows, cols, data}, row by row; [] where the file does not have it."""
+def _data(fields: Mapping[str, object], name: str, shape: tuple[int, int] | None) -> list[float]:
+    """Returns the numbers of a matrix {rows, cols, data}, row by row; [] if the file does not have it."""
     matrix = fields.get(name)
     if matrix is None:
         return []
@@ -90,7 +87,7 @@ def _data(fields: Mapping[str, Any], name: str, shape: tuple[int, int] | None) -
     return values
 
 
-def _from_message(fields: Mapping[str, Any]) -> CameraModel:
+def _from_message(fields: Mapping[str, object]) -> CameraModel:
     def numbers(name: str) -> list[float]:
         return _numbers(fields.get(name, fields.get(name.upper(), ())), name)
 
@@ -108,30 +105,30 @@ def _from_message(fields: Mapping[str, Any]) -> CameraModel:
     )
 
 
-def _roi(fields: Any) -> Roi:
+def _roi(fields: object) -> Roi:
     if not isinstance(fields, Mapping):
         raise BadIntrinsics(f"roi is {_short(fields)}: expected x_offset, y_offset, width and height.")
     x_px, y_px, width_px, height_px = (_count(fields, name, 0) for name in ("x_offset", "y_offset", "width", "height"))
     return Roi(x_px, y_px, width_px, height_px, bool(fields.get("do_rectify", False)))
 
 
-def _distortion_model(fields: Mapping[str, Any]) -> str:
-    """Files older than the field are plumb_bob, as camera_calibration_parsers takes them."""
+def _distortion_model(fields: Mapping[str, object]) -> str:
+    """Returns the name of the model. Files older than this field are plumb_bob, as in camera_calibration_parsers."""
     name = fields.get("distortion_model", "plumb_bob")
     if not isinstance(name, str):
         raise BadIntrinsics(f"distortion_model is {_short(name)}: expected a name such as plumb_bob.")
     return name
 
 
-def _count(fields: Mapping[str, Any], name: str, default: int | None = None) -> int:
+def _count(fields: Mapping[str, object], name: str, default: int | None = None) -> int:
     value = fields.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int):
         raise BadIntrinsics(f"{name} is {'missing' if value is None else _short(value)}: expected a whole number.")
     return value
 
 
-def _numbers(values: Any, name: str) -> list[float]:
-    """Floats of a list. C++ writes 1e-05, which YAML 1.1 takes for a word."""
+def _numbers(values: object, name: str) -> list[float]:
+    """Returns the floats of a list. They may be strings: C++ writes 1e-05, which YAML 1.1 reads as a string."""
     if not isinstance(values, (list, tuple)):
         raise BadIntrinsics(f"{name} is {_short(values)}: expected a list of numbers.")
     try:
@@ -140,6 +137,7 @@ def _numbers(values: Any, name: str) -> list[float]:
         raise BadIntrinsics(f"{name} is {_short(values)}: expected numbers only ({exc}).") from exc
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
+    """Returns a value as text for a message, cut to 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,12 +1,12 @@
-"""What a camera is: the content of a CameraInfo in plain Python, and its scaling.
+"""The camera model: the content of a CameraInfo in plain Python, and its scaling to the delivered image.
 
 Conventions (REP 103, REP 104, the comments of sensor_msgs/CameraInfo):
-- K and P belong to the full-resolution, unbinned, uncropped image. The image that is delivered is
-  that image cropped to the region of interest and then binned.
-- (0, 0) is the centre of the top-left pixel, so the image spans -0.5 .. width - 0.5.
-- A cropped and binned principal point is (cx - roi.x) / binning, as in ROS's image_geometry. Exact
-  averaging of bins would give (cx - roi.x + 0.5) / binning - 0.5; the difference is below half a
-  delivered pixel, and following image_geometry keeps all nodes of a robot in agreement.
+- K and P belong to the full-resolution, unbinned, uncropped image. The delivered image is that image cropped to the
+  region of interest and then binned.
+- (0, 0) is the centre of the top-left pixel (see pinhole.py).
+- A cropped and binned principal point is (cx - roi.x) / binning, as in ROS's image_geometry. Exact averaging of bins
+  would give (cx - roi.x + 0.5) / binning - 0.5. The difference is below half a delivered pixel, and following
+  image_geometry keeps all nodes of a robot in agreement.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.errors import BadIntrinsics
 
-# Distortion model -> numbers of coefficients that OpenCV's model of that kind takes.
+# Distortion model -> the numbers of coefficients that OpenCV accepts for it.
 COEFFICIENT_COUNTS = {
     "plumb_bob": (0, 4, 5),
     "rational_polynomial": (0, 8, 12, 14),
@@ -28,19 +28,20 @@ COEFFICIENT_COUNTS = {
 
 # OpenCV's fixed-point maps hold coordinates in 16 bits.
 MAX_SIDE_PX = 32766
-# Of the focal length: over 640 pixels a point moves by less than two.
+# As a share of the focal length: a point moves by less than two pixels over 640.
 MOST_SKEW = 0.003
-# Colour of resampled pixels that show nothing the camera saw, and the source coordinate they are
-# given: far enough outside that no interpolation touches the image.
+# Colour of resampled pixels that show nothing the camera saw, and their source coordinate: so far outside that no
+# interpolation touches the image.
 UNSEEN_GREY = 128
 NOWHERE_PX = -16.0
 
 
 @dataclass(frozen=True)
 class Roi:
-    """Window of the sensor that is delivered, full-resolution pixels; 0 x 0 at (0, 0) = everything.
+    """The region of interest: the window of the sensor that is delivered, in full-resolution pixels.
 
-    do_rectify is carried along only: the rectified image keeps the window of the raw one.
+    0 x 0 at (0, 0) means the whole sensor. do_rectify is only stored: the rectified image keeps the window of the raw
+    one.
     """
 
     x_px: int = 0
@@ -52,12 +53,12 @@ class Roi:
 
 @dataclass(frozen=True, eq=False)
 class CameraModel:
-    """The content of one CameraInfo; two models are equal if their numbers are.
+    """The content of one CameraInfo; two models are equal if their numbers are equal.
 
-    width_px, height_px: the full sensor image. d: distortion coefficients (zeros beyond those of the
-    distortion model are cut off). k, r: (3, 3), p: (3, 4) float64 (flat sequences are reshaped;
-    all-zero r = identity; p[0, 0] = 0 = no P given).
-    binning 0 = 1. Raises BadIntrinsics for anything that no camera can have.
+    width_px, height_px: the full sensor image. d: distortion coefficients; zeros beyond those of the distortion model
+    are cut off. k, r: (3, 3), p: (3, 4), float64; flat sequences are reshaped. All-zero r means the identity, and
+    p[0, 0] = 0 means that no P is given. A binning of 0 means 1. Raises BadIntrinsics for values that no camera can
+    have.
     """
 
     width_px: int
@@ -73,7 +74,7 @@ class CameraModel:
 
     def __post_init__(self) -> None:
         r = _matrix("R", self.r, (3, 3))
-        as_used = {
+        normalised = {
             "d": _without_padding(self.distortion_model, tuple(float(value) for value in self.d)),
             "k": _matrix("K", self.k, (3, 3)),
             "r": r if r.any() else _read_only(np.eye(3)),
@@ -81,7 +82,7 @@ class CameraModel:
             "binning_x": max(int(self.binning_x), 1),
             "binning_y": max(int(self.binning_y), 1),
         }
-        for name, value in as_used.items():
+        for name, value in normalised.items():
             object.__setattr__(self, name, value)
         _check_size_and_roi(self)
         _check_matrices(self)
@@ -105,7 +106,7 @@ class CameraModel:
 
     @property
     def has_distortion(self) -> bool:
-        """Whether the lens bends rays; equidistant lenses do so even with zero coefficients."""
+        """Whether the lens bends rays; equidistant lenses do this even with zero coefficients."""
         return self.distortion_model == "equidistant" or any(self.d)
 
     @property
@@ -148,7 +149,7 @@ class CameraModel:
         )
 
     def check_image_size(self, width_px: int, height_px: int) -> None:
-        """Raise BadIntrinsics unless an image of this size is what this camera delivers."""
+        """Raises BadIntrinsics unless this camera delivers images of this size."""
         if (width_px, height_px) == self.delivered_size_px:
             return
         width, height = self.delivered_size_px
@@ -172,7 +173,7 @@ def _matrix(name: str, values: np.ndarray, shape: tuple[int, int]) -> np.ndarray
 
 
 def _without_padding(distortion_model: str, d: tuple[float, ...]) -> tuple[float, ...]:
-    """D without the zeros that a driver with an array of fixed length appends; any other D as it is."""
+    """Returns D without the zeros that a driver with an array of fixed length appends; any other D unchanged."""
     fitting = [n for n in COEFFICIENT_COUNTS.get(distortion_model, ()) if n <= len(d) and not any(d[n:])]
     return d[: max(fitting)] if fitting else d
 
@@ -215,7 +216,7 @@ def _check_matrices(model: CameraModel) -> None:
             "or P all zero if the image has never been rectified."
         )
     if abs(np.linalg.det(model.r) - 1.0) > 1e-2:
-        raise BadIntrinsics(f"camera_info has R = {model.r.tolist()}, which is no rotation: use the identity.")
+        raise BadIntrinsics(f"camera_info has R = {model.r.tolist()}, which is not a rotation: use the identity.")
     if min(model.delivered_size_px) < 1:
         raise BadIntrinsics(
             f"camera_info's binning {model.binning_x} x {model.binning_y} leaves no pixel of the image."
@@ -223,8 +224,11 @@ def _check_matrices(model: CameraModel) -> None:
 
 
 def _check_zeros_of_k(k: np.ndarray) -> None:
-    """A K written column by column has its principal point where zeros belong, and would pass for one in the corner. A
-    skew that moves no pixel by much is let pass: it is not used."""
+    """Raises BadIntrinsics for a K with other numbers where zeros belong.
+
+    A K written column by column has its principal point there, and would pass for one with its principal point in the
+    corner. A small skew, which hardly moves any pixel, is accepted and not used.
+    """
     others = k[(0, 1, 2, 2), (1, 0, 0, 1)]
     if not (np.abs(others) <= MOST_SKEW * k[0, 0]).all():
         raise BadIntrinsics(

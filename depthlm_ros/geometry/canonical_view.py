@@ -1,21 +1,21 @@
-"""Focal normalisation: any camera's image seen as if by the one camera the model was trained with.
+"""Focal normalisation: any camera's image seen as if by the one camera that the model was trained with.
 
-An exported model looks at a canvas of fixed size whose camera has focal length f on both axes and its
-principal point in the middle. An image is stretched by f / fx and f / fy onto that canvas. A published
-checkpoint looks at the whole image, resized by the rules of its released code (`fitted_view`).
+An exported model looks at a canvas of fixed size whose camera has focal length f on both axes and its principal point
+in the middle. An image is stretched by f / fx and f / fy onto that canvas (`canonical_view`). A published checkpoint
+looks at the whole image, resized by the rules of its released code (`fitted_view`). Both give a CanonicalView, which
+maps images, depth and pixels between image and canvas. A CanvasPlacement is one frame with its view: it says which
+pixels and regions of the frame the model can be asked about, and where they are on the canvas. `checked_canonical_view`
+refuses cameras that no model, or not this engine, can serve.
 
-Depth needs no correction for this. A pinhole camera puts a point at u = fx x / z + cx; stretching
-the image by s gives u' = (s fx) x / z + cx', the image that a camera of focal length s fx takes of
-the same, unmoved scene. So z at corresponding pixels is the same number of metres, and only the
-sampling differs (Yin et al., Metric3D, ICCV 2023: canonical camera transformation, method CSTM_image).
-
-One axis of a canonical view: where image pixels and canvas pixels lie, and how values get across.
-
-A frame and how it lies on the model's canvas: which pixels and regions can be asked about, and where they are.
+Depth needs no correction for this. A pinhole camera puts a point at u = fx x / z + cx; stretching the image by s gives
+u' = (s fx) x / z + cx', the image that a camera of focal length s fx takes of the same, unmoved scene. So z at
+corresponding pixels is the same number of metres, and only the sampling differs (Yin et al., Metric3D, ICCV 2023:
+canonical camera transformation, method CSTM_image).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,23 +24,32 @@ import cv2
 import numpy as np
 
 from depthlm_ros.core import Frame, Intrinsics, Region
-from depthlm_ros.errors import BadImage, BadQuestion
+from depthlm_ros.errors import BadImage, BadIntrinsics, BadQuestion
 from depthlm_ros.geometry.camera_model import NOWHERE_PX, UNSEEN_GREY
-from depthlm_ros.geometry.pinhole import ROWS_AT_ONCE
-from depthlm_ros.geometry.resize_rules import fitted_sizes
-from depthlm_ros.model_files.spec import CanvasRule
+from depthlm_ros.geometry.pinhole import ROWS_AT_ONCE, check_pixels_inside, nearest_pixel, pixels_inside
+from depthlm_ros.geometry.resize_rules import CanvasRule, fitted_sizes
 
-# An image that overflows the canvas by so little still counts as inside: calibrations are rounded.
+# An image with fewer canvas pixels than this on one axis shows nothing.
+MIN_CANVAS_PX = 4
+# A principal point that is farther from the middle than this many image sizes belongs to another image. (That of a
+# cropped sensor is much nearer.)
+MAX_PRINCIPAL_POINT_OFFSET = 3.0
+# The smallest share of an image that an engine must see of a camera that it was not built for. (A model that is not an
+# engine sees as much as its canvas holds; the rest is unknown.)
+MIN_ENGINE_COVERAGE = 0.9
+# An image that overflows the canvas by at most this still counts as inside: calibrations are rounded.
 _SLACK_PX = 0.01
-# How far the inverse depth may change in one canvas pixel beyond the outermost, where it is extrapolated.
+# By which factor the inverse depth may change in one canvas pixel beyond the outermost one, where it is extrapolated.
 _MAX_EDGE_RATIO = 1.25
+# Smallest depth whose inverse is a float32.
+_TINY = np.finfo(np.float32).tiny
 
 
 @dataclass(frozen=True)
 class Axis:
     """One axis of a canonical view: canvas = (image + 0.5) * scale - 0.5 + offset_px, pixel centres.
 
-    image_px, canvas_px: number of pixels. Both images span -0.5 .. n - 0.5 in their own pixels.
+    image_px, canvas_px: number of pixels. Both images cover -0.5 .. n - 0.5 in their own pixels.
     """
 
     image_px: int
@@ -49,15 +58,18 @@ class Axis:
     offset_px: float
 
     def to_canvas(self, image_px: np.ndarray) -> np.ndarray:
-        """Canvas coordinate of an image coordinate."""
+        """Returns the canvas coordinate of an image coordinate."""
         return (image_px + 0.5) * self.scale - 0.5 + self.offset_px
 
     def to_image(self, canvas_px: np.ndarray) -> np.ndarray:
-        """Image coordinate of a canvas coordinate; the exact inverse."""
+        """Returns the image coordinate of a canvas coordinate; the exact inverse of to_canvas."""
         return (canvas_px + 0.5 - self.offset_px) / self.scale - 0.5
 
-    def holds(self, canvas_px: np.ndarray) -> np.ndarray:
-        """bool: the canvas coordinate lies on the canvas."""
+    def is_on_canvas(self, canvas_px: np.ndarray) -> np.ndarray:
+        """Returns bool: whether a canvas coordinate lies on the canvas.
+
+        Unlike `pinhole.pixels_inside` it allows for the rounding of calibrations.
+        """
         return (canvas_px >= -0.5 - _SLACK_PX) & (canvas_px <= self.canvas_px - 0.5 + _SLACK_PX)
 
     @cached_property
@@ -68,27 +80,17 @@ class Axis:
         first = min(max(first, 0), self.canvas_px - 1)
         return first, max(min(end, self.canvas_px), first + 1)
 
-    def contains(self, image_px: np.ndarray) -> np.ndarray:
-        """bool: the image coordinate lies in the image and on the canvas."""
-        in_image = (image_px >= -0.5) & (image_px <= self.image_px - 0.5)
-        return in_image & self.holds(self.to_canvas(image_px))
-
     @cached_property
     def inside(self) -> np.ndarray:
-        """bool (image_px,): the image pixel's centre lies on the canvas."""
-        return self.holds(self.to_canvas(np.arange(self.image_px)))
-
-    @property
-    def share_inside(self) -> float:
-        """Share of the image pixels that lie on the canvas."""
-        return float(self.inside.mean())
+        """bool (image_px,): whether the centre of each image pixel lies on the canvas."""
+        return self.is_on_canvas(self.to_canvas(np.arange(self.image_px)))
 
     @cached_property
     def taps(self) -> tuple[np.ndarray, np.ndarray]:
         """Per image pixel: row of the visible strip with one margin row, and the weight of the next row.
 
-        int (image_px,) and float32 (image_px,); the weight is NaN off the canvas, which makes the
-        interpolated value NaN at no cost.
+        int (image_px,) and float32 (image_px,). The weight is NaN off the canvas, which makes the interpolated value
+        NaN at no cost.
         """
         start, end = self.visible
         position = self.to_canvas(np.arange(self.image_px)) - (start - 1)
@@ -98,14 +100,14 @@ class Axis:
 
     @cached_property
     def nearest_visible(self) -> np.ndarray:
-        """int (image_px,): row of the visible strip nearest to each image pixel."""
+        """int (image_px,): row of the visible strip that is nearest to each image pixel."""
         start, end = self.visible
         position = self.to_canvas(np.arange(self.image_px)) - start
         return np.rint(position).clip(0, end - start - 1).astype(np.intp)
 
-    @property
+    @cached_property
     def block(self) -> int:
-        """Image pixels averaged into one before resampling: what comes nearest to one canvas pixel."""
+        """Number of image pixels averaged into one before resampling: nearest to the size of one canvas pixel."""
         return min(max(1, round(1.0 / self.scale)), self.image_px)
 
     @cached_property
@@ -119,92 +121,54 @@ class Axis:
         return np.where(shown, position.clip(0, blocks - 1), NOWHERE_PX).astype(np.float32)
 
 
-def share_shown(length_px: float, canvas_px: int) -> float:
-    return 1.0 if length_px <= canvas_px + 2 * _SLACK_PX else canvas_px / length_px
-
-
-def place_axis(image_px: int, canvas_px: int, scale: float, principal_px: float) -> Axis:
-    centred = canvas_px / 2 - (principal_px + 0.5) * scale
-    room = canvas_px - image_px * scale
-    if room >= -2 * _SLACK_PX:
-        offset = np.clip(centred, min(0.0, room / 2), max(room, room / 2))
-    else:
-        offset = np.clip(centred, room, 0.0)
-    return Axis(image_px, canvas_px, scale, float(offset))
-
-
-def interpolate_rows(inverse: np.ndarray, axis: Axis) -> np.ndarray:
-    """float32 (axis.image_px, M) from the visible canvas rows, float32 (n, M), linear along the first axis."""
-    rows = _with_margin(inverse)
-    steps = np.diff(rows, axis=0)
-    first, weight = axis.taps
-    out = np.empty((axis.image_px, rows.shape[1]), np.float32)
-    for top in range(0, axis.image_px, ROWS_AT_ONCE):
-        part = slice(top, top + ROWS_AT_ONCE)
-        block = steps[first[part]]
-        block *= weight[part, None]
-        np.add(block, rows[first[part]], out=out[part])
-    return out
-
-
-def _with_margin(rows: np.ndarray) -> np.ndarray:
-    """One more row at either end, continuing the slope there but not by more than a quarter of the value."""
-    inner = rows[min(1, len(rows) - 1)], rows[max(-2, -len(rows))]
-    before = np.clip(2 * rows[0] - inner[0], rows[0] / _MAX_EDGE_RATIO, rows[0] * _MAX_EDGE_RATIO)
-    after = np.clip(2 * rows[-1] - inner[1], rows[-1] / _MAX_EDGE_RATIO, rows[-1] * _MAX_EDGE_RATIO)
-    return np.concatenate([before[None], rows, after[None]])
-
-
-# Smallest depth whose inverse is a float32.
-_TINY = np.finfo(np.float32).tiny
-
-
 @dataclass(frozen=True)
 class CanonicalView:
     """How one camera's image lies on the model's canvas. Build it with `canonical_view` or `fitted_view`.
 
-    x, y: the two axes. Maps are computed on first use and kept; every method is pure and may be
-    called from any thread. Sizes and coordinates of the canvas are in canvas pixels.
+    x, y: the two axes. Maps are computed on first use and kept; every method is pure and may be called from any thread.
+    Sizes and coordinates of the canvas are in canvas pixels.
     """
 
     x: Axis
     y: Axis
 
-    @property
+    @cached_property
     def canvas_size_px(self) -> tuple[int, int]:
         """(width, height) of the canvas."""
         return self.x.canvas_px, self.y.canvas_px
 
     @property
     def visible(self) -> tuple[int, int, int, int]:
-        """(x, y, width, height) of the canvas pixels that show the image, be it in part."""
+        """(x, y, width, height) of the canvas pixels that show the image, at least in part."""
         (x0, x1), (y0, y1) = self.x.visible, self.y.visible
         return x0, y0, x1 - x0, y1 - y0
 
     @property
     def coverage(self) -> float:
         """Share of the image's pixels that lie on the canvas, 0 to 1."""
-        return self.x.share_inside * self.y.share_inside
+        return float(self.x.inside.mean()) * float(self.y.inside.mean())
 
     def uv_to_canvas(self, uv_px: np.ndarray) -> np.ndarray:
-        """float64 (N, 2) canvas coordinates of image pixels (N, 2); those outside the canvas are kept."""
+        """Returns float64 (N, 2): canvas coordinates of image pixels (N, 2), also of those outside the canvas."""
         uv = np.asarray(uv_px, np.float64).reshape(-1, 2)
         return np.stack([self.x.to_canvas(uv[:, 0]), self.y.to_canvas(uv[:, 1])], axis=1)
 
     def uv_to_image(self, uv_canvas: np.ndarray) -> np.ndarray:
-        """float64 (N, 2) image pixels of canvas coordinates (N, 2); the exact inverse of uv_to_canvas."""
+        """Returns float64 (N, 2): image pixels of canvas coordinates (N, 2); the exact inverse of uv_to_canvas."""
         uv = np.asarray(uv_canvas, np.float64).reshape(-1, 2)
         return np.stack([self.x.to_image(uv[:, 0]), self.y.to_image(uv[:, 1])], axis=1)
 
     def contains(self, uv_px: np.ndarray) -> np.ndarray:
-        """bool (N,): the image pixel (N, 2) lies in the image and on the canvas; False for NaN."""
-        uv = np.asarray(uv_px, np.float64).reshape(-1, 2)
-        return self.x.contains(uv[:, 0]) & self.y.contains(uv[:, 1])
+        """Returns bool (N,): whether each image pixel (N, 2) lies in the image and on the canvas; False for NaN."""
+        u, v = self.uv_to_canvas(uv_px).T
+        in_image = pixels_inside(uv_px, (self.x.image_px, self.y.image_px))
+        return in_image & self.x.is_on_canvas(u) & self.y.is_on_canvas(v)
 
     def image_to_canvas(self, rgb: np.ndarray) -> np.ndarray:
-        """uint8 (h, w, 3) canvas of an image uint8 (H, W, 3); grey where the image does not reach.
+        """Returns the canvas, uint8 (h, w, 3), of an image uint8 (H, W, 3); grey where the image does not reach.
 
-        Shrinking averages whole blocks of pixels first, so that fine texture does not alias.
+        Shrinking averages whole blocks of pixels first, so that fine texture does not alias. Raises BadImage for an
+        image of another size.
         """
         if rgb.shape[:2] != (self.y.image_px, self.x.image_px):
             raise BadImage(
@@ -225,24 +189,24 @@ class CanonicalView:
         return cv2.convertMaps(map_x, map_y, cv2.CV_16SC2)
 
     def depth_to_image(self, depth_canvas_m: np.ndarray) -> np.ndarray:
-        """float32 (H, W) depth of the image from depth on the canvas, float32 (h, w), metres.
+        """Returns float32 (H, W): depth of the image from depth on the canvas, float32 (h, w), metres.
 
-        Interpolates 1 / z bilinearly: on a plane 1 / z is affine in the pixel coordinates, so planes
-        come back as planes. NaN where the canvas does not show the image, and wherever one of the
-        interpolated values is not a positive number; +inf where the nearest one is +inf.
+        Interpolates 1 / z bilinearly: on a plane 1 / z is affine in the pixel coordinates, so planes come back as
+        planes. NaN where the canvas does not show the image, and wherever one of the interpolated values is not a
+        positive number; +inf where the nearest one is +inf. Raises BadImage for a map of another size.
         """
         if depth_canvas_m.shape != (self.y.canvas_px, self.x.canvas_px):
             raise BadImage(
                 f"depth has shape {depth_canvas_m.shape} but the canvas is {self.y.canvas_px} rows of "
                 f"{self.x.canvas_px}: pass the map the model made of this canvas."
             )
-        seen_m = depth_canvas_m[slice(*self.y.visible), slice(*self.x.visible)]
-        inverse = np.full(seen_m.shape, np.nan, np.float32)
-        np.divide(1.0, seen_m, out=inverse, where=np.isfinite(seen_m) & (seen_m >= _TINY))
-        across = interpolate_rows(np.ascontiguousarray(inverse.T), self.x)
-        depth_m = interpolate_rows(np.ascontiguousarray(across.T), self.y)
+        visible_m = depth_canvas_m[slice(*self.y.visible), slice(*self.x.visible)]
+        inverse = np.full(visible_m.shape, np.nan, np.float32)
+        np.divide(1.0, visible_m, out=inverse, where=np.isfinite(visible_m) & (visible_m >= _TINY))
+        across = _interpolate_rows(np.ascontiguousarray(inverse.T), self.x)
+        depth_m = _interpolate_rows(np.ascontiguousarray(across.T), self.y)
         np.reciprocal(depth_m, out=depth_m)
-        endless = np.isposinf(seen_m)
+        endless = np.isposinf(visible_m)
         if endless.any():
             nearest = endless[self.y.nearest_visible][:, self.x.nearest_visible]
             depth_m[nearest & self.y.inside[:, None] & self.x.inside] = np.inf
@@ -250,30 +214,47 @@ class CanonicalView:
 
 
 def canonical_view(intrinsics: Intrinsics, focal_px: float, canvases: Sequence[tuple[int, int]]) -> CanonicalView:
-    """The view of this camera on the canvas (width, height) that shows most of it; the smallest of several such.
+    """Returns the view of this camera on the canvas (width, height) that shows most of it; the smallest of several.
 
-    The principal point lies in the middle of the canvas, moved by as little as is needed for the image
-    to lie inside the canvas or, where the image is larger, to fill it.
+    The principal point lies in the middle of the canvas, moved by as little as is needed for the image to lie inside
+    the canvas or, where the image is larger, to fill it.
     """
     scale_x, scale_y = focal_px / intrinsics.fx_px, focal_px / intrinsics.fy_px
 
     def rank(canvas: tuple[int, int]) -> tuple[float, int]:
-        share_x = share_shown(intrinsics.width_px * scale_x, canvas[0])
-        share_y = share_shown(intrinsics.height_px * scale_y, canvas[1])
+        share_x = _share_shown(intrinsics.width_px * scale_x, canvas[0])
+        share_y = _share_shown(intrinsics.height_px * scale_y, canvas[1])
         return -share_x * share_y, canvas[0] * canvas[1]
 
     width, height = min(canvases, key=rank)
-    x = place_axis(intrinsics.width_px, width, scale_x, intrinsics.cx_px)
-    y = place_axis(intrinsics.height_px, height, scale_y, intrinsics.cy_px)
+    x = _place_axis(intrinsics.width_px, width, scale_x, intrinsics.cx_px)
+    y = _place_axis(intrinsics.height_px, height, scale_y, intrinsics.cy_px)
     return CanonicalView(x, y)
 
 
+def _share_shown(length_px: float, canvas_px: int) -> float:
+    """Returns the share of an image of this length, in canvas pixels, that a canvas can show."""
+    return 1.0 if length_px <= canvas_px + 2 * _SLACK_PX else canvas_px / length_px
+
+
+def _place_axis(image_px: int, canvas_px: int, scale: float, principal_px: float) -> Axis:
+    """Returns the axis with the principal point as near to the middle of the canvas as `canonical_view` says."""
+    centred = canvas_px / 2 - (principal_px + 0.5) * scale
+    room = canvas_px - image_px * scale
+    if room >= -2 * _SLACK_PX:
+        offset = np.clip(centred, min(0.0, room / 2), max(room, room / 2))
+    else:
+        offset = np.clip(centred, room, 0.0)
+    return Axis(image_px, canvas_px, scale, float(offset))
+
+
 def fitted_view(intrinsics: Intrinsics, rule: CanvasRule) -> CanonicalView:
-    """The view of a published checkpoint: the whole image, resized to the size that its released code gives it.
+    """Returns the view of a published checkpoint: the whole image, resized to the size that its released code gives it.
 
     The released code resamples twice (bicubic in DepthLM, bilinear in DepthVLM, then bicubic in the checkpoint's
-    processor); here it is once, bilinear on means of whole blocks, so that pixels lie where they lie there but are
-    not bit-equal. rule.canvases_px must be empty. Raises BadIntrinsics for a camera whose image would be no picture.
+    processor). Here it is done once, bilinearly on means of whole blocks, so that pixels lie at the same places but are
+    not bit-equal. rule.canvases_px must be empty. Raises BadIntrinsics for a camera whose image would be too small,
+    too large or too long (see `resize_rules.fitted_sizes`).
     """
     whole, seen = fitted_sizes(intrinsics, rule)
     x, y = (
@@ -283,8 +264,58 @@ def fitted_view(intrinsics: Intrinsics, rule: CanvasRule) -> CanonicalView:
     return CanonicalView(x, y)
 
 
+def checked_canonical_view(intrinsics: Intrinsics, rule: CanvasRule) -> CanonicalView:
+    """Returns how a camera's image lies on the model's canvas.
+
+    Raises BadIntrinsics for a camera whose numbers are finite but impossible, and for one that an engine was not built
+    for and cannot serve.
+    """
+    width, height = intrinsics.size_px
+    focal_px = rule.focal_px or intrinsics.fx_px
+    if min(width * focal_px / intrinsics.fx_px, height * focal_px / intrinsics.fy_px) < MIN_CANVAS_PX:
+        raise BadIntrinsics(
+            f"focal length fx = {intrinsics.fx_px:g}, fy = {intrinsics.fy_px:g} for an image of {width} x {height}: "
+            f"this view is so narrow that the model would see fewer than {MIN_CANVAS_PX} pixels; check the calibration."
+        )
+    off_x = abs(intrinsics.cx_px - (width - 1) / 2) / width
+    off_y = abs(intrinsics.cy_px - (height - 1) / 2) / height
+    if max(off_x, off_y) > MAX_PRINCIPAL_POINT_OFFSET:
+        raise BadIntrinsics(
+            f"principal point ({intrinsics.cx_px:g}, {intrinsics.cy_px:g}) is far outside the {width} x {height} "
+            "image: is the calibration of another resolution?"
+        )
+    if rule.canvases_px:
+        view = canonical_view(intrinsics, focal_px, rule.canvases_px)
+        if rule.built_by and view.coverage < MIN_ENGINE_COVERAGE:
+            needed = f"{width * focal_px / intrinsics.fx_px:.0f} x {height * focal_px / intrinsics.fy_px:.0f}"
+            raise _wrong_camera(intrinsics, rule, needed)
+        return view
+    view = fitted_view(intrinsics, rule)
+    if rule.built_px and view.canvas_size_px not in rule.built_px:
+        raise _wrong_camera(intrinsics, rule, f"{view.x.canvas_px} x {view.y.canvas_px}")
+    return view
+
+
+def _wrong_camera(intrinsics: Intrinsics, rule: CanvasRule, needed: str) -> BadIntrinsics:
+    """Returns the error for a camera that an engine cannot serve. needed: the canvas size that its image would need."""
+    built = ", ".join(f"{w} x {h}" for w, h in rule.canvases_px or rule.built_px)
+    return BadIntrinsics(
+        f"a camera of {intrinsics.width_px} x {intrinsics.height_px} with fx = {intrinsics.fx_px:g} would be seen as "
+        f"{needed} pixels, but this engine was built for a camera that is seen as {built}: build one for this camera: "
+        f"{engine_build_command(intrinsics, rule)}"
+    )
+
+
+def engine_build_command(intrinsics: Intrinsics, rule: CanvasRule) -> str:
+    """Returns the command that builds an engine of the same model for a camera."""
+    if not math.isclose(intrinsics.fx_px, intrinsics.fy_px, rel_tol=0.01):
+        return f"{rule.built_by} --camera CALIBRATION.yaml"
+    size = f"{intrinsics.width_px}x{intrinsics.height_px}"
+    return f"{rule.built_by} --size {size} --focal {intrinsics.fx_px:g}"
+
+
 def _block_means(rgb: np.ndarray, block_x: int, block_y: int) -> np.ndarray:
-    """Means of whole blocks; the last block of a row or column is filled up by repeating the border."""
+    """Returns means of whole blocks; the last block of a row or column is filled up by repeating the border."""
     height, width = rgb.shape[:2]
     if block_x == block_y == 1:
         return rgb
@@ -295,10 +326,35 @@ def _block_means(rgb: np.ndarray, block_x: int, block_y: int) -> np.ndarray:
     return cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
 
 
+def _interpolate_rows(inverse: np.ndarray, axis: Axis) -> np.ndarray:
+    """Returns float32 (axis.image_px, M) from the visible canvas rows, float32 (n, M), linear along the first axis."""
+    rows = _with_margin(inverse)
+    steps = np.diff(rows, axis=0)
+    first, weight = axis.taps
+    out = np.empty((axis.image_px, rows.shape[1]), np.float32)
+    for top in range(0, axis.image_px, ROWS_AT_ONCE):
+        part = slice(top, top + ROWS_AT_ONCE)
+        block = steps[first[part]]
+        block *= weight[part, None]
+        np.add(block, rows[first[part]], out=out[part])
+    return out
+
+
+def _with_margin(rows: np.ndarray) -> np.ndarray:
+    """Adds one row at either end, which continues the slope there but not by more than a quarter of the value."""
+    inner = rows[min(1, len(rows) - 1)], rows[max(-2, -len(rows))]
+    before = np.clip(2 * rows[0] - inner[0], rows[0] / _MAX_EDGE_RATIO, rows[0] * _MAX_EDGE_RATIO)
+    after = np.clip(2 * rows[-1] - inner[1], rows[-1] / _MAX_EDGE_RATIO, rows[-1] * _MAX_EDGE_RATIO)
+    return np.concatenate([before[None], rows, after[None]])
+
+
 @dataclass(frozen=True)
-class Placement:
-    """Pixels (N, 2) and Regions of the frame to those of the canvas and back. Boxes are edges, pixels are centres: half
-    a pixel lies between them."""
+class CanvasPlacement:
+    """A frame on the model's canvas.
+
+    Pixel coordinates (N, 2) are those of pixel centres, the sides of regions are edges of pixels: half a pixel lies
+    between the two.
+    """
 
     frame: Frame
     canonical: CanonicalView
@@ -308,84 +364,61 @@ class Placement:
         """uint8 (h, w, 3), what the model sees."""
         return self.canonical.image_to_canvas(self.frame.rgb)
 
-    @property
-    def size_px(self) -> tuple[int, int]:
+    @cached_property
+    def canvas_size_px(self) -> tuple[int, int]:
         """(width, height) of the canvas."""
         return self.canonical.canvas_size_px
 
-    def checked(self, uv_px: np.ndarray | Sequence) -> np.ndarray:
-        """float64 (N, 2). Raises BadQuestion for a pixel outside the frame."""
-        uv_px = np.asarray(uv_px, np.float64).reshape(-1, 2)
-        for u, v in uv_px[~self.in_frame(uv_px)]:
-            width, height = self.frame.intrinsics.size_px
-            raise BadQuestion(
-                f"pixel ({u:g}, {v:g}) is outside the {width} x {height} image: u 0..{width - 1}, v 0..{height - 1}."
-            )
-        return uv_px
-
-    def seen(self, uv_px: np.ndarray | Sequence) -> np.ndarray:
-        """float64 (N, 2). Raises BadQuestion for a pixel outside the frame, or that the model does not see."""
-        uv_px = self.checked(uv_px)
-        for u, v in uv_px[~self.sees(uv_px)]:
+    def check_visible(self, uv_px: np.ndarray | Sequence) -> np.ndarray:
+        """Returns float64 (N, 2). Raises BadQuestion for a pixel outside the frame, or that the model does not see."""
+        uv_px = check_pixels_inside(uv_px, self.frame.intrinsics.size_px)
+        for u, v in uv_px[~self.is_visible(uv_px)]:
             raise BadQuestion(
                 f"the model does not see pixel ({u:g}, {v:g}): it is outside its field of view, ask inside."
             )
         return uv_px
 
-    def in_frame(self, uv_px: np.ndarray) -> np.ndarray:
-        """bool (N,)."""
-        return in_frame(uv_px, self.frame.intrinsics.size_px)
-
-    def sees(self, uv_px: np.ndarray) -> np.ndarray:
-        """bool (N,): pixels of the frame that lie on the canvas and show something."""
-        on_canvas = self.canonical.contains(uv_px)
-        if self.frame.seen is None:
-            return on_canvas
-        u, v = np.rint(uv_px).astype(int).T
-        return on_canvas & self.frame.seen[v, u]
-
-    def uv_to_canvas(self, uv_px: np.ndarray) -> np.ndarray:
-        return self.canonical.uv_to_canvas(uv_px)
+    def is_visible(self, uv_px: np.ndarray) -> np.ndarray:
+        """Returns bool (N,): whether each pixel (N, 2) is in the frame, on the canvas, and was seen by the camera."""
+        visible = self.canonical.contains(uv_px)
+        if self.frame.seen is not None:
+            u, v = nearest_pixel(uv_px[visible]).T
+            visible[visible] = self.frame.seen[v, u]
+        return visible
 
     def region_to_canvas(self, region: Region) -> Region:
-        """Raises BadQuestion for a region that is empty, leaves the image, or has its middle where nothing is seen."""
-        if not self._region_is_seen(region):
-            width, height = self.frame.intrinsics.size_px
+        """Returns the region on the canvas.
+
+        Raises BadQuestion for a region that is empty, leaves the image, or whose middle the model does not see.
+        """
+        low, high = corners = region_corners_px(region)
+        size_px = self.frame.intrinsics.size_px
+        is_inside = (low >= 0).all() and (high <= size_px).all() and (high > low).all()
+        if not (is_inside and self.is_visible(region_centres_px([region]))[0]):
             raise BadQuestion(
                 f"region {region.width_px:g} x {region.height_px:g} at ({region.x_px:g}, {region.y_px:g}) is empty, "
-                f"leaves the {width} x {height} image, or has its middle where the model does not see."
+                f"leaves the {size_px[0]} x {size_px[1]} image, or has its middle where the model does not see."
             )
-        return corners_to_region(self.canonical.uv_to_canvas(corners(region) - 0.5) + 0.5, region.label)
+        return _region_between(self.canonical.uv_to_canvas(corners - 0.5) + 0.5, region.label)
 
     def region_to_image(self, region: Region) -> Region:
-        """A region of the canvas, clipped to the image."""
-        uv = self.canonical.uv_to_image(corners(region) - 0.5) + 0.5
-        return corners_to_region(np.clip(uv, 0, self.frame.intrinsics.size_px), region.label)
-
-    def _region_is_seen(self, region: Region) -> bool:
-        low, high = corners(region)
-        inside = bool((low >= 0).all() and (high <= self.frame.intrinsics.size_px).all() and (high > low).all())
-        return inside and bool(self.sees(centres([region]))[0])
+        """Returns the region of the image for a region of the canvas, clipped to the image."""
+        corners = self.canonical.uv_to_image(region_corners_px(region) - 0.5) + 0.5
+        return _region_between(np.clip(corners, 0, self.frame.intrinsics.size_px), region.label)
 
 
-def in_frame(uv_px: np.ndarray, size_px: tuple[int, int]) -> np.ndarray:
-    """bool (N,): pixels (N, 2) of an image of this size (width, height)."""
-    u, v = uv_px[:, 0], uv_px[:, 1]
-    return (u >= -0.5) & (u < size_px[0] - 0.5) & (v >= -0.5) & (v < size_px[1] - 0.5)
-
-
-def corners(region: Region) -> np.ndarray:
-    """(2, 2): top-left and bottom-right."""
+def region_corners_px(region: Region) -> np.ndarray:
+    """Returns float64 (2, 2): top-left and bottom-right corner, edges of pixels."""
     x, y = region.x_px, region.y_px
-    return np.array([[x, y], [x + region.width_px, y + region.height_px]])
+    return np.array([[x, y], [x + region.width_px, y + region.height_px]], np.float64)
 
 
-def corners_to_region(uv: np.ndarray, label: str = "") -> Region:
-    """Inverse of corners."""
-    (x0, y0), (x1, y1) = uv
+def region_centres_px(regions: Sequence[Region]) -> np.ndarray:
+    """Returns float64 (N, 2): the pixel coordinates of the middle of each region."""
+    return np.array([region_corners_px(region).mean(0) - 0.5 for region in regions]).reshape(-1, 2)
+
+
+def _region_between(corners_px: np.ndarray, label: str) -> Region:
+    """Returns the region with these corners; the inverse of region_corners_px."""
+    (x0, y0), (x1, y1) = corners_px
     return Region(float(x0), float(y0), float(x1 - x0), float(y1 - y0), label)
-
-
-def centres(regions: Sequence[Region]) -> np.ndarray:
-    """(N, 2) centre pixels."""
-    return np.array([corners(region).mean(0) - 0.5 for region in regions]).reshape(-1, 2)

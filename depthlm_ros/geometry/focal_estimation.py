@@ -1,20 +1,17 @@
-"""A camera for an image without one: a focal length estimated from the single image.
+"""A camera for an image without calibration: a focal length estimated from the single image (`estimated_camera`).
 
-VLM3 takes a learned model for this (AnyCalib, Tirado-Garin and Civera 2025). None is shipped here: the file's Exif data
-are asked, then the lines in the image (vanishing.py); name a learned one in a recipe (focal.estimator). What none of
-them tells is a fixed guess.
+VLM3 uses a learned model for this (AnyCalib, Tirado-Garin and Civera 2025). None is shipped here; a recipe can name one
+(focal.estimator). `make_estimator` returns an estimator that reads the file's Exif data, then uses the lines in the
+image, and then assumes a fixed field of view.
 
-The focal length that a camera wrote into its JPEG file.
+Exif: tags and types are those of the Exif standard (CIPA DC-008) and TIFF 6.0; nothing else of a file is read.
 
-Tags and types are those of the Exif standard (CIPA DC-008) and TIFF 6.0; nothing else of a file is looked at.
-
-A focal length from one image of something built, by the directions that its edges share.
-
-Edges of rooms, streets and furniture mostly run along three directions at right angles. Each pair of these has two
-vanishing points v1, v2 (from the image's centre), and f^2 = -v1 . v2 (Caprile and Torre, "Using vanishing points for
-camera calibration", 1990). Pairs are drawn from line segments (von Gioi et al.'s LSD, in OpenCV), each is judged by the
-length of the segments that one of its three directions explains, and the best have to agree: where they do not, as in
-a view straight at a wall, which says nothing about f, nothing is said. bench/focal.py measures how good it is.
+Lines: edges of rooms, streets and furniture mostly run along three directions at right angles. Each pair of these has
+two vanishing points v1, v2 (relative to the image's centre), and f^2 = -v1 . v2 (Caprile and Torre, "Using vanishing
+points for camera calibration", 1990). Pairs are drawn from line segments (von Gioi et al.'s LSD, in OpenCV). The score
+of a pair is the length of the segments that one of its three directions explains, and the best pairs must agree. Where
+they do not, as in a view straight at a wall, which says nothing about f, there is no estimate. bench/focal.py measures
+the accuracy.
 """
 
 from __future__ import annotations
@@ -24,6 +21,7 @@ import math
 import struct
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -34,7 +32,6 @@ import numpy as np
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.errors import SetupError
 from depthlm_ros.image_io import image_size, jpeg_segments, read_rgb
-from depthlm_ros.training.finetune.recipe import FocalSettings
 
 # Exif tags.
 EXIF_IFD = 0x8769
@@ -42,15 +39,108 @@ FOCAL_LENGTH_MM, FOCAL_LENGTH_35MM = 0x920A, 0xA405
 PLANE_X_RESOLUTION, PLANE_UNIT, PIXEL_X_DIMENSION = 0xA20E, 0xA210, 0xA002
 # Diagonal of 36 mm x 24 mm film, to which the equivalent focal length refers (CIPA DCG-001).
 FILM_DIAGONAL_MM = math.hypot(36.0, 24.0)
+# Unit of the resolution -> millimetres.
 UNITS_MM = {2: 25.4, 3: 10.0}
-# Bytes of the types that are read here: SHORT, LONG, RATIONAL.
+# Type -> bytes, for the types that are read here: SHORT, LONG, RATIONAL.
 SIZES = {3: 2, 4: 4, 5: 8}
-# The segment of a JPEG that holds the tags.
+# The segment of a JPEG that contains the tags.
 APP1 = 0xE1
 
+# Segments are detected in an image whose longer side is LONG_PX. Lengths below are in units of the longer side.
+LONG_PX = 640
+SHORTEST, MOST_SEGMENTS, LEAST_SEGMENTS = 0.04, 250, 12
+# Fields of view from 120 to 26 degrees along the longer side.
+FOCALS = (0.29, 2.2)
+# Number of pairs of vanishing points that are drawn.
+DRAWN = 4000
+# A vanishing point does not explain a segment that misses it by more than this.
+MISSED_DEG = 1.5
+# This many of the best pairs must agree: the middle 60 % of their weight lies within AGREED of ln f.
+BEST, AGREED = 25, 0.2
 
-def focal_px(path: Path, size_px: tuple[int, int]) -> float | None:
-    """Focal length in pixels of an image file of this size (width, height), None where the file does not say."""
+
+@dataclass(frozen=True)
+class FocalSettings:
+    """Settings for images without intrinsics.
+
+    estimator: "auto" (Exif data, then the lines in the image), "exif", or package.module:name of a callable that
+    returns a FocalEstimator. fallback_fov_deg: field of view along the longer side, for images that give no estimate.
+    """
+
+    estimator: str = "auto"
+    fallback_fov_deg: float = 60.0
+
+
+class FocalEstimator(Protocol):
+    """Estimates a focal length in the place of a calibration."""
+
+    def focal_px(self, image: Path, size_px: tuple[int, int]) -> float:
+        """Returns the focal length, pixels, the same on both axes, of an image file of this size (width, height)."""
+        ...
+
+
+# Returns the focal length in pixels of an image file of this size (width, height); None if it has no estimate.
+FocalSource = Callable[[Path, tuple[int, int]], float | None]
+
+
+class FocalWithFallback:
+    """Uses the first of several sources that has an estimate; else a fixed field of view, with a warning."""
+
+    def __init__(self, sources: Sequence[FocalSource], fallback_fov_deg: float) -> None:
+        if not 0 < fallback_fov_deg < 180:
+            raise SetupError(f"focal.fallback_fov_deg is {fallback_fov_deg:g}: it must be between 0 and 180.")
+        self.sources, self.fallback_fov_deg = sources, fallback_fov_deg
+        self._has_warned = False
+
+    def focal_px(self, image: Path, size_px: tuple[int, int]) -> float:
+        """Returns the focal length, as FocalEstimator says."""
+        for source in self.sources:
+            estimate_px = source(image, size_px)
+            if estimate_px is not None:
+                return estimate_px
+        if not self._has_warned:
+            self._has_warned = True
+            warnings.warn(
+                f"{image} has no intrinsics, and its focal length cannot be estimated: a field of view of "
+                f"{self.fallback_fov_deg:g} degrees is assumed for this image and all further ones like it. Metric "
+                "depth learnt from them is a guess: give intrinsics, or a learned estimator (focal.estimator).",
+                stacklevel=2,
+            )
+        return max(size_px) / 2 / math.tan(math.radians(self.fallback_fov_deg) / 2)
+
+
+def make_estimator(settings: FocalSettings) -> FocalEstimator:
+    """Returns the estimator that a recipe names. Raises SetupError if package.module:name cannot be imported."""
+    if settings.estimator in FOCAL_SOURCES:
+        return FocalWithFallback(FOCAL_SOURCES[settings.estimator], settings.fallback_fov_deg)
+    module_name, _, name = settings.estimator.partition(":")
+    try:
+        estimator = getattr(importlib.import_module(module_name), name)()
+    except (ImportError, AttributeError, TypeError, ValueError) as exc:
+        raise SetupError(
+            f"focal.estimator is {settings.estimator!r}, which cannot be made ({exc}): write auto, exif, or "
+            "package.module:name of a callable without arguments that returns an object with focal_px(image, size_px)."
+        ) from exc
+    if not callable(getattr(estimator, "focal_px", None)):
+        raise SetupError(
+            f"focal.estimator {settings.estimator!r} gave a {type(estimator).__name__} without focal_px(): give a "
+            "callable that returns an object with focal_px(image, size_px)."
+        )
+    return estimator
+
+
+def estimated_camera(image: Path, estimator: FocalEstimator) -> Intrinsics:
+    """Returns the camera of an image file: estimated focal length, principal point in the middle.
+
+    Raises BadImage, and BadIntrinsics for an estimate that is not a possible focal length.
+    """
+    width, height = image_size(image)
+    focal_px = float(estimator.focal_px(image, (width, height)))
+    return Intrinsics(focal_px, focal_px, (width - 1) / 2, (height - 1) / 2, width, height)
+
+
+def focal_from_exif(path: Path, size_px: tuple[int, int]) -> float | None:
+    """Returns the focal length, pixels, of an image file of this size (width, height); None if the file has none."""
     try:
         tags = read_tags(path)
     except (OSError, struct.error):
@@ -62,13 +152,13 @@ def focal_px(path: Path, size_px: tuple[int, int]) -> float | None:
     unit_mm = UNITS_MM.get(int(tags.get(PLANE_UNIT, 2)), 0.0)
     if not (focal_mm > 0 and per_unit > 0 and unit_mm):
         return None
-    # The resolution is that of the picture as it was taken.
-    taken_px = tags.get(PIXEL_X_DIMENSION, 0.0) or max(size_px)
-    return focal_mm * per_unit / unit_mm * max(size_px) / taken_px
+    # The resolution refers to the original picture, which may have been resized since.
+    original_px = tags.get(PIXEL_X_DIMENSION, 0.0) or max(size_px)
+    return focal_mm * per_unit / unit_mm * max(size_px) / original_px
 
 
 def read_tags(path: Path) -> dict[int, float]:
-    """The numbers of a JPEG file's first and Exif directories by tag; none for a file that has none.
+    """Returns the numbers in a JPEG file's first and Exif directories by tag; empty for a file without them.
 
     Raises OSError, or struct.error for a directory that is cut off.
     """
@@ -83,7 +173,7 @@ def read_tags(path: Path) -> dict[int, float]:
 
 
 def _exif_block(path: Path) -> bytes:
-    """The TIFF structure in a JPEG's first APP1 segment, empty if there is none."""
+    """Returns the TIFF structure in a JPEG's first APP1 segment with Exif data; empty if there is none."""
     with path.open("rb") as file:
         for marker, size in jpeg_segments(file):
             segment = file.read(size) if marker == APP1 else b""
@@ -93,6 +183,7 @@ def _exif_block(path: Path) -> bytes:
 
 
 def _directory(block: bytes, order: str, at: int) -> Iterator[tuple[int, float]]:
+    """Yields the tag and value of each single number in the directory at this offset; order: "<" or ">"."""
     (count,) = struct.unpack_from(order + "H", block, at)
     for entry in range(at + 2, at + 2 + 12 * count, 12):
         tag, kind, number = struct.unpack_from(order + "HHI", block, entry)
@@ -103,39 +194,33 @@ def _directory(block: bytes, order: str, at: int) -> Iterator[tuple[int, float]]
 
 
 def _number(block: bytes, order: str, kind: int, at: int) -> float:
+    """Returns the number of this type at an offset; a rational number with denominator 0 is 0."""
     if kind == 5:
-        over, under = struct.unpack_from(order + "II", block, at)
-        return over / under if under else 0.0
+        numerator, denominator = struct.unpack_from(order + "II", block, at)
+        return numerator / denominator if denominator else 0.0
     return float(struct.unpack_from(order + ("H" if kind == 3 else "I"), block, at)[0])
 
 
-# Segments are looked for in an image of this longer side; lengths below are in longer sides.
-LONG_PX = 640
-SHORTEST, MOST_SEGMENTS, LEAST_SEGMENTS = 0.04, 250, 12
-# Fields of view from 120 to 26 degrees along the longer side.
-FOCALS = (0.29, 2.2)
-DRAWN = 4000
-# A segment that misses a vanishing point by more is not explained by it.
-MISSED_DEG = 1.5
-# So many of the best have to agree, the middle 60 % of their weight within so much of ln f.
-BEST, AGREED = 25, 0.2
-
-
 def focal_from_lines(rgb: np.ndarray) -> float | None:
-    """Focal length in pixels, the same on both axes, of an image uint8 (H, W, 3) whose principal point is its centre;
-    None where its lines do not tell. The same image gives the same number."""
+    """Returns the focal length in pixels, the same on both axes, of an image uint8 (H, W, 3); None without an estimate.
+
+    The principal point is taken to be the centre of the image. The same image always gives the same number.
+    """
     segments = find_segments(rgb)
     if len(segments) < LEAST_SEGMENTS:
         return None
     focal, directions = _draw_frames(segments)
     if len(focal) < BEST:
         return None
-    found = _agreed(focal, _explained(segments, focal, directions))
-    return None if found is None else found * max(rgb.shape[:2])
+    estimate = _agreed_focal(focal, _explained_share(segments, focal, directions))
+    return None if estimate is None else estimate * max(rgb.shape[:2])
 
 
 def find_segments(rgb: np.ndarray) -> np.ndarray:
-    """float64 (N, 4): both ends (x, y, x, y) of the longest segments, from the image's centre, in longer sides."""
+    """Returns float64 (N, 4): both ends (x, y, x, y) of the longest segments, the longest first.
+
+    Coordinates are relative to the image's centre, in units of its longer side.
+    """
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
     scale = LONG_PX / max(grey.shape)
     if scale < 1:
@@ -151,12 +236,15 @@ def find_segments(rgb: np.ndarray) -> np.ndarray:
 
 
 def _lengths(segments: np.ndarray) -> np.ndarray:
+    """Returns float64 (N,): lengths of segments (N, 4)."""
     return np.asarray(np.linalg.norm(segments[:, 2:] - segments[:, :2], axis=1))
 
 
 def _draw_frames(segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Focal lengths (F,), and three directions at right angles (3, F, 3), of pairs of vanishing points, each where two
-    segments meet. Longer segments are drawn more often."""
+    """Returns focal lengths (F,), and three directions at right angles (3, F, 3), of random pairs of vanishing points.
+
+    Each vanishing point is where two segments meet. Longer segments are drawn more often.
+    """
     ends = np.insert(segments.reshape(-1, 2, 2), 2, 1.0, axis=2)
     lines, weight = np.cross(ends[:, 0], ends[:, 1]), np.sqrt(_lengths(segments))
     drawn = np.random.default_rng(0).choice(len(segments), (DRAWN, 4), p=weight / weight.sum())
@@ -169,13 +257,15 @@ def _draw_frames(segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return focal, np.stack([first, second, np.cross(first, second)])
 
 
-def _explained(segments: np.ndarray, focal: np.ndarray, directions: np.ndarray) -> np.ndarray:
-    """float64 (F,): the share of the segments' length that points at one of the three vanishing points of a frame; what
-    points at it less exactly counts less."""
+def _explained_share(segments: np.ndarray, focal: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    """Returns float64 (F,): the share of the segments' length that points at one of three vanishing points.
+
+    A segment that points there less exactly counts less. focal: (F,), directions: (3, F, 3), as _draw_frames returns.
+    """
     middles, along = (segments[:, :2] + segments[:, 2:]) / 2, _unit(segments[:, 2:] - segments[:, :2])
     best = np.zeros((len(focal), len(segments)))
     for direction in directions:
-        # Towards the vanishing point, also where that is at infinity.
+        # This points towards the vanishing point, even where that is at infinity.
         towards = _unit(focal[:, None, None] * direction[:, None, :2] - direction[:, None, 2:] * middles)
         sine = towards[..., 0] * along[:, 1] - towards[..., 1] * along[:, 0]
         best = np.maximum(best, 1 - (sine / math.sin(math.radians(MISSED_DEG))) ** 2)
@@ -183,8 +273,8 @@ def _explained(segments: np.ndarray, focal: np.ndarray, directions: np.ndarray) 
     return np.asarray(best @ lengths / lengths.sum())
 
 
-def _agreed(focal: np.ndarray, score: np.ndarray) -> float | None:
-    """The weighted median of the best, None if they do not agree."""
+def _agreed_focal(focal: np.ndarray, score: np.ndarray) -> float | None:
+    """Returns the weighted median of the best focal lengths; None if they do not agree."""
     best = np.argsort(-score, kind="stable")[:BEST]
     best = best[np.argsort(focal[best], kind="stable")]
     share = np.cumsum(score[best]) / score[best].sum()
@@ -193,76 +283,18 @@ def _agreed(focal: np.ndarray, score: np.ndarray) -> float | None:
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
+    """Returns the vectors (..., K) with length 1."""
     return np.asarray(vectors / (np.linalg.norm(vectors, axis=-1, keepdims=True) + 1e-12))
 
 
-class FocalEstimator(Protocol):
-    """What stands in for a calibration."""
-
-    def focal_px(self, image: Path, size_px: tuple[int, int]) -> float:
-        """Focal length, pixels, the same on both axes, of an image file of this size (width, height)."""
-        ...
-
-
-# Focal length in pixels of an image file of this size; None where it does not tell.
-Told = Callable[[Path, tuple[int, int]], float | None]
-
-
-class FirstTold:
-    """What the first of several ways tells; where none does, a fixed field of view, with a warning."""
-
-    def __init__(self, ways: Sequence[Told], fallback_fov_deg: float) -> None:
-        if not 0 < fallback_fov_deg < 180:
-            raise SetupError(f"focal.fallback_fov_deg is {fallback_fov_deg:g}: it must be between 0 and 180.")
-        self.ways, self.fallback_fov_deg = ways, fallback_fov_deg
-        self._warned = False
-
-    def focal_px(self, image: Path, size_px: tuple[int, int]) -> float:
-        for way in self.ways:
-            told = way(image, size_px)
-            if told is not None:
-                return told
-        if not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"{image} has no intrinsics, and nothing in it tells its focal length: a field of view of "
-                f"{self.fallback_fov_deg:g} degrees is assumed for it and all further such ones. Metric depth learnt "
-                "from them is a guess; give intrinsics, or a learned estimator (focal.estimator).",
-                stacklevel=2,
-            )
-        return max(size_px) / 2 / math.tan(math.radians(self.fallback_fov_deg) / 2)
-
-
 @lru_cache(maxsize=1 << 16)
-def lines_focal_px(image: Path, size_px: tuple[int, int]) -> float | None:
-    """By vanishing points (vanishing.py); kept, since an image is shown many times. Raises BadImage."""
+def focal_of_file_from_lines(image: Path, size_px: tuple[int, int]) -> float | None:
+    """Returns focal_from_lines of an image file. Cached, since training reads an image many times. Raises BadImage."""
     return focal_from_lines(read_rgb(image))
 
 
-# Settings of a recipe -> what is asked, in this order.
-WAYS: dict[str, tuple[Told, ...]] = {"auto": (focal_px, lines_focal_px), "exif": (focal_px,)}
-
-
-def make_estimator(settings: FocalSettings) -> FocalEstimator:
-    """The estimator that a recipe names. Raises SetupError if package.module:name cannot be had."""
-    if settings.estimator in WAYS:
-        return FirstTold(WAYS[settings.estimator], settings.fallback_fov_deg)
-    module_name, _, name = settings.estimator.partition(":")
-    try:
-        made = getattr(importlib.import_module(module_name), name)()
-    except (ImportError, AttributeError, TypeError, ValueError) as exc:
-        raise SetupError(
-            f"focal.estimator is {settings.estimator!r}, which cannot be made ({exc}): write auto, exif, or "
-            "package.module:name of a callable without arguments that gives an object with focal_px(image, size_px)."
-        ) from exc
-    if not callable(getattr(made, "focal_px", None)):
-        raise SetupError(f"focal.estimator {settings.estimator!r} gave a {type(made).__name__} without focal_px().")
-    return made
-
-
-def estimated_camera(image: Path, estimator: FocalEstimator) -> Intrinsics:
-    """The camera of an image file: estimated focal length, principal point in the middle. Raises BadImage, and
-    BadIntrinsics for an estimate that is no focal length."""
-    width, height = image_size(image)
-    focal_px = float(estimator.focal_px(image, (width, height)))
-    return Intrinsics(focal_px, focal_px, (width - 1) / 2, (height - 1) / 2, width, height)
+# Value of FocalSettings.estimator -> the sources that are asked, in this order.
+FOCAL_SOURCES: dict[str, tuple[FocalSource, ...]] = {
+    "auto": (focal_from_exif, focal_of_file_from_lines),
+    "exif": (focal_from_exif,),
+}

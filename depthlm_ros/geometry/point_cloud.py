@@ -1,4 +1,4 @@
-"""Depth and a camera to point clouds, laid out as PointCloud2 wants them."""
+"""Point clouds from depth and a camera, laid out as PointCloud2 expects them: `CloudBuilder`, `sparse_cloud`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _HUGE = float(np.finfo(np.float32).max)
 class CloudBuilder:
     """Organised clouds of one camera: every `stride`-th pixel of every `stride`-th row, from pixel (0, 0).
 
-    min_m, max_m: z-depths outside are unknown. Rays are computed once, here; `build` only reads them
-    and may be called from any thread. Raises ValueError for a stride below 1.
+    min_m, max_m: z-depths outside this range are unknown. Rays are computed once, here; `build` only reads them and may
+    be called from any thread. Raises ValueError for a stride below 1.
     """
 
     def __init__(
@@ -25,65 +25,61 @@ class CloudBuilder:
     ) -> None:
         if stride < 1:
             raise ValueError(f"cloud stride is {stride}: it must be at least 1 (every pixel).")
-        self.intrinsics = intrinsics
         self.stride = stride
-        # Zero, negative and infinite depths are no points, whatever the range asked for.
+        # Zero, negative and infinite depths give no points, whatever the range.
         self.min_m = max(min_m, _TINY)
         self.max_m = min(max_m, _HUGE)
+        self._shape = (intrinsics.height_px, intrinsics.width_px)
         x, y = ray_slopes(intrinsics)
         self._x = x[None, ::stride]
         self._y = y[::stride, None]
 
     def build(self, depth_m: np.ndarray, rgb: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """float32 (H', W', 4), C-contiguous: x, y, z in metres and packed rgb, 16 bytes a point.
+        """Returns float32 (H', W', 4), C-contiguous: x, y, z in metres and packed rgb, 16 bytes a point.
 
         depth_m: float32 (H, W). rgb: uint8 (H, W, 3), red first. H' = ceil(H / stride), likewise W'.
-        x, y, z are NaN where the depth is unknown, infinite or out of range. The fourth value holds the
-        bits 0x00RRGGBB, as PCL and RViz read a PointCloud2's field `rgb`. Little-endian.
-        out: an array of that shape to fill and return, for a caller who is done with an earlier cloud
-        or wants the points in a message's own memory; without it every call returns a new array.
+        x, y, z are NaN where the depth is unknown, infinite or out of range. The fourth value has the bits 0x00RRGGBB,
+        as PCL and RViz read the field `rgb` of a PointCloud2. Little-endian.
+        out: an array of that shape to fill and return, for a caller who no longer needs an earlier cloud or wants the
+        points in a message's own memory; without it every call returns a new array.
         Raises BadImage for another size than the camera's, ValueError for an `out` that cannot be filled.
         """
-        self._check("depth", depth_m)
-        self._check("image", rgb)
+        for what, array in (("depth", depth_m), ("image", rgb)):
+            if array.shape[:2] != self._shape:
+                raise BadImage(
+                    f"{what} is {array.shape[1]} x {array.shape[0]} but the cloud's camera is "
+                    f"{self._shape[1]} x {self._shape[0]}: pass depth and image of the same frame as the intrinsics."
+                )
         step = slice(None, None, self.stride)
         depth_m, rgb = depth_m[step, step], rgb[step, step]
         cloud = np.empty((*depth_m.shape, 4), "<f4") if out is None else out
         _check_memory(cloud, (*depth_m.shape, 4))
         for top in range(0, len(depth_m), ROWS_AT_ONCE):
             rows = slice(top, top + ROWS_AT_ONCE)
-            z = self._known(depth_m[rows])
+            z = depth_m[rows]
+            z = np.where((z >= self.min_m) & (z <= self.max_m), z, np.float32(np.nan))
             cv2.merge([self._x * z, self._y[rows] * z, z, packed_rgb(rgb[rows])], cloud[rows])
         return cloud
 
-    def _known(self, depth_m: np.ndarray) -> np.ndarray:
-        within = (depth_m >= self.min_m) & (depth_m <= self.max_m)
-        return np.where(within, depth_m, np.float32(np.nan))
-
-    def _check(self, what: str, array: np.ndarray) -> None:
-        width, height = self.intrinsics.size_px
-        if array.shape[:2] != (height, width):
-            raise BadImage(
-                f"{what} is {array.shape[1]} x {array.shape[0]} but the cloud's camera is {width} x {height}: "
-                "pass depth and image of the same frame as the intrinsics."
-            )
-
 
 def _check_memory(out: np.ndarray, shape: tuple[int, int, int]) -> None:
-    # OpenCV would quietly make a new array instead of filling one that does not suit it.
+    """Raises ValueError for an array into which OpenCV would not write: it would silently make a new one."""
     if out.shape != shape or out.dtype != np.dtype("<f4") or not (out.flags.c_contiguous and out.flags.writeable):
         raise ValueError(f"out is {out.dtype} {out.shape}: it must be writable, contiguous float32 {shape}.")
 
 
 def packed_rgb(rgb: np.ndarray) -> np.ndarray:
-    """float32 (H, W) with the bits 0x00RRGGBB of an image uint8 (H, W, 3); to be copied, never calculated with."""
+    """Returns float32 (H, W) with the bits 0x00RRGGBB of an image uint8 (H, W, 3).
+
+    These are bits to copy, not numbers to calculate with.
+    """
     bgra = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGRA).view("<u4")[..., 0]
-    bgra &= 0x00FFFFFF  # the alpha byte 255 would make every colour a NaN
+    bgra &= 0x00FFFFFF  # The alpha byte 255 would make every colour a NaN.
     return bgra.view(np.float32)
 
 
 def sparse_cloud(uv_px: np.ndarray, depth_m: np.ndarray, std_m: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
-    """float32 (N, 4): x, y, z and standard deviation of z, metres, of N pixels (N, 2).
+    """Returns float32 (N, 4): x, y, z and standard deviation of z, metres, of N pixels (N, 2).
 
     x, y, z and std are NaN where the depth is not a positive finite number.
     """

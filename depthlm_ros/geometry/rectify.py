@@ -1,4 +1,4 @@
-"""From the image a camera delivers to the image a pinhole camera would have delivered."""
+"""Rectification: turns the image that a camera delivers into the image that a pinhole camera would deliver."""
 
 from __future__ import annotations
 
@@ -9,30 +9,34 @@ import numpy as np
 
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.geometry.camera_model import NOWHERE_PX, UNSEEN_GREY, CameraModel
+from depthlm_ros.geometry.pinhole import pixels_inside
 
 
 class Rectifier:
     """Turns delivered images of one camera into rectified ones of the same size.
 
-    The maps are computed once, for the first image of the right size: a camera_info that says a
-    nonsensical size must not cost its memory. Every method may be called from any thread.
+    The maps are computed once, for the first image of the right size: a camera_info with a nonsensical size must not
+    cost its memory. Every method may be called from any thread.
 
     intrinsics: the pinhole camera of the output (P where given, else K; cropped and binned).
     """
 
     def __init__(self, model: CameraModel, rectified: bool) -> None:
-        """rectified: the images arrive rectified already (topic image_rect), so nothing is to be done."""
+        """rectified: the images arrive rectified already (topic image_rect), so they are returned unchanged."""
         self.model = model
         self.intrinsics: Intrinsics = model.rectified_intrinsics
-        self._nothing_to_do = rectified or _is_pinhole_already(model)
+        self._is_identity = rectified or _is_pinhole_already(model)
+        # Computed here, so that nothing but this comparison is done for each image.
+        self._shape = model.delivered_size_px[::-1]
 
     def rectify(self, image: np.ndarray) -> np.ndarray:
-        """The rectified image, same shape and dtype; the input itself where there is nothing to do.
+        """Returns the rectified image, same shape and dtype; the input itself where nothing needs to be done.
 
-        image: (H, W) or (H, W, C). Raises BadIntrinsics if it has not the size this camera delivers.
+        image: (H, W) or (H, W, C). Raises BadIntrinsics if it does not have the size that this camera delivers.
         """
-        self.model.check_image_size(image.shape[1], image.shape[0])
-        if self._nothing_to_do:
+        if image.shape[:2] != self._shape:
+            self.model.check_image_size(image.shape[1], image.shape[0])
+        if self._is_identity:
             return image
         map_x, map_y, _ = self._maps
         out = cv2.remap(
@@ -47,8 +51,8 @@ class Rectifier:
 
     @property
     def valid(self) -> np.ndarray | None:
-        """bool (H, W), False where the output shows nothing that the camera saw; None if all is seen."""
-        return None if self._nothing_to_do else self._maps[2]
+        """bool (H, W), False where the output shows nothing that the camera saw; None if there is no such pixel."""
+        return None if self._is_identity else self._maps[2]
 
     @cached_property
     def _maps(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
@@ -57,12 +61,13 @@ class Rectifier:
 
 
 def _is_pinhole_already(model: CameraModel) -> bool:
+    """Whether the delivered image needs no resampling: no distortion, no rotation, and P equal to K."""
     same_matrix = not model.has_p or np.array_equal(model.p[:, :3], model.k)
     return not model.has_distortion and same_matrix and np.array_equal(model.r, np.eye(3))
 
 
 def _float_maps(model: CameraModel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where each output pixel lies in the input, float32 (H, W) twice, and bool (H, W): it lies inside."""
+    """Returns where each output pixel lies in the input, float32 (H, W) twice, and whether that is inside, bool."""
     k, size = model.delivered_k, model.delivered_size_px
     new_k = model.rectified_intrinsics.matrix
     d = np.array(model.d or (0.0,) * 4, np.float64)
@@ -70,32 +75,30 @@ def _float_maps(model: CameraModel) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     init = cv2.fisheye.initUndistortRectifyMap if fisheye else cv2.initUndistortRectifyMap
     map_x, map_y = init(k, d, np.array(model.r), new_k, size, cv2.CV_32FC1)
     width, height = size
-    # A pixel spans half a pixel around its centre, so the image is seen up to there.
-    valid = (map_x >= -0.5) & (map_x <= width - 0.5) & (map_y >= -0.5) & (map_y <= height - 0.5)
-    valid &= ~_folded(model)
-    # Within the outer half pixel the border colour is continued; elsewhere the map points at nothing.
+    valid = pixels_inside(np.stack([map_x, map_y], axis=-1), size).reshape(map_x.shape) & ~_folded(model)
+    # In the outer half pixel of the image the border colour is continued; outside, the map points at nothing.
     map_x = np.where(valid, map_x.clip(0, width - 1), NOWHERE_PX).astype(np.float32)
     map_y = np.where(valid, map_y.clip(0, height - 1), NOWHERE_PX).astype(np.float32)
     return map_x, map_y, valid
 
 
 def _folded(model: CameraModel) -> np.ndarray:
-    """bool (H, W): output pixels beyond the angle up to which the distortion polynomial describes a lens.
+    """Returns bool (H, W): output pixels beyond the angle up to which the distortion polynomial describes a lens.
 
-    Past the angle where the distorted radius stops growing, a fitted polynomial turns back, and the
-    map would show the same scene twice. Rays behind the raw camera are as unseen as those.
+    Beyond the angle where the distorted radius stops growing, a fitted polynomial turns back, and the map would show
+    the same scene twice. Rays behind the raw camera are unseen too.
     """
     camera = model.rectified_intrinsics
     width, height = camera.size_px
     limit = _largest_angle(model)
-    # Directions within an angle below 90 degrees are a convex cone: if the corners are in, all are.
+    # Directions within an angle below 90 degrees form a convex cone: if the corners are inside, all pixels are.
     if (_angle_to_axis(model, np.array([0, width - 1]), np.array([0, height - 1])) <= limit).all():
         return np.zeros((height, width), bool)
     return ~(_angle_to_axis(model, np.arange(width), np.arange(height)) <= limit)
 
 
 def _angle_to_axis(model: CameraModel, u_px: np.ndarray, v_px: np.ndarray) -> np.ndarray:
-    """Angle between the raw camera's axis and the ray of each rectified pixel, radians, (len(v), len(u))."""
+    """Returns float64 (len(v), len(u)): angle between the raw camera's axis and the ray of each pixel, radians."""
     camera = model.rectified_intrinsics
     x = (u_px - camera.cx_px) / camera.fx_px
     y = ((v_px - camera.cy_px) / camera.fy_px)[:, None]
@@ -104,14 +107,14 @@ def _angle_to_axis(model: CameraModel, u_px: np.ndarray, v_px: np.ndarray) -> np
 
 
 def _largest_angle(model: CameraModel) -> float:
-    """Angle from the axis, radians, up to which a larger angle means a larger distorted radius."""
+    """Returns the angle from the axis, radians, up to which a larger angle means a larger distorted radius."""
     angle = np.linspace(0.0, np.radians(89.9), 4096)
     turns = np.flatnonzero(np.diff(_distorted_radius(model, angle)) <= 0)
     return float(angle[turns[0]] if turns.size else angle[-1])
 
 
 def _distorted_radius(model: CameraModel, angle: np.ndarray) -> np.ndarray:
-    """Distance from the principal point at focal length 1, (N,), of rays at these angles to the axis, radians.
+    """Returns (N,): distance from the principal point, at focal length 1, of rays at these angles to the axis, radians.
 
     The radial part of the lens models as OpenCV's documentation defines them (calib3d, fisheye).
     """

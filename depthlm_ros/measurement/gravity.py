@@ -1,4 +1,4 @@
-"""Which way is down, from the depth map: floors, walls, table tops and boxes agree about it."""
+"""Which way is down in a depth map (`estimate_down`): floors, walls, table tops and boxes agree about it."""
 
 from __future__ import annotations
 
@@ -12,37 +12,38 @@ from depthlm_ros.core import DepthMap
 BLOCK_PX = 8
 # Within how many degrees a surface counts as horizontal or vertical, round by round.
 TOLERANCES_DEG = (45.0, 45.0, 45.0, 15.0, 15.0, 15.0, 5.0, 5.0, 2.0, 2.0)
-# If fewer surfaces than this share are horizontal or vertical in the end, they say nothing.
+# If not more than this share of the surfaces is horizontal or vertical in the end, they say nothing.
 AGREE, AGREE_DEG = 0.3, 5.0
-LIKELY = 1e-4
+# Weight of the camera's own down, for each surface.
+PRIOR_WEIGHT = 1e-4
 CAMERA_DOWN = (0.0, 1.0, 0.0)
 
 
-def downwards(depth: DepthMap) -> np.ndarray:
-    """float64 (3,): unit vector in the optical frame along which things fall.
+def estimate_down(depth: DepthMap) -> np.ndarray:
+    """Returns float64 (3,): the unit vector along gravity in the optical frame.
 
-    The direction to which the most surfaces are parallel or perpendicular, starting from the camera's own down, for a
-    camera held upright within some 35 degrees (Gupta, Arbelaez, Malik: Perceptual Organization and Recognition of
-    Indoor Scenes from RGB-D Images, CVPR 2013, section 3.1, with a last, narrower round). The camera's own down where
-    the surfaces do not agree.
+    It is the direction to which the most surfaces are parallel or perpendicular, starting from the camera's own down,
+    for a camera that is held upright within about 35 degrees (Gupta, Arbelaez, Malik: Perceptual Organization and
+    Recognition of Indoor Scenes from RGB-D Images, CVPR 2013, section 3.1, with a last, narrower round). It is the
+    camera's own down where the surfaces do not agree.
     """
     normals = _normals(depth)
     down = np.array(CAMERA_DOWN)
     if len(normals) < 3:
         return down
-    # Surfaces all alike, a wall seen from the front, leave a choice: then it is the camera's own.
-    likely = LIKELY * len(normals) * (np.eye(3) - np.outer(down, down))
+    # Where all surfaces are alike, such as a wall seen from the front, many directions fit: this prefers the camera's.
+    prior = PRIOR_WEIGHT * len(normals) * (np.eye(3) - np.outer(down, down))
     for tolerance_deg in TOLERANCES_DEG:
         flat, upright = _aligned(normals, down, tolerance_deg)
-        # Least sum of squares along it of upright surfaces' normals, and across it of flat ones'.
-        down = np.linalg.eigh(upright.T @ upright - flat.T @ flat + likely)[1][:, 0]
+        # Least squares: normals of upright surfaces have no part along it, those of flat surfaces no part across it.
+        down = np.linalg.eigh(upright.T @ upright - flat.T @ flat + prior)[1][:, 0]
         down *= math.copysign(1.0, down[1])
     flat, upright = _aligned(normals, down, AGREE_DEG)
     return down if len(flat) + len(upright) > AGREE * len(normals) else np.array(CAMERA_DOWN)
 
 
 def _aligned(normals: np.ndarray, down: np.ndarray, tolerance_deg: float) -> tuple[np.ndarray, np.ndarray]:
-    """Those of the normals (N, 3) that are along a direction, and those that are across it."""
+    """Returns those of the normals (N, 3) that are along a direction, and those that are across it."""
     cosine = np.abs(normals @ down)
     return (
         normals[cosine > math.cos(math.radians(tolerance_deg))],
@@ -51,8 +52,11 @@ def _aligned(normals: np.ndarray, down: np.ndarray, tolerance_deg: float) -> tup
 
 
 def _normals(depth: DepthMap) -> np.ndarray:
-    """float64 (N, 3), unit: of the surfaces at blocks of BLOCK_PX pixels. 1 / z = a u + b v + c on a plane, and then
-    (a fx, b fy, a cx + b cy + c) is its normal over its distance (patches.py)."""
+    """Returns float64 (N, 3): unit normals of the surfaces at blocks of BLOCK_PX x BLOCK_PX pixels.
+
+    1 / z = a u + b v + c on a plane, and then (a fx, b fy, a cx + b cy + c) is its normal over its distance (see
+    surface_patches.py).
+    """
     height, width = (size // BLOCK_PX for size in depth.depth_m.shape)
     if min(height, width) < 3:
         return np.zeros((0, 3))

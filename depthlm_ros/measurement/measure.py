@@ -1,134 +1,168 @@
-"""Geometry of things in boxes and at pixels, measured in the depth map: how far, how high, how wide, how far apart.
+"""Measures objects in boxes and at pixels in the depth map: distance, height, width, gaps and relations (`measure`).
 
-Uncertainty: within one thing the errors of a depth map count as one common relative error, between two things as
-independent ones. So a height or width has the relative error of the thing's depth, and a gap changes with both depths
-as far as they lie along it: relative_std * |(p1.n, p2.n)|, for its two ends p1, p2 and the direction n between them.
-What the map spreads around the measured points, and the size of a pixel there, come on top.
+Uncertainty: within one object the errors of a depth map count as one common relative error, between two objects as
+independent ones. So a height or width has the relative error of the object's depth, and a gap changes with both depths
+in proportion to how far they lie along it: relative_std * |(p1.n, p2.n)|, for its two ends p1, p2 and the direction n
+between them. The spread of the map around the measured points, and the size of a pixel there, are added to it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 import numpy as np
 
 from depthlm_ros.core import DepthMap, Intrinsics, Measurement, Region
-from depthlm_ros.errors import BadQuestion
-from depthlm_ros.measurement.extents import Thing, ends_across, ends_down, nearest_points, relations, thing_at, thing_in
-from depthlm_ros.measurement.gravity import CAMERA_DOWN, downwards
+from depthlm_ros.geometry.pinhole import check_pixels_inside
+from depthlm_ros.measurement.extents import (
+    MeasuredObject,
+    ends_across,
+    ends_down,
+    nearest_points,
+    object_at_pixel,
+    object_in_box,
+)
+from depthlm_ros.measurement.gravity import CAMERA_DOWN, estimate_down
 
-# Of more things than this, pairs are not compared.
+# With more objects than this, pairs are not compared.
 MOST_PAIRED = 4
 FORWARD = (0.0, 0.0, 1.0)
+# A relation is reported if it holds by more than this many standard deviations.
+SURE = 2.0
+# Least share of the narrower object's columns that both objects have, for one to be in front of the other.
+COVERED = 0.5
+QUANTITIES = ("distance", "height", "width", "gap", "nearer", "in front of", "left of", "above")
+
+# An object with its index in the answer: boxes first, then pixels.
+Numbered = tuple[int, MeasuredObject]
 
 
 def measure(
     depth: DepthMap, regions: Sequence[Region], uv_px: np.ndarray | Sequence, relative_std: float
 ) -> tuple[Measurement, ...]:
-    """Distance, height and width of the thing in each box, distance of each pixel (N, 2), gaps and relations of pairs.
+    """Returns distance, height and width of the object in each box, distance of each pixel (N, 2), gaps and relations.
 
-    The things are the boxes, then the pixels; `about` counts them so. What in a box is the thing: things/outline.py.
-    "distance": from the camera's centre to the nearest seen surface. "height", "width": of what is seen, along the
-    vertical (things/upright.py) and horizontally across the line of sight. "gap": between the nearest seen points. Of
-    up to MOST_PAIRED things every pair is compared.
-    Relations, only those that hold by more than two standard deviations: "nearer", by so much of the distance; "in
-    front of", of a nearer thing if the two share at least half of the narrower one's columns; "left of" and "above",
-    if the middle of each is beyond the end of the other, by the distance of the middles along the camera's horizontal
-    or the vertical.
+    The objects are those in the boxes, then those at the pixels; Measurement.about counts them in this order. See
+    segment.py for which part of a box is the object. Quantities:
+    "distance": from the camera's centre to the nearest visible surface. "height", "width": extent of the visible part,
+    along the vertical (gravity.py) and horizontally across the line of sight. "gap": between the nearest visible
+    points. Every pair of up to MOST_PAIRED objects is compared.
+    Relations, only those that hold by more than two standard deviations: "nearer", with the difference of the
+    distances; "in front of", for a nearer object if the two share at least half of the narrower one's columns;
+    "left of" and "above", if the middle of each is beyond the end of the other, with the distance of the middles along
+    the camera's horizontal or the vertical.
 
-    relative_std: standard deviation of the map's depths over depth; NaN if unknown: no std, no relations.
-    Values of boxes and pixels without known depth are NaN. Raises BadQuestion for boxes of no size or outside the
-    image and for pixels outside.
+    relative_std: standard deviation of the map's depths over depth; NaN if unknown: then no std and no relations.
+    Values of boxes and pixels without known depth are NaN. Raises BadQuestion for boxes without size or outside the
+    image, and for pixels outside the image.
     """
-    camera, uv_px = depth.intrinsics, _checked(uv_px, depth.intrinsics)
-    things = [thing_in(depth, region) for region in regions] + [thing_at(depth, uv) for uv in uv_px]
-    down = downwards(depth) if len(regions) or len(things) > 1 else np.array(CAMERA_DOWN)
-    right = _unit(np.cross(down, FORWARD))
-    boxes, numbered = range(len(regions)), list(enumerate(things))
-    pairs = list(combinations(numbered, 2)) if len(things) <= MOST_PAIRED else []
-    found = [_distance(number, thing, relative_std) for number, thing in numbered]
-    found += [_height(number, things[number], down, camera, relative_std) for number in boxes]
-    found += [_width(number, things[number], down, camera, relative_std) for number in boxes]
-    found += [_gap(one, two, relative_std) for one, two in pairs]
-    for one, two in pairs:
-        if one[1].known and two[1].known:
-            found += relations(one, two, right, down, relative_std)
-    order = ("distance", "height", "width", "gap", "nearer", "in front of", "left of", "above")
-    return tuple(sorted(found, key=lambda measurement: order.index(measurement.quantity)))
+    camera, uv_px = depth.intrinsics, check_pixels_inside(uv_px, depth.intrinsics.size_px)
+    objects = [object_in_box(depth, region) for region in regions] + [object_at_pixel(depth, uv) for uv in uv_px]
+    down = estimate_down(depth) if len(regions) or len(objects) > 1 else np.array(CAMERA_DOWN)
+    numbered = list(enumerate(objects))
+    found = [_distance(number, measured, relative_std) for number, measured in numbered]
+    for number, measured in numbered[: len(regions)]:
+        found += _height_and_width(number, measured, down, camera, relative_std)
+    for one, two in combinations(numbered, 2) if len(objects) <= MOST_PAIRED else ():
+        found.append(_gap(one, two, relative_std))
+        if one[1].is_known and two[1].is_known:
+            found += _relations(one, two, down, relative_std)
+    return tuple(sorted(found, key=lambda measurement: QUANTITIES.index(measurement.quantity)))
 
 
-def _distance(number: int, thing: Thing, relative_std: float) -> Measurement:
-    std_m = math.hypot(relative_std * thing.distance_m, thing.spread_m)
-    points_m = thing.nearest_m[None] if thing.known else np.zeros((0, 3))
-    return Measurement("distance", thing.distance_m, "m", std_m, (number,), points_m)
+def _distance(number: int, one: MeasuredObject, relative_std: float) -> Measurement:
+    distance_m = one.distance_m
+    points_m = one.nearest_m[None] if one.is_known else np.zeros((0, 3))
+    return Measurement(
+        "distance", distance_m, "m", math.hypot(relative_std * distance_m, one.spread_m), (number,), points_m
+    )
 
 
-def _height(number: int, thing: Thing, down: np.ndarray, camera: Intrinsics, relative_std: float) -> Measurement:
-    if thing.outline is None or not thing.known:
-        return _unknown("height", number)
-    ends_m = ends_down(thing.outline, down, camera)
-    return _extent("height", number, thing, ends_m, down, camera, relative_std)
+def _height_and_width(
+    number: int, one: MeasuredObject, down: np.ndarray, camera: Intrinsics, relative_std: float
+) -> list[Measurement]:
+    """Returns the height and width of an object in a box.
 
-
-def _width(number: int, thing: Thing, down: np.ndarray, camera: Intrinsics, relative_std: float) -> Measurement:
-    if thing.outline is None or not thing.known:
-        return _unknown("width", number)
-    left, top, right, bottom = thing.outline.box_px
+    They are as uncertain as the object's depth, and by where in its pixel, and with what spread of the depth, each end
+    lies.
+    """
+    if one.segment is None or not one.is_known:
+        return [Measurement(quantity, math.nan, "m", math.nan, (number,)) for quantity in ("height", "width")]
+    left, top, right, bottom = one.segment.box_px
     u, v = (left + right - 1) / 2, (top + bottom - 1) / 2
-    ahead = ((u - camera.cx_px) / camera.fx_px, (v - camera.cy_px) / camera.fy_px, 1.0)
-    across = _unit(np.cross(down, ahead))
-    ends_m = ends_across(thing.outline, across, camera)
-    return _extent("width", number, thing, ends_m, across, camera, relative_std)
+    across = _unit(np.cross(down, ((u - camera.cx_px) / camera.fx_px, (v - camera.cy_px) / camera.fy_px, 1.0)))
+    found = []
+    for quantity, axis, ends_m in (
+        ("height", down, ends_down(one.segment, down, camera)),
+        ("width", across, ends_across(one.segment, across, camera)),
+    ):
+        value_m = float((ends_m[1] - ends_m[0]) @ axis)
+        # The standard deviation of a uniform distribution over one pixel is its side over the square root of 12.
+        pixel_m = math.hypot(*(end[2] / camera.fx_px / math.sqrt(12) for end in ends_m))
+        spread_m = math.hypot(*(one.spread_m * float(end @ axis) / end[2] for end in ends_m))
+        std_m = math.hypot(relative_std * value_m, pixel_m, spread_m)
+        found.append(Measurement(quantity, value_m, "m", std_m, (number,), ends_m))
+    return found
 
 
-def _extent(
-    quantity: str,
-    number: int,
-    thing: Thing,
-    ends_m: np.ndarray,
-    axis: np.ndarray,
-    camera: Intrinsics,
-    relative_std: float,
-) -> Measurement:
-    """The distance of two ends along an axis: as uncertain as the thing's depth, and by where in its pixel, and with
-    what spread of the depth, each end lies."""
-    value_m = float((ends_m[1] - ends_m[0]) @ axis)
-    pixel_m = math.hypot(*(end[2] / camera.fx_px / math.sqrt(12) for end in ends_m))
-    spread_m = math.hypot(*(thing.spread_m * float(end @ axis) / end[2] for end in ends_m))
-    std_m = math.hypot(relative_std * value_m, pixel_m, spread_m)
-    return Measurement(quantity, value_m, "m", std_m, (number,), ends_m)
-
-
-def _gap(one: tuple[int, Thing], two: tuple[int, Thing], relative_std: float) -> Measurement:
-    (first, thing), (second, other) = one, two
-    if not (thing.known and other.known):
-        return _unknown("gap", first, second)
-    ends_m = nearest_points(thing.points_m, other.points_m)
+def _gap(one: Numbered, two: Numbered, relative_std: float) -> Measurement:
+    about, pair = (one[0], two[0]), (one[1], two[1])
+    if not (pair[0].is_known and pair[1].is_known):
+        return Measurement("gap", math.nan, "m", math.nan, about)
+    ends_m = nearest_points(pair[0].points_m, pair[1].points_m)
     value_m = float(np.linalg.norm(ends_m[1] - ends_m[0]))
-    # Things that touch may be apart along the line of sight.
+    # Objects that touch in the map may be apart along the line of sight.
     along = _unit(ends_m[1] - ends_m[0]) if value_m > 0 else _unit(ends_m[0])
-    reach = [relative_std * float(end @ along) for end in ends_m]
-    spread_m = [each.spread_m * float(along @ _unit(end)) for each, end in zip((thing, other), ends_m, strict=True)]
-    return Measurement("gap", value_m, "m", math.hypot(*reach, *spread_m), (first, second), ends_m)
+    reach_m = [relative_std * float(end @ along) for end in ends_m]
+    spread_m = [each.spread_m * float(along @ _unit(end)) for each, end in zip(pair, ends_m, strict=True)]
+    return Measurement("gap", value_m, "m", math.hypot(*reach_m, *spread_m), about, ends_m)
 
 
-def _unknown(quantity: str, *about: int) -> Measurement:
-    return Measurement(quantity, math.nan, "m", math.nan, about)
+def _relations(one: Numbered, two: Numbered, down: np.ndarray, relative_std: float) -> Iterator[Measurement]:
+    """Yields the relations between two objects of known depth that hold by more than SURE standard deviations.
+
+    relative_std: of the depth of each object, independent of the other's.
+    """
+    near, far = sorted((one, two), key=lambda numbered: numbered[1].distance_m)
+    yield from _nearer(near, far, relative_std)
+    left, right = sorted((one, two), key=lambda numbered: sum(numbered[1].columns_px))
+    yield from _before("left of", left, right, _unit(np.cross(down, FORWARD)), relative_std)
+    upper, lower = sorted((one, two), key=lambda numbered: sum(numbered[1].span_m(down)))
+    yield from _before("above", upper, lower, down, relative_std)
+
+
+def _nearer(near: Numbered, far: Numbered, relative_std: float) -> Iterator[Measurement]:
+    """Yields "nearer" and, where the objects share columns of the image, "in front of"."""
+    (first, one), (second, two) = near, far
+    by_m = two.distance_m - one.distance_m
+    std_m = math.hypot(relative_std * one.distance_m, relative_std * two.distance_m, one.spread_m, two.spread_m)
+    if by_m > SURE * std_m:
+        points_m = np.stack([one.nearest_m, two.nearest_m])
+        yield Measurement("nearer", by_m, "m", std_m, (first, second), points_m)
+        shared_px = min(one.columns_px[1], two.columns_px[1]) - max(one.columns_px[0], two.columns_px[0])
+        if shared_px / min(each.columns_px[1] - each.columns_px[0] for each in (one, two)) >= COVERED:
+            yield Measurement("in front of", by_m, "m", std_m, (first, second), points_m)
+
+
+def _before(
+    relation: str, one: Numbered, two: Numbered, axis: np.ndarray, relative_std: float
+) -> Iterator[Measurement]:
+    """Yields the relation if the middle of each object is beyond the end of the other along an axis.
+
+    The value is the distance of the two middles.
+    """
+    (first, before), (second, after) = one, two
+    (low, high), (other_low, other_high) = before.span_m(axis), after.span_m(axis)
+    middle, other = (low + high) / 2, (other_low + other_high) / 2
+    # A point that is seen off the axis moves along it with its depth.
+    std_m = relative_std * math.hypot(middle, other)
+    if middle < other_low and high < other and other - middle > SURE * std_m:
+        points_m = np.stack([before.points_m.mean(0), after.points_m.mean(0)])
+        yield Measurement(relation, other - middle, "m", std_m, (first, second), points_m)
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:
+    """Returns the vector with length 1."""
     return vector / np.linalg.norm(vector)
-
-
-def _checked(uv_px: np.ndarray | Sequence, camera: Intrinsics) -> np.ndarray:
-    """float64 (N, 2). Raises BadQuestion for pixels that are not in the image."""
-    uv_px = np.asarray(uv_px, np.float64).reshape(-1, 2)
-    inside = ((uv_px >= -0.5) & (uv_px < np.array(camera.size_px) - 0.5)).all(1)
-    for u, v in uv_px[~inside]:
-        width, height = camera.size_px
-        raise BadQuestion(
-            f"pixel ({u:g}, {v:g}) is outside the {width} x {height} image: u 0..{width - 1}, v 0..{height - 1}."
-        )
-    return uv_px

@@ -1,4 +1,4 @@
-"""DepthLM's prompts byte for byte, and its replies, of every task."""
+"""Tests of DepthLM's prompts, byte for byte, and of its replies, for every task."""
 
 import math
 
@@ -8,7 +8,14 @@ import pytest
 from depthlm_ros.core import Region, Status
 from depthlm_ros.errors import BadQuestion
 from depthlm_ros.families.base import Prompt
-from depthlm_ros.families.depthlm import Task, camera_motion, forward_distance, speed, travel_time, two_point_distance
+from depthlm_ros.families.depthlm import (
+    DepthLMTask,
+    camera_motion,
+    forward_distance,
+    speed,
+    travel_time,
+    two_point_distance,
+)
 from depthlm_ros.families.registry import family_named
 
 FAMILY = family_named("depthlm")
@@ -33,7 +40,7 @@ def test_the_point_prompt_is_the_released_one_byte_for_byte():
 
 def test_the_pixel_is_marked_in_the_image_and_only_the_number_is_decoded():
     prompt = FAMILY.point_prompt(12.5, 30.0, SIZE)
-    assert prompt.marks_px == ((12.5, 30.0),)
+    assert prompt.markers_px == ((12.5, 30.0),)
     assert (prompt.forced, prompt.number_only) == ("<think> The point is around ", True)
     assert WHOLE.startswith(prompt.forced)
 
@@ -48,12 +55,12 @@ def test_a_reply_without_a_plain_number_is_unknown(reply):
     assert math.isnan(FAMILY.read_point(reply))
 
 
-def test_a_question_goes_as_it_is_with_a_mark_at_every_pixel():
+def test_a_question_is_not_changed_and_every_pixel_is_marked():
     prompt = FAMILY.question_prompt(" How far are these? ", np.array([[3.0, 4.0], [5.0, 6.0]]), (), SIZE)
-    assert prompt == Prompt("How far are these?", max_new_tokens=256, marks_px=((3.0, 4.0), (5.0, 6.0)))
+    assert prompt == Prompt("How far are these?", max_new_tokens=256, markers_px=((3.0, 4.0), (5.0, 6.0)))
 
 
-def test_regions_cannot_be_shown():
+def test_regions_are_refused():
     with pytest.raises(BadQuestion, match="pixel"):
         FAMILY.question_prompt("How far is this?", np.zeros((0, 2)), (Region(0, 0, 9, 9),), SIZE)
 
@@ -63,11 +70,11 @@ def test_regions_cannot_be_shown():
     [
         (
             forward_distance(),
-            Task("How far is this point from the camera in the forward backward direction?", "m", points=1),
+            DepthLMTask("How far is this point from the camera in the forward backward direction?", "m", points=1),
         ),
         (
             speed(4),
-            Task(
+            DepthLMTask(
                 "How many meters per second should we move in order to reach this point in exactly 4.0 seconds?",
                 "m/s",
                 points=1,
@@ -75,14 +82,17 @@ def test_regions_cannot_be_shown():
         ),
         (
             travel_time(6),
-            Task(
+            DepthLMTask(
                 "How many seconds do we need to reach this point if we move towards it with the speed of 6.0m/s?",
                 "s",
                 points=1,
             ),
         ),
-        (two_point_distance(), Task("How far are these 2 points from each other?", "m", points=2)),
-        (camera_motion(), Task("How many meters has the camera moved between these 2 images?", "m", 0, images=2)),
+        (two_point_distance(), DepthLMTask("How far are these 2 points from each other?", "m", points=2)),
+        (
+            camera_motion(),
+            DepthLMTask("How many meters has the camera moved between these 2 images?", "m", 0, images=2),
+        ),
     ],
 )
 def test_the_other_tasks_are_worded_as_published(task, expected):
@@ -130,7 +140,7 @@ def test_words_without_a_plain_number_have_no_value(reply):
     assert read.unit == ""
 
 
-def test_silence_is_not_understood():
+def test_an_empty_reply_is_not_understood():
     assert FAMILY.read_reply(" \n", SIZE).status is Status.NOT_UNDERSTOOD
 
 

@@ -1,4 +1,4 @@
-"""Every family does what it names and refuses the rest; control tokens stay text; the embedded model's own words."""
+"""Tests of all families: abilities and refusals, control tokens, and the words of the embedded model."""
 
 import math
 
@@ -8,19 +8,19 @@ import pytest
 from depthlm_ros.core import Region, Status
 from depthlm_ros.errors import BadQuestion, UnknownName
 from depthlm_ros.families.base import Prompt, Reply
-from depthlm_ros.families.parsing import without_control, without_thinking
+from depthlm_ros.families.parsing import escape_control_tokens, strip_thinking
 from depthlm_ros.families.registry import FAMILIES, family_named
-from depthlm_ros.scenes.questions.wording import NOTHING_HERE
+from depthlm_ros.scenes.questions.wording import NO_OBJECT_REPLY
 
 TINY = family_named("tiny")
 SIZE = (128, 96)
 NONE = np.zeros((0, 2))
 
-# Ability -> ways in and out that it stands for.
+# Ability -> the methods that belong to it.
 CALLS = {
     "points": lambda f: (f.point_prompt(5.0, 6.0, SIZE), f.read_point("")),
     "questions": lambda f: (f.question_prompt("How far?", NONE, (), SIZE), f.read_reply("It is near.", SIZE)),
-    "boxes": lambda f: (f.find_prompt("How far?"), f.read_found("[]", SIZE)),
+    "boxes": lambda f: (f.find_prompt("How far?"), f.read_boxes("[]", SIZE)),
     "match": lambda f: (f.match_prompt(5.0, 6.0, SIZE), f.read_match("", SIZE)),
     "pose": lambda f: (f.pose_prompts(), f.read_pose({})),
 }
@@ -41,14 +41,14 @@ def test_the_registry_knows_every_published_system():
     assert {name: set(family.abilities) for name, family in FAMILIES.items()} == ABILITIES
 
 
-def test_unknown_family_lists_the_known():
+def test_an_unknown_family_is_refused_with_the_known_names():
     with pytest.raises(UnknownName, match=r"depthlm.*tiny.*vlm3-pose"):
         family_named("gpt")
 
 
 @pytest.mark.parametrize("ability", CALLS)
 @pytest.mark.parametrize("name", ABILITIES)
-def test_a_family_does_what_it_names_and_refuses_the_rest(name, ability):
+def test_a_family_supports_its_abilities_and_refuses_everything_else(name, ability):
     family = family_named(name)
     if ability in ABILITIES[name]:
         CALLS[ability](family)
@@ -59,7 +59,7 @@ def test_a_family_does_what_it_names_and_refuses_the_rest(name, ability):
 
 @pytest.mark.parametrize("name", [name for name, can in ABILITIES.items() if "questions" in can])
 @pytest.mark.parametrize("hidden", ["<|im_end|>", "[/INST]", "</s>"])
-def test_control_tokens_in_a_question_are_only_text(name, hidden):
+def test_control_tokens_in_a_question_are_escaped(name, hidden):
     prompt = family_named(name).question_prompt(f"a{hidden}\nYes", NONE, (), SIZE)
     assert hidden not in prompt.text
     assert prompt.text.startswith("a")
@@ -68,15 +68,15 @@ def test_control_tokens_in_a_question_are_only_text(name, hidden):
 @pytest.mark.parametrize(
     "text", ["<|im_start|>", "<<||im_end|>", "[INST]", "[[INST]]", "[SYSTEM_PROMPT]", "[IMG_BREAK]", "<<s>s>", "<unk>"]
 )
-def test_no_control_token_is_left_or_made(text):
-    left = without_control(text)
+def test_escaping_neither_leaves_nor_creates_a_control_token(text):
+    left = escape_control_tokens(text)
     assert not [token for token in ("<|", "[INST]", "[SYSTEM_PROMPT]", "[IMG_BREAK]", "<s>", "<unk>") if token in left]
     assert left.replace(" ", "") == text
 
 
 @pytest.mark.parametrize("text", ["How far is <mask> from Region [0]?", "a < b > c [2]", "<think> </think>", "日本"])
-def test_other_text_is_left_as_it_is(text):
-    assert without_control(text) == text
+def test_escaping_does_not_change_other_text(text):
+    assert escape_control_tokens(text) == text
 
 
 @pytest.mark.parametrize(
@@ -90,8 +90,8 @@ def test_other_text_is_left_as_it_is(text):
         ("<think> (9, 9) for ever", ""),
     ],
 )
-def test_thinking_is_taken_off(reply, rest):
-    assert without_thinking(reply) == rest
+def test_thinking_is_removed_from_a_reply(reply, rest):
+    assert strip_thinking(reply) == rest
 
 
 def test_tiny_is_asked_the_point_question_of_vlm3():
@@ -126,9 +126,9 @@ def test_reply_of_tiny_says_which_quantity_it_is(reply, quantity):
     assert (read.value, read.unit, read.quantity) == (2.31, "m", quantity)
 
 
-def test_reply_of_tiny_that_something_is_absent_is_not_found():
+def test_reply_of_tiny_that_an_object_is_absent_is_not_found():
     assert TINY.read_reply("There is no red box in this image.", SIZE).status is Status.NOT_FOUND
-    assert TINY.read_reply(NOTHING_HERE, SIZE).status is Status.NOT_FOUND
+    assert TINY.read_reply(NO_OBJECT_REPLY, SIZE).status is Status.NOT_FOUND
 
 
 @pytest.mark.parametrize(
@@ -148,14 +148,14 @@ def test_reply_of_tiny_that_something_is_absent_is_not_found():
         "\x00\ufffd",
     ],
 )
-def test_words_of_tiny_without_a_measure_are_not_understood(text):
+def test_reply_of_tiny_without_a_measurement_is_not_understood(text):
     reply = TINY.read_reply(text, SIZE)
     assert reply.status is Status.NOT_UNDERSTOOD
     assert math.isnan(reply.value)
 
 
 @pytest.mark.parametrize("box", ["(500, 0, 250, 100)", "(0, 0, 0, 0)", "(0, 0, 1200, 100)"])
-def test_an_impossible_box_is_dropped_and_the_value_kept(box):
+def test_an_invalid_box_is_left_out_and_the_value_is_kept(box):
     reply = TINY.read_reply(f"The red box at {box} is 2.31 meters away.", SIZE)
     assert reply.boxes == ()
     assert reply.value == 2.31

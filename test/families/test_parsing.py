@@ -1,11 +1,11 @@
-"""Numbers in real-looking and hostile replies: read as they are meant, or not at all."""
+"""Tests of parsing numbers in realistic and in hostile replies."""
 # ruff: noqa: RUF001  # look-alikes of digits and signs are what is tested
 
 import math
 
 import pytest
 
-from depthlm_ros.families.parsing import answered_metres, quantity_of, stated, tuples_in
+from depthlm_ros.families.parsing import find_tuples, parse_answer_m, quantity_in, stated_value
 
 WHOLE = "<think> The point is around 2.31 meters away from the camera. </think>\n\n<answer> 2.31 </answer>"
 
@@ -46,32 +46,32 @@ NOT_MEASURED = (
         ("<answer> </answer> tags: <answer>2.31</answer>", 2.31),
     ],
 )
-def test_the_tagged_number_else_the_last_is_the_depth(reply, depth_m):
-    assert answered_metres(reply) == pytest.approx(depth_m)
+def test_the_depth_is_the_number_in_the_tag_or_else_the_last_number(reply, depth_m):
+    assert parse_answer_m(reply) == pytest.approx(depth_m)
 
 
 @pytest.mark.parametrize("number", NOT_PLAIN.split("|"))
 @pytest.mark.parametrize("form", ["{}", "around {}", "<think> around 2.31 </think> <answer> {} </answer>"])
-def test_what_is_not_one_plain_positive_number_is_unknown(number, form):
-    assert math.isnan(answered_metres(form.format(number)))
+def test_anything_but_one_plain_positive_number_is_unknown(number, form):
+    assert math.isnan(parse_answer_m(form.format(number)))
 
 
 @pytest.mark.parametrize("inside", ["", "2.31 3.5", "2.31, 3.5", "2.31 minutes", "the point", "2.31 and 2.31"])
 def test_a_tag_with_more_or_less_than_a_number_is_not_replaced_by_other_words(inside):
-    assert math.isnan(answered_metres(f"<think> around 2.31 meters </think> <answer> {inside} </answer>"))
+    assert math.isnan(parse_answer_m(f"<think> around 2.31 meters </think> <answer> {inside} </answer>"))
 
 
 @pytest.mark.parametrize(
     "piece",
     ["a", "1", "1 ", " ", "-", "- ", "<answer>", "</answer>", "<think>", "m ", "1 m ", "{", "1,", "(1, ", "9" * 50],
 )
-def test_endless_text_is_read_in_a_moment(piece):
-    """A reading that takes the square of the length would take minutes."""
+def test_very_long_text_is_read_quickly(piece):
+    """A parser whose time grows with the square of the length would take minutes."""
     text = piece * (60_000 // len(piece))
-    answered_metres(text)
-    answered_metres(f"around 2 {text} x")
-    stated(text + "x", ("m", "deg"))
-    tuples_in(text + "x")
+    parse_answer_m(text)
+    parse_answer_m(f"around 2 {text} x")
+    stated_value(text + "x", ("m", "deg"))
+    find_tuples(text + "x")
 
 
 @pytest.mark.parametrize(
@@ -94,13 +94,13 @@ def test_endless_text_is_read_in_a_moment(piece):
         ("Region 3 of 7 is 2.5 METERS wide.", 2.5),
     ],
 )
-def test_the_one_measurement_is_read_in_metres(text, value):
-    assert stated(text, ("m",)) == (pytest.approx(value), "m")
+def test_the_only_measurement_is_read_in_metres(text, value):
+    assert stated_value(text, ("m",)) == (pytest.approx(value), "m")
 
 
 @pytest.mark.parametrize("text", NOT_MEASURED.split("|"))
-def test_no_several_or_bounded_measurements_are_no_value(text):
-    value, unit = stated(text, ("m",))
+def test_missing_several_or_bounded_measurements_give_no_value(text):
+    value, unit = stated_value(text, ("m",))
     assert math.isnan(value)
     assert unit == ""
 
@@ -117,9 +117,9 @@ def test_no_several_or_bounded_measurements_are_no_value(text):
         ("at 3 o’clock", "o'clock", 3.0),
     ],
 )
-def test_other_units_are_told_apart(text, unit, value):
-    assert stated(text, (unit,)) == (value, unit)
-    assert math.isnan(stated(text, {"m", "m/s", "s", "deg", "o'clock"} - {unit})[0])
+def test_other_units_are_distinguished(text, unit, value):
+    assert stated_value(text, (unit,)) == (value, unit)
+    assert math.isnan(stated_value(text, {"m", "m/s", "s", "deg", "o'clock"} - {unit})[0])
 
 
 @pytest.mark.parametrize(
@@ -138,8 +138,8 @@ def test_other_units_are_told_apart(text, unit, value):
         ("7", []),
     ],
 )
-def test_tuples_are_taken_whole(text, found):
-    assert tuples_in(text) == found
+def test_only_complete_tuples_are_read(text, found):
+    assert find_tuples(text) == found
 
 
 @pytest.mark.parametrize(
@@ -161,5 +161,5 @@ def test_tuples_are_taken_whole(text, found):
         ("2 m", ""),
     ],
 )
-def test_a_length_is_only_named_where_the_words_leave_one_choice(text, quantity):
-    assert quantity_of(text) == quantity
+def test_a_quantity_is_named_only_if_the_words_are_unambiguous(text, quantity):
+    assert quantity_in(text) == quantity

@@ -1,4 +1,4 @@
-"""Base models and DepthVLM: marks in their own coordinates, boxes in any JSON, values only where one is stated."""
+"""Tests of the base models and DepthVLM: their own coordinates, boxes in JSON, and stated values."""
 
 import json
 import math
@@ -13,11 +13,11 @@ QWEN3, QWEN25, DEPTHVLM = (family_named(name) for name in ("qwen3-vl", "qwen2.5-
 SIZE = (1280, 640)
 NONE = np.zeros((0, 2))
 LEFT = Region(128.0, 64.0, 320.0, 128.0, "chair")
-# The same box in the coordinates of either model.
+# The same box in the coordinates of both models.
 AS_QWEN3, AS_QWEN25 = [100, 100, 350, 300], [128, 64, 448, 192]
 
 
-def test_marks_are_written_in_the_models_own_coordinates():
+def test_pixels_and_regions_are_written_in_the_models_own_coordinates():
     uv, regions = np.array([[640.0, 160.0]]), (LEFT,)
     assert QWEN3.question_prompt("How far? ", uv, regions, SIZE).text == (
         'How far? This is about {"point_2d": [500, 250]}, {"bbox_2d": [100, 100, 350, 300], "label": "chair"}.'
@@ -27,21 +27,21 @@ def test_marks_are_written_in_the_models_own_coordinates():
     )
 
 
-def test_a_question_without_marks_goes_as_it_is():
+def test_a_question_without_pixels_and_regions_is_not_changed():
     prompt = QWEN3.question_prompt("What is this?", NONE, (), SIZE)
-    assert (prompt.text, prompt.forced, prompt.number_only, prompt.marks_px) == ("What is this?", "", False, ())
+    assert (prompt.text, prompt.forced, prompt.number_only, prompt.markers_px) == ("What is this?", "", False, ())
 
 
-def test_a_label_cannot_smuggle_in_control_tokens():
+def test_a_label_cannot_contain_control_tokens():
     prompt = QWEN3.question_prompt("This?", NONE, (Region(0, 0, 9, 9, "<|im_end|>"),), SIZE)
     assert "<|" not in prompt.text
 
 
-def test_marks_outside_are_brought_to_the_edge():
+def test_pixels_and_regions_outside_are_moved_to_the_edge():
     assert '{"point_2d": [0, 1000]}' in QWEN3.question_prompt("a", np.array([[-5.0, 700.0]]), (), SIZE).text
 
 
-def test_finding_asks_for_boxes_and_labels_and_defuses_the_question():
+def test_the_grounding_prompt_asks_for_boxes_and_escapes_control_tokens():
     text = QWEN3.find_prompt("How far is {the} <|im_end|> chair?").text
     assert text.endswith("Question: How far is {the} < |im_end|> chair?")
     assert '{"bbox_2d": [x1, y1, x2, y2], "label": "name"}' in text
@@ -54,8 +54,8 @@ def as_json(corners: list) -> str:
 
 @pytest.mark.parametrize(("family", "corners"), [(QWEN3, AS_QWEN3), (DEPTHVLM, AS_QWEN3), (QWEN25, AS_QWEN25)])
 @pytest.mark.parametrize("form", ["{}", "```json\n{}\n```", "```\n{}\n```", "Here they are: {} I hope so."])
-def test_boxes_are_found_in_and_out_of_fences(family, corners, form):
-    assert family.read_found(form.replace("{}", as_json(corners)), SIZE) == (LEFT,)
+def test_boxes_are_read_with_and_without_fences(family, corners, form):
+    assert family.read_boxes(form.replace("{}", as_json(corners)), SIZE) == (LEFT,)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_boxes_are_found_in_and_out_of_fences(family, corners, form):
     ],
 )
 def test_truncated_repeated_and_swapped_boxes_are_read(reply):
-    assert QWEN3.read_found(reply, SIZE) == (LEFT,)
+    assert QWEN3.read_boxes(reply, SIZE) == (LEFT,)
 
 
 @pytest.mark.parametrize(
@@ -83,29 +83,29 @@ def test_truncated_repeated_and_swapped_boxes_are_read(reply):
     + [as_json(corners) for corners in ([True, 0, 9, 9], ["1", 0, 9, 9], [math.nan, 0, 9, 9], [0, 0, math.inf, 9])]
     + [as_json([0, 0, 10**400, 9]), as_json([0, 0, 9]).replace("9", "9" * 5000), as_json([[1, 2, 3, 4]] * 4)],
 )  # fmt: skip
-def test_what_is_no_box_is_left_out(reply):
-    assert QWEN3.read_found(reply, SIZE) == ()
+def test_invalid_boxes_are_left_out(reply):
+    assert QWEN3.read_boxes(reply, SIZE) == ()
 
 
-def test_a_box_just_over_the_edge_is_brought_to_it():
-    assert QWEN3.read_found(as_json([-5, 0, 500, 1010]), SIZE) == (Region(0, 0, 640, 640, "chair"),)
-    assert QWEN25.read_found(as_json([0, 0, 1290, 640]), SIZE) == (Region(0, 0, 1280, 640, "chair"),)
+def test_a_box_just_outside_the_edge_is_moved_to_it():
+    assert QWEN3.read_boxes(as_json([-5, 0, 500, 1010]), SIZE) == (Region(0, 0, 640, 640, "chair"),)
+    assert QWEN25.read_boxes(as_json([0, 0, 1290, 640]), SIZE) == (Region(0, 0, 1280, 640, "chair"),)
 
 
 def test_objects_keep_their_order_and_their_own_labels():
     reply = '[{"bbox_2d": [0, 0, 9, 9], "label": "ball"}, {"bbox_2d": [0, 0, 9, 9]}, {"bbox_2d": [1, 1, 9, 9]}]'
-    assert [region.label for region in QWEN3.read_found(reply, SIZE)] == ["ball", "", ""]
+    assert [region.label for region in QWEN3.read_boxes(reply, SIZE)] == ["ball", "", ""]
 
 
 @pytest.mark.parametrize("piece", ["{", "[", '{"bbox_2d": ', '{"a":', "}", '{"bbox_2d": [1, 2, 3, 4]}, '])
-def test_endless_json_is_read_in_a_moment(piece):
+def test_very_long_json_is_read_quickly(piece):
     text = piece * (60_000 // len(piece))
-    QWEN3.read_found(text, SIZE)
+    QWEN3.read_boxes(text, SIZE)
     QWEN3.read_reply(text, SIZE)
 
 
 @pytest.mark.parametrize("family", [QWEN3, QWEN25, DEPTHVLM])
-def test_points_are_asked_as_vlm3_does_without_forcing_its_reply(family):
+def test_point_questions_are_those_of_vlm3_without_a_forced_reply(family):
     prompt = family.point_prompt(640.0, 160.0, SIZE)
     assert prompt.text == family_named("vlm3-depth").point_prompt(640.0, 160.0, SIZE).text
     assert (prompt.forced, prompt.number_only, prompt.max_new_tokens) == ("", False, 256)
@@ -139,7 +139,7 @@ def test_a_free_reply_about_a_point_is_read(reply, depth_m):
         "<answer> unknown </answer> 2.5 meters",
     ],
 )
-def test_coordinates_and_ranges_are_no_depth(reply):
+def test_coordinates_and_ranges_are_not_read_as_depth(reply):
     assert math.isnan(QWEN3.read_point(reply))
 
 
@@ -154,7 +154,7 @@ def test_coordinates_and_ranges_are_no_depth(reply):
         ("Yes.", math.nan, "", ""),
     ],
 )
-def test_a_value_is_taken_only_where_one_is_stated(reply, value, unit, quantity):
+def test_a_value_is_read_only_if_exactly_one_is_stated(reply, value, unit, quantity):
     read = QWEN3.read_reply(f"<think> 7 meters </think>{reply}", SIZE)
     assert (read.text, read.status, read.unit, read.quantity) == (reply, Status.OK, unit, quantity)
     assert read.value == pytest.approx(value, nan_ok=True)
@@ -168,7 +168,7 @@ def test_a_value_is_taken_only_where_one_is_stated(reply, value, unit, quantity)
         "there is no dog in the image.",
     ],
 )
-def test_what_the_model_says_is_absent_is_not_found(reply):
+def test_an_object_that_the_model_says_is_absent_is_not_found(reply):
     assert QWEN3.read_reply(reply, SIZE).status is Status.NOT_FOUND
 
 
@@ -183,7 +183,7 @@ def test_what_the_model_says_is_absent_is_not_found(reply):
         "No.",
     ],
 )
-def test_other_denials_are_answers(reply):
+def test_other_negative_sentences_are_answers(reply):
     assert QWEN3.read_reply(reply, SIZE).status is Status.OK
 
 
@@ -199,6 +199,6 @@ def test_the_fixed_words_of_depthvlm_are_the_released_ones_byte_for_byte():
     assert DEPTHVLM.DEPTH_REPLY == "OK, I will estimate the depth map of this image."
 
 
-def test_the_fixed_reply_of_depthvlm_is_no_answer_to_a_question():
+def test_the_fixed_reply_of_depthvlm_does_not_answer_a_question():
     assert DEPTHVLM.read_reply(f" {DEPTHVLM.DEPTH_REPLY}\n", SIZE).status is Status.NOT_UNDERSTOOD
     assert DEPTHVLM.read_reply("A chair.", SIZE).status is Status.OK

@@ -1,4 +1,4 @@
-"""VLM3's prompts byte for byte and its replies: depth, regions, correspondence, pose."""
+"""Tests of VLM3's prompts, byte for byte, and of its replies: depth, regions, correspondences, pose."""
 
 import math
 
@@ -27,7 +27,7 @@ def test_the_depth_prompt_is_the_released_one_byte_for_byte():
         "normalised [0, 2000] format relative to image width and height. Output the thinking process in <think> "
         "</think> and final answer (the meter number only, without the unit) in <answer> </answer> tags."
     )
-    assert (prompt.forced, prompt.number_only, prompt.marks_px) == ("<think> The point is around ", True, ())
+    assert (prompt.forced, prompt.number_only, prompt.markers_px) == ("<think> The point is around ", True, ())
 
 
 def test_the_depth_reply_begins_with_the_forced_words():
@@ -65,7 +65,7 @@ def test_placeholders_become_the_boxes_of_the_sample_byte_for_byte(question):
     assert (prompt.forced, prompt.max_new_tokens) == ("", 512)
 
 
-def test_regions_follow_a_question_that_names_none():
+def test_regions_follow_a_question_without_placeholders():
     prompt = OBJECT.question_prompt("Which is bigger?", NONE, (FIRST, SECOND), SAMPLE_SIZE)
     assert prompt.text == (
         "Which is bigger? bounding box region (0, 39, 652, 999) and bounding box region (6, 380, 228, 562)"
@@ -73,7 +73,7 @@ def test_regions_follow_a_question_that_names_none():
     assert OBJECT.question_prompt("Is it dark?", NONE, (), SAMPLE_SIZE).text == "Is it dark?"
 
 
-def test_halves_are_rounded_to_even_even_where_arithmetic_misses_them_by_a_hair():
+def test_halves_are_rounded_to_even_although_arithmetic_is_inexact():
     region = Region(0.5 - 1e-12, 1.5 + 1e-12, 2.0, 2.0)
     assert "(0, 2, 2, 4)" in OBJECT.question_prompt("<mask>", NONE, (region,), (1000, 1000)).text
 
@@ -84,7 +84,7 @@ def test_placeholders_that_do_not_match_the_regions_are_refused(question):
         OBJECT.question_prompt(question, NONE, (FIRST, SECOND), SAMPLE_SIZE)
 
 
-def test_pixels_cannot_be_named_to_the_object_model():
+def test_the_object_model_refuses_pixels():
     with pytest.raises(BadQuestion, match="box"):
         OBJECT.question_prompt("How far?", np.array([[3.0, 4.0]]), (), SAMPLE_SIZE)
 
@@ -127,7 +127,7 @@ def test_other_answers_have_no_value(reply):
     assert math.isnan(read.value)
 
 
-def test_silence_is_not_understood():
+def test_an_empty_reply_is_not_understood():
     assert OBJECT.read_reply("<think> for ever", SAMPLE_SIZE).status is Status.NOT_UNDERSTOOD
 
 
@@ -141,13 +141,13 @@ def test_silence_is_not_understood():
         ("No, indeed.", False),
         ("It is not.", False),
         ("That is incorrect, yes.", False),
-        ("It is on the right of the box, so no.", True),  # the danger: a direction is taken for a yes
+        ("It is on the right of the box, so no.", True),  # A direction counts as a yes.
         ("Nothing knows", None),
         ("The box.", None),
         ("", None),
     ],
 )
-def test_the_earliest_word_decides_between_yes_and_no(reply, yes):
+def test_the_first_word_decides_between_yes_and_no(reply, yes):
     assert polarity(reply) is yes
 
 
@@ -175,7 +175,7 @@ def test_the_match_prompt_is_the_released_one_byte_for_byte():
         ("(1000, 1000)", (127.0, 95.0)),
     ],
 )
-def test_the_first_pair_behind_the_thinking_is_the_pixel(reply, uv):
+def test_the_first_pair_after_the_thinking_is_the_pixel(reply, uv):
     assert CORR.read_match(reply, SIZE) == pytest.approx(uv)
 
 
@@ -183,7 +183,7 @@ def test_the_first_pair_behind_the_thinking_is_the_pixel(reply, uv):
     "reply",
     ["", "not visible", "500", "(x, y)", "(-1, 5)", "(5, 1001)", "(1, 2, 3)", "1e9, 5", "(nan, inf)", "<think> (1, 2)"],
 )
-def test_a_reply_without_a_pixel_of_the_image_is_no_match(reply):
+def test_a_reply_without_a_pixel_of_the_image_gives_no_match(reply):
     assert np.isnan(CORR.read_match(reply, SIZE)).all()
 
 
@@ -255,14 +255,14 @@ def test_angles_may_be_written_in_other_ways(orientation):
         ("distance", "1 to 2 meters", {"distance_m", "translation_m"}),
     ],
 )
-def test_what_a_reply_does_not_say_is_unknown_and_the_rest_is_kept(question, reply, unknown):
+def test_parts_of_the_pose_that_are_not_stated_are_unknown(question, reply, unknown):
     pose = POSE.read_pose({**SAMPLE_REPLIES, question: reply})
     parts = ("rotation", "translation_m", "angle_deg", "direction", "distance_m")
     assert {part for part in parts if np.isnan(getattr(pose, part)).all()} == unknown
     assert not [part for part in set(parts) - unknown if np.isnan(getattr(pose, part)).any()]
 
 
-def test_without_replies_all_is_unknown():
+def test_everything_is_unknown_without_replies():
     pose = POSE.read_pose({})
     assert np.isnan(pose.rotation).all()
     assert np.isnan(pose.translation_m).all()

@@ -1,4 +1,4 @@
-"""A camera file, as calibrators write it or as a topic is echoed, becomes the camera it describes."""
+"""Tests of reading a camera from a calibration file or from an echoed CameraInfo."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ import yaml
 from depthlm_ros.errors import BadIntrinsics
 from depthlm_ros.geometry.calibration_file import read_camera
 
-# As camera_calibration_parsers writes it: numbers without a point before the exponent.
+# In the format of camera_calibration_parsers, which writes numbers without a point before the exponent.
 CALIBRATION = """\
 image_width: 640
 image_height: 480
@@ -113,13 +113,13 @@ def test_an_echoed_message_is_read_with_binning_and_window(read):
     assert camera.roi.do_rectify
 
 
-def test_of_several_messages_the_first_counts_and_capitals_are_read(read):
+def test_the_first_of_several_messages_is_read_and_capital_names_are_accepted(read):
     second = ECHO.replace("width: 640", "width: 320")
     capitals = ECHO.replace("\nd:", "\nD:").replace("\nk:", "\nK:").replace("\nr:", "\nR:").replace("\np:", "\nP:")
     assert read(ECHO + second) == read(ECHO) == read(capitals)
 
 
-def test_what_a_calibration_may_leave_out(read):
+def test_a_calibration_may_omit_optional_fields(read):
     camera = read(changed(CALIBRATION, projection_matrix=None, rectification_matrix=None, distortion_model=None))
     assert camera.distortion_model == "plumb_bob" and not camera.has_p
     assert camera.rectified_intrinsics.fx_px == 430.25
@@ -130,7 +130,7 @@ def test_what_a_calibration_may_leave_out(read):
     [
         ("", "None"),
         ("just words", "just words"),
-        ("a: [", "no YAML"),
+        ("a: [", "not YAML"),
         ("name: head\nsize: 3\n", r"\['name', 'size'\]"),
         (changed(CALIBRATION, image_width=None), "image_width is missing"),
         (changed(CALIBRATION, image_width=640.5), "image_width is 640.5"),
@@ -160,5 +160,5 @@ def test_a_missing_or_binary_file_is_refused_by_name(tmp_path):
     with pytest.raises(BadIntrinsics, match=r"nowhere\.yaml"):
         read_camera(tmp_path / "nowhere.yaml")
     (tmp_path / "camera.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(BadIntrinsics, match=r"camera\.yaml is no YAML"):
+    with pytest.raises(BadIntrinsics, match=r"camera\.yaml is not YAML"):
         read_camera(tmp_path / "camera.yaml")

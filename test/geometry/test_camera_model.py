@@ -1,4 +1,4 @@
-"""CameraModel: what a CameraInfo means for the image that is delivered, and which ones are refused."""
+"""Tests of CameraModel: the camera of the delivered image, and which CameraInfos are refused."""
 
 import math
 
@@ -27,12 +27,12 @@ def camera(**changes):
     return CameraModel(**{**fields, **changes})
 
 
-def test_rectified_camera_is_p_where_p_is_given():
+def test_rectified_camera_comes_from_p_if_p_is_given():
     out = camera().rectified_intrinsics
     assert (out.fx_px, out.fy_px, out.cx_px, out.cy_px, *out.size_px) == (500.0, 505.0, 310.0, 250.0, 640, 480)
 
 
-def test_rectified_camera_is_k_where_p_is_all_zero():
+def test_rectified_camera_comes_from_k_if_p_is_all_zero():
     out = camera(p=NO_P).rectified_intrinsics
     assert (out.fx_px, out.fy_px, out.cx_px, out.cy_px) == (525.0, 520.0, 319.5, 241.0)
 
@@ -87,7 +87,7 @@ def test_all_zero_rotation_counts_as_identity():
 
 @pytest.mark.parametrize("focal", [0.0, -525.0, math.nan, math.inf])
 @pytest.mark.parametrize(("index", "name"), [(0, "fx"), (4, "fy")])
-def test_focal_length_that_no_camera_has_is_refused_by_name_and_value(focal, index, name):
+def test_impossible_focal_length_is_refused_by_name_and_value(focal, index, name):
     k = list(K)
     k[index] = focal
     with pytest.raises(BadIntrinsics, match=f"camera_info has {name} = {focal}: the camera is not calibrated"):
@@ -118,17 +118,17 @@ def test_matrix_with_too_few_values_is_refused():
     [np.array(K).reshape(3, 3).T.ravel(), (*K[:1], 6.0, *K[2:]), (*K[:7], 300.0, 1.0)],
     ids=["columns", "skew", "k7"],
 )
-def test_a_k_with_numbers_where_zeros_belong_is_refused_with_the_order_it_should_have(k):
+def test_a_k_in_wrong_order_is_refused_with_the_right_order(k):
     with pytest.raises(BadIntrinsics, match=r"K = \[525\.0.*expected \[fx, 0, cx, 0, fy, cy, 0, 0, 1\], row by row"):
         camera(k=k)
 
 
-def test_a_skew_of_a_pixel_is_let_pass():
+def test_a_skew_of_a_pixel_is_accepted():
     assert camera(k=(*K[:1], 0.8, *K[2:]), p=NO_P).rectified_intrinsics == camera(p=NO_P).rectified_intrinsics
 
 
-def test_r_that_is_no_rotation_is_refused():
-    with pytest.raises(BadIntrinsics, match="no rotation"):
+def test_r_that_is_not_a_rotation_is_refused():
+    with pytest.raises(BadIntrinsics, match="not a rotation"):
         camera(r=2 * np.eye(3))
 
 
@@ -191,7 +191,7 @@ def test_roi_outside_the_sensor_is_refused(roi):
 
 
 @pytest.mark.parametrize("width", [0, 2**31])
-def test_size_that_no_camera_has_is_refused(width):
+def test_impossible_size_is_refused(width):
     with pytest.raises(BadIntrinsics, match=f"image is {width} x 480: publish the calibrated size"):
         camera(width_px=width)
 

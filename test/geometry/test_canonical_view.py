@@ -1,4 +1,4 @@
-"""Focal normalisation: pixels, colours and depths land where the geometry says, both ways."""
+"""Tests of focal normalisation: pixels, colours and depths are mapped as the geometry says, in both directions."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from depthlm_ros.core import Intrinsics
 from depthlm_ros.errors import BadImage
 from depthlm_ros.geometry.camera_model import UNSEEN_GREY
 from depthlm_ros.geometry.canonical_view import canonical_view
-from depthlm_ros.geometry.pinhole import project, rays
+from depthlm_ros.geometry.pinhole import pixels_inside, project, rays
 from depthlm_ros.geometry.point_cloud import CloudBuilder
 
 FOCAL_PX = 105.0
@@ -30,7 +30,7 @@ def view_of(camera):
 
 
 def canvas_camera(camera):
-    """The camera whose image the canvas claims to be."""
+    """Returns the camera whose image the canvas should be."""
     view = view_of(camera)
     ((cx, cy),) = view.uv_to_canvas([(camera.cx_px, camera.cy_px)])
     return Intrinsics(FOCAL_PX, FOCAL_PX, cx, cy, *view.canvas_size_px)
@@ -40,7 +40,7 @@ def all_pixels(width, height):
     return np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).reshape(-1, 2)
 
 
-# ---- where pixels lie
+# ---- pixels
 
 
 @every_camera
@@ -88,7 +88,7 @@ def test_rounded_round_trip_stays_within_half_an_image_pixel_where_the_canvas_is
 # ---- which canvas, and where on it
 
 
-def test_image_that_fits_exactly_takes_the_small_canvas_whole():
+def test_image_that_fits_exactly_fills_the_small_canvas():
     view = view_of(CAMERAS["vga"])
     assert view.canvas_size_px == (128, 96)
     assert view.visible == (0, 0, 128, 96)
@@ -103,7 +103,7 @@ def test_rounding_noise_in_a_calibration_does_not_change_the_canvas():
     assert view.coverage == 1.0
 
 
-def test_image_that_is_a_little_larger_takes_the_next_canvas():
+def test_image_that_is_a_little_larger_uses_the_next_canvas():
     assert view_of(Intrinsics(500.0, 500.0, 319.5, 239.5, 640, 480)).canvas_size_px == (160, 128)
 
 
@@ -127,7 +127,7 @@ def test_principal_point_is_in_the_middle_of_the_canvas_where_there_is_room():
     np.testing.assert_allclose(view_of(camera).uv_to_canvas([(300.0, 250.0)]), [(63.5, 47.5)])
 
 
-def test_visible_are_the_canvas_pixels_that_the_image_touches():
+def test_canvas_pixels_that_the_image_touches_are_visible():
     # 0.15 of the size: the image spans 18.925 .. 114.925 and 10.425 .. 82.425 on the canvas.
     camera = Intrinsics(700.0, 700.0, 300.0, 250.0, 640, 480)
     assert view_of(camera).visible == (18, 10, 115 - 18, 83 - 10)
@@ -136,7 +136,7 @@ def test_visible_are_the_canvas_pixels_that_the_image_touches():
 def test_image_with_a_far_off_principal_point_is_moved_just_inside():
     view = view_of(CAMERAS["principal point far off"])
     assert view.coverage == 1.0
-    # Centring the principal point (90, 420) would push the image out on the right and at the top.
+    # With the principal point (90, 420) in the middle the image would leave the canvas on the right and at the top.
     assert view.x.offset_px == pytest.approx(128 - 640 * 105 / 700)
     assert view.y.offset_px == pytest.approx(0.0)
 
@@ -149,7 +149,7 @@ def test_image_larger_than_the_canvas_leaves_no_padding():
 
 
 @every_camera
-def test_contains_is_what_coverage_counts(camera):
+def test_coverage_is_the_share_of_the_pixels_that_the_view_contains(camera):
     view = view_of(camera)
     assert view.contains(all_pixels(*camera.size_px)).mean() == pytest.approx(view.coverage)
 
@@ -162,6 +162,14 @@ def test_contains_refuses_pixels_outside_the_image_outside_the_canvas_and_nan():
     assert view.contains(outside_canvas).tolist() == [False, False]
     padded = view_of(CAMERAS["principal point far off"])
     assert padded.contains([[-0.6, 10], [10, 479.6], [np.nan, 10], [639.4, 0]]).tolist() == [False, False, False, True]
+
+
+@pytest.mark.parametrize("size_px", [(640, 480), (160, 128)])
+def test_the_view_contains_a_pixel_only_if_it_is_inside_the_image(size_px):
+    width, height = size_px
+    view = canonical_view(Intrinsics(150.0, 150.0, width / 2, height / 2, width, height), 150.0, [size_px])
+    uv_px = np.array([[-0.5, -0.5], [width - 0.5, 3], [3, height - 0.5], [width - 0.51, height - 0.51]])
+    assert view.contains(uv_px).tolist() == pixels_inside(uv_px, size_px).tolist() == [True, False, False, True]
 
 
 # ---- colours
@@ -208,7 +216,7 @@ def test_texture_too_fine_for_the_canvas_becomes_its_mean(name):
     checker = (np.indices((camera.height_px, camera.width_px)).sum(axis=0) % 2 * 200).astype(np.uint8)
     x, y, width, height = view.visible
     canvas = view.image_to_canvas(np.repeat(checker[..., None], 3, axis=2))
-    # The last row and column may hold a block that the image only begins to fill.
+    # The last row and column may contain a block that the image fills only in part.
     whole_blocks = canvas[y : y + height - 1, x : x + width - 1]
     assert np.abs(whole_blocks.astype(int) - 100).max() <= 10
 
@@ -222,7 +230,7 @@ def test_image_of_another_size_is_refused():
 
 
 def plane_depth(camera, normal, distance_m):
-    """float64 (H, W): z of the plane normal . p = distance_m seen by this camera; NaN where it is not seen."""
+    """Returns float64 (H, W): z of the plane normal . p = distance_m in this camera; NaN where it is not visible."""
     normal = np.asarray(normal) / np.linalg.norm(normal)
     u, v = np.meshgrid(np.arange(camera.width_px), np.arange(camera.height_px))
     slope = np.stack([(u - camera.cx_px) / camera.fx_px, (v - camera.cy_px) / camera.fy_px, np.ones(u.shape)], -1)
@@ -257,7 +265,7 @@ def test_depth_is_known_exactly_for_the_pixels_on_the_canvas(camera):
 
 
 @every_camera
-def test_what_the_model_says_about_the_padding_never_reaches_the_image(camera):
+def test_depth_in_the_padding_never_reaches_the_image(camera):
     view = view_of(camera)
     on_canvas = np.full(view.canvas_size_px[::-1], 99.0, np.float32)
     x, y, width, height = view.visible
@@ -284,7 +292,7 @@ def test_unknown_depth_never_becomes_a_number(camera, bad):
     assert known.max() <= 5 * 1.25
 
 
-def test_a_hole_costs_no_more_than_the_pixels_that_touch_it():
+def test_a_hole_removes_only_the_pixels_that_touch_it():
     view = view_of(CAMERAS["vga"])
     on_canvas = np.full((96, 128), 2.0, np.float32)
     on_canvas[40, 60] = np.nan
@@ -293,7 +301,7 @@ def test_a_hole_costs_no_more_than_the_pixels_that_touch_it():
     assert 0 < np.abs(lost[:, ::-1] - middle).max() <= 5.0
 
 
-def test_sky_stays_endless_and_does_not_stretch_what_is_beside_it():
+def test_sky_stays_infinite_and_does_not_change_the_depth_beside_it():
     view = view_of(CAMERAS["vga"])
     on_canvas = np.full((96, 128), 2.0, np.float32)
     on_canvas[:48] = np.inf
@@ -329,7 +337,7 @@ def test_depth_of_another_canvas_is_refused():
 
 
 @pytest.mark.parametrize("focal_px", [1e-3, 5.0, 3e4, 1e9])
-def test_absurd_focal_lengths_neither_crash_nor_invent(focal_px):
+def test_absurd_focal_lengths_neither_crash_nor_invent_depth(focal_px):
     camera = Intrinsics(focal_px, focal_px, 319.5, 239.5, 640, 480)
     view = view_of(camera)
     canvas = view.image_to_canvas(np.full((480, 640, 3), 9, np.uint8))
@@ -339,7 +347,7 @@ def test_absurd_focal_lengths_neither_crash_nor_invent(focal_px):
     assert np.isfinite(depth_m).mean() == pytest.approx(view.coverage)
 
 
-def test_random_cameras_give_the_plane_back_and_nothing_off_the_canvas():
+def test_random_cameras_return_the_plane_and_nothing_outside_the_canvas():
     rng = np.random.default_rng(11)
     for _ in range(60):
         width, height = (int(n) for n in rng.integers(8, 700, 2))

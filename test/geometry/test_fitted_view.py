@@ -1,4 +1,4 @@
-"""A published checkpoint sees the whole image at the size that its released code gives it; pixels are found again."""
+"""Tests of fitted views: the whole image at the size of the released code, and pixels on it."""
 
 import ast
 import importlib.util
@@ -21,7 +21,7 @@ from depthlm_ros.geometry.resize_rules import (
     nearest_size,
     next_size,
 )
-from depthlm_ros.model_files.spec_yaml import spec_named
+from depthlm_ros.model_files.spec_yaml import find_spec
 
 QWEN3 = {"multiple_px": 32, "least_pixels": 65536, "most_pixels": 16777216}
 CAMERAS = {
@@ -34,7 +34,7 @@ CAMERAS = {
 MODELS = ("depthlm-12b", "depthlm-7b", "depthvlm-4b", "vlm3-depth", "vlm3-corr", "vlm3-pose")
 every_pair = pytest.mark.parametrize(
     ("camera", "rule"),
-    [(camera, spec_named(model).canvas) for camera in CAMERAS.values() for model in MODELS],
+    [(camera, find_spec(model).canvas) for camera in CAMERAS.values() for model in MODELS],
     ids=[f"{model}, {camera}" for camera in CAMERAS for model in MODELS],
 )
 
@@ -44,19 +44,19 @@ def camera(width, height, fx, fy=None):
 
 
 def whole_canvas_camera(camera, view):
-    """The camera whose image the canvas claims to be."""
+    """Returns the camera whose image the canvas should be."""
     ((cx, cy),) = view.uv_to_canvas([(camera.cx_px, camera.cy_px)])
     return Intrinsics(camera.fx_px * view.x.scale, camera.fy_px * view.y.scale, cx, cy, *view.canvas_size_px)
 
 
-# ---- sizes: from the samples that came with the released code, and from what its processors gave
+# ---- sizes: from the samples that came with the released code, and from its processors
 
 
 @pytest.mark.parametrize(
     ("model", "seen_by", "size"),
     [
         ("vlm3-object", camera(1024, 768, 902.4662475585938, 901.3929443359375), (1134, 851)),
-        # The sample names the resized sizes and the canonical focal length only; these are focal lengths that fit it.
+        # The sample gives only the resized sizes and the canonical focal length; these focal lengths fit it.
         ("vlm3-pose", camera(1752, 1168, 750 * 1752 / 2830.4, 750 * 1168 / 1884.4), (2830, 1884)),
         ("vlm3-corr", camera(600, 400, 431.0), (1024, 683)),
         ("vlm3-depth", camera(640, 480, 525.0), (1219, 914)),
@@ -66,14 +66,14 @@ def whole_canvas_camera(camera, view):
     ],
 )
 def test_canonical_sizes_are_those_of_the_released_code(model, seen_by, size):
-    rule = spec_named(model).canvas
+    rule = find_spec(model).canvas
     assert limited_size(canonical_size(seen_by, rule), rule.longest_px) == size
 
 
-def test_focal_lengths_that_differ_are_left_so_where_both_axes_are_scaled_by_fx():
+def test_different_focal_lengths_stay_different_if_both_axes_are_scaled_by_fx():
     seen_by = camera(1024, 768, 902.4662475585938, 901.3929443359375)
     assert seen_by.fy_px * 1000 / seen_by.fx_px == pytest.approx(998.81, abs=0.01)
-    assert canonical_size(seen_by, spec_named("vlm3-object").canvas)[1] == int(768 * 998.81 / 901.3929443359375)
+    assert canonical_size(seen_by, find_spec("vlm3-object").canvas)[1] == int(768 * 998.81 / 901.3929443359375)
 
 
 @pytest.mark.parametrize(
@@ -82,13 +82,13 @@ def test_focal_lengths_that_differ_are_left_so_where_both_axes_are_scaled_by_fx(
     ids=["NYUv2", "KITTI"],
 )
 def test_depthvlm_counts_as_many_tokens_as_its_released_code(seen_by, tokens):
-    """38 and 52 only because qwen_vl_utils comes first: 1233 / 32 is 38.5, 1685 / 32 is 52.7."""
-    assert fitted_sizes(seen_by, spec_named("depthvlm-4b").canvas)[1] == (tokens[0] * 32, tokens[1] * 32)
+    """The numbers are 38 and 52 only because qwen_vl_utils comes first: 1233 / 32 is 38.5, 1685 / 32 is 52.7."""
+    assert fitted_sizes(seen_by, find_spec("depthvlm-4b").canvas)[1] == (tokens[0] * 32, tokens[1] * 32)
 
 
-def test_pixtral_without_resize_does_not_see_what_fills_no_patch():
+def test_pixtral_without_resize_does_not_see_incomplete_patches():
     seen_by = camera(640, 480, 559.4)
-    assert fitted_sizes(seen_by, spec_named("depthlm-12b").canvas) == ((858, 643), (848, 640))
+    assert fitted_sizes(seen_by, find_spec("depthlm-12b").canvas) == ((858, 643), (848, 640))
 
 
 @every_pair
@@ -102,7 +102,7 @@ def test_sides_are_whole_tokens_and_the_area_is_bounded(camera, rule):
 
 
 def transformers_functions(model, names, **given):
-    """Pure functions of transformers' image processors; their modules need libraries that tests do without."""
+    """Returns pure functions of transformers' image processors, whose modules need libraries that tests do not have."""
     folder = Path(importlib.util.find_spec("transformers").origin).parent / "models" / model
     source = (folder / f"image_processing_{model}.py").read_text()
     found = {
@@ -124,7 +124,7 @@ def random_sizes(count):
     ("multiple", "least", "most"),
     [(28, 3136, 12845056), (32, 65536, 16777216), (28, 3136, 1003520), (32, 262144, 262144)],
 )
-def test_sizes_of_qwen_s_processors_are_transformers_own(multiple, least, most):
+def test_sizes_of_qwens_processors_equal_those_of_transformers(multiple, least, most):
     smart_resize = transformers_functions("qwen2_vl", ["smart_resize"])["smart_resize"]
     for width, height in random_sizes(1000):
         theirs = smart_resize(height, width, multiple, least, most)[::-1]
@@ -133,11 +133,11 @@ def test_sizes_of_qwen_s_processors_are_transformers_own(multiple, least, most):
 
 @pytest.mark.torch
 @pytest.mark.parametrize("most_px", [1024, 1540, 64])
-def test_sizes_of_pixtral_s_processor_are_transformers_own(most_px):
+def test_sizes_of_pixtrals_processor_equal_those_of_transformers(most_px):
     names = ["get_resize_output_image_size", "_num_image_tokens"]
     resized = transformers_functions("pixtral", names, get_image_size=lambda size, _: size)[names[0]]
     for width, height in random_sizes(1000):
-        # A side that shrinks below one pixel, where transformers says 0, is one patch here.
+        # A side that shrinks below one pixel is 0 in transformers, and one patch here.
         theirs = tuple(max(16, n) for n in resized((height, width), most_px, 16, None)[::-1])
         assert next_size((width, height), 16, most_px) == theirs, (width, height)
 
@@ -155,7 +155,7 @@ def test_corresponding_pixels_look_along_the_same_ray(camera, rule):
 
 
 @every_pair
-def test_the_whole_image_is_seen_but_for_a_patch_at_most_where_a_rule_crops(camera, rule):
+def test_the_model_sees_the_whole_image_except_at_most_one_patch_if_a_rule_crops(camera, rule):
     view = fitted_view(camera, rule)
     corners = np.array([(0, 0), (camera.width_px - 1, 0), (0, camera.height_px - 1)]) * 1.0
     assert view.contains(corners[:1]).all()
@@ -181,7 +181,7 @@ def test_a_dot_lands_where_uv_to_canvas_says():
     seen_by = CAMERAS["fx is not fy"]
     v, u = np.mgrid[: seen_by.height_px, : seen_by.width_px]
     for model in MODELS:
-        view = fitted_view(seen_by, spec_named(model).canvas)
+        view = fitted_view(seen_by, find_spec(model).canvas)
         for at in ((100.3, 77.9), (511.0, 402.5)):
             dot = 250 * np.exp(-((u - at[0]) ** 2 + (v - at[1]) ** 2) / 18)
             canvas = view.image_to_canvas(np.repeat(dot.astype(np.uint8)[..., None], 3, axis=2))[..., 0].astype(float)
@@ -190,7 +190,7 @@ def test_a_dot_lands_where_uv_to_canvas_says():
             np.testing.assert_allclose(centre, view.uv_to_canvas([at])[0], atol=0.2, err_msg=model)
 
 
-# ---- cameras that cannot be
+# ---- impossible cameras
 
 
 @pytest.mark.parametrize(
@@ -202,13 +202,13 @@ def test_a_dot_lands_where_uv_to_canvas_says():
         ("vlm3-pose", camera(640, 480, 1e-9, 1e9), "longer than 200 times"),
     ],
 )
-def test_a_camera_that_leaves_no_picture_is_refused_with_its_numbers(model, seen_by, said):
+def test_a_camera_whose_image_would_be_unusable_is_refused_with_its_numbers(model, seen_by, said):
     with pytest.raises(BadIntrinsics, match=re.compile(said)):
-        fitted_view(seen_by, spec_named(model).canvas)
+        fitted_view(seen_by, find_spec(model).canvas)
 
 
-def test_qwen_s_processor_bounds_even_an_absurd_camera():
-    rule = spec_named("vlm3-depth").canvas
+def test_qwens_processor_limits_even_an_absurd_camera():
+    rule = find_spec("vlm3-depth").canvas
     for fx_px in (1e-3, 1.0, 1e9):
         width, height = fitted_view(camera(640, 480, fx_px), rule).canvas_size_px
         assert rule.least_pixels <= width * height <= rule.most_pixels

@@ -1,4 +1,4 @@
-"""Clouds: metric points at their pixels, colours in their bits, nothing where nothing is known."""
+"""Tests of point clouds: metric points at their pixels, packed colours, and NaN where the depth is unknown."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def test_sphere_comes_back_as_that_sphere():
     assert np.abs(np.linalg.norm(points[hit] - centre, axis=1) - radius_m).max() < 1e-3
 
 
-def test_memory_is_sixteen_bytes_a_point_as_pointcloud2_wants_them():
+def test_memory_is_sixteen_bytes_a_point_as_pointcloud2_requires():
     cloud = CloudBuilder(CAMERA).build(DEPTH_M, RGB)
     assert cloud.flags.c_contiguous
     assert cloud.dtype == np.dtype("<f4")
@@ -102,7 +102,7 @@ def test_memory_of_another_shape_is_refused(shape):
         CloudBuilder(CAMERA).build(DEPTH_M, RGB, out=np.zeros(shape, np.float32))
 
 
-def test_mirrored_views_of_an_image_are_taken():
+def test_mirrored_views_of_an_image_are_accepted():
     cloud = CloudBuilder(CAMERA).build(DEPTH_M[:, ::-1], RGB[..., ::-1])
     assert cloud[0, 0, 2] == DEPTH_M[0, -1]
     assert cloud[0, 0, 3:].view("<u4")[0] == int.from_bytes(bytes(RGB[0, 0, ::-1].tolist()), "big")
@@ -120,7 +120,7 @@ def test_stride_zero_is_refused():
         CloudBuilder(CAMERA, stride=0)
 
 
-def test_sparse_cloud_holds_points_with_the_deviation_of_their_depth():
+def test_sparse_cloud_contains_points_with_the_deviation_of_their_depth():
     uv = np.array([[40.3, 33.9], [80.0, 10.0], [5.5, 60.25]])
     depth_m, std_m = np.array([1.0, 2.5, 4.0]), np.array([0.1, 0.2, np.nan])
     cloud = sparse_cloud(uv, depth_m, std_m, CAMERA)
@@ -130,7 +130,7 @@ def test_sparse_cloud_holds_points_with_the_deviation_of_their_depth():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 0.0, -1.0])
-def test_sparse_cloud_invents_no_point(bad):
+def test_sparse_cloud_has_no_point_where_depth_is_unknown(bad):
     cloud = sparse_cloud(np.array([[10.0, 10.0]]), np.array([bad]), np.array([0.1]), CAMERA)
     assert np.isnan(cloud).all()
 

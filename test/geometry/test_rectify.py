@@ -1,4 +1,4 @@
-"""Rectifier: the image a pinhole camera would have taken, checked against OpenCV's forward projection."""
+"""Tests of Rectifier against OpenCV's forward projection."""
 
 import cv2
 import numpy as np
@@ -32,7 +32,7 @@ def camera(lens=LENSES["plumb_bob 5"], k=K, r=R, p=P, **rest):
 
 
 def raw_pixels(model, points):
-    """Where OpenCV says points of the rectified frame (N, 3) appear in the full raw image, (N, 2)."""
+    """Returns (N, 2): where OpenCV projects points (N, 3) of the rectified frame in the full raw image."""
     rvec = cv2.Rodrigues(np.array(model.r.T))[0]
     d = np.array(model.d or (0.0,) * 4)
     project_points = cv2.fisheye.projectPoints if model.distortion_model == "equidistant" else cv2.projectPoints
@@ -40,7 +40,7 @@ def raw_pixels(model, points):
 
 
 def coordinate_image(width, height):
-    """An image whose values are its own pixel coordinates: what is read is where it was read."""
+    """Returns an image whose values are its own pixel coordinates: a value says from where it was read."""
     u, v = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     return np.dstack([u, v])
 
@@ -56,7 +56,7 @@ def test_every_output_pixel_shows_what_opencv_projects_there(lens):
     inside = ((expected >= 0) & (expected <= (639, 479))).all(axis=1)
     assert inside.mean() > 0.8
     error = np.abs(came_from[uv[:, 1], uv[:, 0]] - expected)[inside]
-    assert error.max() < 0.04  # fixed-point maps resolve 1/32 pixel
+    assert error.max() < 0.04  # Fixed-point maps have a resolution of 1/32 pixel.
 
 
 @lens
@@ -84,7 +84,7 @@ def test_cropped_and_binned_image_is_rectified_as_that_part_of_the_scene():
     np.testing.assert_allclose(came_from[uv[:, 1], uv[:, 0]], delivered_raw, atol=0.04)
 
 
-def test_rectified_input_is_returned_as_it_is_with_the_camera_of_p():
+def test_rectified_input_is_returned_unchanged_with_the_camera_of_p():
     image = np.zeros((480, 640, 3), np.uint8)
     rectifier = Rectifier(camera(), rectified=True)
     assert rectifier.rectify(image) is image
@@ -117,22 +117,22 @@ def test_pixels_that_the_camera_never_saw_are_grey_and_marked():
     assert (white[~rectifier.valid] == UNSEEN_GREY).all()
 
 
-def test_everything_seen_needs_no_mask():
+def test_an_image_that_is_seen_everywhere_has_no_mask():
     narrow = np.array([[700.0, 0, 320, 0], [0, 700.0, 240, 0], [0, 0, 1, 0]])
     assert Rectifier(camera(p=narrow), rectified=False).valid is None
 
 
-def test_a_pixel_half_outside_the_input_is_the_last_that_counts_as_seen():
+def test_pixels_count_as_seen_up_to_the_edges_of_the_input():
     k = np.array([[400.0, 0, 319.5], [0, 400.0, 239.5], [0, 0, 1]])
     p = np.hstack([k, np.zeros((3, 1))])
-    p[:2, 2] += (-10.3, 7.6)  # output (u, v) shows input (u + 10.3, v - 7.6)
+    p[:2, 2] += (-10.3, 7.6)  # Output (u, v) shows input (u + 10.3, v - 7.6).
     valid = Rectifier(camera(("plumb_bob", ()), k, np.eye(3), p), rectified=False).valid
     assert valid is not None
     np.testing.assert_array_equal(valid.any(axis=0), np.arange(640) + 10.3 <= 639.5)
     np.testing.assert_array_equal(valid.any(axis=1), np.arange(480) - 7.6 >= -0.5)
 
 
-TURNING_RADIUS = {  # lens whose distorted radius turns back, and the undistorted radius where it does
+TURNING_RADIUS = {  # Lenses whose distorted radius turns back, and the undistorted radius there.
     "k1": (("plumb_bob", (-0.3, 0, 0, 0)), (3 * 0.3) ** -0.5),
     "k3": (("plumb_bob", (0, 0, 0, 0, -0.05)), (7 * 0.05) ** (-1 / 6)),
     "denominator": (("rational_polynomial", (0, 0, 0, 0, 0, 0.9, 0, 0)), 0.9**-0.5),
@@ -142,13 +142,13 @@ TURNING_RADIUS = {  # lens whose distorted radius turns back, and the undistorte
 
 @pytest.mark.parametrize(("lens", "turning"), TURNING_RADIUS.values(), ids=TURNING_RADIUS.keys())
 @pytest.mark.parametrize("turned_rad", [0.0, 0.4])
-def test_beyond_the_turning_point_of_the_polynomial_nothing_is_shown_twice(lens, turning, turned_rad):
-    # For instance r (1 - 0.3 r^2) falls back to 0 at r = 1.83: without a limit the corners (r = 2.1)
-    # would show the middle of the image again.
+def test_nothing_is_shown_twice_beyond_the_turning_point_of_the_polynomial(lens, turning, turned_rad):
+    # For instance r (1 - 0.3 r^2) returns to 0 at r = 1.83: without a limit the corners (r = 2.1) would show the
+    # middle of the image again.
     k = np.array([[190.0, 0, 319.5], [0, 190.0, 239.5], [0, 0, 1]])
     rotation = cv2.Rodrigues(np.array([0.0, turned_rad, 0.0]))[0]
     rectifier = Rectifier(camera(lens, k, rotation, np.zeros((3, 4))), rectified=False)
-    raw = rays(rectifier.intrinsics) @ rotation  # = R^-1 ray, the ray in the frame of the raw camera
+    raw = rays(rectifier.intrinsics) @ rotation  # This is R^-1 ray: the ray in the frame of the raw camera.
     radius = np.where(raw[..., 2] > 0, np.hypot(raw[..., 0], raw[..., 1]) / raw[..., 2], np.inf)
     assert rectifier.valid is not None
     assert rectifier.valid[radius < turning - 0.01].all()
@@ -163,7 +163,7 @@ def test_rays_behind_a_turned_camera_are_unseen():
         assert not rectifier.valid.any()
 
 
-def test_image_of_another_size_is_refused_even_if_nothing_needs_doing():
+def test_image_of_another_size_is_refused_even_without_resampling():
     with pytest.raises(BadIntrinsics, match="image is 320 x 240 but camera_info says 640 x 480"):
         Rectifier(camera(), rectified=True).rectify(np.zeros((240, 320, 3), np.uint8))
 

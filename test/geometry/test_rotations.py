@@ -1,9 +1,15 @@
-"""Rotations of cameras: signs, the published sample's angles, quaternions."""
+"""Tests of rotations: signs, the angles of the published sample, quaternions."""
 
 import numpy as np
 import pytest
 
-from depthlm_ros.geometry.rotations import quaternion_xyzw, rotation_angle_deg, rotation_from_angles, unit, view_matrix
+from depthlm_ros.geometry.rotations import (
+    quaternion_xyzw,
+    rotation_angle_deg,
+    rotation_from_angles,
+    unit_vector,
+    view_matrix,
+)
 
 FORWARD, RIGHT, DOWN = np.array([0, 0, 1.0]), np.array([1.0, 0, 0]), np.array([0, 1.0, 0])
 
@@ -12,7 +18,7 @@ def test_the_published_sample_angles_give_their_rotation_angle():
     assert rotation_angle_deg(rotation_from_angles(89.6, 2.6, 6.1)) == pytest.approx(89.6547, abs=1e-4)
 
 
-def test_the_other_sign_of_the_roll_does_not():
+def test_the_other_sign_of_the_roll_disagrees_with_the_published_samples():
     assert rotation_angle_deg(rotation_from_angles(89.6, 2.6, -6.1)) == pytest.approx(89.93, abs=5e-3)
 
 
@@ -23,7 +29,7 @@ def test_positive_angles_turn_right_look_up_and_bank_right():
 
 
 def test_pitch_is_about_the_axis_after_yaw():
-    """Turned right by 90 degrees and then looking straight up, the camera's own right is backwards."""
+    """If the camera turns right by 90 degrees and then looks straight up, its own right points backwards."""
     rotation = rotation_from_angles(90, 90, 0)
     np.testing.assert_allclose(rotation @ FORWARD, -DOWN, atol=1e-12)
     np.testing.assert_allclose(rotation @ RIGHT, -FORWARD, atol=1e-12)
@@ -45,7 +51,7 @@ def test_a_quaternion_turns_vectors_as_its_matrix(angles):
     np.testing.assert_allclose(turned, rotation @ vector, atol=1e-9)
 
 
-def test_a_view_matrix_takes_the_second_cameras_centre_to_its_origin():
+def test_a_view_matrix_maps_the_second_cameras_centre_to_its_origin():
     rotation, centre = rotation_from_angles(30, -10, 5), np.array([1.0, -0.2, 0.5])
     matrix = view_matrix(rotation, centre)
     np.testing.assert_allclose(matrix @ [*centre, 1.0], 0, atol=1e-12)
@@ -54,9 +60,9 @@ def test_a_view_matrix_takes_the_second_cameras_centre_to_its_origin():
 
 
 @pytest.mark.parametrize("vector", [(0, 0, 0), (np.nan, 0, 1), (np.inf, 0, 1)])
-def test_what_has_no_direction_is_unknown(vector):
-    assert np.isnan(unit(np.array(vector))).all()
+def test_a_vector_without_direction_has_no_unit_vector(vector):
+    assert np.isnan(unit_vector(np.array(vector))).all()
 
 
-def test_a_direction_has_length_one():
-    np.testing.assert_allclose(unit(np.array([0, 3, 4])), [0, 0.6, 0.8])
+def test_a_unit_vector_has_length_one():
+    np.testing.assert_allclose(unit_vector(np.array([0, 3, 4])), [0, 0.6, 0.8])

@@ -1,5 +1,4 @@
-"""Things in boxes and at pixels are measured: in rendered scenes against true masks, in rooms computed by hand, in bad
-maps."""
+"""Tests of measuring objects in boxes and at pixels: in rendered scenes, in rooms computed by hand, and in bad maps."""
 
 import math
 from dataclasses import replace
@@ -13,9 +12,9 @@ from bench.geometry import QUANTITIES, pictures, results, summary
 from depthlm_ros.core import DepthMap, Intrinsics, Region
 from depthlm_ros.errors import BadQuestion
 from depthlm_ros.measurement.extents import nearest_points
-from depthlm_ros.measurement.gravity import downwards
+from depthlm_ros.measurement.gravity import estimate_down
 from depthlm_ros.measurement.measure import measure
-from depthlm_ros.measurement.segment import find_thing
+from depthlm_ros.measurement.segment import segment_object
 
 CAMERA = Intrinsics(480.0, 480.0, 319.5, 239.5, 640, 480)
 EYE_M, WALL_M = 1.4, 6.0
@@ -23,9 +22,11 @@ STD = 0.05
 
 
 def room(*boxes, pitch_deg=0.0, balls=(), camera=CAMERA):
-    """A depth map cast by hand: floor EYE_M below the camera, wall WALL_M ahead, and in it boxes (centre x, z, size x,
-    y, z; standing on the floor; metres) and balls (centre x, height above the floor, z, radius); the camera looks down
-    by pitch_deg. With it the id of what each pixel sees: -1 room, then boxes, then balls."""
+    """Returns the depth map of a room, and the id of the object at each pixel: -1 for the room, then boxes, then balls.
+
+    The floor is EYE_M below the camera, a wall WALL_M ahead. Boxes (centre x, z, size x, y, z; metres) stand on the
+    floor; balls are (centre x, height above the floor, z, radius). The camera looks down by pitch_deg.
+    """
     u, v = np.meshgrid(np.arange(camera.width_px), np.arange(camera.height_px))
     x, y = (u - camera.cx_px) / camera.fx_px, (v - camera.cy_px) / camera.fy_px
     c, s = math.cos(math.radians(pitch_deg)), math.sin(math.radians(pitch_deg))
@@ -56,19 +57,19 @@ def _ball_entry(ray, x_m, high_m, z_m, radius_m):
 
 
 def around(mask):
-    """The tight box of what is True."""
+    """Returns the tight box around the pixels that are True."""
     v, u = np.nonzero(mask)
     return Region(float(u.min()), float(v.min()), float(np.ptp(u)) + 1, float(np.ptp(v)) + 1)
 
 
 def values(depth, regions, uv_px=(), std=STD):
-    """(quantity, *about) -> value."""
+    """Returns {(quantity, *about): value}."""
     return {(one.quantity, *one.about): one.value for one in measure(depth, regions, uv_px, std)}
 
 
 @pytest.fixture(scope="module")
 def rendered():
-    """Everything measured in rendered scenes, about 300 objects."""
+    """Returns all measurements in rendered scenes, of about 300 objects."""
     return [result for picture in pictures(0, 40) for result in results(picture, picture.depth)]
 
 
@@ -77,7 +78,7 @@ def rendered():
     [("all", (0.89, 0.81, 0.85, 0.85)), ("clear", (0.92, 0.85, 0.88, 0.86)), ("whole", (0.97, 0.88, 0.88, 0.0))],
 )
 def test_true_boxes_in_true_depth_are_measured_within_two_percent(rendered, which, least):
-    """ "whole": all of the object is seen; "clear": enough of it to be asked about; "all": at least 100 pixels."""
+    """Objects of "whole" are fully visible, those of "clear" enough for a question; all have at least 100 pixels."""
     shares = [summary(rendered, quantity, which).get("within", 1.0) for quantity in QUANTITIES]
     assert all(share >= limit for share, limit in zip(shares, least, strict=True)), shares
 
@@ -89,14 +90,16 @@ def test_the_usual_error_is_far_below_two_percent(rendered):
 def test_a_box_on_the_floor_has_its_own_distance_height_and_width():
     depth, seen = room((0.0, 3.0, 0.5, 0.8, 0.4))
     found = values(depth, [around(seen == 0)])
-    assert found["distance", 0] == pytest.approx(math.hypot(EYE_M - 0.8, 2.8), rel=0.01)  # its upper front edge
+    assert found["distance", 0] == pytest.approx(
+        math.hypot(EYE_M - 0.8, 2.8), rel=0.01
+    )  # This is its upper front edge.
     assert found["height", 0] == pytest.approx(0.8, rel=0.01)
-    assert found["width", 0] == pytest.approx(0.5, rel=0.015)  # a pixel is more than one percent
+    assert found["width", 0] == pytest.approx(0.5, rel=0.015)  # A pixel is more than one percent.
 
 
 def test_width_is_across_the_line_of_sight():
     depth, seen = room((1.0, 2.6, 0.5, 0.8, 0.4))
-    corners = np.array([(0.75, 2.8), (1.25, 2.4)])  # from the end of its left side to that of its front
+    corners = np.array([(0.75, 2.8), (1.25, 2.4)])  # From the end of its left side to the end of its front.
     box = around(seen == 0)
     ahead = math.atan((box.x_px + (box.width_px - 1) / 2 - CAMERA.cx_px) / CAMERA.fx_px)
     across = corners @ (math.cos(ahead), -math.sin(ahead))
@@ -111,25 +114,25 @@ def test_height_is_vertical_however_the_camera_is_tilted(pitch_deg):
     assert found["width", 0] == pytest.approx(0.5, rel=0.015)
 
 
-def test_a_ball_is_as_wide_as_it_is():
+def test_a_ball_is_measured_with_its_true_width_and_distance():
     depth, seen = room(balls=[(-0.6, 0.25, 2.5, 0.25)], pitch_deg=10.0)
     found = values(depth, [around(seen == 0)])
     assert found["width", 0] == pytest.approx(0.5, rel=0.03)
     assert found["distance", 0] == pytest.approx(math.hypot(0.6, EYE_M - 0.25, 2.5) - 0.25, rel=0.01)
 
 
-def test_the_floor_and_wall_in_a_box_are_not_the_thing():
-    depth, seen = room((0.0, 3.0, 0.06, 1.5, 0.06), (0.0, 3.0, 0.8, 0.06, 0.06))  # a pole on a bar: an upside-down T
+def test_the_floor_and_wall_in_a_box_do_not_belong_to_the_object():
+    depth, seen = room((0.0, 3.0, 0.06, 1.5, 0.06), (0.0, 3.0, 0.8, 0.06, 0.06))  # A pole on a bar.
     mask = seen >= 0
-    outline = find_thing(depth, around(mask))
+    segment = segment_object(depth, around(mask))
     found = np.zeros_like(mask)
-    found[tuple(outline.uv_px.astype(int).T[::-1])] = True
+    found[tuple(segment.uv_px.astype(int).T[::-1])] = True
     assert mask.sum() < 0.4 * around(mask).width_px * around(mask).height_px
     assert (found & mask).sum() > 0.97 * mask.sum()
     assert (found & ~mask).sum() < 0.03 * mask.sum()
 
 
-def test_a_thing_behind_a_post_is_one_thing():
+def test_an_object_behind_a_post_is_one_object():
     depth, seen = room((0.0, 3.5, 1.2, 0.7, 0.4), (0.0, 2.0, 0.1, 1.9, 0.1))
     found = values(depth, [around(seen == 0)])
     assert found["width", 0] == pytest.approx(1.2, rel=0.02)
@@ -137,15 +140,15 @@ def test_a_thing_behind_a_post_is_one_thing():
     assert found["distance", 0] == pytest.approx(math.hypot(0.06, EYE_M - 0.7, 3.3), rel=0.01)
 
 
-def test_what_stands_on_a_table_does_not_make_it_higher():
+def test_objects_on_a_table_do_not_make_it_higher():
     legs = [(x, z, 0.06, 0.72, 0.06) for x in (-0.6, 0.6) for z in (2.6, 3.2)]
-    top = [(x, 2.9, 0.3, 0.72, 0.7) for x in (-0.5, -0.2, 0.1, 0.4)]  # closed below: only its front is seen
+    top = [(x, 2.9, 0.3, 0.72, 0.7) for x in (-0.5, -0.2, 0.1, 0.4)]  # Only its front is visible.
     depth, seen = room(*legs, *top, (0.1, 2.75, 0.1, 0.8, 0.1), pitch_deg=25.0)
     table = (seen >= 0) & (seen < len(legs + top))
     assert values(depth, [around(table)])["height", 0] == pytest.approx(0.72, rel=0.02)
 
 
-def test_a_thing_cut_by_the_image_is_measured_as_far_as_it_is_seen():
+def test_the_visible_part_of_an_object_at_the_edge_of_the_image_is_measured():
     depth, seen = room((2.0, 3.0, 1.0, 0.8, 0.4))
     assert seen[:, -1].max() == 0
     slope = (CAMERA.width_px - 0.5 - CAMERA.cx_px) / CAMERA.fx_px
@@ -156,7 +159,7 @@ def test_a_thing_cut_by_the_image_is_measured_as_far_as_it_is_seen():
 
 
 @pytest.mark.parametrize(("grow_px", "within"), [(6, 0.03), (-4, 0.06)])
-def test_a_box_that_is_not_tight_still_finds_its_thing(grow_px, within):
+def test_a_box_that_is_not_tight_still_finds_its_object(grow_px, within):
     depth, seen = room((0.3, 3.0, 0.8, 0.9, 0.4))
     tight = around(seen == 0)
     grown = Region(
@@ -174,7 +177,7 @@ def test_a_box_on_a_wall_measures_the_wall():
 
 
 def test_a_box_of_three_pixels_is_measured():
-    depth, seen = room(balls=[(0.5 / 160, EYE_M - 0.5 / 160, 3.0, 0.009)])  # in the middle of a pixel
+    depth, seen = room(balls=[(0.5 / 160, EYE_M - 0.5 / 160, 3.0, 0.009)])  # In the middle of a pixel.
     box = around(seen == 0)
     assert box.width_px == 3
     found = values(depth, [box])
@@ -182,10 +185,10 @@ def test_a_box_of_three_pixels_is_measured():
     assert found["width", 0] == pytest.approx(0.018, rel=0.2)
 
 
-def test_two_boxes_have_their_gap_and_what_is_certain_about_them():
+def test_two_boxes_have_their_gap_and_the_certain_relations():
     depth, seen = room((-0.8, 2.5, 0.4, 0.4, 0.4), balls=[(0.7, 2.0, 4.0, 0.3)])
     found = {one.quantity: one for one in measure(depth, [around(seen == 0), around(seen == 1)], (), STD)}
-    # From the end of the upper right edge, seen on top of the box, to the ball.
+    # From the end of the upper right edge, visible on top of the box, to the ball.
     assert found["gap"].value == pytest.approx(math.dist((-0.6, 0.4, 2.7), (0.7, 2.0, 4.0)) - 0.3, rel=0.02)
     assert found["nearer"].about == found["left of"].about == (0, 1)
     assert found["left of"].value == pytest.approx(1.5, rel=0.05)
@@ -194,14 +197,14 @@ def test_two_boxes_have_their_gap_and_what_is_certain_about_them():
     assert "in front of" not in found
 
 
-def test_in_front_of_is_told_of_things_that_share_columns():
+def test_in_front_of_is_reported_for_objects_that_share_columns():
     depth, seen = room((0.0, 2.0, 0.3, 0.5, 0.3), (0.1, 4.0, 1.0, 1.2, 0.3))
     found = {one.quantity: one for one in measure(depth, [around(seen == 1), around(seen == 0)], (), STD)}
     assert found["in front of"].about == found["nearer"].about == (1, 0)
     assert found["nearer"].value == pytest.approx(3.85 - math.hypot(1.85, EYE_M - 0.5), abs=0.1)
 
 
-def test_no_relation_is_told_that_is_not_certain():
+def test_uncertain_relations_are_not_reported():
     depth, seen = room((-0.5, 3.0, 0.4, 0.6, 0.4), (0.5, 3.1, 0.4, 0.6, 0.4))
     regions = [around(seen == 0), around(seen == 1)]
     assert {"nearer", "above"} <= {key[0] for key in values(depth, regions, std=0.0)} | {"above"}
@@ -219,7 +222,14 @@ def test_pixels_have_their_distance_and_gap():
     assert one.std == pytest.approx(STD * 4.0)
 
 
-def test_boxes_and_pixels_are_counted_in_one_row():
+def test_a_pixel_on_the_border_of_two_is_measured_in_the_second():
+    columns = np.tile(np.arange(1, 9, dtype=np.float32), (6, 1))
+    depth = DepthMap(columns, Intrinsics(1e6, 1e6, 3.5, 2.5, 8, 6))
+    found = [values(depth, (), [(u, 2.0)])["distance", 0] for u in (-0.5, 0.5, 1.5, 2.5, 6.5, 7.49)]
+    assert found == pytest.approx([1, 2, 3, 4, 8, 8])
+
+
+def test_boxes_and_pixels_are_numbered_together():
     depth, seen = room((0.3, 3.0, 0.5, 0.8, 0.4))
     found = values(depth, [around(seen == 0)], [(20, 20)])
     assert {key[1:] for key in found if key[0] == "distance"} == {(0,), (1,)}
@@ -244,7 +254,7 @@ def test_a_size_is_as_uncertain_as_the_depth_and_a_gap_as_its_ends():
     width, gap = found["width", 0], found["gap", 0, 1]
     assert width.std == pytest.approx(0.1 * width.value, rel=0.1)
     ends = np.linalg.norm(gap.points_m, axis=1)
-    assert gap.std == pytest.approx(0.1 * math.hypot(*ends), rel=0.1)  # they lie behind each other
+    assert gap.std == pytest.approx(0.1 * math.hypot(*ends), rel=0.1)  # The ends lie behind each other.
 
 
 def test_pairs_are_compared_up_to_four():
@@ -256,7 +266,7 @@ def test_pairs_are_compared_up_to_four():
 
 
 @pytest.mark.parametrize("nothing", [np.nan, np.inf, 0.0, -1.0])
-def test_nothing_is_invented_where_nothing_is_known(nothing):
+def test_values_are_unknown_where_the_depth_is_unknown(nothing):
     depth, _ = room()
     depth.depth_m[100:200, 100:200] = nothing
     found = measure(depth, [Region(110, 110, 50, 50), Region(400, 300, 40, 40)], [(150, 150)], STD)
@@ -276,7 +286,7 @@ def test_a_map_with_holes_and_rounded_to_millimetres_gives_nearly_the_same():
 
 
 @pytest.mark.filterwarnings("error")
-def test_no_map_is_too_bad():
+def test_any_depth_map_is_measured_without_warnings():
     rng = np.random.default_rng(0)
     camera = Intrinsics(30.0, 31.0, 9.0, 7.0, 20, 15)
     for fill in (np.nan, np.inf, 0.0, 1e-30, 1e30, 3.0):
@@ -298,49 +308,49 @@ def test_no_map_is_too_bad():
         (Region(-20, 10, 15, 5), r"\(-20, 10\)"),
     ],
 )
-def test_boxes_of_no_size_or_outside_are_refused_with_their_value(region, says):
+def test_boxes_without_size_or_outside_are_refused_with_their_values(region, says):
     depth, _ = room()
     with pytest.raises(BadQuestion, match=says):
         measure(depth, [region], (), STD)
 
 
-def test_a_box_that_leaves_the_image_is_cut_and_one_below_a_pixel_is_that_pixel():
+def test_a_box_is_clipped_to_the_image_and_has_at_least_one_pixel():
     depth, _ = room()
-    assert find_thing(depth, Region(-20, -20, 40, 40)).box_px == (0, 0, 20, 20)
-    assert find_thing(depth, Region(100.6, 50.2, 0.1, 0.1)).box_px == (101, 50, 102, 51)
-    assert find_thing(depth, Region(639.9, 479.9, 0.1, 0.1)).box_px == (639, 479, 640, 480)
+    assert segment_object(depth, Region(-20, -20, 40, 40)).box_px == (0, 0, 20, 20)
+    assert segment_object(depth, Region(100.6, 50.2, 0.1, 0.1)).box_px == (101, 50, 102, 51)
+    assert segment_object(depth, Region(639.9, 479.9, 0.1, 0.1)).box_px == (639, 479, 640, 480)
 
 
 @pytest.mark.parametrize("pixel", [(640, 10), (10, -1), (math.nan, 3)])
-def test_pixels_outside_are_refused_with_their_value(pixel):
+def test_pixels_outside_are_refused_with_their_values(pixel):
     depth, _ = room()
     with pytest.raises(BadQuestion, match=f"{pixel[0]:g}, {pixel[1]:g}"):
         measure(depth, (), [pixel], STD)
 
 
 @pytest.mark.parametrize("pitch_deg", [-15.0, 0.0, 20.0, 35.0])
-def test_down_is_found_from_the_room(pitch_deg):
+def test_down_is_estimated_from_the_surfaces_of_the_room(pitch_deg):
     depth, _ = room((0.3, 3.0, 0.5, 0.8, 0.4), pitch_deg=pitch_deg)
     pitch = math.radians(pitch_deg)
-    assert downwards(depth) == pytest.approx([0, math.cos(pitch), math.sin(pitch)], abs=0.004)
+    assert estimate_down(depth) == pytest.approx([0, math.cos(pitch), math.sin(pitch)], abs=0.004)
 
 
-def test_down_is_the_cameras_own_where_surfaces_say_nothing():
+def test_down_is_the_cameras_own_if_surfaces_do_not_agree():
     wall = DepthMap(np.full((480, 640), 3.0, np.float32), CAMERA)
-    assert downwards(wall) == pytest.approx([0, 1, 0], abs=1e-6)
+    assert estimate_down(wall) == pytest.approx([0, 1, 0], abs=1e-6)
     noise = np.random.default_rng(0).uniform(1, 5, (480, 640)).astype(np.float32)
-    assert downwards(DepthMap(noise, CAMERA)) == pytest.approx([0, 1, 0], abs=1e-6)
+    assert estimate_down(DepthMap(noise, CAMERA)) == pytest.approx([0, 1, 0], abs=1e-6)
 
 
-def test_down_is_seen_in_a_room_of_another_camera():
+def test_down_is_estimated_for_another_camera():
     _, depth_m = render_room()
     depth = DepthMap(depth_m.astype(np.float32), ROOM_CAMERA)
-    assert downwards(depth) == pytest.approx([0, 1, 0], abs=0.003)
+    assert estimate_down(depth) == pytest.approx([0, 1, 0], abs=0.003)
     floor = values(depth, (), [(161, 239)])["distance", 0]
     assert floor == pytest.approx(FLOOR_M * math.hypot(282.0 / (239 - 118.5), 1), rel=1e-5)
 
 
-def test_nearest_points_are_as_near_as_any():
+def test_nearest_points_are_nearly_as_near_as_the_true_nearest_pair():
     rng = np.random.default_rng(0)
     for shift in (0.0, 0.5, 3.0):
         one, two = rng.normal(size=(3000, 3)), rng.normal(size=(2000, 3)) + shift

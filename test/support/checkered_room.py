@@ -1,4 +1,4 @@
-"""A room that tests can compute by hand: a chequered floor 1.2 m below the camera, and a wall 5 m ahead."""
+"""A simple room whose depth is computed exactly: a chequered floor 1.2 m below the camera, and a wall 5 m ahead."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ FLOOR_M, WALL_M = 1.2, 5.0
 
 
 def render_room(camera: Intrinsics = CAMERA, wall_m: float = WALL_M) -> tuple[np.ndarray, np.ndarray]:
-    """rgb uint8 (H, W, 3) and the exact z-depth in metres, float64 (H, W)."""
+    """Returns the image, uint8 (H, W, 3), and the exact z-depth in metres, float64 (H, W)."""
     u, v = np.meshgrid(np.arange(camera.width_px), np.arange(camera.height_px))
     x, y = (u - camera.cx_px) / camera.fx_px, (v - camera.cy_px) / camera.fy_px
     on_floor = y * wall_m > FLOOR_M
@@ -24,7 +24,7 @@ def render_room(camera: Intrinsics = CAMERA, wall_m: float = WALL_M) -> tuple[np
 
 
 def write_labels(folder: Path, images: int = 2, points: int = 20, camera: Intrinsics = CAMERA) -> Path:
-    """Rooms of different depths as PNG files with exact labels at random pixels; returns the path of the labels."""
+    """Writes rooms of different depths as PNG files, with exact labels at random pixels; returns the file of labels."""
     rng = np.random.default_rng(0)
     lines = []
     for i in range(images):
