@@ -1,0 +1,16 @@
+"""What a model is on disk: its spec, its YAML file, exported bundles, released checkpoints and where they are found.
+
+This is the one place that reads a model's folder. It needs neither torch nor transformers, and it downloads nothing.
+"""
+
+__all__ = [
+    "bundle",
+    "checkpoint",
+    "hf_cache",
+    "image_processor",
+    "install_paths",
+    "safetensors_files",
+    "spec",
+    "spec_yaml",
+    "yaml_dataclass",
+]

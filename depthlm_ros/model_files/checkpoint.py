@@ -1,93 +1,119 @@
-"""Where a model's files are: a bundle of ours, or a checkpoint as its makers released it.
+"""Finds models by name, and reads checkpoints as their makers released them (in Hugging Face's layout).
 
-Nothing is downloaded, no code of a checkpoint is run (auto_map of a config.json is never followed), and weights come
-from safetensors only.
+find_model: the model of a name, wherever it is: an exported model (bundle.py) or a released checkpoint
+open_checkpoint: reads and checks the folder of a released checkpoint, except for the weights themselves
+
+Nothing is downloaded. No code of a checkpoint is run (auto_map in a config.json is never followed), and weights are
+read from safetensors files only.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 from depthlm_ros.errors import BadBundle, UnknownName
-from depthlm_ros.model_files.bundle import MANIFEST, Bundle, engine_roots, load_bundle
+from depthlm_ros.file_io import JsonObject
+from depthlm_ros.model_files.bundle import (
+    CONFIG_FILE,
+    TOKENIZER_FILE,
+    ModelBundle,
+    folder_fingerprint,
+    load_bundle,
+)
 from depthlm_ros.model_files.hf_cache import (
     cache_folder,
     download_command,
+    find_snapshot,
+    has_unfinished_download,
     hub_id_of,
     is_hub_id,
     repository_folder,
-    snapshot,
-    unfinished,
 )
-from depthlm_ros.model_files.image_processor import read_size_rule, settled
-from depthlm_ros.model_files.safetensors_files import Shards, read_shards
+from depthlm_ros.model_files.image_processor import apply_size_rule, read_size_rule
+from depthlm_ros.model_files.install_paths import MANIFEST, engine_roots, installed_bundle, installed_bundle_names
+from depthlm_ros.model_files.safetensors_files import WeightFiles, read_weight_files
 from depthlm_ros.model_files.spec import ModelSpec
-from depthlm_ros.model_files.spec_yaml import OWN_FILE, known_specs, read_spec, spec_files, spec_named
+from depthlm_ros.model_files.spec_yaml import OWN_FILE, find_spec, list_spec_files, read_known_specs, read_spec
 
-CONFIG, TOKENIZER = "config.json", "tokenizer.json"
-# config.json of what `depthlm train` writes has this field; such a folder is run by its manifest.
-OWN_HEAD = "depth_head_config"
+# The field of config.json with the depth head's sizes, in folders that `depthlm train` writes. Such a folder is loaded
+# by its manifest.
+EMBEDDED_HEAD_FIELD = "depth_head_config"
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint as its makers released it (Hugging Face's layout), whole as far as can be told without reading its
-    weights. spec: how it is asked; spec.canvas holds the sizes of the checkpoint's own image processor."""
+class ReleasedCheckpoint:
+    """A checkpoint as its makers released it. open_checkpoint has checked that its files are complete.
+
+    spec: how the model is asked; spec.canvas holds the sizes of the checkpoint's own image processor.
+    config: the fields of config.json. weights: which tensors the weight files hold.
+    """
 
     folder: Path
     spec: ModelSpec
+    config: JsonObject = field(compare=False, repr=False)
+    weights: WeightFiles = field(compare=False, repr=False)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A text that changes with the checkpoint's files (see folder_fingerprint). It is computed at most once."""
+        return folder_fingerprint(self.folder)
 
 
-def find_model(name: str) -> Bundle | Checkpoint:
-    """The model of that name, wherever it is.
+# Where a model's files are. Both kinds have folder, spec and fingerprint.
+ModelSource: TypeAlias = "ModelBundle | ReleasedCheckpoint"
 
-    name: of a YAML in config/models (or FILE.yaml): its bundle in the engine folders, else its checkpoint in the local
-    cache of Hugging Face; NAME=FOLDER: asked as NAME, with the weights of FOLDER; a folder: a bundle or a checkpoint,
-    the latter asked as its own depthlm.yaml says, else as its name or its config.json tells; ORG/REPO: a checkpoint in
-    the cache. Raises UnknownName, BadBundle (not there, or not whole: says what to do), SetupError (a YAML is wrong).
+
+def find_model(name: str | ModelSource) -> ModelSource:
+    """Returns the model of that name, wherever it is, after a check of its files.
+
+    name: one of
+    - the name of a file in config/models, or FILE.yaml: its bundle in the engine folders, else its checkpoint in the
+      local cache of Hugging Face
+    - NAME=FOLDER: the weights of FOLDER, asked as the model NAME
+    - a folder: a bundle, or a checkpoint. A checkpoint is asked as its own depthlm.yaml says, else as the folder's name
+      or its config.json tells
+    - ORG/REPO: a checkpoint in the local cache of Hugging Face
+    - a model that was found before, which is returned unchanged: its files are not hashed again
+
+    Raises UnknownName; BadBundle for files that are missing or damaged, with advice; SetupError for a wrong YAML file.
     """
-    # Names first: a folder "tiny" that happens to lie in the working directory is not the installed model.
-    if bundle := bundle_folder(name):
+    if not isinstance(name, str):
+        return name
+    # Names come first: a folder "tiny" that happens to lie in the working directory is not the installed model.
+    if bundle := installed_bundle(name):
         return load_bundle(bundle)
-    if _is_spec(name):
-        return _cached(spec_named(name))
-    given, known = Path(name).expanduser(), name.partition("=")
+    if name in list_spec_files() or (name.endswith(".yaml") and Path(name).expanduser().is_file()):
+        return _require_download(find_spec(name))
+    given = Path(name).expanduser()
     if name and given.is_dir():
-        return load_bundle(given) if (given / MANIFEST).is_file() else _checkpoint(given, None)
-    if known[1]:
-        return _named_folder(known[0], Path(known[2]).expanduser())
+        return load_bundle(given) if (given / MANIFEST).is_file() else open_checkpoint(given)
+    model, equals, folder = name.partition("=")
+    if equals:
+        return _open_named_folder(model, Path(folder).expanduser())
     if is_hub_id(name):
-        return _from_hub(name)
-    known_names = ", ".join(sorted({*spec_files(), *bundle_names()})) or "there are none"
+        return _open_repository(name)
+    known = ", ".join(sorted({*list_spec_files(), *installed_bundle_names()})) or "there are none"
     raise UnknownName(
-        f"model {name!r} is no known model ({known_names}), no folder, and not of the form NAME=FOLDER or ORG/REPO; "
+        f"model {name!r} is not a known model ({known}), not a folder, and not of the form NAME=FOLDER or ORG/REPO; "
         f"looked in {', '.join(map(str, engine_roots())) or 'no engine folder'}."
     )
 
 
-def bundle_folder(name: str) -> Path | None:
-    """Folder of the bundle of that name in the engine folders."""
-    plain = bool(name) and Path(name).name == name
-    folders = (root / name for root in engine_roots() if plain and (root / name / MANIFEST).is_file())
-    return next(folders, None)
+def find_cached_checkpoint(spec: ModelSpec) -> ReleasedCheckpoint | None:
+    """Returns the model's checkpoint in the local cache, None if it was never downloaded.
+
+    Raises BadBundle if it is incomplete.
+    """
+    folder = find_snapshot(spec.hub, spec.revision) if spec.hub else None
+    return None if folder is None else open_checkpoint(folder, spec)
 
 
-def find_download(spec: ModelSpec) -> Checkpoint | None:
-    """The model's checkpoint in the local cache, None where it was never downloaded. Raises BadBundle if not whole."""
-    folder = snapshot(spec.hub, spec.revision) if spec.hub else None
-    return None if folder is None else _checkpoint(folder, spec)
-
-
-def bundle_names() -> list[str]:
-    """Names of all bundles in the engine folders."""
-    return sorted({path.parent.name for root in engine_roots() for path in root.glob(f"*/{MANIFEST}")})
-
-
-def how_to_get(spec: ModelSpec) -> str:
-    """What to do for a model whose files are not here."""
+def download_advice(spec: ModelSpec) -> str:
+    """Returns, in words, how to get the weights of a model."""
     own = "" if spec.canvas.canvases_px else f" Weights of your own: {spec.name}=FOLDER."
     if not spec.hub:
         return f"{spec.note or 'its weights are listed nowhere'}.{own}"
@@ -98,102 +124,108 @@ def how_to_get(spec: ModelSpec) -> str:
     )
 
 
-def _is_spec(name: str) -> bool:
-    return name in spec_files() or (name.endswith(".yaml") and Path(name).expanduser().is_file())
+def open_checkpoint(folder: Path, spec: ModelSpec | None = None) -> ReleasedCheckpoint:
+    """Reads a checkpoint folder and checks that its files are complete and fit each other. No weights are read.
+
+    spec: how the model is asked; None: the folder tells. Raises BadBundle with the file and advice, and SetupError for
+    a wrong depthlm.yaml in the folder.
+    """
+    try:
+        config = read_config(folder)
+        weights = read_weight_files(folder)
+        spec = spec or _guess_spec(folder, config, weights.head)
+        if config.get("model_type") != spec.architecture:
+            raise BadBundle(
+                f"{folder / CONFIG_FILE} is of the kind {config.get('model_type')!r}, but {spec.name} is "
+                f"{spec.architecture!r}: name and weights do not belong together."
+            )
+        if not (folder / TOKENIZER_FILE).is_file():
+            raise BadBundle(f"{folder} has no {TOKENIZER_FILE}: copy it from the model that was trained further.")
+        canvas = apply_size_rule(spec.canvas, read_size_rule(folder))
+    except BadBundle as exc:
+        if not has_unfinished_download(folder):
+            raise
+        command = download_command(hub_id_of(folder))
+        raise BadBundle(f"{exc} Its download was interrupted: `{command}` continues it.") from exc
+    return ReleasedCheckpoint(folder, replace(spec, canvas=canvas), config, weights)
 
 
-def _cached(spec: ModelSpec) -> Checkpoint:
-    found = find_download(spec)
+def read_config(folder: Path) -> JsonObject:
+    """Returns the fields of a checkpoint's config.json. Raises BadBundle, also for quantised weights."""
+    path = folder / CONFIG_FILE
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise BadBundle(
+            f"{folder} is not a model: it has neither {MANIFEST} nor {CONFIG_FILE} ({exc.strerror})."
+        ) from exc
+    except ValueError as exc:
+        raise BadBundle(f"{path} is damaged ({exc}): download the checkpoint again.") from exc
+    if not isinstance(config, dict):
+        raise BadBundle(f"{path} holds no fields: download the checkpoint again.")
+    if "quantization_config" in config:
+        raise BadBundle(f"{path}: the checkpoint is quantised; only unquantised weights can be used.")
+    return config
+
+
+def _require_download(spec: ModelSpec) -> ReleasedCheckpoint:
+    found = find_cached_checkpoint(spec)
     if found is None:
-        raise BadBundle(f"model {spec.name} is not here: {how_to_get(spec)}")
+        raise BadBundle(f"model {spec.name} is not on this machine: {download_advice(spec)}")
     return found
 
 
-def _named_folder(name: str, folder: Path) -> Checkpoint:
-    spec = spec_named(name)
+def _open_named_folder(name: str, folder: Path) -> ReleasedCheckpoint:
+    spec = find_spec(name)
     if not folder.is_dir():
         raise BadBundle(
-            f"{name}={folder}: there is no such folder; give that of a checkpoint ({CONFIG}, *.safetensors)."
+            f"{name}={folder}: there is no such folder; give the folder of a checkpoint ({CONFIG_FILE}, *.safetensors)."
         )
     if (folder / MANIFEST).is_file():
         raise BadBundle(f"{folder} is an exported model, which knows how it is asked: name the folder without {name}=.")
-    return _checkpoint(folder, spec)
+    return open_checkpoint(folder, spec)
 
 
-def _from_hub(hub_id: str) -> Checkpoint:
-    for spec in known_specs().values():
+def _open_repository(hub_id: str) -> ReleasedCheckpoint:
+    for spec in read_known_specs().values():
         if spec.hub == hub_id:
-            return _cached(spec)
-    folder = snapshot(hub_id)
+            return _require_download(spec)
+    folder = find_snapshot(hub_id)
     if folder is None:
         raise BadBundle(
-            f"{hub_id} is not in the local cache ({repository_folder(hub_id)}), and no folder of that name is here: "
+            f"{hub_id} is not in the local cache ({repository_folder(hub_id)}), and there is no folder of that name: "
             f"run `{download_command(hub_id)}`."
         )
-    return _checkpoint(folder, None)
+    return open_checkpoint(folder)
 
 
-def _checkpoint(folder: Path, spec: ModelSpec | None) -> Checkpoint:
-    """Checks a folder. spec None: from the folder itself."""
-    try:
-        facts = _read_config(folder)
-        shards = read_shards(folder)
-        spec = spec or _spec_of(folder, facts, shards)
-        if facts.get("model_type") != spec.architecture:
-            raise BadBundle(
-                f"{folder / CONFIG} is of the kind {facts.get('model_type')!r}, but {spec.name} is "
-                f"{spec.architecture!r}: name and weights do not belong together."
-            )
-        if not (folder / TOKENIZER).is_file():
-            raise BadBundle(f"{folder} has no {TOKENIZER}: copy it from the model that was trained further.")
-        canvas = settled(spec.canvas, read_size_rule(folder))
-    except BadBundle as exc:
-        if not unfinished(folder):
-            raise
-        again = download_command(hub_id_of(folder))
-        raise BadBundle(f"{exc} Its download was broken off: `{again}` goes on where it stopped.") from exc
-    return Checkpoint(folder, replace(spec, canvas=canvas))
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as exc:
-        raise BadBundle(f"{folder} is no model: it has neither {MANIFEST} nor {CONFIG} ({exc.strerror}).") from exc
-    except ValueError as exc:
-        raise BadBundle(f"{path} is damaged ({exc}): download the checkpoint again.") from exc
-    if not isinstance(facts, dict):
-        raise BadBundle(f"{path} holds no fields: download the checkpoint again.")
-    return facts
-
-
-def _spec_of(folder: Path, facts: dict[str, Any], shards: Shards) -> ModelSpec:
-    """How a folder's model is asked: its own depthlm.yaml, else a known repository's name, else what it can only be."""
+def _guess_spec(folder: Path, config: JsonObject, head: str) -> ModelSpec:
+    """Returns how a folder's model is asked: as its own depthlm.yaml says, else like the known repository of the same
+    name, else like the only model that its architecture allows."""
     if (folder / OWN_FILE).is_file():
         return read_spec(folder / OWN_FILE)
     name = hub_id_of(folder.resolve() if folder.name in ("", ".", "..") else folder)
-    for spec in known_specs().values():
+    for spec in read_known_specs().values():
         if spec.hub and name in (spec.hub, spec.hub.partition("/")[2]):
             return spec
-    if OWN_HEAD in facts:
+    if EMBEDDED_HEAD_FIELD in config:
         raise BadBundle(
-            f"{folder} is what `depthlm train` writes, without its {MANIFEST}: restore it, or let `depthlm train "
+            f"{folder} was written by `depthlm train`, but has no {MANIFEST}: restore it, or let `depthlm train "
             "--export-only` write the model again."
         )
-    like = _like(facts, shards.head)
-    if like is None:
-        code = " (code of a checkpoint, auto_map, is never run)" if "auto_map" in facts else ""
+    base = _base_model(config, head)
+    if base is None:
+        code = " (code of a checkpoint, auto_map, is never run)" if "auto_map" in config else ""
         raise BadBundle(
-            f"{folder / CONFIG} is of the kind {facts.get('model_type')!r}{code}, which does not tell how the model is "
-            f"asked: say it as NAME=FOLDER, with one of {', '.join(spec_files())}."
+            f"{folder / CONFIG_FILE} is of the kind {config.get('model_type')!r}{code}, which does not tell how the "
+            f"model is asked: write NAME=FOLDER, with one of {', '.join(list_spec_files())}."
         )
-    return replace(spec_named(like), name=name.rpartition("/")[2], head=shards.head, title="", licence="", hub="")
+    return replace(find_spec(base), name=name.rpartition("/")[2], head=head, title="", licence="", hub="")
 
 
-def _like(facts: dict[str, Any], head: str) -> str | None:
-    """Name of a model that is asked as these weights are, as far as their architecture tells."""
-    kind, vision = facts.get("model_type"), facts.get("vision_config")
+def _base_model(config: JsonObject, head: str) -> str | None:
+    """Returns the name of the known model whose questions suit this architecture, None if there is none."""
+    kind, vision = config.get("model_type"), config.get("vision_config")
     if kind == "qwen3_vl":
         return "depthvlm-4b" if head else "qwen3-vl-4b"
     if kind == "qwen2_5_vl":

@@ -1,36 +1,22 @@
-"""Models by name: one YAML file each in config/models/, its fields those of spec.ModelSpec.
+"""Reads models from YAML files: one file for each model in config/models/, with the fields of spec.ModelSpec.
 
-    like: NAME          start from another model's fields
-    canvas, calibration: groups of fields, each field optional once the model it is like has it
+    like: NAME            start with the fields of another model
+    canvas, calibration   groups of fields; fields that are left out keep the value of the model in `like`
 
-A folder with weights may hold the same as depthlm.yaml, for models of one's own.
+A folder with weights may hold the same fields in a file depthlm.yaml, for models of your own.
 """
 
 from __future__ import annotations
 
 import math
-import types
-import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from depthlm_ros.errors import SetupError, UnknownName
-from depthlm_ros.model_files.install_paths import share_folders
-from depthlm_ros.model_files.spec import (
-    ARCHITECTURES,
-    CHATS,
-    DEPTH_TYPES,
-    DTYPES,
-    HEADS,
-    MULTIPLES_BY,
-    ROUNDINGS,
-    SCALE_BY,
-    ModelSpec,
-)
+from depthlm_ros.geometry.resize_rules import MULTIPLES_BY, ROUNDINGS, SCALE_BY
+from depthlm_ros.model_files.install_paths import package_share_folders
+from depthlm_ros.model_files.spec import ARCHITECTURES, CHATS, DEPTH_TYPES, DTYPES, HEADS, ModelSpec
+from depthlm_ros.model_files.yaml_dataclass import build_dataclass, read_yaml
 
 MODELS = Path("config") / "models"
 OWN_FILE = "depthlm.yaml"
@@ -45,8 +31,10 @@ CHOICES = {
     "canvas.rounding": ROUNDINGS,
     "canvas.scale_by": SCALE_BY,
 }
-# Least and greatest value; a number that is not named here must be at least 0.
+# The least and the greatest value of a number. All other numbers must be at least 0.
 LIMITS = {
+    "canvas.canvases_px": (1, 1 << 16),
+    "canvas.built_px": (1, 1 << 16),
     "canvas.focal_px": (1.0, 1e5),
     "canvas.longest_px": (1, 1 << 16),
     "canvas.most_px": (1, 1 << 16),
@@ -58,14 +46,36 @@ LIMITS = {
 }
 
 
-def read_spec(path: Path) -> ModelSpec:
-    """The model of a YAML file. It is called as its file, unless that is depthlm.yaml: then as its folder.
+def find_spec(name: str) -> ModelSpec:
+    """Returns a known model, or the model of a file FILE.yaml.
 
-    Raises SetupError naming the file, the field, its value and what is allowed.
+    Raises UnknownName with the names of the known models, and SetupError for a wrong file.
     """
-    raw = _read(path, seen=())
-    raw["name"] = path.resolve().parent.name if path.name == OWN_FILE else path.stem
-    spec = _build(ModelSpec, raw, str(path), "")
+    return read_spec(_find_file(name))
+
+
+def list_spec_files() -> dict[str, Path]:
+    """Returns the file of every known model by name, in alphabetical order."""
+    found: dict[str, Path] = {}
+    for folder in package_share_folders():
+        for path in (folder / MODELS).glob("*.yaml"):
+            found.setdefault(path.stem, path)
+    return dict(sorted(found.items()))
+
+
+def read_known_specs() -> dict[str, ModelSpec]:
+    """Returns every known model by name. Raises SetupError for a wrong file."""
+    return {name: read_spec(path) for name, path in list_spec_files().items()}
+
+
+def read_spec(path: Path) -> ModelSpec:
+    """Reads the model of a YAML file. Its name is the file's name, or for depthlm.yaml the name of its folder.
+
+    Raises SetupError with the file, the field, its value and what is allowed.
+    """
+    values = _read_fields(path, earlier=())
+    values["name"] = path.resolve().parent.name if path.name == OWN_FILE else path.stem
+    spec = build_dataclass(ModelSpec, values, str(path), CHOICES, LIMITS, default_limits=(0, math.inf))
     for size in spec.canvas.canvases_px:
         if any(side % spec.pixels_per_token for side in size):
             raise SetupError(
@@ -75,122 +85,32 @@ def read_spec(path: Path) -> ModelSpec:
     return spec
 
 
-def spec_files() -> dict[str, Path]:
-    """File of every known model by name, in the order of names."""
-    found: dict[str, Path] = {}
-    for folder in share_folders():
-        for path in (folder / MODELS).glob("*.yaml"):
-            found.setdefault(path.stem, path)
-    return dict(sorted(found.items()))
-
-
-def known_specs() -> dict[str, ModelSpec]:
-    """Every known model by name. Raises SetupError for a file that is wrong."""
-    return {name: read_spec(path) for name, path in spec_files().items()}
-
-
-def spec_named(name: str) -> ModelSpec:
-    """A known model, or that of a file FILE.yaml. Raises UnknownName listing the names, SetupError for a wrong file."""
-    return read_spec(_file_of(name))
-
-
-def _file_of(name: str) -> Path:
+def _find_file(name: str) -> Path:
     if name.endswith(".yaml") and Path(name).expanduser().is_file():
         return Path(name).expanduser()
-    files = spec_files()
+    files = list_spec_files()
     if name not in files:
         raise UnknownName(f"model {name!r} is not one of {', '.join(files) or 'none: config/models is not installed'}.")
     return files[name]
 
 
-def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    """The raw fields, those of the model it is like included."""
-    if path in seen:
-        raise SetupError(f"{path}: like leads back to the same file: {' -> '.join(p.name for p in (*seen, path))}.")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
-        raise SetupError(f"model file {path} is unusable: {' '.join(str(exc).split())}.") from exc
-    if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
-        raise SetupError(f"model file {path} holds no fields, but those of a model are needed: family, canvas, ...")
-    if (like := raw.pop("like", None)) is None:
-        return raw
+def _read_fields(path: Path, earlier: tuple[Path, ...]) -> dict[str, object]:
+    """Returns the fields of a file, including those of the model in `like`. earlier: the files that led here."""
+    if path in earlier:
+        names = " -> ".join(file.name for file in (*earlier, path))
+        raise SetupError(f"{path}: like leads back to the same file: {names}.")
+    values = read_yaml(path, "model file")
+    if (like := values.pop("like", None)) is None:
+        return values
     if not isinstance(like, str):
         raise SetupError(f"{path}: like is {like!r}: it must be the name of a model.")
-    return _merged(_read(_file_of(like), (*seen, path)), raw)
+    return _merge(_read_fields(_find_file(like), (*earlier, path)), values)
 
 
-def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """over's fields instead of base's, within groups too."""
+def _merge(base: Mapping[str, object], changes: Mapping[str, object]) -> dict[str, object]:
+    """Returns the fields of base with the changes, also inside groups."""
     merged = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merged(merged[key], value) if both else value
+    for key, value in changes.items():
+        group = merged.get(key)
+        merged[key] = _merge(group, value) if isinstance(value, dict) and isinstance(group, dict) else value
     return merged
-
-
-def _build(kind: type, raw: Mapping[str, Any], file: str, group: str) -> Any:
-    """A dataclass of checked values; group: "canvas." within a group, else ""."""
-    hints = typing.get_type_hints(kind)
-    known = {field.name: field for field in fields(kind)}
-    for key in raw:
-        if key not in known:
-            raise SetupError(f"{file}: there is no field {group}{key}; there are {', '.join(known)}.")
-    for name, field in known.items():
-        if field.default is MISSING and name not in raw:
-            raise SetupError(f"{file}: {group}{name} is missing: {_allowed(hints[name], group + name)} is needed.")
-    return kind(**{name: _value(hints[name], value, file, group + name) for name, value in raw.items()})
-
-
-def _value(hint: Any, value: Any, file: str, name: str) -> Any:
-    if is_dataclass(hint) and isinstance(value, dict):
-        return _build(typing.cast(type, hint), value, file, f"{name}.")
-    kinds = _kinds(hint)
-    if typing.get_origin(hint) is tuple:
-        good, value = _is_sizes(value), tuple(map(tuple, value)) if _is_sizes(value) else value
-    elif float in kinds:
-        good = _is_number(value) and _in_limits(value, name)
-    elif int in kinds:
-        good = _is_number(value, whole=True) and _in_limits(value, name)
-    else:
-        good = str in kinds and isinstance(value, str) and value in CHOICES.get(name, (value,))
-    if not good and not (value is None and type(None) in kinds):
-        raise SetupError(f"{file}: {name} is {value!r}: {_allowed(hint, name)} is needed.")
-    return float(value) if float in kinds and value is not None else value
-
-
-def _allowed(hint: Any, name: str) -> str:
-    """What may stand in a field, in words."""
-    kinds = _kinds(hint)
-    if name in CHOICES:
-        return " or ".join(repr(choice) for choice in CHOICES[name])
-    if is_dataclass(hint):
-        return "a group of fields"
-    if typing.get_origin(hint) is tuple:
-        return "a list of sizes such as [[640, 480]]"
-    if str in kinds:
-        return "a text"
-    least, most = LIMITS.get(name, (0, math.inf))
-    what = "a number" if float in kinds else "a whole number"
-    return f"{what} from {least} to {most}" + (" (or null)" if type(None) in kinds else "")
-
-
-def _kinds(hint: Any) -> tuple[Any, ...]:
-    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-
-
-def _is_number(value: Any, whole: bool = False) -> bool:
-    kinds = (int,) if whole else (int, float)
-    return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _in_limits(value: float, name: str) -> bool:
-    least, most = LIMITS.get(name, (0, math.inf))
-    return least <= value <= most
-
-
-def _is_sizes(value: Any) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(size, list) and len(size) == 2 and all(_is_number(side, whole=True) and side > 0 for side in size)
-        for size in value
-    )

@@ -1,1 +1,19 @@
-"""Torch modules: Qwen3-VL with a depth head, in a form that trains, exports and runs from the same code."""
+"""Torch modules: the published vision-language models and their depth heads, on images of fixed sizes.
+
+The same code trains, exports and runs. The weights are transformers' own modules, so that published checkpoints load;
+the forward passes are written here. This room needs torch and transformers.
+"""
+
+__all__ = [
+    "backbone",
+    "checkpoint",
+    "depth_heads",
+    "graphs",
+    "loading",
+    "pixels",
+    "pixtral",
+    "positions",
+    "qwen3vl",
+    "qwen25vl",
+    "text_decoder",
+]

@@ -1,9 +1,10 @@
-"""Checkpoints on disk: config.json (Qwen3-VL's own plus the depth head's sizes) and model.safetensors.
+"""The embedded model and others of its kind: a small Qwen3-VL with a depth head, built and kept on disk.
 
-The language and vision weights carry transformers' names, so Qwen3VLForConditionalGeneration loads them too; the
-depth head's names begin with "depth_head.".
+SmallModelConfig, build_small_model: a new model with random weights
+save_checkpoint, load_checkpoint: config.json (Qwen3-VL's own fields and the depth head's sizes) and model.safetensors
 
-A small Qwen3-VL with a depth head, from a plain dictionary of sizes.
+The language and vision weights have transformers' names, so Qwen3VLForConditionalGeneration loads them too. The names
+of the depth head's weights begin with "depth_head.".
 """
 
 from __future__ import annotations
@@ -16,69 +17,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Qwen3VLConfig
 
-from depthlm_ros.errors import BadBundle
+from depthlm_ros.errors import BadBundle, SetupError
+from depthlm_ros.model_files.bundle import CONFIG_FILE
+from depthlm_ros.model_files.checkpoint import EMBEDDED_HEAD_FIELD, read_config
+from depthlm_ros.model_files.safetensors_files import CHECKPOINT_FILE, HEAD_PREFIX
+from depthlm_ros.model_files.yaml_dataclass import build_dataclass
 from depthlm_ros.nets.depth_heads import DptConfig
 from depthlm_ros.nets.qwen3vl import Qwen3VLDepth
 
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-HEAD_KEY = "depth_head_config"
-
-
-def save_checkpoint(model: Qwen3VLDepth, folder: Path, dtype: torch.dtype = torch.float16) -> None:
-    """Writes config and weights; the model itself is rounded to dtype, so that what is kept is what was saved. Raises
-    BadBundle for a model without a depth head, which transformers itself saves."""
-    if model.depth_head is None:
-        raise BadBundle("a model without a depth head is not kept here: save it with transformers' save_pretrained.")
-    folder.mkdir(parents=True, exist_ok=True)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(parameter.to(dtype).to(parameter.dtype))
-    tensors = {file_name(name): tensor.to(dtype).contiguous() for name, tensor in model.state_dict().items()}
-    if model.vlm.config.tie_word_embeddings:
-        del tensors["lm_head.weight"]
-    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    config = model.vlm.config.to_dict() | {HEAD_KEY: asdict(model.depth_head.config)}
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
-
-
-def load_checkpoint(folder: Path) -> Qwen3VLDepth:
-    """The model in float32. Raises BadBundle if files are missing or do not fit each other."""
-    try:
-        config = json.loads((folder / CONFIG_FILE).read_text())
-        head = config.pop(HEAD_KEY)
-        tensors = load_file(folder / WEIGHTS_FILE)
-        model = Qwen3VLDepth(
-            Qwen3VLConfig.from_dict(config), DptConfig(**head | {"projected": tuple(head["projected"])})
-        )
-    except (OSError, KeyError, ValueError) as exc:
-        raise BadBundle(
-            f"{folder} holds no whole checkpoint ({exc}); an engine has none: name the model that it was built from."
-        ) from exc
-    state = {module_name(name): tensor.float() for name, tensor in tensors.items()}
-    if model.vlm.config.tie_word_embeddings:
-        state["vlm.lm_head.weight"] = state["vlm.model.language_model.embed_tokens.weight"]
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    if missing or unexpected:
-        raise BadBundle(
-            f"{folder / WEIGHTS_FILE}: missing {missing[:3]}, unexpected {unexpected[:3]}: restore or train it again."
-        )
-    return model
-
-
-def file_name(parameter: str) -> str:
-    """Name in the file of a parameter of Qwen3VLDepth."""
-    return parameter.removeprefix("vlm.")
-
-
-def module_name(name: str) -> str:
-    """Inverse of file_name."""
-    return name if name.startswith("depth_head.") else f"vlm.{name}"
-
 
 @dataclass(frozen=True)
-class SmallConfig:
-    """Sizes of the model; the defaults are the embedded model's."""
+class SmallModelConfig:
+    """Sizes of a small model. The defaults are those of the embedded model."""
 
     vocab: int = 1024
     patch_px: int = 8
@@ -95,8 +45,8 @@ class SmallConfig:
     head_features: int = 40
 
 
-def build(config: SmallConfig, image_id: int, pad_id: int) -> Qwen3VLDepth:
-    """A randomly initialised model (torch's global seed decides)."""
+def build_small_model(config: SmallModelConfig, image_id: int, pad_id: int) -> Qwen3VLDepth:
+    """Returns a model with random weights, which torch's global seed decides. image_id, pad_id: token ids."""
     head_dim = config.width // config.heads
     third = head_dim // 6
     vlm = Qwen3VLConfig(
@@ -133,3 +83,57 @@ def build(config: SmallConfig, image_id: int, pad_id: int) -> Qwen3VLDepth:
     )
     head = DptConfig(config.width, config.head_projected, config.head_features, pixels_per_token=2 * config.patch_px)
     return Qwen3VLDepth(vlm, head)
+
+
+def save_checkpoint(model: Qwen3VLDepth, folder: Path, dtype: torch.dtype = torch.float16) -> None:
+    """Writes configuration and weights. The model in memory is rounded to dtype too, so that it equals the saved one.
+
+    Raises BadBundle for a model without a depth head: transformers itself saves such a model.
+    """
+    if model.depth_head is None:
+        raise BadBundle("a model without a depth head cannot be saved here: use transformers' save_pretrained.")
+    folder.mkdir(parents=True, exist_ok=True)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.to(dtype).to(parameter.dtype))
+    tensors = {_name_in_file(name): tensor.to(dtype).contiguous() for name, tensor in model.state_dict().items()}
+    if model.vlm.config.tie_word_embeddings:
+        del tensors["lm_head.weight"]
+    save_file(tensors, folder / CHECKPOINT_FILE, metadata={"format": "pt"})
+    config = model.vlm.config.to_dict() | {EMBEDDED_HEAD_FIELD: asdict(model.depth_head.config)}
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+
+
+def load_checkpoint(folder: Path) -> Qwen3VLDepth:
+    """Returns the model in float32. Raises BadBundle if files are missing or do not fit each other."""
+    try:
+        config = read_config(folder)
+        head = config.pop(EMBEDDED_HEAD_FIELD)
+        if not isinstance(head, dict):
+            raise ValueError(f"{EMBEDDED_HEAD_FIELD} is {head!r}")
+        head_config = build_dataclass(DptConfig, head, str(folder / CONFIG_FILE))
+        tensors = load_file(folder / CHECKPOINT_FILE)
+        model = Qwen3VLDepth(Qwen3VLConfig.from_dict(config), head_config)
+    except (SetupError, OSError, KeyError, ValueError) as exc:
+        raise BadBundle(
+            f"{folder} holds no complete checkpoint ({exc}). If it is an engine, which has no checkpoint, name the "
+            "model that it was built from."
+        ) from exc
+    state = {_name_in_module(name): tensor.float() for name, tensor in tensors.items()}
+    if model.vlm.config.tie_word_embeddings:
+        state["vlm.lm_head.weight"] = state["vlm.model.language_model.embed_tokens.weight"]
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    if missing or unexpected:
+        raise BadBundle(
+            f"{folder / CHECKPOINT_FILE}: missing {missing[:3]}, unexpected {unexpected[:3]}: restore the file or "
+            "train the model again."
+        )
+    return model
+
+
+def _name_in_file(parameter: str) -> str:
+    return parameter.removeprefix("vlm.")
+
+
+def _name_in_module(name: str) -> str:
+    return name if name.startswith(HEAD_PREFIX) else f"vlm.{name}"

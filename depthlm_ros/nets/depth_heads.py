@@ -1,33 +1,51 @@
-"""The DPT depth head of DepthVLM: four token maps in, metric depth out.
+"""DepthVLM's depth heads: four maps of token features in, metric depth out.
 
-Structure after DepthVLM's published code (qwen3_vl/dpt_depth_head.py, which follows VGGT's head): one shared LayerNorm,
+DptHead follows DepthVLM's published code (qwen3_vl/dpt_depth_head.py, which follows VGGT's head): one shared LayerNorm,
 1x1 projections, ConvTranspose upsampling by 8/4/2/1, 3x3 convolutions to one width, four fusion blocks, two
-convolutions and Softplus. heads.py has the released names of the weights.
+convolutions and Softplus. MlpHead is the head of DepthVLM's ablation (qwen3_vl/mlp_depth_head.py): two linear layers
+for each token, without a fusion of scales.
 
-DepthVLM's ablation of its depth head: two linear layers per token, no fusion of scales.
-
-Structure and names of the weights after DepthVLM's published code (qwen3_vl/mlp_depth_head.py).
-
-Depth heads as DepthVLM releases them: which one a checkpoint has, its sizes, and the names of its weights.
+build_released_head, released_parameter_name: the heads of published checkpoints, their sizes and their weights' names
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from depthlm_ros.errors import BadBundle
+from depthlm_ros.file_io import JsonObject, JsonValue
+from depthlm_ros.model_files.safetensors_files import HEAD_PREFIX, depth_head_kind
+
+# Which of the four sequences an MlpHead reads.
+FEATURES = ("llm_last", "concat", "sum")
+# Names in released checkpoints -> names in DptHead, as prefixes.
+DPT_NAMES = {
+    "norm.": "norm.",
+    **{f"projects.{i}.": f"projects.{i}." for i in range(4)},
+    **{f"resize_layers.{i}.": f"upsamples.{i}." for i in range(3)},
+    **{f"scratch.layer{i + 1}_rn.": f"adapters.{i}." for i in range(4)},
+    **{f"scratch.refinenet{i + 1}.resConfUnit1.": f"fusions.{i}.skip_unit." for i in range(3)},
+    **{f"scratch.refinenet{i + 1}.resConfUnit2.": f"fusions.{i}.unit." for i in range(4)},
+    **{f"scratch.refinenet{i + 1}.out_conv.": f"fusions.{i}.out_conv." for i in range(4)},
+    "scratch.output_conv1.": "out_conv1.",
+    "scratch.output_conv2.0.": "out_conv2.",
+    "scratch.output_conv2.2.": "out_conv3.",
+}
+
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class DptConfig:
-    """Widths of the head. DepthVLM's released ones are the defaults; in_channels is the LLM's hidden size; narrow, that
-    of the last 3x3 convolution, is an eighth of features, but at least 16, where it is None.
+    """Widths of a DptHead. The defaults are those of DepthVLM's released head.
+
+    in_channels: hidden size of the language model. projected: channels of the four projections. features: channels of
+    the fusion. narrow: channels of the last 3x3 convolution; None for an eighth of features, but at least 16.
     """
 
     in_channels: int
@@ -38,7 +56,7 @@ class DptConfig:
 
 
 class ResidualConvUnit(nn.Module):
-    """Two 3x3 convolutions whose residual is ReLU(x), as the released in-place ReLU makes it, not x."""
+    """Two 3x3 convolutions. The residual is ReLU(x), not x: that is the effect of the released in-place ReLU."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -51,7 +69,7 @@ class ResidualConvUnit(nn.Module):
 
 
 class FusionBlock(nn.Module):
-    """Adds a skip (where there is one), refines, resizes to `size`, mixes channels."""
+    """Adds the skip connection if there is one, refines, resizes to `size` and mixes channels."""
 
     def __init__(self, channels: int, with_skip: bool) -> None:
         super().__init__()
@@ -70,9 +88,9 @@ class FusionBlock(nn.Module):
 class DptHead(nn.Module):
     """Four sequences (B, h*w, C) of token features -> depth_m (B, h*p, w*p), p = pixels_per_token.
 
-    It computes in the precision of its own convolutions, whatever that of the features (bfloat16 would leave steps of
-    6 cm in the depth at 10 m); the norm has one of its own, since a VLM's features may exceed what float16 holds. The
-    depth is float32.
+    The head computes in the precision of its own convolutions, not in that of the features: bfloat16 would leave steps
+    of 6 cm in the depth at 10 m. The norm may have another precision, because a VLM's features can be too large for
+    float16. The depth is float32.
     """
 
     def __init__(self, config: DptConfig) -> None:
@@ -116,19 +134,19 @@ class DptHead(nn.Module):
 
 
 def resize(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Bilinear with aligned corners, the released head's rule; nothing to do at equal size."""
+    """Resizes (B, C, h, w) to size (height, width): bilinear with aligned corners, as in the released head."""
     if tuple(x.shape[-2:]) == tuple(size):
         return x
     return functional.interpolate(x, size=tuple(size), mode="bilinear", align_corners=True)
 
 
-FEATURES = ("llm_last", "concat", "sum")
-
-
 @dataclass(frozen=True)
 class MlpConfig:
-    """in_channels: the LLM's hidden size. features: which of the four sequences are read, one of FEATURES: the last
-    one, all side by side, their sum."""
+    """Sizes of an MlpHead.
+
+    in_channels: hidden size of the language model. features: which of the four sequences are read: "llm_last", the last
+    one; "concat", all, concatenated; "sum", their sum.
+    """
 
     in_channels: int
     hidden: int = 1024
@@ -165,58 +183,41 @@ class MlpHead(nn.Module):
         return torch.stack(features).sum(0) if self.config.features == "sum" else features[-1]
 
 
-PREFIX = "depth_head."
-
-# Released name -> name in DptHead, as prefixes.
-DPT_NAMES = {
-    "norm.": "norm.",
-    **{f"projects.{i}.": f"projects.{i}." for i in range(4)},
-    **{f"resize_layers.{i}.": f"upsamples.{i}." for i in range(3)},
-    **{f"scratch.layer{i + 1}_rn.": f"adapters.{i}." for i in range(4)},
-    **{f"scratch.refinenet{i + 1}.resConfUnit1.": f"fusions.{i}.skip_unit." for i in range(3)},
-    **{f"scratch.refinenet{i + 1}.resConfUnit2.": f"fusions.{i}.unit." for i in range(4)},
-    **{f"scratch.refinenet{i + 1}.out_conv.": f"fusions.{i}.out_conv." for i in range(4)},
-    "scratch.output_conv1.": "out_conv1.",
-    "scratch.output_conv2.0.": "out_conv2.",
-    "scratch.output_conv2.2.": "out_conv3.",
-}
-
-Shapes = Mapping[str, tuple[int, ...]]
-
-
-def released_head(
-    kind: str, shapes: Shapes, facts: Mapping[str, Any], in_channels: int, pixels_per_token: int
+def build_released_head(
+    kind: str, shapes: Shapes, config: JsonObject, in_channels: int, pixels_per_token: int
 ) -> nn.Module | None:
-    """The head `kind` ("dpt", "mlp", "" for none), as wide as the file's tensors say.
+    """Builds the head `kind` ("dpt", "mlp", "" for none) with the widths of the stored tensors.
 
-    shapes: of all tensors of the checkpoint, by released name; facts: config.json. Raises BadBundle if the checkpoint
-    has another head than `kind`, or none, or one where none was expected.
+    shapes: of all tensors of the checkpoint, by released name. config: the fields of config.json. Raises BadBundle if
+    the checkpoint does not have exactly this head, or if one of its tensors is missing.
     """
-    found = {name.removeprefix(PREFIX): shape for name, shape in shapes.items() if name.startswith(PREFIX)}
-    has = "" if not found else "mlp" if "mlp.0.weight" in found else "dpt"
+    found = {name.removeprefix(HEAD_PREFIX): shape for name, shape in shapes.items() if name.startswith(HEAD_PREFIX)}
+    has = depth_head_kind(shapes)
     if has != kind:
         words = {"": "no depth head", "dpt": "a DPT depth head", "mlp": "an MLP depth head"}
         raise BadBundle(
             f"the checkpoint has {words[has]}, but its YAML says {words.get(kind, repr(kind))} (head: {kind!r}): "
-            f"take the checkpoint that the YAML names, or set head: {has!r}."
+            f"use the checkpoint that the YAML names, or set head: {has!r}."
         )
     if kind == "":
         return None
     try:
         if kind == "dpt":
             return _dpt(found, in_channels, pixels_per_token)
-        return _mlp(found, facts, in_channels, pixels_per_token)
+        return _mlp(found, config, in_channels, pixels_per_token)
     except KeyError as exc:
-        raise BadBundle(f"the depth head lacks tensor {PREFIX}{exc.args[0]}: get the checkpoint again.") from exc
+        raise BadBundle(
+            f"the depth head lacks tensor {HEAD_PREFIX}{exc.args[0]}: download the checkpoint again."
+        ) from exc
 
 
-def released_name(head: nn.Module, name: str) -> str:
-    """Released name of a parameter of the head; the MLP head's names are the released ones."""
+def released_parameter_name(head: nn.Module, name: str) -> str:
+    """Returns the name of a head's parameter in released checkpoints. An MlpHead has the released names itself."""
     if not isinstance(head, DptHead):
-        return PREFIX + name
+        return HEAD_PREFIX + name
     for released, ours in DPT_NAMES.items():
         if name.startswith(ours):
-            return PREFIX + released + name.removeprefix(ours)
+            return HEAD_PREFIX + released + name.removeprefix(ours)
     raise KeyError(name)
 
 
@@ -233,9 +234,11 @@ def _dpt(shapes: Shapes, in_channels: int, pixels_per_token: int) -> DptHead:
     )
 
 
-def _mlp(shapes: Shapes, facts: Mapping[str, Any], in_channels: int, pixels_per_token: int) -> MlpHead:
-    features = facts.get("depth_head_feature_mode", "llm_last")
-    if features not in FEATURES:
+def _mlp(shapes: Shapes, config: JsonObject, in_channels: int, pixels_per_token: int) -> MlpHead:
+    features = config.get("depth_head_feature_mode", "llm_last")
+    if not isinstance(features, str) or features not in FEATURES:
         raise BadBundle(f"config.json: depth_head_feature_mode is {features!r}, not one of {', '.join(FEATURES)}.")
-    hidden = int(facts.get("depth_head_mlp_hidden", shapes["mlp.0.weight"][0]))
+    hidden: JsonValue = config.get("depth_head_mlp_hidden", shapes["mlp.0.weight"][0])
+    if not isinstance(hidden, int):
+        raise BadBundle(f"config.json: depth_head_mlp_hidden is {hidden!r}, not a whole number.")
     return MlpHead(MlpConfig(in_channels, hidden, features, pixels_per_token))

@@ -1,6 +1,6 @@
-"""The two graphs of a model, as torch modules: look (images) and step (text after them).
+"""The two graphs of a model as torch modules: look (the images) and step (the text behind them).
 
-They are what is exported, and what the torch backend runs.
+They are exported to ONNX, and the torch backend runs them directly.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from torch import nn
 
 from depthlm_ros.nets.backbone import Backbone
 from depthlm_ros.nets.positions import PromptLayout
-from depthlm_ros.nets.text_decoder import Deep, Past, causal_mask, follow, read
+from depthlm_ros.nets.text_decoder import DeepStackTokens, KeyValueCache, causal_mask, extend, prefill
 
 
 class LookGraph(nn.Module):
-    """Images, each uint8 (B, H, W, 3) -> depth_m (B, H, W) of the first (only of a model with a depth head), keys and
-    values (layers, B, heads_kv, P, D) of the prefix.
+    """Images, each uint8 (B, H, W, 3) -> depth_m (B, H, W) of the first image (only in models with a depth head), and
+    keys and values (layers, B, heads_kv, P, D) of the prefix.
 
-    texts: token ids before, between and after the images, of sizes_px (width, height). Text embeddings, positions and
-    mask are constants.
+    texts: token ids before, between and after the images. sizes_px: (width, height) of the images. Text embeddings,
+    positions and mask are constants of the graph.
     """
 
     def __init__(self, model: Backbone, texts: Sequence[Sequence[int]], sizes_px: Sequence[tuple[int, int]]) -> None:
         super().__init__()
         self.model = model
-        images = tuple(model.span(size_px) for size_px in sizes_px)
+        images = tuple(model.image_span(size_px) for size_px in sizes_px)
         self.layout = PromptLayout(tuple(len(text) for text in texts), images)
         device = next(model.language.parameters()).device
         with torch.no_grad():
@@ -39,26 +39,26 @@ class LookGraph(nn.Module):
         self.register_buffer("prefix_mask", causal_mask(self.layout.length, device).to(cos.dtype))
 
     def forward(self, *images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        pieces = self._text(0, images[0])
+        pieces = self._embed_text(0, images[0])
         deeps = []
         for index, image in enumerate(images):
-            tokens, deep = self.model.see(image)
-            pieces += [tokens, *self._text(index + 1, image)]
+            tokens, deep = self.model.encode_image(image)
+            pieces += [tokens, *self._embed_text(index + 1, image)]
             deeps.append(deep)
         levels = [torch.cat(level, dim=1) if len(images) > 1 else level[0] for level in zip(*deeps, strict=True)]
-        states, keys, values = read(
+        states, keys, values = prefill(
             self.model.language,
             torch.cat(pieces, dim=1),
             self.prefix_cos,
             self.prefix_sin,
             self.prefix_mask,
-            Deep(levels, self.layout.spans),
+            DeepStackTokens(levels, self.layout.spans),
         )
         depth_m = self.model.depth(states, levels, self.layout)
         return (keys, values) if depth_m is None else (depth_m, keys, values)
 
-    def _text(self, index: int, image: torch.Tensor) -> list[torch.Tensor]:
-        """The embeddings of one text; nothing for none, since TensorRT takes no empty tensors."""
+    def _embed_text(self, index: int, image: torch.Tensor) -> list[torch.Tensor]:
+        """Returns the embeddings of one text, or nothing for an empty text: TensorRT does not accept empty tensors."""
         if self.layout.texts[index] == 0:
             return []
         embedded = self.get_buffer(f"prefix_text_{index}")
@@ -66,12 +66,13 @@ class LookGraph(nn.Module):
 
 
 class StepGraph(nn.Module):
-    """Text behind G prefixes, for N = G * R rows at once; serves questions (T tokens) and decoding (T = 1).
+    """Text behind G prefixes, for N = G * R rows at once: questions (T tokens) and decoding (T = 1).
 
     ids, positions: int64 (N, T), padded on the right. last: int64 (N,), index of each row's last real token.
-    prefix_keys, prefix_values: (layers, G, heads_kv, P, D). own_keys, own_values: (layers, N, heads_kv, S, D), the
-    text seen before; own_mask: float (N, S), 0 where valid, -inf elsewhere; at least one slot, be it masked.
-    -> logits (N, V) after `last`, keys and values (layers, N, heads_kv, T, D) of this text.
+    prefix_keys, prefix_values: (layers, G, heads_kv, P, D).
+    own_keys, own_values: (layers, N, heads_kv, S, D), of earlier text of the same rows.
+    own_mask: float (N, S), 0 where a slot is valid, -inf elsewhere. S is at least 1; the slot may be masked.
+    Returns logits (N, V) after `last`, and keys and values (layers, N, heads_kv, T, D) of this text.
     """
 
     def __init__(self, model: Backbone) -> None:
@@ -89,7 +90,9 @@ class StepGraph(nn.Module):
         own_values: torch.Tensor,
         own_mask: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        past = Past(prefix_keys.unbind(0), prefix_values.unbind(0), own_keys.unbind(0), own_values.unbind(0), own_mask)
+        cache = KeyValueCache(
+            prefix_keys.unbind(0), prefix_values.unbind(0), own_keys.unbind(0), own_values.unbind(0), own_mask
+        )
         cos, sin = self.model.text_rope(positions)
-        states, keys, values = follow(self.model.language, self.model.embed(ids), cos, sin, last, past)
+        states, keys, values = extend(self.model.language, self.model.embed(ids), cos, sin, last, cache)
         return self.model.logits(states), keys, values

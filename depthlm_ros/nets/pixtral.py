@@ -1,26 +1,25 @@
-"""Pixtral (LLaVA's frame with Pixtral's vision tower and a Mistral text model) on fixed image sizes.
+"""Pixtral (LLaVA with Pixtral's vision tower and a Mistral text model) on fixed image sizes.
 
-The weights are transformers' own modules; the forward pass is written for a batch of equal images. Equality with
-transformers' forward is tested. In the prompt an image is its rows of tokens, each row followed by [IMG_BREAK], the
-last one by [IMG_END].
+The weights are transformers' own modules. The forward pass is written for a batch of images of equal size, and tests
+compare it with transformers' forward. In the prompt, an image is its rows of tokens. [IMG_BREAK] follows every row but
+the last, and [IMG_END] follows the last.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
+from torch import nn
 from torch.nn import functional
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from depthlm_ros.nets.backbone import Backbone
 from depthlm_ros.nets.pixels import PixelRule
 from depthlm_ros.nets.positions import ImageSpan, PromptLayout
-from depthlm_ros.nets.text_decoder import attend, rotate
+from depthlm_ros.nets.text_decoder import apply_rope, attend
 
 
 class Pixtral(Backbone):
-    """A Pixtral. break_id, end_id: token ids of [IMG_BREAK] and [IMG_END]. It has no depth head."""
+    """A Pixtral, which has no depth head. break_id, end_id: token ids of [IMG_BREAK] and [IMG_END]."""
 
     def __init__(self, config: LlavaConfig, pixels: PixelRule, break_id: int, end_id: int) -> None:
         super().__init__()
@@ -34,14 +33,15 @@ class Pixtral(Backbone):
     def pixels_per_token(self) -> int:
         return self.vlm.config.vision_config.patch_size
 
-    def span(self, size_px: tuple[int, int]) -> ImageSpan:
-        """Positions simply count on, over breaks too."""
+    def image_span(self, size_px: tuple[int, int]) -> ImageSpan:
+        """Returns what an image occupies. Positions count its tokens and the breaks."""
         columns, rows = (n // self.pixels_per_token for n in size_px)
         return ImageSpan((rows, columns), rows * (columns + 1), rows * (columns + 1))
 
-    def see(self, image: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Vision tower and projector. image: uint8 (B, H, W, 3) -> (B, rows * (columns + 1), C) with the breaks; no
-        DeepStack. Pixels beyond the last whole patch are not seen (the released processor resizes nothing either)."""
+    def encode_image(self, image: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Runs the vision tower and projector. image: uint8 (B, H, W, 3) -> tokens (B, rows * (columns + 1), C) with
+        the breaks, and no DeepStack. Pixels beyond the last whole patch are not seen: the released processor does not
+        resize either."""
         tower = self.vlm.model.vision_tower
         values = self.pixels.values(image).to(tower.patch_conv.weight.dtype)
         x = functional.conv2d(values, tower.patch_conv.weight, stride=tower.patch_size)
@@ -54,32 +54,32 @@ class Pixtral(Backbone):
         return self._with_breaks(self.vlm.model.multi_modal_projector(x), grid), []
 
     def prefix_rope(self, layout: PromptLayout) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos, sin (1, P, head_dim) of the prefix."""
+        """Returns cos and sin (1, P, head_dim) of the prefix."""
         device = self.language.rotary_emb.inv_freq.device
         return self.text_rope(torch.arange(layout.length, device=device)[None])
 
     def _vision_rope(self, grid: tuple[int, int], x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos, sin (1, N, head_dim) for the patches of a grid, row after row, of x's dtype."""
+        """Returns cos and sin (1, N, head_dim), in the dtype of x, for the patches of a grid, row after row."""
         rows, columns = (torch.arange(n, device=x.device) for n in grid)
         places = torch.stack([rows[:, None].expand(grid), columns[None].expand(grid)], dim=-1)
         cos, sin = self.vlm.model.vision_tower.patch_positional_embedding(x, places.reshape(-1, 2))
         return cos[None], sin[None]
 
     def _with_breaks(self, tokens: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-        """(B, rows * columns, C) -> (B, rows * (columns + 1), C)."""
+        """Adds the embeddings of the breaks: (B, rows * columns, C) -> (B, rows * (columns + 1), C)."""
         table = self.language.embed_tokens.weight
         breaks, end = table[self.break_id].expand(grid[0] - 1, -1), table[self.end_id][None]
         ends = torch.cat([breaks, end])[None, :, None].expand(tokens.shape[0], -1, -1, -1)
         return torch.cat([tokens.unflatten(1, grid), ends], dim=2).flatten(1, 2)
 
 
-def full_attention(attention: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+def full_attention(attention: nn.Module, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Attention among all patches of x (B, N, D)."""
 
     def heads(t: torch.Tensor) -> torch.Tensor:
         return t.unflatten(2, (attention.num_heads, -1)).transpose(1, 2)
 
     query, key, value = heads(attention.q_proj(x)), heads(attention.k_proj(x)), heads(attention.v_proj(x))
-    query, key = rotate(query, cos[:, None], sin[:, None]), rotate(key, cos[:, None], sin[:, None])
+    query, key = apply_rope(query, cos[:, None], sin[:, None]), apply_rope(key, cos[:, None], sin[:, None])
     y = attend(query, key, value, attention.scaling)
     return attention.o_proj(y.transpose(1, 2).flatten(2))

@@ -1,7 +1,7 @@
-"""Position tables of Qwen3-VL for one still image of a fixed grid, computed once instead of per call.
+"""Position tables for prompts with still images of fixed sizes, which are computed once instead of in every call.
 
-Formulas are those of Qwen3-VL (axial 2-D RoPE and resampled learned positions in the vision tower,
-interleaved M-RoPE in the language model).
+The formulas are those of Qwen3-VL: axial 2-D RoPE and resampled learned positions in the vision tower, interleaved
+M-RoPE in the language model.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ import torch
 
 @dataclass(frozen=True)
 class ImageSpan:
-    """What one image takes in a prompt: its grid of tokens (rows, columns), its tokens altogether (with row breaks,
-    where an architecture has them) and by how much it advances the position of what follows."""
+    """What one image occupies in a prompt.
+
+    grid: tokens (rows, columns). tokens: their number, with row breaks in architectures that have them. advance: by how
+    much the image advances the position of the text behind it.
+    """
 
     grid: tuple[int, int]
     tokens: int
@@ -23,13 +26,14 @@ class ImageSpan:
 
 @dataclass(frozen=True)
 class PromptLayout:
-    """Where things stand in a prefix. texts: numbers of text tokens before, between and after the images."""
+    """The order of texts and images in a prefix. texts: numbers of text tokens before, between and after the images."""
 
     texts: tuple[int, ...]
     images: tuple[ImageSpan, ...]
 
     @property
     def length(self) -> int:
+        """Number of tokens."""
         return sum(self.texts) + sum(image.tokens for image in self.images)
 
     @property
@@ -48,9 +52,8 @@ class PromptLayout:
 
 
 def merge_order(grid: tuple[int, int], merge: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Row and column (N,) of each patch, in the order of the merged tokens (merge x merge patches together).
-
-    grid: patches (rows, columns).
+    """Returns row and column, each (N,), of every patch, in an order where the merge x merge patches of a token follow
+    each other. grid: patches (rows, columns).
     """
     rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
 
@@ -62,7 +65,7 @@ def merge_order(grid: tuple[int, int], merge: int) -> tuple[torch.Tensor, torch.
 
 
 def vision_rope(grid: tuple[int, int], merge: int, head_dim: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos, sin (N, head_dim) of the vision tower's axial rotary embedding."""
+    """Returns cos and sin (N, head_dim) of the vision tower's axial rotary embedding."""
     rows, columns = merge_order(grid, merge)
     half = head_dim // 2
     inverse = 1.0 / theta ** (torch.arange(0, half, 2, dtype=torch.float32) / half)
@@ -72,7 +75,8 @@ def vision_rope(grid: tuple[int, int], merge: int, head_dim: int, theta: float) 
 
 
 def learned_position_weights(grid: tuple[int, int], merge: int, side: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Indices (N, 4) and weights (N, 4) that resample the side x side learned grid (bilinear, aligned corners)."""
+    """Returns indices (N, 4) and weights (N, 4) that resample the learned grid, side x side, to the patches of an image
+    (bilinear, aligned corners)."""
     rows, columns = merge_order(grid, merge)
     y = rows * ((side - 1) / max(grid[0] - 1, 1))
     x = columns * ((side - 1) / max(grid[1] - 1, 1))
@@ -85,7 +89,8 @@ def learned_position_weights(grid: tuple[int, int], merge: int, side: int) -> tu
 
 
 def prefix_positions(layout: PromptLayout) -> torch.Tensor:
-    """(3, P) time, row and column position ids of a Qwen prefix: text counts on, an image has its grid."""
+    """Returns the position ids (3, P) of a Qwen prefix: time, row and column. In text all three count on; in an image
+    they are those of its grid."""
     pieces, at = [], 0
     for text, image in zip(layout.texts, (*layout.images, None), strict=True):
         pieces.append(torch.arange(at, at + text).expand(3, -1))
@@ -97,10 +102,10 @@ def prefix_positions(layout: PromptLayout) -> torch.Tensor:
     return torch.cat(pieces, dim=1)
 
 
-def text_rope(
+def interleaved_rope(
     positions: torch.Tensor, inverse_frequencies: torch.Tensor, sections: tuple[int, ...]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos, sin (..., T, head_dim) of the interleaved M-RoPE for positions (3, ..., T)."""
+    """Returns cos and sin (..., T, head_dim) of the interleaved M-RoPE for positions (3, ..., T)."""
     angles = positions[..., None].float() * inverse_frequencies
     mixed = angles[0].clone()
     for axis in (1, 2):
@@ -110,7 +115,7 @@ def text_rope(
 
 
 def plain_rope(positions: torch.Tensor, inverse_frequencies: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos, sin (..., T, head_dim) for text, where the three M-RoPE positions are equal; positions (..., T)."""
+    """Returns cos and sin (..., T, head_dim) for positions (..., T) of text, whose three M-RoPE positions are equal."""
     angles = positions[..., None].float() * inverse_frequencies
     angles = torch.cat([angles, angles], dim=-1)
     return angles.cos(), angles.sin()

@@ -1,27 +1,27 @@
 """Qwen2.5-VL on fixed image sizes: windowed attention in the vision tower, sectioned M-RoPE in the language model.
 
-The weights are transformers' own modules; the forward pass is written for a batch of equal images. Equality with
-transformers' forward is tested.
+The weights are transformers' own modules. The forward pass is written for a batch of images of equal size, and tests
+compare it with transformers' forward.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
+from torch import nn
 from torch.nn import functional
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from depthlm_ros.nets.backbone import Backbone
 from depthlm_ros.nets.pixels import PixelRule
 from depthlm_ros.nets.positions import ImageSpan, PromptLayout, prefix_positions
-from depthlm_ros.nets.text_decoder import attend, rotate
+from depthlm_ros.nets.text_decoder import apply_rope, attend
 
-Part = tuple[slice, slice, int, int]
+# Rows and columns of tokens, then the rows and columns of each window in them.
+WindowPart = tuple[slice, slice, int, int]
 
 
 class Qwen25VL(Backbone):
-    """A Qwen2.5-VL. It has no DeepStack and no depth head."""
+    """A Qwen2.5-VL, which has no DeepStack and no depth head."""
 
     def __init__(self, config: Qwen2_5_VLConfig, pixels: PixelRule) -> None:
         super().__init__()
@@ -34,20 +34,21 @@ class Qwen25VL(Backbone):
         vision = self.vlm.config.vision_config
         return vision.patch_size * vision.spatial_merge_size
 
-    def span(self, size_px: tuple[int, int]) -> ImageSpan:
-        """An image advances positions by its longer side."""
+    def image_span(self, size_px: tuple[int, int]) -> ImageSpan:
+        """Returns what an image occupies. It advances positions by the tokens of its longer side."""
         columns, rows = (n // self.pixels_per_token for n in size_px)
         return ImageSpan((rows, columns), rows * columns, max(rows, columns))
 
-    def see(self, image: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Vision tower. image: uint8 (B, H, W, 3), sides multiples of pixels_per_token -> tokens (B, N, C); no
-        DeepStack.
+    def encode_image(self, image: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Runs the vision tower. image: uint8 (B, H, W, 3), with sides that are multiples of pixels_per_token -> tokens
+        (B, N, C), and no DeepStack.
 
-        Patches are held in the order of the windows, so that a window is a slice; full attention does not mind.
+        Patches are kept in the order of the windows, so that a window is a slice. Full attention does not depend on the
+        order.
         """
         tower = self.vlm.model.visual
         config, merge = tower.config, tower.config.spatial_merge_size
-        # A still image is two equal frames to the 3-D patch convolution: sum its weight over time.
+        # For the 3-D patch convolution a still image is two equal frames, so its weight is summed over time.
         weight = tower.patch_embed.proj.weight.sum(2)
         x = functional.conv2d(self.pixels.values(image).to(weight.dtype), weight, stride=config.patch_size)
         batch, _, rows, columns = x.shape
@@ -64,7 +65,7 @@ class Qwen25VL(Backbone):
         return from_windows(tokens, grid, side), []
 
     def prefix_rope(self, layout: PromptLayout) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos, sin (1, P, head_dim) of the prefix."""
+        """Returns cos and sin (1, P, head_dim) of the prefix."""
         rotary = self.language.rotary_emb
         positions = prefix_positions(layout).to(rotary.inv_freq.device)
         cos, sin = sectioned_rope(positions, rotary.inv_freq, tuple(rotary.mrope_section))
@@ -72,7 +73,7 @@ class Qwen25VL(Backbone):
         return cos[None].to(weight), sin[None].to(weight)
 
     def _vision_rope(self, grid: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos, sin float32 (1, R, C, m * m, head_dim) for the patches of a grid (rows, columns)."""
+        """Returns cos and sin, float32 (1, R, C, m * m, head_dim), for the patches of a grid (rows, columns)."""
         rotary, merge = self.vlm.model.visual.rotary_pos_emb, self.vlm.config.vision_config.spatial_merge_size
         rows, columns = (torch.arange(n, device=rotary.inv_freq.device) for n in grid)
         places = torch.stack([rows[:, None].expand(grid), columns[None].expand(grid)], dim=-1)
@@ -82,14 +83,14 @@ class Qwen25VL(Backbone):
 
 
 def merge_blocks(x: torch.Tensor, merge: int) -> torch.Tensor:
-    """(B, rows, columns, D) of patches -> (B, R, C, m * m, D): the patches of each token together."""
+    """Groups the patches of each token: (B, rows, columns, D) -> (B, R, C, m * m, D)."""
     return x.unflatten(2, (-1, merge)).unflatten(1, (-1, merge)).transpose(2, 3).flatten(3, 4)
 
 
-def window_parts(grid: tuple[int, int], side: int) -> list[list[Part]]:
-    """Cuts a grid of tokens into at most four parts within which all windows are equal: full ones, those at the right
-    edge, at the bottom, in the corner. Bands from top to bottom, each from left to right: (rows, columns, a window's
-    rows, its columns)."""
+def window_parts(grid: tuple[int, int], side: int) -> list[list[WindowPart]]:
+    """Cuts a grid of tokens into at most four parts whose windows have the same size: full windows, those at the right
+    edge, at the bottom, and in the corner. Returns bands from top to bottom, and in each the parts from left to
+    right."""
 
     def spans(length: int) -> list[tuple[slice, int]]:
         full = length // side * side
@@ -100,7 +101,7 @@ def window_parts(grid: tuple[int, int], side: int) -> list[list[Part]]:
 
 
 def window_groups(grid: tuple[int, int], side: int, patches: int) -> list[tuple[int, int]]:
-    """(number of windows, patches in each) of each part, in the order of to_windows."""
+    """Returns (number of windows, patches in each) for every part, in the order of to_windows."""
     groups = []
     for row, column, h, w in (part for band in window_parts(grid, side) for part in band):
         tokens = (row.stop - row.start) * (column.stop - column.start)
@@ -109,7 +110,7 @@ def window_groups(grid: tuple[int, int], side: int, patches: int) -> list[tuple[
 
 
 def to_windows(x: torch.Tensor, side: int) -> torch.Tensor:
-    """(B, R, C, K, D) -> (B, R * C * K, D), window after window."""
+    """Reorders tokens, window after window: (B, R, C, K, D) -> (B, R * C * K, D)."""
     pieces = []
     for row, column, h, w in (part for band in window_parts((x.shape[1], x.shape[2]), side) for part in band):
         blocks = x[:, row, column].unflatten(2, (-1, w)).unflatten(1, (-1, h))
@@ -118,7 +119,8 @@ def to_windows(x: torch.Tensor, side: int) -> torch.Tensor:
 
 
 def from_windows(x: torch.Tensor, grid: tuple[int, int], side: int) -> torch.Tensor:
-    """Inverse of to_windows for one vector per token: (B, R * C, D), window after window -> row after row."""
+    """Reorders (B, R * C, D) from window after window to row after row: the inverse of to_windows, for one vector per
+    token."""
     bands, at = [], 0
     for band in window_parts(grid, side):
         pieces = []
@@ -132,12 +134,12 @@ def from_windows(x: torch.Tensor, grid: tuple[int, int], side: int) -> torch.Ten
 
 
 def grouped_attention(
-    attention: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, groups: list[tuple[int, int]]
+    attention: nn.Module, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, groups: list[tuple[int, int]]
 ) -> torch.Tensor:
-    """Attention within consecutive windows of x (B, N, D); groups: (number of windows, patches in each)."""
+    """Attention within consecutive windows of x (B, N, D). groups: (number of windows, patches in each)."""
     query, key, value = attention.qkv(x).unflatten(2, (3, attention.num_heads, -1)).unbind(2)
-    # In float32, as transformers rotates here: half precision would blur the positions.
-    query, key = (rotate(t.float(), cos[:, :, None], sin[:, :, None]).to(value) for t in (query, key))
+    # The rotation is in float32, as in transformers: half precision would blur the positions.
+    query, key = (apply_rope(t.float(), cos[:, :, None], sin[:, :, None]).to(value) for t in (query, key))
     outputs, at = [], 0
     for number, size in groups:
         q, k, v = (
@@ -153,8 +155,8 @@ def grouped_attention(
 def sectioned_rope(
     positions: torch.Tensor, inverse_frequencies: torch.Tensor, sections: tuple[int, ...]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos, sin (..., T, head_dim) of Qwen2.5-VL's M-RoPE for positions (3, ..., T): the first section of frequencies
-    turns with time, the second with the row, the third with the column."""
+    """Returns cos and sin (..., T, head_dim) of Qwen2.5-VL's M-RoPE for positions (3, ..., T). The first section of
+    frequencies belongs to time, the second to the row, the third to the column."""
     angles = positions[..., None].float() * inverse_frequencies
     mixed = torch.cat([part[axis] for axis, part in enumerate(angles.split(sections, dim=-1))], dim=-1)
     mixed = torch.cat([mixed, mixed], dim=-1)

@@ -1,8 +1,8 @@
 """Qwen3-VL with a depth head, run on fixed image sizes.
 
-The weights are transformers' own modules (so released checkpoints load and what is trained here loads there); the
-forward pass is written for a batch of equal images, where masks and positions are constants. That is what makes
-it exportable as one static graph, and it serves training too. Equality with transformers' forward is tested.
+The weights are transformers' own modules, so that released checkpoints load here and models that were trained here load
+there. The forward pass is written for a batch of images of equal size, where masks and positions are constants.
+Therefore it can be exported as one static graph; training uses it too. Tests compare it with transformers' forward.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from depthlm_ros.nets.pixels import PixelRule
 from depthlm_ros.nets.positions import (
     ImageSpan,
     PromptLayout,
+    interleaved_rope,
     learned_position_weights,
     prefix_positions,
-    text_rope,
     vision_rope,
 )
-from depthlm_ros.nets.text_decoder import attend, rotate
+from depthlm_ros.nets.text_decoder import apply_rope, attend
 
-Tables = tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]
+PositionTables = tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]
 
 
 class Qwen3VLDepth(Backbone):
-    """A Qwen3-VL and, as a rule, DepthVLM's depth head."""
+    """A Qwen3-VL, usually with DepthVLM's depth head."""
 
     def __init__(self, config: Qwen3VLConfig, head: DptConfig | None, pixels: PixelRule | None = None) -> None:
         super().__init__()
         self.vlm = Qwen3VLForConditionalGeneration(config)
         self.depth_head = None if head is None else DptHead(head)
         self.pixels = pixels or PixelRule()
-        # Tables of positions by grid and device: they cost a copy to the device each, which a CUDA graph cannot hold.
-        self._tables: dict[tuple[tuple[int, int], torch.device], Tables] = {}
+        # Position tables by grid and device: to make one needs a copy to the device, which a CUDA graph cannot contain.
+        self._tables: dict[tuple[tuple[int, int], torch.device], PositionTables] = {}
         self._prefixes: dict[tuple[PromptLayout, torch.device], torch.Tensor] = {}
 
     @property
@@ -45,21 +45,22 @@ class Qwen3VLDepth(Backbone):
         vision = self.vlm.config.vision_config
         return vision.patch_size * vision.spatial_merge_size
 
-    def span(self, size_px: tuple[int, int]) -> ImageSpan:
-        """An image advances positions by its longer side."""
+    def image_span(self, size_px: tuple[int, int]) -> ImageSpan:
+        """Returns what an image occupies. It advances positions by the tokens of its longer side."""
         columns, rows = (n // self.pixels_per_token for n in size_px)
         return ImageSpan((rows, columns), rows * columns, max(rows, columns))
 
-    def see(self, image: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Vision tower. image: uint8 (B, H, W, 3) -> tokens (B, N, C) and the DeepStack tokens, same shape each."""
+    def encode_image(self, image: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Runs the vision tower. image: uint8 (B, H, W, 3) -> tokens (B, N, C), and DeepStack tokens of the same shape
+        for each level."""
         tower = self.vlm.model.visual
         config, merge = tower.config, tower.config.spatial_merge_size
-        # A still image is two equal frames to the 3-D patch convolution: sum its weight over time.
+        # For the 3-D patch convolution a still image is two equal frames, so its weight is summed over time.
         weight = tower.patch_embed.proj.weight.sum(2)
         pixels = self.pixels.values(image).to(weight.dtype)
         x = functional.conv2d(pixels, weight, tower.patch_embed.proj.bias, stride=config.patch_size)
         grid = (x.shape[2], x.shape[3])
-        # Patches that are merged later stand together.
+        # The patches of a token follow each other, because they are merged later.
         blocks = x.reshape(*x.shape[:2], grid[0] // merge, merge, grid[1] // merge, merge)
         x = blocks.permute(0, 2, 4, 3, 5, 1).reshape(x.shape[0], grid[0] * grid[1], x.shape[1])
         (indices, weights), (cos, sin) = self._positions(grid, x.device)
@@ -74,7 +75,7 @@ class Qwen3VLDepth(Backbone):
         return merge_patches(tower.merger, x), deep
 
     def prefix_rope(self, layout: PromptLayout) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos, sin (1, P, head_dim) of the prefix."""
+        """Returns cos and sin (1, P, head_dim) of the prefix."""
         rotary = self.language.rotary_emb
         device = rotary.inv_freq.device
         positions = self._prefixes.get((layout, device))
@@ -82,19 +83,20 @@ class Qwen3VLDepth(Backbone):
             positions = prefix_positions(layout).to(device)
             if not torch.compiler.is_compiling():
                 self._prefixes[layout, device] = positions
-        cos, sin = text_rope(positions, rotary.inv_freq, tuple(rotary.mrope_section))
+        cos, sin = interleaved_rope(positions, rotary.inv_freq, tuple(rotary.mrope_section))
         weight = self.language.norm.weight
         return cos[None].to(weight), sin[None].to(weight)
 
-    def _positions(self, grid: tuple[int, int], device: torch.device) -> Tables:
+    def _positions(self, grid: tuple[int, int], device: torch.device) -> PositionTables:
         if torch.compiler.is_compiling():
             return self._make_positions(grid, device)
         if (grid, device) not in self._tables:
             self._tables[grid, device] = self._make_positions(grid, device)
         return self._tables[grid, device]
 
-    def _make_positions(self, grid: tuple[int, int], device: torch.device) -> Tables:
-        """What resamples the learned positions, and the rotary cos, sin, of a grid of patches."""
+    def _make_positions(self, grid: tuple[int, int], device: torch.device) -> PositionTables:
+        """Computes, for a grid of patches, the resampling of the learned positions, and cos and sin of the rotary
+        embedding."""
         config = self.vlm.config.vision_config
         side = round(config.num_position_embeddings**0.5)
         theta = config.rope_parameters["rope_theta"]
@@ -105,17 +107,18 @@ class Qwen3VLDepth(Backbone):
 
 
 def vision_attention(attention: nn.Module, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Attention among all patches of x (B, N, D)."""
     batch, count, channels = x.shape
     qkv = attention.qkv(x).reshape(batch, count, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
-    # Angles in single precision whatever the weights are, as transformers has it.
-    query, key = rotate(qkv[:2].float(), cos, sin).to(x.dtype).unbind()
+    # The rotation is in single precision for weights of any type, as in transformers.
+    query, key = apply_rope(qkv[:2].float(), cos, sin).to(x.dtype).unbind()
     value = qkv[2]
     y = attend(query, key, value, attention.scaling)
     return attention.proj(y.transpose(1, 2).reshape(batch, count, channels))
 
 
 def merge_patches(merger: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Patch merger over a batch: (B, N * m^2, D) -> (B, N, C)."""
+    """Merges the m x m patches of each token: (B, N * m^2, D) -> (B, N, C)."""
     batch = x.shape[0]
     if not merger.use_postshuffle_norm:
         x = merger.norm(x)

@@ -1,4 +1,4 @@
-"""A bundle loads only if every file in it is what the manifest says."""
+"""A bundle is loaded only if every file is what the manifest says, and every file is hashed once."""
 
 import json
 import shutil
@@ -8,7 +8,9 @@ from support.paths import TINY
 
 from depthlm_ros.errors import BadBundle, UnknownName
 from depthlm_ros.model import load_model
+from depthlm_ros.model_files import bundle as bundle_module
 from depthlm_ros.model_files.bundle import MANIFEST, find_bundle, load_bundle, manifest_text
+from depthlm_ros.model_files.checkpoint import find_model
 
 
 @pytest.fixture
@@ -22,29 +24,37 @@ def change(folder, **values):
     (folder / MANIFEST).write_text(manifest_text(manifest | values))
 
 
+@pytest.fixture
+def hashed(monkeypatch):
+    """The names of the files that are hashed, in their order."""
+    names, digest = [], bundle_module.file_digest
+    monkeypatch.setattr(bundle_module, "file_digest", lambda path: names.append(path.name) or digest(path))
+    return names
+
+
 def test_the_embedded_model_is_found_by_name_and_by_folder():
     assert load_bundle(find_bundle("tiny")) == load_bundle(find_bundle(str(TINY)))
 
 
-def test_a_folder_of_the_same_name_does_not_hide_the_installed_model(tmp_path, monkeypatch):
+def test_folder_of_the_same_name_does_not_hide_the_installed_model(tmp_path, monkeypatch):
     (tmp_path / "tiny").mkdir()
     monkeypatch.chdir(tmp_path)
     assert find_bundle("tiny") == TINY
 
 
-def test_unknown_model_names_those_that_exist():
+def test_error_for_an_unknown_model_lists_the_installed_models():
     with pytest.raises(UnknownName, match=r"'gigantic'.*tiny"):
         find_bundle("gigantic")
 
 
-def test_engines_are_also_found_in_the_folders_of_the_environment(copy, monkeypatch):
+def test_engines_are_also_found_in_folders_of_the_environment_variable(copy, monkeypatch):
     renamed = copy.rename(copy.parent / "mine")
     monkeypatch.setenv("DEPTHLM_ENGINES", str(copy.parent))
     assert find_bundle("mine") == renamed
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "step.onnx", "tokenizer.json", "look_128x96.onnx"])
-def test_a_changed_file_is_refused_by_name(copy, file):
+def test_changed_file_is_refused_by_name(copy, file):
     raw = bytearray((copy / file).read_bytes())
     raw[len(raw) // 2] ^= 1
     (copy / file).write_bytes(raw)
@@ -52,21 +62,21 @@ def test_a_changed_file_is_refused_by_name(copy, file):
         load_bundle(copy)
 
 
-def test_a_truncated_file_is_refused_by_name(copy):
+def test_truncated_file_is_refused_by_name(copy):
     raw = (copy / "model.safetensors").read_bytes()
     (copy / "model.safetensors").write_bytes(raw[: len(raw) // 2])
     with pytest.raises(BadBundle, match=r"model\.safetensors is damaged"):
         load_bundle(copy)
 
 
-def test_a_missing_file_is_refused_by_name(copy):
+def test_missing_file_is_refused_by_name(copy):
     (copy / "step.onnx").unlink()
     with pytest.raises(BadBundle, match=r"step.onnx is missing"):
         load_bundle(copy)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": 1}'])
-def test_a_damaged_manifest_is_refused(copy, text):
+def test_damaged_manifest_is_refused(copy, text):
     (copy / MANIFEST).write_text(text)
     with pytest.raises(BadBundle, match=r"manifest\.json"):
         load_bundle(copy)
@@ -92,23 +102,42 @@ def test_a_damaged_manifest_is_refused(copy, text):
         {"calibration": 0.2},
     ],
 )
-def test_a_manifest_with_impossible_values_is_refused(copy, values):
+def test_manifest_with_impossible_values_is_refused(copy, values):
     change(copy, **values)
     with pytest.raises(BadBundle):
         load_bundle(copy)
 
 
-def test_a_manifest_of_an_unknown_family_is_refused(copy):
+def test_manifest_of_an_unknown_family_is_refused(copy):
     change(copy, family="gpt")
     with pytest.raises(UnknownName, match="gpt"):
         load_model(str(copy))
 
 
-def test_an_empty_folder_says_how_to_get_the_model(tmp_path):
+def test_error_for_an_empty_folder_says_how_to_get_the_model(tmp_path):
     with pytest.raises(BadBundle, match="build the engine again"):
         load_bundle(tmp_path)
 
 
-def test_unknown_backend_lists_the_known():
+def test_error_for_an_unknown_backend_lists_the_known_backends():
     with pytest.raises(UnknownName, match=r"'openvino'.*onnxruntime"):
         load_model("tiny", backend="openvino")
+
+
+def test_every_file_is_hashed_once_for_one_model_source(copy, hashed):
+    source = find_model(str(copy))
+    manifest = json.loads((copy / MANIFEST).read_text())
+    assert sorted(hashed) == sorted(manifest["files"])
+    assert source.digests == manifest["files"]
+    assert find_model(source) is source
+    load_model(source, backend="onnxruntime")
+    assert source.fingerprint == source.fingerprint
+    assert len(hashed) == len(manifest["files"])
+
+
+def test_fingerprint_changes_with_the_files_and_is_computed_once(copy, monkeypatch):
+    source = load_bundle(copy)
+    first = source.fingerprint
+    (copy / "notes.json").write_text("{}")
+    assert source.fingerprint == first
+    assert load_bundle(copy).fingerprint != first

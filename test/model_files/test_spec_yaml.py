@@ -1,4 +1,4 @@
-"""Models by name: every YAML is whole, settings can be changed, and what is wrong in a file is said with its place."""
+"""Models in YAML files: every file of the package is right, and an error names the file, the field and its value."""
 
 import re
 
@@ -7,12 +7,11 @@ import yaml
 from support.paths import ROOT
 
 from depthlm_ros.errors import SetupError, UnknownName
-from depthlm_ros.families import chat
-from depthlm_ros.families.registry import family_named
+from depthlm_ros.families.registry import TEMPLATES, chat_named, family_named
 from depthlm_ros.model_files import install_paths
 from depthlm_ros.model_files.bundle import load_bundle
 from depthlm_ros.model_files.spec import CHATS
-from depthlm_ros.model_files.spec_yaml import known_specs, read_spec, spec_files, spec_named
+from depthlm_ros.model_files.spec_yaml import find_spec, list_spec_files, read_known_specs, read_spec
 
 PUBLISHED = {
     "depthlm-12b": ("facebook/DepthLM", "llava", 750, "CC-BY-NC"),
@@ -44,10 +43,10 @@ def write(path, fields):
 
 @pytest.fixture
 def models(tmp_path, monkeypatch):
-    """A folder that stands for config/models of the only installation there is."""
+    """A folder that replaces config/models of the installation."""
     folder = tmp_path / "config" / "models"
     folder.mkdir(parents=True)
-    monkeypatch.setattr("depthlm_ros.model_files.spec_yaml.share_folders", lambda: [tmp_path])
+    monkeypatch.setattr("depthlm_ros.model_files.spec_yaml.package_share_folders", lambda: [tmp_path])
     return folder
 
 
@@ -55,7 +54,7 @@ def models(tmp_path, monkeypatch):
 
 
 def test_every_published_model_is_known_with_its_repository_and_licence():
-    specs = known_specs()
+    specs = read_known_specs()
     for name, (hub, architecture, focal_px, licence) in PUBLISHED.items():
         spec = specs[name]
         assert (spec.name, spec.hub, spec.architecture, spec.canvas.focal_px) == (name, hub, architecture, focal_px)
@@ -65,47 +64,50 @@ def test_every_published_model_is_known_with_its_repository_and_licence():
 
 
 def test_every_model_has_a_family_and_a_chat_that_exist():
-    assert set(CHATS) == set(chat.TEMPLATES)
-    for spec in known_specs().values():
+    assert set(CHATS) == set(TEMPLATES)
+    for spec in read_known_specs().values():
         assert family_named(spec.family).name == spec.family
-        assert chat.chat_named(spec.chat, spec.system).end
+        assert chat_named(spec.chat, spec.system).end
 
 
 def test_every_file_in_the_folder_is_a_model_and_nothing_else():
     files = sorted((ROOT / "config" / "models").iterdir())
-    assert {path.stem for path in files} == set(spec_files()) and {path.suffix for path in files} == {".yaml"}
-    assert install_paths.share_folders()[0] == ROOT
+    assert {path.stem for path in files} == set(list_spec_files()) and {path.suffix for path in files} == {".yaml"}
+    assert install_paths.package_share_folders()[0] == ROOT
 
 
-def test_sides_of_canvases_are_whole_tokens():
-    for spec in known_specs().values():
+def test_canvas_sides_are_whole_tokens():
+    for spec in read_known_specs().values():
         assert spec.canvas.canvases_px or spec.canvas.multiple_px == spec.pixels_per_token
 
 
 @pytest.mark.skipif(not (ROOT / "engines" / "tiny").is_dir(), reason="engines/tiny is not here: `make train`")
-def test_the_embedded_model_is_what_its_file_says():
-    told, made = spec_named("tiny"), load_bundle(ROOT / "engines" / "tiny").spec
+def test_embedded_model_agrees_with_its_yaml_file():
+    written, exported = find_spec("tiny"), load_bundle(ROOT / "engines" / "tiny").spec
     for name in ("family", "architecture", "chat", "system", "head", "pixels_per_token", "licence", "depth_type"):
-        assert getattr(told, name) == getattr(made, name), name
-    assert (told.canvas.focal_px, told.canvas.canvases_px) == (made.canvas.focal_px, made.canvas.canvases_px)
+        assert getattr(written, name) == getattr(exported, name), name
+    assert (written.canvas.focal_px, written.canvas.canvases_px) == (
+        exported.canvas.focal_px,
+        exported.canvas.canvases_px,
+    )
 
 
-# ---- models of one's own
+# ---- models of the user
 
 
-def test_a_file_is_a_model_called_as_the_file(tmp_path):
+def test_model_is_named_after_its_file(tmp_path):
     spec = read_spec(write(tmp_path / "mine.yaml", WHOLE))
     assert (spec.name, spec.canvas.focal_px, spec.depth_type) == ("mine", 1000.0, "z")
-    assert spec_named(str(tmp_path / "mine.yaml")) == spec
+    assert find_spec(str(tmp_path / "mine.yaml")) == spec
 
 
-def test_a_file_beside_weights_is_called_as_their_folder(tmp_path):
+def test_model_of_a_file_beside_weights_is_named_after_the_folder(tmp_path):
     assert read_spec(write(tmp_path / "depthlm.yaml", WHOLE)).name == tmp_path.name
 
 
-def test_what_is_like_a_known_model_changes_only_what_it_says(tmp_path):
+def test_model_like_a_known_one_changes_only_the_given_fields(tmp_path):
     own = {"like": "vlm3-depth", "depth_type": "z", "canvas": {"scale_by": "each"}}
-    spec, base = read_spec(write(tmp_path / "mine.yaml", own)), spec_named("vlm3-depth")
+    spec, base = read_spec(write(tmp_path / "mine.yaml", own)), find_spec("vlm3-depth")
     assert (spec.depth_type, spec.canvas.scale_by) == ("z", "each") != (base.depth_type, base.canvas.scale_by)
     assert (spec.hub, spec.canvas.focal_px, spec.canvas.multiple_px) == (base.hub, 1000.0, 32)
 
@@ -117,24 +119,29 @@ def test_canvases_calibration_and_null_are_read(tmp_path):
     assert (spec.calibration.dense_relative, spec.calibration.words_spread) == (1.0, 1.0)
 
 
-def test_an_unknown_name_lists_the_known_ones(models):
+def test_error_for_an_unknown_name_lists_the_known_ones(models):
     write(models / "one.yaml", WHOLE)
-    assert list(known_specs()) == ["one"]
+    assert list(read_known_specs()) == ["one"]
     with pytest.raises(UnknownName, match="model 'two' is not one of one"):
-        spec_named("two")
+        find_spec("two")
     with pytest.raises(UnknownName, match=r"model 'none\.yaml' is not one of one"):
-        spec_named("none.yaml")
+        find_spec("none.yaml")
 
 
-def test_one_wrong_file_does_not_hide_the_others(models):
+def test_wrong_file_does_not_hide_the_others(models):
     write(models / "good.yaml", WHOLE)
     write(models / "wrong.yaml", "][")
-    assert spec_named("good").name == "good"
+    assert find_spec("good").name == "good"
     with pytest.raises(SetupError, match=r"wrong\.yaml"):
-        known_specs()
+        read_known_specs()
 
 
-# ---- what may be wrong with a file
+def test_number_in_exponent_form_is_read(tmp_path):
+    text = yaml.safe_dump(WHOLE) + "calibration: {dense_relative: 3e-4}\n"
+    assert read_spec(write(tmp_path / "mine.yaml", text)).calibration.dense_relative == 3e-4
+
+
+# ---- errors in a file
 
 
 @pytest.mark.parametrize(
@@ -152,7 +159,10 @@ def test_one_wrong_file_does_not_hide_the_others(models):
         ({"canvas": {"focal_px": 1000, "multiple_px": 1.5}}, "canvas.multiple_px is 1.5: a whole number from 1"),
         ({"canvas": {"focal_px": 1000, "least_pixels": -1}}, "canvas.least_pixels is -1"),
         ({"canvas": {"focal_px": 1000, "snap_px": True}}, "canvas.snap_px is True"),
-        ({"canvas": {"focal_px": 1000, "canvases_px": [[128]]}}, "canvas.canvases_px is [[128]]: a list of sizes"),
+        (
+            {"canvas": {"focal_px": 1000, "canvases_px": [[128]]}},
+            "canvas.canvases_px is [[128]]: a list of lists of 2",
+        ),
         ({"canvas": {"focal_px": 96, "canvases_px": [[100, 96]]}}, "100 x 96: sides must be multiples"),
         ({"canvas": {}}, "canvas.focal_px is missing: a number"),
         ({"canvas": 1000}, "canvas is 1000: a group of fields is needed"),
@@ -164,7 +174,7 @@ def test_one_wrong_file_does_not_hide_the_others(models):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_wrong_field_is_named_with_its_value_and_what_is_allowed(tmp_path, change, said):
+def test_wrong_field_is_named_with_its_value_and_what_is_allowed(tmp_path, change, said):
     path = write(tmp_path / "mine.yaml", WHOLE | change)
     with pytest.raises(SetupError, match=re.escape(said)) as raised:
         read_spec(path)
@@ -172,19 +182,19 @@ def test_a_wrong_field_is_named_with_its_value_and_what_is_allowed(tmp_path, cha
 
 
 @pytest.mark.parametrize("missing", WHOLE)
-def test_a_field_that_is_needed_is_named(tmp_path, missing):
+def test_missing_field_is_named(tmp_path, missing):
     fields = {key: value for key, value in WHOLE.items() if key != missing}
     with pytest.raises(SetupError, match=f"mine.yaml: {missing} is missing"):
         read_spec(write(tmp_path / "mine.yaml", fields))
 
 
 @pytest.mark.parametrize("text", ["", "- a", "a: [", "1: 2", "!!python/object/apply:os.getcwd []", "\x00"])
-def test_what_is_no_table_of_fields_is_refused(tmp_path, text):
+def test_file_without_fields_is_refused(tmp_path, text):
     with pytest.raises(SetupError, match=r"mine\.yaml"):
         read_spec(write(tmp_path / "mine.yaml", text))
 
 
-def test_a_file_that_is_missing_or_no_text_is_named(tmp_path):
+def test_file_that_is_missing_or_not_text_is_named(tmp_path):
     with pytest.raises(SetupError, match=r"none\.yaml is unusable"):
         read_spec(tmp_path / "none.yaml")
     (tmp_path / "image.yaml").write_bytes(b"\xff\xfe\x00\x80")
@@ -196,4 +206,4 @@ def test_models_that_are_like_each_other_are_refused(models):
     write(models / "one.yaml", {"like": "two"})
     write(models / "two.yaml", {"like": "one"})
     with pytest.raises(SetupError, match=r"same file: one\.yaml -> two\.yaml -> one\.yaml"):
-        spec_named("one")
+        find_spec("one")

@@ -1,4 +1,4 @@
-"""DepthVLM's heads: the released layout of weights loads, and the depth is what the published structure gives."""
+"""DepthVLM's heads: the released weights load, and the depth equals that of the published structure."""
 
 import pytest
 
@@ -9,14 +9,14 @@ from support.released_heads import GRID, WIDTH, published_dpt, random_tensors, r
 from torch.nn import functional as F  # noqa: E402
 
 from depthlm_ros.errors import BadBundle  # noqa: E402
-from depthlm_ros.nets.depth_heads import released_head, released_name  # noqa: E402
+from depthlm_ros.nets.depth_heads import build_released_head, released_parameter_name  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
 
 def loaded(head, tensors):
-    """The head with the released tensors, every one of them."""
-    names = {name: released_name(head, name) for name in head.state_dict()}
+    """Loads all released tensors into the head."""
+    names = {name: released_parameter_name(head, name) for name in head.state_dict()}
     assert sorted(names.values()) == sorted(tensors)
     head.load_state_dict({name: tensors[released] for name, released in names.items()})
     return head.eval()
@@ -27,10 +27,10 @@ def token_features(batch=2):
     return [torch.randn(batch, GRID[0] * GRID[1], WIDTH, generator=generator) for _ in range(4)]
 
 
-def test_the_released_dpt_head_gives_the_published_depth():
+def test_released_dpt_head_gives_the_published_depth():
     shapes = released_dpt()
     tensors = random_tensors(shapes)
-    head = loaded(released_head("dpt", shapes, {}, WIDTH, 32), tensors)
+    head = loaded(build_released_head("dpt", shapes, {}, WIDTH, 32), tensors)
     with torch.no_grad():
         depth_m = head(token_features(), GRID)
         expected = published_dpt(tensors, token_features(), GRID)
@@ -39,21 +39,21 @@ def test_the_released_dpt_head_gives_the_published_depth():
     torch.testing.assert_close(depth_m, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_released_sizes_are_depthvlms():
-    """4B: 2560 channels in, 256/512/1024/1024 projected, 256 fused, 32 at the end."""
+def test_released_sizes_are_those_of_depthvlm():
+    """4B: 2560 input channels, 256/512/1024/1024 projected, 256 fused, 32 at the end."""
     shapes = released_dpt((256, 512, 1024, 1024), 256, 32, 2560)
     with torch.device("meta"):
-        head = released_head("dpt", shapes, {}, 2560, 32)
+        head = build_released_head("dpt", shapes, {}, 2560, 32)
     for name, tensor in head.state_dict().items():
-        assert tuple(tensor.shape) == shapes[released_name(head, name)]
+        assert tuple(tensor.shape) == shapes[released_parameter_name(head, name)]
 
 
 @pytest.mark.parametrize("mode", ["llm_last", "concat", "sum"])
-def test_the_released_mlp_head_gives_the_published_depth(mode):
+def test_released_mlp_head_gives_the_published_depth(mode):
     shapes = released_mlp(mode)
     tensors = random_tensors(shapes)
     facts = {"depth_head_type": "mlp", "depth_head_feature_mode": mode, "depth_head_mlp_hidden": 20}
-    head = loaded(released_head("mlp", shapes, facts, WIDTH, 32), tensors)
+    head = loaded(build_released_head("mlp", shapes, facts, WIDTH, 32), tensors)
     features = token_features()
     x = {"llm_last": features[3], "concat": torch.cat(features, -1), "sum": sum(features)}[mode]
     w = {name.removeprefix("depth_head."): tensor for name, tensor in tensors.items()}
@@ -67,9 +67,9 @@ def test_the_released_mlp_head_gives_the_published_depth(mode):
         torch.testing.assert_close(depth_m[at], patch, rtol=1e-4, atol=1e-5)
 
 
-def test_a_head_in_float32_reads_features_in_bfloat16():
+def test_head_in_float32_reads_features_in_bfloat16():
     shapes = released_dpt()
-    head = loaded(released_head("dpt", shapes, {}, WIDTH, 32), random_tensors(shapes))
+    head = loaded(build_released_head("dpt", shapes, {}, WIDTH, 32), random_tensors(shapes))
     with torch.no_grad():
         assert head([tokens.bfloat16() for tokens in token_features()], GRID).dtype == torch.float32
 
@@ -83,6 +83,6 @@ def test_a_head_in_float32_reads_features_in_bfloat16():
         ("dpt", {"depth_head.norm.weight": (24,)}, "lacks tensor depth_head.projects.0.weight"),
     ],
 )
-def test_another_head_than_the_yaml_says_is_refused(kind, shapes, message):
+def test_head_that_differs_from_the_yaml_is_refused(kind, shapes, message):
     with pytest.raises(BadBundle, match=message):
-        released_head(kind, shapes, {}, WIDTH, 32)
+        build_released_head(kind, shapes, {}, WIDTH, 32)

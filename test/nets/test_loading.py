@@ -1,7 +1,8 @@
-"""Checkpoint folders as they are published, loaded: transformers' numbers, and errors that name the cause."""
+"""Published checkpoint folders load with transformers' numbers, and errors name the cause."""
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -28,19 +29,23 @@ from transformers import (  # noqa: E402
 )
 
 from depthlm_ros.errors import BadBundle, UnknownName  # noqa: E402
-from depthlm_ros.model_files.spec import CanvasRule, ModelSpec  # noqa: E402
-from depthlm_ros.nets.loading import load_released  # noqa: E402
+from depthlm_ros.geometry.resize_rules import CanvasRule  # noqa: E402
+from depthlm_ros.model_files.checkpoint import open_checkpoint  # noqa: E402
+from depthlm_ros.model_files.spec import ModelSpec  # noqa: E402
+from depthlm_ros.nets.loading import load_released_model  # noqa: E402
 from depthlm_ros.nets.pixels import PixelRule  # noqa: E402
 from depthlm_ros.nets.pixtral import Pixtral  # noqa: E402
 from depthlm_ros.nets.qwen25vl import Qwen25VL  # noqa: E402
 
 pytestmark = pytest.mark.torch
+QWEN = {"image_processor_type": "Qwen2VLImageProcessor"}
+PIXTRAL = {"image_processor_type": "PixtralImageProcessor", "do_rescale": False}
 CLIP = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}
 HALF = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "do_rescale": True, "rescale_factor": 1 / 255}
 KINDS = {
-    "qwen3_vl": (Qwen3VLForConditionalGeneration, qwen3_config, 32, HALF),
-    "qwen2_5_vl": (Qwen2_5_VLForConditionalGeneration, qwen25_config, 28, CLIP),
-    "llava": (LlavaForConditionalGeneration, pixtral_config, 16, CLIP | {"do_rescale": False}),
+    "qwen3_vl": (Qwen3VLForConditionalGeneration, qwen3_config, 32, HALF | QWEN),
+    "qwen2_5_vl": (Qwen2_5_VLForConditionalGeneration, qwen25_config, 28, CLIP | QWEN),
+    "llava": (LlavaForConditionalGeneration, pixtral_config, 16, CLIP | PIXTRAL),
 }
 TEXTS = [[11, 12, 13], [14, 15]]
 
@@ -51,8 +56,8 @@ def spec_of(architecture, **changes):
 
 
 def publish(folder, architecture, head=None, **changes):
-    """Writes a random checkpoint with transformers' save_pretrained and, beside it, what a release has; head: tensors.
-    Returns transformers' model."""
+    """Writes a random checkpoint with transformers' save_pretrained, and the other files of a release. head: tensors of
+    a depth head. Returns transformers' model."""
     kind, config, _, processor = KINDS[architecture]
     torch.manual_seed(3)
     model = roughen(kind(config(**changes)))
@@ -71,7 +76,7 @@ def rewrite(folder, change):
 
 
 def picture(architecture):
-    """Of 4 x 3 tokens."""
+    """An image of 4 x 3 tokens."""
     side = KINDS[architecture][2]
     return random_images([(4 * side, 3 * side)])
 
@@ -83,7 +88,7 @@ def edit(folder, change, name="config.json"):
 
 
 def load(folder, architecture, dtype=torch.float32, **changes):
-    return load_released(folder, spec_of(architecture, **changes), dtype)
+    return load_released_model(open_checkpoint(folder, spec_of(architecture, **changes)), dtype)
 
 
 def assert_same_weights(backbone, model):
@@ -103,12 +108,12 @@ def published(request, tmp_path_factory):
 
 @pytest.fixture()
 def copy(published, tmp_path):
-    """(architecture, folder) that a test may spoil."""
+    """(architecture, folder), a copy that a test may change."""
     shutil.copytree(published[1], tmp_path / "copy")
     return published[0], tmp_path / "copy"
 
 
-def test_a_published_folder_loads_with_all_weights_and_frequencies(published):
+def test_published_folder_loads_with_all_weights_and_frequencies(published):
     architecture, folder, model = published
     backbone = load(folder, architecture)
     assert_same_weights(backbone, model)
@@ -116,13 +121,13 @@ def test_a_published_folder_loads_with_all_weights_and_frequencies(published):
     assert our_logits(backbone, TEXTS, picture(architecture)).isfinite().all()
 
 
-def test_the_names_of_newer_checkpoints_load_too(published, copy):
+def test_tensor_names_of_newer_checkpoints_load_too(published, copy):
     architecture, folder = copy
     rewrite(folder, lambda _: dict(published[2].state_dict()))
     assert_same_weights(load(folder, architecture), published[2])
 
 
-def test_shards_load_as_one_file_does(published, tmp_path):
+def test_several_weight_files_load_like_one(published, tmp_path):
     architecture, folder, model = published
     shutil.copytree(folder, tmp_path / "shards", ignore=shutil.ignore_patterns("*.safetensors"))
     model.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
@@ -130,7 +135,7 @@ def test_shards_load_as_one_file_does(published, tmp_path):
     assert_same_weights(load(tmp_path / "shards", architecture), model)
 
 
-def test_weights_come_in_the_precision_asked_for_but_frequencies_stay_exact(published):
+def test_weights_have_the_requested_precision_but_frequencies_stay_exact(published):
     architecture, folder, _ = published
     backbone = load(folder, architecture, torch.bfloat16)
     assert {parameter.dtype for parameter in backbone.parameters()} == {torch.bfloat16}
@@ -154,7 +159,7 @@ def test_tied_embeddings_need_no_output_tensor_and_stay_one(tmp_path):
         torch.testing.assert_close(vlm.lm_head.weight, stored)
 
 
-def test_the_depth_head_reads_deepstack_and_the_last_state(tmp_path):
+def test_depth_head_reads_deepstack_and_the_last_state(tmp_path):
     """A DepthVLM folder as published: depth as the published head gives it from the same features."""
     tensors = random_tensors(released_dpt(width=48))
     publish(tmp_path, "qwen3_vl", tensors)
@@ -170,7 +175,7 @@ def test_the_depth_head_reads_deepstack_and_the_last_state(tmp_path):
     torch.testing.assert_close(depth_m, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_mlp_heads_mode_is_read_from_the_config(tmp_path):
+def test_mode_of_the_mlp_head_is_read_from_the_config(tmp_path):
     publish(tmp_path, "qwen3_vl", random_tensors(released_mlp("concat", width=48)))
     mode = {"depth_head_feature_mode": "concat", "depth_head_mlp_hidden": 20}
     edit(tmp_path, lambda facts: facts.update(mode))
@@ -198,7 +203,7 @@ def test_pixels_are_scaled_as_the_processor_says(published, copy):
         load(folder, architecture)
 
 
-def test_a_flat_configuration_of_the_first_release_is_read(tmp_path):
+def test_flat_configuration_of_the_first_release_is_read(tmp_path):
     """Qwen2.5-VL's own config.json has the text model's fields at the top, and M-RoPE under its old name."""
     model = publish(tmp_path, "qwen2_5_vl")
 
@@ -221,13 +226,13 @@ def test_a_flat_configuration_of_the_first_release_is_read(tmp_path):
     torch.testing.assert_close(our_logits(backbone, TEXTS, images), our_logits(plain.eval(), TEXTS, images))
 
 
-def test_the_row_breaks_are_the_tokenizers(tmp_path):
+def test_row_breaks_are_the_tokens_of_the_tokenizer(tmp_path):
     model = publish(tmp_path, "llava")
     backbone = load(tmp_path, "llava")
     assert isinstance(backbone, Pixtral)
     assert (backbone.break_id, backbone.end_id) == (BREAK_ID, END_ID)
     with torch.no_grad():
-        (tokens,) = backbone.see(random_images([(64, 48)])[0])[0]
+        (tokens,) = backbone.encode_image(random_images([(64, 48)])[0])[0]
     table = model.model.language_model.embed_tokens.weight
     torch.testing.assert_close(tokens[[4, 9]], table[BREAK_ID].expand(2, -1))
     torch.testing.assert_close(tokens[14], table[END_ID])
@@ -258,36 +263,37 @@ def test_weights_that_do_not_fit_are_named(copy, how):
         load(folder, architecture)
 
 
-def test_frequencies_in_old_files_are_no_foreign_tensors(published, copy):
+def test_frequencies_in_old_files_are_ignored(published, copy):
     architecture, folder = copy
     extra = {"model.language_model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(3)}
     rewrite(folder, lambda tensors: tensors | extra)
     assert_same_weights(load(folder, architecture), published[2])
 
 
-def test_another_model_than_the_yaml_says_is_refused(published, tmp_path):
+def test_model_that_differs_from_its_yaml_is_refused(published, tmp_path):
     architecture, folder, _ = published
     other = next(name for name in KINDS if name != architecture)
-    with pytest.raises(BadBundle, match=f"is of a '{architecture}', but the YAML of small says '{other}'"):
+    with pytest.raises(BadBundle, match=f"is of the kind '{architecture}', but small is '{other}'"):
         load(folder, other)
     with pytest.raises(BadBundle, match=r"a token stands for .* px, but the YAML of small says 14"):
         load(folder, architecture, pixels_per_token=14)
     with pytest.raises(BadBundle, match="has no depth head, but its YAML says a DPT depth head"):
         load(folder, architecture, head="dpt")
+    mamba = ModelSpec("small", "d", "mamba", "q", CanvasRule(None), 32)
     with pytest.raises(UnknownName, match="architecture 'mamba' is unknown"):
-        load_released(folder, ModelSpec("small", "d", "mamba", "q", CanvasRule(None), 32), torch.float32)
+        load_released_model(replace(open_checkpoint(folder, spec_of(architecture)), spec=mamba), torch.float32)
 
 
 CONFIGURATIONS = {
     "rope": (lambda f: f["text_config"]["rope_parameters"].update(rope_type="linear", factor=2.0), "rotary.*'linear'"),
     "quantised": (lambda f: f.update(quantization_config={"bits": 4}), "quantised"),
-    "nonsense": (lambda f: f["text_config"].update(hidden_size="wide"), "no configuration"),
+    "nonsense": (lambda f: f["text_config"].update(hidden_size="wide"), "is not a configuration"),
     "wider": (lambda f: f["text_config"].update(intermediate_size=80), "config.json implies 80 x 48|implies 48 x 80"),
 }
 
 
 @pytest.mark.parametrize("how", CONFIGURATIONS)
-def test_a_configuration_that_does_not_fit_is_named(copy, how):
+def test_configuration_that_does_not_fit_is_named(copy, how):
     architecture, folder = copy
     change, message = CONFIGURATIONS[how]
     edit(folder, change)
@@ -295,27 +301,28 @@ def test_a_configuration_that_does_not_fit_is_named(copy, how):
         load(folder, architecture)
 
 
-def test_a_sliding_window_is_refused(tmp_path):
+def test_sliding_window_is_refused(tmp_path):
     publish(tmp_path, "llava")
     edit(tmp_path, lambda facts: facts["text_config"].update(sliding_window=16))
     with pytest.raises(BadBundle, match="sliding window of 16"):
         load(tmp_path, "llava")
 
 
-def test_files_that_are_not_there_are_named(copy):
+def test_missing_and_damaged_files_are_named(copy):
     architecture, folder = copy
     weights = folder / "model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[: len(content) // 2])
-    with pytest.raises(BadBundle, match=r"model\.safetensors cannot be read"):
+    with pytest.raises(BadBundle, match=r"model\.safetensors is .* bytes long, but its header says"):
         load(folder, architecture)
     weights.rename(folder / "pytorch_model.bin")
-    with pytest.raises(BadBundle, match="safetensors files only"):
+    with pytest.raises(BadBundle, match="only safetensors are read"):
         load(folder, architecture)
-    for shard in ("model-00001-of-00002.safetensors", "../elsewhere.safetensors"):
+    shards = {"model-00001-of-00002.safetensors": "is missing", "../elsewhere.safetensors": "is not a safetensors file"}
+    for shard, problem in shards.items():
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"lm_head.weight": shard}}))
-        with pytest.raises(BadBundle, match=f"names '{shard}', which is not a file beside it"):
+        with pytest.raises(BadBundle, match=f"names .?{shard}.?, which {problem}"):
             load(folder, architecture)
     (folder / "config.json").unlink()
-    with pytest.raises(BadBundle, match=r"config\.json cannot be read.*is .* the folder of a checkpoint"):
+    with pytest.raises(BadBundle, match=r"is not a model: it has neither manifest\.json nor config\.json"):
         load(folder, architecture)

@@ -1,23 +1,23 @@
-"""Our forward pass is transformers' forward pass; the head is DepthVLM's."""
+"""The forward pass of Qwen3-VL equals that of transformers, and the depth head is DepthVLM's."""
 
 import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from depthlm_ros.nets.checkpoint import SmallConfig, build, load_checkpoint, save_checkpoint  # noqa: E402  # noqa: E402
+from depthlm_ros.nets.checkpoint import SmallModelConfig, build_small_model, load_checkpoint, save_checkpoint  # noqa: E402  # noqa: E402
 from depthlm_ros.nets.depth_heads import DptConfig, DptHead, FusionBlock, ResidualConvUnit  # noqa: E402
 from depthlm_ros.nets.graphs import LookGraph, StepGraph  # noqa: E402
 from depthlm_ros.nets.positions import PromptLayout, prefix_positions  # noqa: E402
-from depthlm_ros.nets.text_decoder import Deep, attend, causal_mask, read  # noqa: E402
+from depthlm_ros.nets.text_decoder import DeepStackTokens, attend, causal_mask, prefill  # noqa: E402
 
 pytestmark = pytest.mark.torch
 IMAGE_ID, PAD_ID = 5, 0
 BEFORE, AFTER, QUESTION = [7, 8, 9], [10, 11], [20, 21, 22, 23]
 SIZE = (64, 48)
-# The mask over one slot of earlier text that holds nothing.
-NOTHING_SEEN = torch.full((1, 1), float("-inf"))
-SMALL = SmallConfig(
+# The mask over one slot of earlier text, which is empty.
+EMPTY_MASK = torch.full((1, 1), float("-inf"))
+SMALL = SmallModelConfig(
     vocab=64,
     vision_width=48,
     vision_depth=4,
@@ -36,10 +36,10 @@ SMALL = SmallConfig(
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(1)
-    model = build(SMALL, IMAGE_ID, PAD_ID).eval()
+    model = build_small_model(SMALL, IMAGE_ID, PAD_ID).eval()
     with torch.no_grad():
         for parameter in model.vlm.parameters():
-            # Larger than the usual initialisation, so that a wrong position or a missing norm shows.
+            # Larger than the usual initialisation, so that a wrong position or a missing norm changes the result.
             parameter.add_(torch.randn_like(parameter) * 0.1)
     return model
 
@@ -52,7 +52,7 @@ def image():
 
 
 def hf_patches(image, config):
-    """Pixels as transformers' image processor hands them to the vision tower: (patches, 3 * 2 * p * p)."""
+    """Returns pixels in the form in which transformers' image processor passes them on: (patches, 3 * 2 * p * p)."""
     p, m = config.patch_size, config.spatial_merge_size
     pixels = (image[0].permute(2, 0, 1).float() / 255 - 0.5) / 0.5
     rows, columns = pixels.shape[1] // p, pixels.shape[2] // p
@@ -62,9 +62,9 @@ def hf_patches(image, config):
 
 
 def hf_logits(model, image, text):
-    """transformers' own logits over [before, image, after, text]."""
+    """Returns transformers' own logits over [before, image, after, text]."""
     patches, grid = hf_patches(image, model.vlm.config.vision_config)
-    layout = PromptLayout((len(BEFORE), len(AFTER)), (model.span(SIZE),))
+    layout = PromptLayout((len(BEFORE), len(AFTER)), (model.image_span(SIZE),))
     ids = torch.tensor([BEFORE + [IMAGE_ID] * layout.images[0].tokens + AFTER + text])
     positions = torch.cat(
         [prefix_positions(layout), (torch.arange(len(text)) + layout.next_position).expand(3, -1)], dim=1
@@ -86,18 +86,18 @@ def test_look_then_step_gives_transformers_logits(model, image):
     expected, _ = hf_logits(model, image, QUESTION)
     with torch.no_grad():
         _, keys, values = LookGraph(model, (BEFORE, AFTER), (SIZE,))(image)
-        layout = PromptLayout((len(BEFORE), len(AFTER)), (model.span(SIZE),))
+        layout = PromptLayout((len(BEFORE), len(AFTER)), (model.image_span(SIZE),))
         positions = torch.arange(len(QUESTION))[None] + layout.next_position
         nothing = torch.zeros_like(keys[:, :, :, :1])
         logits, _, _ = StepGraph(model)(
-            torch.tensor([QUESTION]), positions, torch.tensor([3]), keys, values, nothing, nothing, NOTHING_SEEN
+            torch.tensor([QUESTION]), positions, torch.tensor([3]), keys, values, nothing, nothing, EMPTY_MASK
         )
     torch.testing.assert_close(logits[0], expected[-1], rtol=1e-4, atol=1e-4)
 
 
-def test_transformers_positions_are_ours(model, image):
+def test_positions_are_those_of_transformers(model, image):
     _, grid = hf_patches(image, model.vlm.config.vision_config)
-    layout = PromptLayout((len(BEFORE), len(AFTER)), (model.span(SIZE),))
+    layout = PromptLayout((len(BEFORE), len(AFTER)), (model.image_span(SIZE),))
     ids = torch.tensor([BEFORE + [IMAGE_ID] * layout.images[0].tokens + AFTER])
     expected, _ = model.vlm.model.get_rope_index(
         ids, mm_token_type_ids=(ids == IMAGE_ID).int(), image_grid_thw=grid, attention_mask=torch.ones_like(ids)
@@ -105,28 +105,30 @@ def test_transformers_positions_are_ours(model, image):
     torch.testing.assert_close(prefix_positions(layout), expected[:, 0])
 
 
-def test_text_does_not_change_what_was_seen(model, image):
-    """Causality: the prefix's keys and values are the same whatever is asked after it."""
+def test_text_does_not_change_the_prefix(model, image):
+    """Causality: the prefix's keys are the same for every question behind it."""
     with torch.no_grad():
-        tokens, deep = model.see(image)
-        layout = PromptLayout((len(BEFORE), len(AFTER)), (model.span(SIZE),))
+        tokens, deep = model.encode_image(image)
+        layout = PromptLayout((len(BEFORE), len(AFTER)), (model.image_span(SIZE),))
         keys = []
         for question in ([1, 2, 3], [60, 61, 62]):
             ids = [model.embed(torch.tensor([part])) for part in (BEFORE, AFTER + question)]
             x = torch.cat([ids[0], tokens, ids[1]], dim=1)
             cos, sin = model.text_rope(torch.arange(x.shape[1])[None])
-            keys.append(read(model.language, x, cos, sin, causal_mask(x.shape[1]), Deep(deep, layout.spans))[1])
+            keys.append(
+                prefill(model.language, x, cos, sin, causal_mask(x.shape[1]), DeepStackTokens(deep, layout.spans))[1]
+            )
     torch.testing.assert_close(keys[0][..., : layout.length, :], keys[1][..., : layout.length, :], rtol=0, atol=0)
 
 
-def test_a_checkpoint_comes_back_rounded_to_half_precision(model, image, tmp_path):
+def test_checkpoint_loads_rounded_to_half_precision(model, image, tmp_path):
     save_checkpoint(model, tmp_path)
     loaded = load_checkpoint(tmp_path).eval()
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(loaded.state_dict()[name], tensor, rtol=0, atol=0)
 
 
-def test_transformers_loads_the_checkpoint_by_itself(model, tmp_path):
+def test_transformers_loads_the_checkpoint(model, tmp_path):
     from transformers import Qwen3VLForConditionalGeneration
 
     save_checkpoint(model, tmp_path)
@@ -139,7 +141,7 @@ def test_transformers_loads_the_checkpoint_by_itself(model, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["none", "boolean", "additive"])
-def test_attention_in_training_is_that_of_the_runtime(kind):
+def test_attention_in_training_equals_that_at_run_time(kind):
     torch.manual_seed(3)
     query, key, value = torch.randn(3, 2, 4, 7, 16).unbind(0)
     allowed = torch.ones(7, 7, dtype=torch.bool).tril()
@@ -149,7 +151,7 @@ def test_attention_in_training_is_that_of_the_runtime(kind):
     assert torch.allclose(trained, wanted, atol=1e-6)
 
 
-def test_the_residual_is_relu_of_the_input():
+def test_residual_is_relu_of_the_input():
     unit = ResidualConvUnit(2)
     for parameter in unit.parameters():
         torch.nn.init.zeros_(parameter)
@@ -168,7 +170,7 @@ def test_mixing_channels_before_resizing_is_exact():
 
 
 @pytest.mark.parametrize("pixels", [16, 32])
-def test_head_gives_positive_metres_at_the_images_size(pixels):
+def test_head_gives_positive_depth_at_the_size_of_the_image(pixels):
     head = DptHead(DptConfig(12, (8, 8, 8, 8), 8, pixels_per_token=pixels))
     depth_m = head([torch.randn(2, 6, 12) for _ in range(4)], (2, 3))
     assert depth_m.shape == (2, 2 * pixels, 3 * pixels)

@@ -1,4 +1,4 @@
-"""Our forward pass of Pixtral is transformers' forward pass, row breaks included."""
+"""The forward pass of Pixtral equals that of transformers, including the row breaks."""
 
 import pytest
 
@@ -21,7 +21,7 @@ from depthlm_ros.nets.pixels import PixelRule  # noqa: E402
 from depthlm_ros.nets.pixtral import Pixtral  # noqa: E402
 
 pytestmark = pytest.mark.torch
-# DepthLM's: the mean and deviation of values between 0 and 1, but bytes as they are (do_rescale off).
+# DepthLM's rule: mean and deviation are those of values from 0 to 1, but bytes are not scaled (do_rescale is off).
 BYTES = PixelRule(1.0, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 TEXTS = [[11, 12, 13], [14, 15], [16, 17, 18, 19]]
 
@@ -33,7 +33,7 @@ def model():
 
 
 def image_ids(columns, rows):
-    """As transformers' PixtralProcessor writes an image."""
+    """Returns the tokens of an image as transformers' PixtralProcessor writes them."""
     ids = ([IMAGE_ID] * columns + [BREAK_ID]) * rows
     ids[-1] = END_ID
     return ids
@@ -59,7 +59,7 @@ def hf_logits(model, texts, images):
         ).logits
 
 
-# The last one is no multiple of 16 px: what is beyond the last whole patch is not seen, with transformers too.
+# The last size is not a multiple of 16 px: pixels beyond the last whole patch are not seen, as in transformers.
 @pytest.mark.parametrize(
     "size_px", [(64, 48), (16, 80), (96, 16), (160, 112), (70, 63)], ids=lambda size: f"{size[0]}x{size[1]}"
 )
@@ -75,22 +75,22 @@ def test_two_images_of_different_sizes_give_transformers_logits(model):
     torch.testing.assert_close(our_logits(model, TEXTS, images), hf_logits(model, TEXTS, images), rtol=1e-4, atol=1e-4)
 
 
-def test_an_image_counts_its_breaks(model):
+def test_breaks_of_an_image_are_counted(model):
     layout = layout_of(model, TEXTS, [(64, 48), (32, 96)])
     assert [image.tokens for image in layout.images] == [len(image_ids(4, 3)), len(image_ids(2, 6))]
     assert layout.next_position == layout.length
 
 
-def test_a_batch_of_images_is_seen_as_each_alone(model):
+def test_batch_of_images_gives_the_tokens_of_each_image_alone(model):
     (images,) = random_images([(64, 48)], batch=3)
     with torch.no_grad():
-        together = model.see(images)[0]
-        alone = torch.cat([model.see(image[None])[0] for image in images])
+        together = model.encode_image(images)[0]
+        alone = torch.cat([model.encode_image(image[None])[0] for image in images])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
-def test_rescaling_would_be_noticed(model):
-    """The released model's processor leaves bytes as they are; a model that divided by 255 would see something else."""
+def test_rescaled_pixels_change_the_logits(model):
+    """The released model's processor does not scale bytes; a model that divided them by 255 would give other logits."""
     images = random_images([(64, 48)])
     other = Pixtral(pixtral_config(), PixelRule(1 / 255, BYTES.mean, BYTES.std), BREAK_ID, END_ID)
     other.load_state_dict(model.state_dict())

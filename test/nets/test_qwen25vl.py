@@ -1,4 +1,4 @@
-"""Our forward pass of Qwen2.5-VL is transformers' forward pass, for every layout of windows and of images."""
+"""The forward pass of Qwen2.5-VL equals that of transformers, for every layout of windows and images."""
 
 import pytest
 
@@ -20,10 +20,10 @@ from depthlm_ros.nets.positions import prefix_positions  # noqa: E402
 from depthlm_ros.nets.qwen25vl import Qwen25VL, from_windows, to_windows, window_groups  # noqa: E402
 
 pytestmark = pytest.mark.torch
-# Qwen2.5-VL's own: CLIP's mean and deviation.
+# Qwen2.5-VL's own rule: CLIP's mean and deviation.
 CLIP = PixelRule(1 / 255, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 TEXTS = [[11, 12, 13], [14, 15], [16, 17, 18, 19]]
-# Full windows only (4 x 4 tokens of 28 px), edges on both sides, less than one window, a long thin one.
+# Only full windows (4 x 4 tokens of 28 px), partial windows on two sides, less than one window, long thin images.
 SIZES = [(224, 112), (252, 140), (56, 84), (28, 336), (112, 28)]
 
 
@@ -66,7 +66,7 @@ def test_two_images_of_different_sizes_give_transformers_logits(model):
     torch.testing.assert_close(our_logits(model, TEXTS, images), hf_logits(model, TEXTS, images), rtol=1e-4, atol=1e-4)
 
 
-def test_positions_of_two_images_are_transformers(model):
+def test_positions_of_two_images_are_those_of_transformers(model):
     sizes_px = [(252, 140), (84, 168)]
     inputs = hf_inputs(model, TEXTS, random_images(sizes_px))
     del inputs["pixel_values"]
@@ -76,17 +76,17 @@ def test_positions_of_two_images_are_transformers(model):
     assert layout.next_position == layout.length + deltas.item()
 
 
-def test_a_batch_of_images_is_seen_as_each_alone(model):
+def test_batch_of_images_gives_the_tokens_of_each_image_alone(model):
     (images,) = random_images([(252, 140)], batch=3)
     with torch.no_grad():
-        together = model.see(images)[0]
-        alone = torch.cat([model.see(image[None])[0] for image in images])
+        together = model.encode_image(images)[0]
+        alone = torch.cat([model.encode_image(image[None])[0] for image in images])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("grid", [(4, 8), (5, 9), (3, 2), (1, 12), (4, 1)])
-def test_windows_are_slices_and_come_back(grid):
-    """Every window holds the tokens of one 4 x 4 cell, and nothing is lost."""
+def test_windows_are_slices_and_can_be_undone(grid):
+    """Every window holds the tokens of one 4 x 4 cell, and no token is lost."""
     places = torch.stack(torch.meshgrid(*(torch.arange(n) for n in grid), indexing="ij"), dim=-1)
     flat = to_windows(places[None, :, :, None], 4)
     at = 0

@@ -1,10 +1,10 @@
-"""Small random models of the released architectures, and our own logits over a prompt of text and images."""
+"""Small random models of the released architectures, and the logits of our forward pass over text and images."""
 
 import torch
 from transformers import LlavaConfig, Qwen2_5_VLConfig, Qwen3VLConfig
 
 from depthlm_ros.nets.positions import PromptLayout
-from depthlm_ros.nets.text_decoder import Deep, causal_mask, read
+from depthlm_ros.nets.text_decoder import DeepStackTokens, causal_mask, prefill
 
 IMAGE_ID, BREAK_ID, END_ID = 5, 6, 7
 
@@ -99,7 +99,7 @@ def pixtral_config(**changes):
 
 
 def roughen(module, amount=0.1, seed=1):
-    """Larger weights than the usual initialisation's, so that a wrong position or a missing norm shows."""
+    """Makes weights larger than the usual initialisation, so that a wrong position or missing norm changes results."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -108,20 +108,20 @@ def roughen(module, amount=0.1, seed=1):
 
 
 def random_images(sizes_px, batch=1, seed=2):
-    """uint8 (batch, H, W, 3) for each (width, height)."""
+    """Returns uint8 (batch, H, W, 3) for each (width, height)."""
     generator = torch.Generator().manual_seed(seed)
     return [torch.randint(0, 256, (batch, h, w, 3), dtype=torch.uint8, generator=generator) for w, h in sizes_px]
 
 
 def layout_of(backbone, texts, sizes_px):
-    return PromptLayout(tuple(map(len, texts)), tuple(map(backbone.span, sizes_px)))
+    return PromptLayout(tuple(map(len, texts)), tuple(map(backbone.image_span, sizes_px)))
 
 
 def our_states(backbone, texts, images):
-    """Final states (B, P, C) of text, image, text, image, ... text; and what DeepStack gave."""
+    """Returns the final states (B, P, C) of text, image, ..., text, DeepStack's tokens by level, and the layout."""
     sizes_px = [(image.shape[2], image.shape[1]) for image in images]
     layout = layout_of(backbone, texts, sizes_px)
-    seen = [backbone.see(image) for image in images]
+    seen = [backbone.encode_image(image) for image in images]
     batch = images[0].shape[0]
     pieces = []
     for index, text in enumerate(texts):
@@ -130,26 +130,27 @@ def our_states(backbone, texts, images):
             pieces.append(seen[index][0])
     deep = [torch.cat(level, dim=1) for level in zip(*(deep for _, deep in seen), strict=True)]
     cos, sin = backbone.prefix_rope(layout)
-    states, _, _ = read(
+    states, _, _ = prefill(
         backbone.language,
         torch.cat(pieces, dim=1),
         cos,
         sin,
         causal_mask(layout.length),
-        Deep(deep, layout.spans) if deep else None,
+        DeepStackTokens(deep, layout.spans) if deep else None,
     )
     return states, deep, layout
 
 
 def our_logits(backbone, texts, images):
-    """(B, P, V)."""
+    """Returns logits (B, P, V)."""
     with torch.no_grad():
         return backbone.logits(our_states(backbone, texts, images)[0])
 
 
 def qwen_patches(images, rule, vision):
-    """Pixels of images (1, H, W, 3) as transformers' Qwen2VL image processor hands them to the vision tower: a still
-    image is two equal frames; patches of a token together. -> (patches, 3 * 2 * p * p), grid (images, 3)."""
+    """Returns pixels of images (1, H, W, 3) in the form in which transformers' Qwen2VL image processor passes them on:
+    patches (patches, 3 * 2 * p * p) and grids (images, 3). A still image is two equal frames, and the patches of a
+    token follow each other."""
     p, m = vision.patch_size, vision.spatial_merge_size
     patches, grids = [], []
     for image in images:

@@ -1,4 +1,4 @@
-"""Small random checkpoints of every released architecture, on disk as they would be released."""
+"""Writes small random checkpoints of every released architecture in the form of a release."""
 
 import json
 
@@ -40,7 +40,7 @@ PROMPTS = [depthlm.POINT_QUESTION, *vlm3.QUESTIONS.values()]
 
 
 def make_tokenizer(control):
-    """Merges of the prompts' own words; as in the released tokenizers every digit is a token of its own."""
+    """Trains merges on the words of the prompts. As in the released tokenizers, every digit is a token of its own."""
     made = Tokenizer(models.BPE())
     words = pre_tokenizers.Split(Regex(r"\d| ?[A-Za-z]+|[^\sA-Za-z\d]+|\s+"), "isolated")
     made.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(False, use_regex=False)])
@@ -53,7 +53,7 @@ def make_tokenizer(control):
 
 
 def publish(folder, architecture, with_head):
-    """A random checkpoint as it would be released."""
+    """Writes a random checkpoint in the form of a release."""
     kind, config, control, processor = KINDS[architecture]
     tokenizer = make_tokenizer(control)
     image = tokenizer.token_to_id("<|image_pad|>" if architecture != "llava" else "[IMG]")

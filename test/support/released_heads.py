@@ -1,4 +1,4 @@
-"""Random depth heads in the released layouts, and the published DPT head written out step by step."""
+"""Random depth heads in the released layouts, and the published DPT head step by step."""
 
 import torch
 from torch.nn import functional as F
@@ -8,7 +8,7 @@ GRID = (3, 5)
 
 
 def released_dpt(projected=(8, 12, 16, 20), features=16, narrow=32, width=WIDTH):
-    """Names and shapes of DepthVLM's DPT head as its state dict lists them."""
+    """Returns names and shapes of the tensors of DepthVLM's DPT head."""
     shapes = {"norm.weight": (width,), "norm.bias": (width,)}
     for i, channels in enumerate(projected):
         shapes |= {f"projects.{i}.weight": (channels, width, 1, 1), f"projects.{i}.bias": (channels,)}
@@ -38,6 +38,7 @@ def released_dpt(projected=(8, 12, 16, 20), features=16, narrow=32, width=WIDTH)
 
 
 def released_mlp(mode, hidden=20, side=32, width=WIDTH):
+    """Returns names and shapes of the tensors of DepthVLM's MLP head."""
     read = 4 * width if mode == "concat" else width
     shapes = {
         "norm.weight": (read,),
@@ -56,7 +57,7 @@ def random_tensors(shapes):
 
 
 def published_dpt(tensors, features, grid):
-    """The published head, step by step on its own tensors."""
+    """Computes the published head step by step from its own tensors."""
     w = {name.removeprefix("depth_head."): tensor for name, tensor in tensors.items()}
 
     def conv(x, name, **kwargs):
