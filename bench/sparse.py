@@ -1,19 +1,20 @@
-"""Depth at N pixels: the way of the released scripts against ours, on one random model, same answers.
+"""Compares the speed of depth at N pixels between the method of the released scripts and ours, on one random model.
 
-The released scripts ask once per pixel: generate() over image, question and reply, the whole reply decoded token by
-token. Here one look serves all pixels, the questions share its prefix, the fixed words of the reply are given instead
-of decoded, and decoding stops behind the number. A random model does not write such replies by itself, so both ways
-are held to the reply's form by the same rule (fixed words, free digits), and every digit is compared.
+The released scripts ask once for every pixel: generate() reads image and question and decodes the complete reply token
+by token. Here one look serves all pixels, the questions share its prefix, the fixed words of the reply are given
+instead of decoded, and decoding stops after the number. A random model does not write such replies by itself, so the
+same rule forces both methods into the form of the reply (fixed words, free digits), and every digit is compared.
 
   python bench/sparse.py                       a small Qwen3-VL on the CPU
   python bench/sparse.py --device cuda --size 4b     the real 4B configuration, random weights in bfloat16
 
   python bench/sparse.py --marks             pixels marked in the image (DepthLM): every pixel is an image of its own
 
-With --marks nothing of the image can be shared, since the vision tower sees all of it at once: ours looks at several
-copies in one batch, gives the fixed words, and stops behind the number. That is all that can be gained there.
+With --marks the questions cannot share a look, because the vision tower sees the complete image with its mark. Our
+method looks at several copies in one batch, gives the fixed words, and stops after the number; more cannot be gained.
 
-The last line is JSON: ratio_N = seconds of the released way / seconds of ours. Times are the smallest of the repeats.
+The last line is JSON: ratio_N = seconds of the released method / seconds of ours. Each time is the smallest one of the
+repeats.
 """
 
 from __future__ import annotations
@@ -29,18 +30,18 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from depthlm_ros.backends.base import Look, StepInput, StepOutput
-from depthlm_ros.backends.generation import Query, generate, look_at_marked
+from depthlm_ros.backends.generation import Query, generate, look_at_marked_images
 from depthlm_ros.backends.torch_backend import TorchBackend
-from depthlm_ros.families.depthlm import draw_marks
+from depthlm_ros.geometry.visual_prompt import draw_markers
 from depthlm_ros.nets.qwen3vl import Qwen3VLDepth
 
 IMAGE_ID, START, END, HEADER = 1, 2, 3, (4, 5, 6)
 DIGITS = np.arange(10, 20)
 POINT, FIRST_WORD = 20, 30
-# As many tokens as VLM3's question and reply have in Qwen's tokenizer: question with its two coordinates, fixed words
-# before the number, between the two numbers, behind them.
+# The numbers of tokens in VLM3's question and reply with Qwen's tokenizer: the question with its two coordinates, the
+# fixed words before the first number, between the two numbers, and after them.
 QUESTION_TOKENS, BEFORE_NUMBER, BETWEEN_NUMBERS, BEHIND = 83, 8, 16, 5
-NUMBER = 4  # "2.35"
+NUMBER_TOKENS = 4  # "2.35"
 SIZES = {
     # ENGINES.md's small model: vision 6 x 192, language 5 x 256, 448 x 320 px.
     "small": {
@@ -61,21 +62,21 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Form:
-    """What may stand at each step of a reply: one token, or one of the digits (None)."""
+    """The tokens that are possible at each step of a reply: one token id, or any digit (None)."""
 
     steps: tuple[int | None, ...]
 
     @classmethod
     def of_reply(cls) -> Form:
-        """The reply of a point question: words, number, words, number, words."""
+        """Returns the form of the reply to a question about a point: words, number, words, number, words."""
         number = (None, POINT, None, None)
         words = iter(range(FIRST_WORD, 10_000))
         fixed = [tuple(next(words) for _ in range(n)) for n in (BEFORE_NUMBER, BETWEEN_NUMBERS, BEHIND)]
         return cls((*fixed[0], *number, *fixed[1], *number, *fixed[2]))
 
 
-class HeldToForm(LogitsProcessor):
-    """For transformers' generate(): the reply's form, step by step."""
+class FormProcessor(LogitsProcessor):
+    """Forces the replies of transformers' generate() into a form."""
 
     def __init__(self, form: Form, prompt_length: int) -> None:
         self.form, self.prompt_length = form, prompt_length
@@ -88,23 +89,23 @@ class HeldToForm(LogitsProcessor):
         return held
 
 
-class Held(TorchBackend):
-    """Our backend, held to the number's form: the same rule on the probabilities that it reports anyway."""
+class FormBackend(TorchBackend):
+    """Our backend with replies in the form of a number: the same rule, applied to the probabilities that it returns."""
 
-    def step(self, cache, given: StepInput) -> StepOutput:
-        output = super().step(cache, given)
-        at = 0 if given.at == 0 else given.at - self.asked + 1
-        if at == 1:
+    def step(self, cache, step_input: StepInput) -> StepOutput:
+        output = super().step(cache, step_input)
+        step = 0 if step_input.first_slot == 0 else step_input.first_slot - self.question_tokens + 1
+        if step == 1:
             return replace(output, chosen=np.full_like(output.chosen, POINT))
-        if at == NUMBER:
+        if step == NUMBER_TOKENS:
             return replace(output, chosen=np.full_like(output.chosen, END))
         return replace(output, chosen=DIGITS[output.watched.argmax(1)])
 
-    asked = QUESTION_TOKENS + len(HEADER) + BEFORE_NUMBER
+    question_tokens = QUESTION_TOKENS + len(HEADER) + BEFORE_NUMBER
 
 
 def build(size: str, device: str, dtype: torch.dtype) -> Qwen3VLDepth:
-    """A random model of the configuration."""
+    """Returns a random model of one of the SIZES."""
     given = SIZES[size]
     text, vision = given["text"], given["vision"]
     config = Qwen3VLConfig(
@@ -149,7 +150,7 @@ def sections(head_dim: int) -> list[int]:
 
 
 def question(index: int) -> list[int]:
-    """Token ids of the question about one pixel; two of them differ in the coordinates."""
+    """Returns the token ids of the question about one pixel. Questions differ only in the coordinates."""
     ids = np.random.default_rng(index).integers(DIGITS[0], DIGITS[-1] + 1, 8)
     words = np.arange(40, 40 + QUESTION_TOKENS)
     words[12:20] = ids
@@ -157,21 +158,21 @@ def question(index: int) -> list[int]:
 
 
 def marks(pixels: int, image: np.ndarray) -> list[tuple[tuple[float, float], ...]]:
-    """A pixel to be marked for each question."""
+    """Returns the pixels to mark for each question."""
     rng = np.random.default_rng(1)
     height, width = image.shape[:2]
     return [((int(rng.integers(8, width - 8)), int(rng.integers(8, height - 8))),) for _ in range(pixels)]
 
 
 def released(model: Qwen3VLDepth, image: np.ndarray, pixels: int, form: Form, marked: bool) -> list[list[int]]:
-    """One generate() per pixel; the tokens of the replies."""
+    """Runs generate() once for every pixel. Returns the tokens of the replies."""
     vlm: Qwen3VLForConditionalGeneration = model.vlm
     vision = vlm.config.vision_config
-    span = model.span((image.shape[1], image.shape[0]))
+    span = model.image_span((image.shape[1], image.shape[0]))
     replies = []
     for index in range(pixels):
         prompt = [START, *[IMAGE_ID] * span.tokens, START, *question(0 if marked else index), *HEADER]
-        shown = draw_marks(image, np.array(marks(pixels, image)[index])) if marked else image
+        shown = draw_markers(image, np.array(marks(pixels, image)[index])) if marked else image
         ids = torch.tensor([prompt], device=vlm.device)
         patches, grid = to_patches(shown, vision.patch_size, vision.spatial_merge_size)
         with torch.inference_mode():
@@ -185,14 +186,14 @@ def released(model: Qwen3VLDepth, image: np.ndarray, pixels: int, form: Form, ma
                 do_sample=False,
                 eos_token_id=END,
                 pad_token_id=0,
-                logits_processor=LogitsProcessorList([HeldToForm(form, len(prompt))]),
+                logits_processor=LogitsProcessorList([FormProcessor(form, len(prompt))]),
             )
         replies.append(output[0, len(prompt) :].tolist())
     return replies
 
 
 def to_patches(image: np.ndarray, patch: int, merge: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pixels as transformers' image processor hands them over, (patches, 3 * 2 * p * p), and the grid."""
+    """Returns the pixels as transformers' image processor gives them, (patches, 3 * 2 * p * p), and the grid."""
     pixels = torch.from_numpy(image).permute(2, 0, 1).float() / 127.5 - 1.0
     rows, columns = pixels.shape[1] // patch, pixels.shape[2] // patch
     x = pixels[None].repeat(2, 1, 1, 1).reshape(1, 2, 3, rows // merge, merge, patch, columns // merge, merge, patch)
@@ -203,26 +204,28 @@ def to_patches(image: np.ndarray, patch: int, merge: int) -> tuple[torch.Tensor,
 def ours(
     backend: TorchBackend, image: np.ndarray, pixels: int, form: Form, vocab: int, marked: bool
 ) -> list[list[int]]:
-    """One look, all questions behind it; or batches of looks at marked copies. The tokens of the numbers."""
-    stops = np.zeros(vocab, bool)
-    stops[END] = True
+    """Asks all questions after one look, or after looks at batches of marked copies. Returns the numbers as tokens."""
+    is_stop_token = np.zeros(vocab, bool)
+    is_stop_token[END] = True
     forced = [step for step in form.steps[:BEFORE_NUMBER] if step is not None]
-    queries = [Query([*question(0 if marked else i), *HEADER, *forced], stops, NUMBER) for i in range(pixels)]
+    queries = [
+        Query([*question(0 if marked else i), *HEADER, *forced], is_stop_token, NUMBER_TOKENS) for i in range(pixels)
+    ]
     if not marked:
         return [list(reply.ids) for reply in generate(backend, backend.look([image[None]]), queries, DIGITS)]
-    told: list[list[int]] = [[] for _ in queries]
+    numbers_read: list[list[int]] = [[] for _ in queries]
 
     def answer(indices: list[int], look: Look) -> None:
         replies = generate(backend, look, [queries[index] for index in indices], DIGITS)
         for index, reply in zip(indices, replies, strict=True):
-            told[index] = list(reply.ids)
+            numbers_read[index] = list(reply.ids)
 
-    look_at_marked(backend, image, marks(pixels, image), 32, answer)
-    return told
+    look_at_marked_images(backend, image, marks(pixels, image), 32, answer)
+    return numbers_read
 
 
 def least_s(work: Callable[[], object], repeats: int, device: str) -> tuple[float, object]:
-    """Smallest time of several runs, and the last result."""
+    """Returns the smallest time of several runs, and the last result."""
     times, result = [], None
     for _ in range(repeats):
         wait(device)
@@ -239,24 +242,29 @@ def wait(device: str) -> None:
 
 
 def numbers(replies: Sequence[Sequence[int]]) -> list[list[int]]:
-    """The first number of whole replies."""
-    return [list(reply[BEFORE_NUMBER : BEFORE_NUMBER + NUMBER]) for reply in replies]
+    """Returns the first number of each complete reply."""
+    return [list(reply[BEFORE_NUMBER : BEFORE_NUMBER + NUMBER_TOKENS]) for reply in replies]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--size", choices=tuple(SIZES), default=None, help="default: 4b on cuda, else small")
-    parser.add_argument("--marks", action="store_true", help="pixels are marked in the image, as DepthLM has it")
+    parser.add_argument("--marks", action="store_true", help="mark the pixels in the image, as DepthLM does")
     parser.add_argument("--points", type=int, nargs="+", default=[1, 16, 64, 256])
-    parser.add_argument("--repeats", type=int, default=3, help="of both ways; up to 16 points, above that one run each")
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=3,
+        help="runs for up to 16 points; for more there is one run",
+    )
     args = parser.parse_args()
     size = args.size or ("4b" if args.device.startswith("cuda") else "small")
     dtype = torch.bfloat16 if args.device.startswith("cuda") else torch.float32
     model, form = build(size, args.device, dtype), Form.of_reply()
     width, height = SIZES[size]["canvas"]
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    backend = Held(lambda _: model, ([START], [], [START]), device=args.device)
+    backend = FormBackend(lambda _: model, ([START], [], [START]), device=args.device)
     print(f"Qwen3-VL {size}, {width} x {height}, {args.device}, {dtype}, {torch.get_num_threads()} threads")
     vocab = SIZES[size]["vocab"]
     released(model, image, 1, form, args.marks), ours(backend, image, 2, form, vocab, args.marks)
@@ -264,15 +272,17 @@ def main() -> int:
     for pixels in args.points:
         repeats = args.repeats if pixels <= 16 else 1
         slow_s, replies = least_s(lambda n=pixels: released(model, image, n, form, args.marks), repeats, args.device)
-        fast_s, told = least_s(lambda n=pixels: ours(backend, image, n, form, vocab, args.marks), repeats, args.device)
-        same = sum(a == b for a, b in zip(numbers(replies), told, strict=True))
+        fast_s, ours_numbers = least_s(
+            lambda n=pixels: ours(backend, image, n, form, vocab, args.marks), repeats, args.device
+        )
+        same = sum(a == b for a, b in zip(numbers(replies), ours_numbers, strict=True))
         ratio = slow_s / fast_s
         print(
             f"{pixels:4} points: released {slow_s:8.3f} s, ours {fast_s:7.3f} s, {ratio:5.1f} x, same {same}/{pixels}"
         )
         result |= {f"released_s_{pixels}": slow_s, f"ours_s_{pixels}": fast_s, f"same_{pixels}": same / pixels}
         result[f"ratio_{pixels}"] = round(ratio, 2)
-        # In float32 both ways must agree; bfloat16 breaks ties between equally probable digits either way.
+        # In float32 both methods must agree. In bfloat16 a tie between equally probable digits can go either way.
         if same < pixels and dtype is torch.float32:
             print(json.dumps(result))
             raise SystemExit(f"answers differ: {pixels - same} of {pixels}")

@@ -1,10 +1,8 @@
-"""One look at one frame: depth, depth at pixels and answers are read off it, as often as wanted.
+"""What one pass of a model over a frame shows, and everything that can be read from it, as often as needed.
 
-Words held against geometry: an answer is what the model said, what the depth map says, and whether they agree.
-
-What a model said, and what a View needs of the model that said it.
-
-One look at two images together: pixels of the one found in the other, and how the camera moved between them.
+View: one frame: dense depth, depth at pixels, answers to questions. PairView: two frames: pixels of the first found in
+the second, the relative pose, answers. Both ask a LanguageModel and read its GenerationResult. `compose_answer`
+compares what the model says with what the depth map says, so that an answer names a contradiction.
 """
 
 from __future__ import annotations
@@ -18,186 +16,158 @@ from typing import Protocol
 import numpy as np
 
 from depthlm_ros.backends.base import Backend, Look
-from depthlm_ros.backends.generation import Generated
-from depthlm_ros.backends.number_uncertainty import number_distribution, read_number
+from depthlm_ros.backends.generation import GeneratedTokens
+from depthlm_ros.backends.number_uncertainty import find_number, number_distribution
 from depthlm_ros.core import Answer, DepthMap, Matches, Measurement, PointDepths, Question, Region, RelativePose, Status
 from depthlm_ros.errors import BadQuestion
 from depthlm_ros.families.base import Family, Prompt, Reply
-from depthlm_ros.geometry.canonical_view import Placement, centres, in_frame
-from depthlm_ros.geometry.pinhole import backproject, z_from_range
+from depthlm_ros.geometry.canonical_view import CanvasPlacement, region_centres_px
+from depthlm_ros.geometry.pinhole import backproject, check_pixels_inside, nearest_pixel, pixels_inside, z_from_range
 from depthlm_ros.measurement.measure import measure
-from depthlm_ros.model_files.spec import Calibration, ModelSpec
+from depthlm_ros.model_files.spec import ErrorCalibration, ModelSpec
 
-UNITS = {"m": "meters"}
-
-
-def judged(
-    reply: Reply,
-    std: float,
-    confidence: float,
-    depth: DepthMap,
-    uv_px: np.ndarray,
-    regions: Sequence[Region],
-    relative_std: float,
-) -> Answer:
-    """The answer to a question about pixels (N, 2) or regions of the depth map's camera.
-
-    std: standard deviation of the reply's number; relative_std: of the map's depths. Where the number and the map
-    differ by more than both uncertainties together, the text says so and the difference is the uncertainty.
-    points_m: at the pixels, else in the middle of the regions.
-    """
-    measurements = measure(depth, regions, uv_px, relative_std)
-    at_px = uv_px if len(uv_px) else centres(regions)
-    at_px = at_px[in_frame(at_px, depth.intrinsics.size_px)]
-    u, v = np.rint(at_px).astype(int).T
-    points_m = backproject(at_px, depth.depth_m[v, u], depth.intrinsics)
-    text, std = reply.text, std
-    against = counterpart(reply, measurements)
-    if against is not None and abs(reply.value - against.value) > math.hypot(std, against.std):
-        std = abs(reply.value - against.value)
-        text += f" But the depth map says {against.value:.2f} {UNITS.get(against.unit, against.unit)}."
-    return Answer(
-        text, reply.status, reply.value, reply.unit, std, points_m, tuple(regions), confidence, tuple(measurements)
-    )
-
-
-def counterpart(reply: Reply, measurements: Sequence[Measurement]) -> Measurement | None:
-    """The measurement of the quantity that the reply's number is about; None if nothing can be compared."""
-    for measurement in measurements:
-        same = measurement.quantity == reply.quantity and measurement.unit == reply.unit
-        if same and math.isfinite(measurement.value) and math.isfinite(reply.value):
-            return measurement
-    return None
+MAX_QUESTION_CHARS = 2000
+# A model that knows that the camera stood still gives hardly any probability to distances much larger than this.
+SMALL_SPREAD_M = 0.1
+_UNIT_WORDS = {"m": "meters"}
 
 
 @dataclass(frozen=True)
-class Said:
-    """A reply without its forced beginning. pieces: the text of each of its tokens. generated.watched: the log
-    probabilities of digits.SYMBOLS at each."""
+class GenerationResult:
+    """A reply of the model, without its forced beginning.
+
+    token_texts: the text of each token. tokens: the tokens with their probabilities; tokens.watched holds the log
+    probabilities of number_uncertainty.SYMBOLS at every step.
+    """
 
     text: str
-    pieces: tuple[str, ...]
-    generated: Generated
+    token_texts: tuple[str, ...]
+    tokens: GeneratedTokens
 
     @property
-    def probability(self) -> float:
-        """Geometric mean of the probabilities of the chosen tokens."""
-        if not self.generated.log_probability:
-            return math.nan
-        return math.exp(sum(self.generated.log_probability) / len(self.generated.log_probability))
+    def confidence(self) -> float:
+        """Geometric mean of the probabilities of the chosen tokens, 0 to 1; NaN if there are none."""
+        log_probability = self.tokens.log_probability
+        return math.exp(sum(log_probability) / len(log_probability)) if log_probability else math.nan
 
-    def std_of(self, value: float, calibration: Calibration) -> float:
-        """Standard deviation of a number in the reply: the spread of what might have been written instead, together
-        with the model's own relative error; NaN if there is no number."""
-        return math.hypot(calibration.words_spread * self.spread_of(value), calibration.words_relative * value)
+    def number_std(self, value: float, calibration: ErrorCalibration) -> float:
+        """Returns the standard deviation of a number in the reply; NaN if `value` is NaN.
 
-    def spread_of(self, value: float) -> float:
-        """Standard deviation of the numbers that might have been written instead of one in the reply, as likely as the
-        model found them: 0 if the reply has other numbers only, NaN if there is no number."""
+        It combines the spread of the numbers that the model could have written instead with the relative error that
+        was measured on validation data.
+        """
+        return math.hypot(calibration.words_spread * self.number_spread(value), calibration.words_relative * value)
+
+    def number_spread(self, value: float) -> float:
+        """Returns the standard deviation of the numbers that the model could have written instead of `value`.
+
+        They are weighted by the model's own probabilities. Returns 0 if the reply does not contain this number, NaN if
+        `value` is not finite.
+        """
         if not math.isfinite(value):
             return math.nan
-        number, start = read_number(self.pieces, abs(value))
-        return number_distribution(number, self.generated.watched[start:])[1] if number else 0.0
+        number, start = find_number(self.token_texts, abs(value))
+        return number_distribution(number, self.tokens.watched[start:])[1] if number else 0.0
 
 
-class Speaker(Protocol):
-    """A loaded model, as far as views need it."""
+class LanguageModel(Protocol):
+    """The part of a loaded model that the views need."""
 
     spec: ModelSpec
     family: Family
     backend: Backend
 
-    def reply_to(self, look: Look, prompts: Sequence[Prompt]) -> list[Said]:
-        """The model's words after each prompt."""
+    def generate_replies(self, look: Look, prompts: Sequence[Prompt]) -> list[GenerationResult]:
+        """Returns the model's reply to each prompt."""
         ...
 
-    def reply_to_marked(self, canvas: np.ndarray, prompts: Sequence[Prompt]) -> list[Said]:
-        """The model's words after each prompt, on copies of the canvas (h, w, 3) that bear the prompt's marks."""
+    def generate_marked_replies(self, canvas: np.ndarray, prompts: Sequence[Prompt]) -> list[GenerationResult]:
+        """Returns the model's reply to each prompt, about its own copy of the canvas (h, w, 3) with its markers."""
         ...
-
-
-MAX_QUESTION_CHARS = 2000
 
 
 class View:
-    """What one pass over a frame has shown. Nothing is said about pixels that the model did not see.
+    """The result of one pass over a frame. It says nothing about pixels that the model did not see.
 
-    backend_s: seconds that the model itself took for the look.
+    frame: the frame. backend_s: seconds that the backend took for the pass.
     """
 
-    def __init__(self, model: Speaker, placement: Placement, look: Look | None, backend_s: float) -> None:
+    def __init__(self, model: LanguageModel, placement: CanvasPlacement, look: Look | None, backend_s: float) -> None:
+        """look: None for a model without dense depth. It looks when it is first asked about the image as a whole."""
         self.frame, self.backend_s = placement.frame, backend_s
         self._model, self._placement, self._first_look = model, placement, look
 
     def depth(self) -> DepthMap:
-        """Dense depth at the frame's size; NaN where the model does not see the scene.
+        """Returns dense depth at the size of the frame, NaN where the model does not see the scene.
 
         Raises BadQuestion if the model has no depth head.
         """
         return DepthMap(self._depth_m, self.frame.intrinsics, self.frame.stamp_ns, self.frame.frame_id)
 
     def depth_at(self, uv_px: np.ndarray | Sequence) -> PointDepths:
-        """Depth at pixels (N, 2) of the frame: the dense depth at the nearest pixel, or, of a model without dense
-        depth, what it says.
+        """Returns the depth at pixels (N, 2) of the frame: the dense depth of the nearest pixel.
 
-        std_m combines the spread of the map around the pixel with the model's own relative error, as calibrated on its
-        validation scenes. Raises BadQuestion for pixels outside the frame.
+        A model without dense depth is asked in words instead (tell_depth_at). std_m combines the spread of the map
+        around the pixel with the relative error that was measured on validation scenes. Raises BadQuestion for pixels
+        outside the frame.
         """
         if not self._model.spec.head:
             return self.tell_depth_at(uv_px)
-        uv_px = self._placement.checked(uv_px)
-        u, v = np.rint(uv_px).astype(int).T
+        uv_px = check_pixels_inside(uv_px, self.frame.intrinsics.size_px)
+        u, v = nearest_pixel(uv_px).T
         depth_m = self._depth_m[v, u]
         calibration = self._model.spec.calibration
-        spread_m = calibration.dense_spread * spread(self._canvas_depth_m, self._placement.uv_to_canvas(uv_px))
-        std_m = np.hypot(spread_m, calibration.dense_relative * depth_m)
+        local_std_m = local_depth_std(self._canvas_depth_m, self._placement.canonical.uv_to_canvas(uv_px))
+        std_m = np.hypot(calibration.dense_spread * local_std_m, calibration.dense_relative * depth_m)
         return PointDepths(uv_px, depth_m, std_m.astype(np.float32))
 
     def tell_depth_at(self, uv_px: np.ndarray | Sequence) -> PointDepths:
-        """Depth at pixels (N, 2) in the model's words: one question per pixel, all in one batch.
+        """Returns the depth at pixels (N, 2) in the model's words: one question for each pixel, all in one batch.
 
-        std_m is the spread of the numbers that the model might have written instead. Raises BadQuestion for pixels
-        outside the frame.
+        std_m is the calibrated spread of the numbers that the model could have written instead. Raises BadQuestion for
+        pixels outside the frame.
         """
-        uv_px = self._placement.checked(uv_px)
+        uv_px = check_pixels_inside(uv_px, self.frame.intrinsics.size_px)
         depth_m, std_m = np.full((2, len(uv_px)), np.nan, np.float32)
-        visible = np.flatnonzero(self._placement.sees(uv_px))
-        family, size_px = self._model.family, self._placement.size_px
-        prompts = [family.point_prompt(u, v, size_px) for u, v in self._placement.uv_to_canvas(uv_px)[visible]]
-        for index, said in zip(visible, self._say(prompts), strict=True):
-            depth_m[index] = self._z(family.read_point(said.text), uv_px[index])
-            std_m[index] = said.std_of(float(depth_m[index]), self._model.spec.calibration)
+        visible = np.flatnonzero(self._placement.is_visible(uv_px))
+        family, size_px = self._model.family, self._placement.canvas_size_px
+        canvas_px = self._placement.canonical.uv_to_canvas(uv_px[visible])
+        prompts = [family.point_prompt(u, v, size_px) for u, v in canvas_px]
+        for index, result in zip(visible, self._generate(prompts), strict=True):
+            depth_m[index] = self._to_z_m(family.read_point(result.text), uv_px[index])
+            std_m[index] = result.number_std(float(depth_m[index]), self._model.spec.calibration)
         return PointDepths(uv_px, depth_m, std_m)
 
     def ask(self, question: str, uv_px: np.ndarray | Sequence = (), regions: Sequence[Region] = ()) -> Answer:
-        """A question in words, about the image, some pixels (N, 2) or some regions of the frame: see ask_all."""
+        """Answers a question in words about the image, some pixels (N, 2) or some regions of the frame: see ask_all."""
         return self.ask_all([Question(question, np.asarray(uv_px, np.float64).reshape(-1, 2), tuple(regions))])[0]
 
     def ask_all(self, questions: Sequence[Question]) -> list[Answer]:
-        """Many questions in one batch; the answers are those of asking one by one.
+        """Answers many questions in one batch. The answers are the same as those to the questions one by one.
 
-        The model reads the question and names the things it is about; what the depth map says about these, or about
-        the given pixels and regions, is measured (Answer.measurements). Raises BadQuestion if there is nothing to ask,
-        or for pixels and regions that are not seen.
+        The model reads each question and names the objects that it is about. What the depth map says about these
+        objects, or about the pixels and regions of the question, is measured (Answer.measurements). Raises BadQuestion
+        for an empty question, and for pixels and regions that the model does not see.
         """
-        said = self._say([self._prompt(question) for question in questions])
-        replies = [self._model.family.read_reply(each.text, self._placement.size_px) for each in said]
-        asked_for = self._find(questions, said, replies)
-        return [self._answer(*given) for given in zip(questions, said, replies, asked_for, strict=True)]
+        results = self._generate([self._prompt(question) for question in questions])
+        replies = [self._model.family.read_reply(result.text, self._placement.canvas_size_px) for result in results]
+        boxes = self._locate_objects(questions, replies)
+        return [self._answer(*each) for each in zip(questions, results, replies, boxes, strict=True)]
 
     @cached_property
     def _look(self) -> Look:
-        """Looked at when it is first needed: a model that marks pixels in the image has no use for the image itself."""
+        """The look at the whole image. A model that is asked by markers in the image needs none, so it is made late."""
         return self._first_look or self._model.backend.look([self._placement.canvas[None]])
 
     @property
     def _canvas_depth_m(self) -> np.ndarray:
-        if self._look.depth_m is None:
+        """float32 (h, w), z-depth in metres on the canvas. Raises BadQuestion if the model has no depth head."""
+        if self._first_look is None or self._first_look.depth_m is None:
             raise BadQuestion(
                 f"{self._model.spec.name} has no dense depth: ask for the depth at pixels (depth_at; mode: sparse), or "
                 "use depthvlm-4b."
             )
-        return self._look.depth_m[0]
+        return self._first_look.depth_m[0]
 
     @cached_property
     def _depth_m(self) -> np.ndarray:
@@ -207,134 +177,185 @@ class View:
         depth_m.flags.writeable = False
         return depth_m
 
-    def _say(self, prompts: Sequence[Prompt]) -> list[Said]:
-        """The model's replies; prompts that mark pixels are asked on marked copies of the image."""
-        plain = [prompt for prompt in prompts if not prompt.marks_px]
-        marked = [prompt for prompt in prompts if prompt.marks_px]
-        replies = iter(self._model.reply_to(self._look, plain) if plain else [])
-        about_marks = iter(self._model.reply_to_marked(self._placement.canvas, marked) if marked else [])
-        return [next(about_marks if prompt.marks_px else replies) for prompt in prompts]
+    def _generate(self, prompts: Sequence[Prompt]) -> list[GenerationResult]:
+        """Returns the model's replies. Prompts with markers are asked about marked copies of the image."""
+        plain = [prompt for prompt in prompts if not prompt.markers_px]
+        marked = [prompt for prompt in prompts if prompt.markers_px]
+        to_plain = iter(self._model.generate_replies(self._look, plain) if plain else [])
+        to_marked = iter(self._model.generate_marked_replies(self._placement.canvas, marked) if marked else [])
+        return [next(to_marked if prompt.markers_px else to_plain) for prompt in prompts]
 
     def _prompt(self, question: Question) -> Prompt:
         check_question(question.text)
-        canvas = self._placement.uv_to_canvas(self._placement.seen(question.uv_px))
+        canvas_px = self._placement.canonical.uv_to_canvas(self._placement.check_visible(question.uv_px))
         boxes = [self._placement.region_to_canvas(region) for region in question.regions]
-        return self._model.family.question_prompt(question.text, canvas, boxes, self._placement.size_px)
+        return self._model.family.question_prompt(question.text, canvas_px, boxes, self._placement.canvas_size_px)
 
-    def _find(self, questions: Sequence[Question], said: Sequence[Said], replies: Sequence) -> list[tuple[Region, ...]]:
-        """Boxes on the canvas of the things that each question is about, where neither the question nor the reply has
-        any: the model is asked for them, all in one batch."""
-        found: list[tuple[Region, ...]] = [reply.boxes for reply in replies]
+    def _locate_objects(self, questions: Sequence[Question], replies: Sequence[Reply]) -> list[tuple[Region, ...]]:
+        """Returns the boxes on the canvas of the objects that each question is about.
+
+        If neither a question nor its reply has boxes or pixels, the model is asked where the objects are, for all such
+        questions in one batch.
+        """
+        boxes: list[tuple[Region, ...]] = [reply.boxes for reply in replies]
         if not ("boxes" in self._model.family.abilities and self._model.spec.head):
-            return found
-        lost = [
+            return boxes
+        missing = [
             index
             for index, (question, reply) in enumerate(zip(questions, replies, strict=True))
             if reply.status is Status.OK and not (reply.boxes or question.regions or len(question.uv_px))
         ]
-        prompts = [self._model.family.find_prompt(questions[index].text) for index in lost]
-        for index, reply in zip(lost, self._say(prompts) if prompts else [], strict=True):
-            found[index] = self._model.family.read_found(reply.text, self._placement.size_px)
-        return found
+        prompts = [self._model.family.find_prompt(questions[index].text) for index in missing]
+        for index, result in zip(missing, self._generate(prompts) if prompts else [], strict=True):
+            boxes[index] = self._model.family.read_boxes(result.text, self._placement.canvas_size_px)
+        return boxes
 
-    def _answer(self, question: Question, said: Said, reply, boxes: tuple[Region, ...]) -> Answer:
-        if not said.generated.finished:
-            return Answer(said.text, Status.NOT_UNDERSTOOD)
+    def _answer(self, question: Question, result: GenerationResult, reply: Reply, boxes: tuple[Region, ...]) -> Answer:
+        if not result.tokens.finished:
+            return Answer(result.text, Status.NOT_UNDERSTOOD)
+        confidence = result.confidence
         if reply.status is not Status.OK:
-            return Answer(reply.text, reply.status, confidence=said.probability)
+            return Answer(reply.text, reply.status, confidence=confidence)
         named = (self._placement.region_to_image(box) for box in boxes)
-        # What the model names outside the image has nothing left of it.
+        # A box outside the image is clipped to nothing.
         regions = question.regions or tuple(box for box in named if box.width_px > 0 and box.height_px > 0)
-        std = said.std_of(reply.value, self._model.spec.calibration)
+        std = result.number_std(reply.value, self._model.spec.calibration)
         if not self._model.spec.head:
             words = (reply.text, reply.status, reply.value, reply.unit, std)
-            return Answer(*words, regions=regions, confidence=said.probability)
-        relative = self._model.spec.calibration.dense_relative
-        return judged(reply, std, said.probability, self.depth(), question.uv_px, regions, relative)
+            return Answer(*words, regions=regions, confidence=confidence)
+        relative_std = self._model.spec.calibration.dense_relative
+        return compose_answer(reply, std, confidence, self.depth(), question.uv_px, regions, relative_std)
 
-    def _z(self, told_m: float, uv_px: np.ndarray) -> float:
-        """z of a depth that the model told at a pixel: some checkpoints learnt distances along the ray."""
+    def _to_z_m(self, reply_m: float, uv_px: np.ndarray) -> float:
+        """Converts a depth in the model's words to z-depth: some checkpoints give the distance along the ray."""
         if self._model.spec.depth_type != "range":
-            return told_m
-        return float(z_from_range(uv_px[None], np.array([told_m]), self.frame.intrinsics)[0])
+            return reply_m
+        return float(z_from_range(uv_px[None], np.array([reply_m]), self.frame.intrinsics)[0])
+
+
+class PairView:
+    """The result of one pass over two frames together.
+
+    frames: the two frames. backend_s: seconds that the backend took for the pass.
+    """
+
+    def __init__(
+        self, model: LanguageModel, first: CanvasPlacement, second: CanvasPlacement, look: Look, backend_s: float
+    ) -> None:
+        self.frames, self.backend_s = (first.frame, second.frame), backend_s
+        self._model, self._first, self._second, self._look = model, first, second, look
+
+    def match(self, uv_px: np.ndarray | Sequence) -> Matches:
+        """Returns where pixels (N, 2) of the first frame are in the second frame, in the model's words.
+
+        Raises BadQuestion for pixels outside the first frame, or if the model cannot match pixels.
+        """
+        uv_px = self._first.check_visible(uv_px)
+        family, size_px = self._model.family, self._first.canvas_size_px
+        prompts = [family.match_prompt(u, v, size_px) for u, v in self._first.canonical.uv_to_canvas(uv_px)]
+        results = self._model.generate_replies(self._look, prompts)
+        canvas_px = np.array([self._read_match_px(result) for result in results]).reshape(-1, 2)
+        matched_px = self._second.canonical.uv_to_image(canvas_px)
+        matched_px[~pixels_inside(matched_px, self._second.frame.intrinsics.size_px)] = math.nan
+        return Matches(uv_px, matched_px, tuple(result.text for result in results))
+
+    def pose(self) -> RelativePose:
+        """Returns the pose of the second camera in the first camera's frame, in the model's words.
+
+        The distance, and with it the translation, is unknown (NaN) if the model gave other distances about the same
+        probability. Raises BadQuestion if the model cannot say a pose.
+        """
+        prompts = self._model.family.pose_prompts()
+        results = self._model.generate_replies(self._look, list(prompts.values()))
+        finished = {name: result for name, result in zip(prompts, results, strict=True) if result.tokens.finished}
+        pose = self._model.family.read_pose({name: result.text for name, result in finished.items()})
+        if "distance" not in finished or _is_distance_certain(pose.distance_m, finished["distance"]):
+            return pose
+        return replace(pose, translation_m=np.full(3, np.nan), distance_m=math.nan)
+
+    def ask(self, question: str) -> Answer:
+        """Answers a question in words about both images, without measurements. Raises BadQuestion if it is empty."""
+        check_question(question)
+        no_pixels, size_px = np.zeros((0, 2)), self._first.canvas_size_px
+        prompt = self._model.family.question_prompt(question, no_pixels, (), size_px)
+        result = self._model.generate_replies(self._look, [prompt])[0]
+        if not result.tokens.finished:
+            return Answer(result.text, Status.NOT_UNDERSTOOD)
+        reply = self._model.family.read_reply(result.text, size_px)
+        std = result.number_std(reply.value, self._model.spec.calibration)
+        return Answer(reply.text, reply.status, reply.value, reply.unit, std, confidence=result.confidence)
+
+    def _read_match_px(self, result: GenerationResult) -> tuple[float, float]:
+        """Returns a pixel of the second canvas; NaN for a reply that was cut off: its last number may be incomplete."""
+        if not result.tokens.finished:
+            return math.nan, math.nan
+        return self._model.family.read_match(result.text, self._second.canvas_size_px)
+
+
+def _is_distance_certain(distance_m: float, result: GenerationResult) -> bool:
+    """Returns whether a distance is larger than the spread of what the model could have written instead.
+
+    A small spread (SMALL_SPREAD_M) is certain in any case. This is not the calibrated standard deviation, which was
+    fitted on depths: no depth is zero, and it trusts the digits.
+    """
+    return not result.number_spread(distance_m) > max(distance_m, SMALL_SPREAD_M)
 
 
 def check_question(text: str) -> None:
-    """Raises BadQuestion if there is nothing to ask or too much."""
+    """Raises BadQuestion for an empty question and for one that is too long."""
     if not text.strip():
         raise BadQuestion('the question is empty: ask for example "How far is the red box?".')
     if len(text) > MAX_QUESTION_CHARS:
         raise BadQuestion(f"the question has {len(text)} characters: at most {MAX_QUESTION_CHARS} are taken.")
 
 
-def spread(depth_m: np.ndarray, uv_px: np.ndarray) -> np.ndarray:
-    """float64 (N,): standard deviation of the map over the 3 x 3 pixels around each (u, v)."""
+def compose_answer(
+    reply: Reply,
+    std: float,
+    confidence: float,
+    depth: DepthMap,
+    uv_px: np.ndarray,
+    regions: Sequence[Region],
+    relative_std: float,
+) -> Answer:
+    """Returns the answer to a question about pixels (N, 2) or regions of a depth map, with its measurements.
+
+    std: standard deviation of the number in the reply. relative_std: standard deviation of the map's depths, as a share
+    of the depth. If the number and the map differ by more than hypot(both standard deviations), the text says so, and
+    the difference becomes the standard deviation of the answer. The answer's points_m lie at the pixels or, without
+    pixels, in the middle of the regions; only those inside the image are there.
+    """
+    measurements = measure(depth, regions, uv_px, relative_std)
+    at_px = uv_px if len(uv_px) else region_centres_px(regions)
+    height, width = depth.depth_m.shape
+    at_px = at_px[pixels_inside(at_px, (width, height))]
+    u, v = nearest_pixel(at_px).T
+    points_m = backproject(at_px, depth.depth_m[v, u], depth.intrinsics)
+    text, measured = reply.text, find_comparable_measurement(reply, measurements)
+    if measured is not None and abs(reply.value - measured.value) > math.hypot(std, measured.std):
+        std = abs(reply.value - measured.value)
+        text += f" But the depth map says {measured.value:.2f} {_UNIT_WORDS.get(measured.unit, measured.unit)}."
+    return Answer(
+        text, reply.status, reply.value, reply.unit, std, points_m, tuple(regions), confidence, tuple(measurements)
+    )
+
+
+def find_comparable_measurement(reply: Reply, measurements: Sequence[Measurement]) -> Measurement | None:
+    """Returns the first measurement of the same quantity, in the same unit, as the number in the reply.
+
+    Returns None if there is none, or if the number or the measurement is not finite.
+    """
+    for measurement in measurements:
+        is_same = measurement.quantity == reply.quantity and measurement.unit == reply.unit
+        if is_same and math.isfinite(measurement.value) and math.isfinite(reply.value):
+            return measurement
+    return None
+
+
+def local_depth_std(depth_m: np.ndarray, uv_px: np.ndarray) -> np.ndarray:
+    """Returns float64 (N,): standard deviation of a depth map (h, w) over the 3 x 3 pixels around each (u, v)."""
     height, width = depth_m.shape
     u = np.clip(np.rint(uv_px[:, 0]).astype(int), 0, width - 1)
     v = np.clip(np.rint(uv_px[:, 1]).astype(int), 0, height - 1)
     padded = np.pad(depth_m.astype(np.float64), 1, mode="edge")
     return np.stack([padded[v + dv, u + du] for dv in range(3) for du in range(3)]).std(0)
-
-
-# A model that knows that the camera stood still finds no distance likely that is much larger.
-SMALL_SPREAD_M = 0.1
-
-
-class PairView:
-    """What one pass over two frames has shown.
-
-    backend_s: seconds that the model itself took for the look.
-    """
-
-    def __init__(self, model: Speaker, first: Placement, second: Placement, look: Look, backend_s: float) -> None:
-        self.frames, self.backend_s = (first.frame, second.frame), backend_s
-        self._model, self._first, self._second, self._look = model, first, second, look
-
-    def match(self, uv_px: np.ndarray | Sequence) -> Matches:
-        """Where pixels (N, 2) of the first frame are in the second, in the model's words.
-
-        Raises BadQuestion for pixels outside the first frame, or if the model cannot match pixels.
-        """
-        uv_px = self._first.seen(uv_px)
-        family, size_px = self._model.family, self._first.size_px
-        prompts = [family.match_prompt(u, v, size_px) for u, v in self._first.uv_to_canvas(uv_px)]
-        said = self._model.reply_to(self._look, prompts)
-        told_px = np.array([self._read(each) for each in said]).reshape(-1, 2)
-        matched_px = self._second.canonical.uv_to_image(told_px)
-        matched_px[~self._second.in_frame(matched_px)] = math.nan
-        return Matches(uv_px, matched_px, tuple(each.text for each in said))
-
-    def pose(self) -> RelativePose:
-        """Pose of the second camera in the first, in the model's words. A distance that might as well have been any
-        other is unknown, and with it the translation. Raises BadQuestion if the model cannot."""
-        prompts = self._model.family.pose_prompts()
-        replies = self._model.reply_to(self._look, list(prompts.values()))
-        whole = {name: said for name, said in zip(prompts, replies, strict=True) if said.generated.finished}
-        pose = self._model.family.read_pose({name: said.text for name, said in whole.items()})
-        if "distance" not in whole or self._is_told(pose.distance_m, whole["distance"]):
-            return pose
-        return replace(pose, translation_m=np.full(3, np.nan), distance_m=math.nan)
-
-    def ask(self, question: str) -> Answer:
-        """A question in words about both images; nothing is measured. Raises BadQuestion if there is nothing to ask."""
-        check_question(question)
-        nowhere, size_px = np.zeros((0, 2)), self._first.size_px
-        said = self._model.reply_to(self._look, [self._model.family.question_prompt(question, nowhere, (), size_px)])[0]
-        if not said.generated.finished:
-            return Answer(said.text, Status.NOT_UNDERSTOOD)
-        reply = self._model.family.read_reply(said.text, size_px)
-        std = said.std_of(reply.value, self._model.spec.calibration)
-        return Answer(reply.text, reply.status, reply.value, reply.unit, std, confidence=said.probability)
-
-    def _is_told(self, distance_m: float, said: Said) -> bool:
-        """Whether a distance is larger than the spread of what might have been written instead, or that is small.
-
-        Not the calibrated standard deviation: that was fitted on depths, of which none is zero, and trusts the digits.
-        """
-        return not said.spread_of(distance_m) > max(distance_m, SMALL_SPREAD_M)
-
-    def _read(self, said: Said) -> tuple[float, float]:
-        """A pixel of the second canvas. A reply that was cut off is not read: its last number may be half a one."""
-        if not said.generated.finished:
-            return math.nan, math.nan
-        return self._model.family.read_match(said.text, self._second.size_px)

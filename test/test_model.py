@@ -1,4 +1,4 @@
-"""One look serves depth and any number of questions, and says nothing about what it did not see."""
+"""One look gives depth and the answers to any number of questions, and nothing about pixels that it did not see."""
 
 import gc
 import weakref
@@ -28,7 +28,7 @@ def view(model):
     return model.look(noise())
 
 
-def test_depth_has_the_frames_size_header_and_camera(view):
+def test_depth_has_the_size_header_and_camera_of_the_frame(view):
     depth = view.depth()
     assert depth.depth_m.shape == (480, 640)
     assert depth.depth_m.dtype == np.float32
@@ -37,7 +37,7 @@ def test_depth_has_the_frames_size_header_and_camera(view):
     assert (depth.depth_m > 0).all()
 
 
-def test_what_lies_outside_every_canvas_is_unknown(model):
+def test_depth_outside_every_canvas_is_unknown(model):
     # 640 px at a focal length of 150 px is a field of view of 130 degrees: more than any canvas holds.
     wide = model.look(noise(focal=150.0))
     depth_m = wide.depth().depth_m
@@ -50,14 +50,14 @@ def test_what_lies_outside_every_canvas_is_unknown(model):
     assert np.isnan(wide.tell_depth_at(np.array([[0.0, 0.0]])).depth_m).all()
 
 
-def test_depth_at_a_pixel_is_the_dense_map_there(view):
+def test_depth_at_a_pixel_equals_the_dense_map(view):
     uv_px = np.random.default_rng(3).integers(0, 480, (50, 2))
     at = view.depth_at(uv_px)
     np.testing.assert_array_equal(at.depth_m, view.depth().depth_m[uv_px[:, 1], uv_px[:, 0]])
     assert (at.std_m >= 0).all()
 
 
-def test_questions_about_what_the_model_does_not_see_are_refused(model):
+def test_questions_about_pixels_that_the_model_does_not_see_are_refused(model):
     wide = model.look(noise(focal=150.0))
     with pytest.raises(BadQuestion, match=r"does not see pixel \(0, 0\)"):
         wide.ask("How far is this point?", [(0.0, 0.0)])
@@ -65,7 +65,7 @@ def test_questions_about_what_the_model_does_not_see_are_refused(model):
         wide.ask("How far is this object?", regions=[Region(0, 0, 20, 20)])
 
 
-def test_pixels_that_rectification_left_empty_are_unknown(model):
+def test_depth_is_unknown_where_rectification_left_no_image(model):
     frame = noise()
     seen = np.ones((480, 640), bool)
     seen[:100] = False
@@ -84,7 +84,7 @@ def test_an_impossible_region_is_refused(view, box):
         view.ask("How far is this object?", regions=[Region(*box)])
 
 
-def test_many_questions_in_one_batch_equal_one_by_one(view):
+def test_questions_in_one_batch_get_the_same_answers_as_one_by_one(view):
     questions = [
         Question("How far is the red box?"),
         Question("How far is this point?", np.array([[320.0, 240.0]])),
@@ -97,45 +97,45 @@ def test_many_questions_in_one_batch_equal_one_by_one(view):
     assert view.ask_all([]) == []
 
 
-def test_a_question_of_too_many_tokens_is_refused_before_it_takes_the_memory(view):
+def test_a_question_with_too_many_tokens_is_refused_before_it_uses_memory(view):
     with pytest.raises(BadQuestion, match="at most 512"):
         view.ask("\U0001f600" * 2000)
     with pytest.raises(BadQuestion, match="at most 512"):
         view.ask("Which point is closer?", np.full((200, 2), 300.0))
 
 
-def test_many_points_in_one_batch_equal_one_by_one(view):
+def test_points_in_one_batch_get_the_same_depth_as_one_by_one(view):
     uv_px = np.random.default_rng(4).uniform(0, 479, (40, 2))
     together = view.tell_depth_at(uv_px).depth_m
     apart = np.array([view.tell_depth_at(uv_px[i : i + 1]).depth_m[0] for i in range(len(uv_px))])
     np.testing.assert_array_equal(together, apart)
 
 
-def test_questions_of_different_lengths_in_one_batch_equal_one_by_one(model, view):
+def test_questions_of_different_lengths_get_the_same_tokens_as_one_by_one(model, view):
     texts = [
         "How far is the red box?",
         "distance to the table",
         "Which is closer, the blue ball or the green box?",
         "a",
     ]
-    queries = [Query(model.tokenizer.encode(text + model.chat.header).ids, model._ends, 12) for text in texts]
+    queries = [Query(model.tokenizer.encode(text + model.chat.header).ids, model._is_end_token, 12) for text in texts]
     watched = np.array([0])
     together = [reply.ids for reply in generate(model.backend, view._look, queries, watched)]
     assert together == [generate(model.backend, view._look, [query], watched)[0].ids for query in queries]
 
 
-def test_an_output_that_is_no_entry_of_the_tokenizer_ends_a_reply_unfinished(model, view):
+def test_a_token_that_the_tokenizer_does_not_have_cuts_the_reply_off(model, view):
     query = Query(model.tokenizer.encode("How far is the red box?" + model.chat.header).ids, np.zeros(2, bool), 12)
     (reply,) = generate(model.backend, view._look, [query], np.array([0]))
     assert reply.ids == () and not reply.finished
 
 
-def test_words_that_contradict_the_map_say_so(view):
-    """Every distance in words either agrees with the depth at its own point, or is doubted aloud and in its std."""
+def test_answers_name_every_contradiction_between_words_and_depth_map(view):
+    """Every distance in words agrees with the depth at its point, or the text and the std say that it does not."""
     questions = [Question("How far is this point?", np.array([[u, 240.0]])) for u in range(60, 600, 30)]
-    said = [answer for answer in view.ask_all(questions) if answer.status is Status.OK]
-    assert said
-    for answer in said:
+    answers = [answer for answer in view.ask_all(questions) if answer.status is Status.OK]
+    assert answers
+    for answer in answers:
         measured = answer.measurements[0]
         assert (measured.quantity, measured.unit) == ("distance", "m")
         assert measured.value == pytest.approx(np.linalg.norm(answer.points_m[0]), rel=1e-5)
@@ -146,13 +146,13 @@ def test_words_that_contradict_the_map_say_so(view):
             assert apart_m <= np.hypot(answer.std, measured.std)
 
 
-def test_no_points_is_no_question(view):
+def test_no_points_give_empty_results(view):
     assert view.tell_depth_at(np.zeros((0, 2))).depth_m.shape == (0,)
     assert view.depth_at(np.zeros((0, 2))).depth_m.shape == (0,)
 
 
 @pytest.mark.parametrize("uv", [(-1.0, 0.0), (640.0, 0.0), (0.0, 480.0), (np.nan, 3.0), (np.inf, 3.0)])
-def test_a_pixel_outside_the_image_is_named(view, uv):
+def test_a_pixel_outside_the_image_is_refused_with_the_size(view, uv):
     with pytest.raises(BadQuestion, match="outside the 640 x 480 image"):
         view.ask("How far is this point?", [uv])
     with pytest.raises(BadQuestion, match="outside"):
@@ -165,7 +165,7 @@ def test_an_empty_question_is_refused(view, question):
         view.ask(question)
 
 
-def test_a_huge_question_is_refused_with_its_length(view):
+def test_a_very_long_question_is_refused_with_its_length(view):
     with pytest.raises(BadQuestion, match="100000 characters"):
         view.ask("x" * 100_000)
 
@@ -182,13 +182,13 @@ def test_strange_questions_get_an_answer_or_not_understood(view, question):
 @pytest.mark.parametrize(
     "camera", [(1e7, 1e7, 320, 240), (560, 1e300, 320, 240), (560, 560, 1e5, 240), (560, 560, 320, -9e9)]
 )
-def test_cameras_that_cannot_be_are_refused_with_their_numbers(model, camera):
+def test_impossible_cameras_are_refused_with_their_numbers(model, camera):
     frame = replace(noise(), intrinsics=Intrinsics(*camera, 640, 480))
     with pytest.raises(BadIntrinsics, match="640 x 480"):
         model.look(frame)
 
 
-def test_a_model_that_is_dropped_is_freed_at_once():
+def test_a_model_without_references_is_freed_immediately():
     model = load_model("tiny", threads=1)
     model.look(noise())
     alive = weakref.ref(model)
@@ -200,7 +200,7 @@ def test_a_model_that_is_dropped_is_freed_at_once():
         gc.enable()
 
 
-def test_cameras_of_any_kind_are_looked_at(model):
+def test_small_wide_and_long_cameras_all_give_depth(model):
     for width, height, focal in [(5, 5, 1.0), (16, 2000, 300.0), (1280, 720, 900.0), (64, 48, 900.0), (3, 3, 0.01)]:
         depth_m = model.look(noise(width, height, focal)).depth().depth_m
         assert depth_m.shape == (height, width)

@@ -1,5 +1,8 @@
-"""Every published system end to end on small random checkpoints of its architecture: a name and a folder in, and
-exactly the tokens out that transformers' generate() gives for the same images and the released prompt."""
+"""Every published system end to end, on small random checkpoints of its architecture.
+
+A name and a folder go in. The tokens that come out are exactly those of transformers' generate() for the same images
+and the released prompt.
+"""
 
 from dataclasses import replace
 
@@ -15,7 +18,7 @@ from depthlm_ros.core import Frame, Intrinsics  # noqa: E402
 from depthlm_ros.errors import BackendFailed, BadBundle, BadQuestion  # noqa: E402
 from depthlm_ros.families import depthlm, vlm3  # noqa: E402
 from depthlm_ros.families.base import Prompt  # noqa: E402
-from depthlm_ros.families.depthlm import draw_marks  # noqa: E402
+from depthlm_ros.geometry.visual_prompt import draw_markers  # noqa: E402
 from depthlm_ros.model import load_model  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -35,7 +38,7 @@ CAMERA = Intrinsics(1000.0, 1000.0, 79.5, 59.5, 160, 120)
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Checkpoint folders by architecture, and one with a depth head."""
+    """Folders of checkpoints by architecture, and one with a depth head."""
     made = {}
     for architecture in KINDS:
         made[architecture] = tmp_path_factory.mktemp(architecture)
@@ -65,7 +68,7 @@ def frame():
 
 
 def transformers_reply(model, folder, canvases, text, count):
-    """Ids that transformers' own model generates for images and text in the chat's form, from the same pixels."""
+    """Returns the token ids that transformers' own model generates for the same pixels and text, in the chat's form."""
     from transformers import AutoModelForImageTextToText
 
     reference = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
@@ -85,7 +88,7 @@ def transformers_reply(model, folder, canvases, text, count):
 
 
 def image_text(model, canvas, pad):
-    """What stands for an image in the prompt's text."""
+    """Returns the text that stands for an image in the prompt."""
     side = model.spec.pixels_per_token
     rows, columns = canvas.shape[0] // side, canvas.shape[1] // side
     if model.spec.architecture != "llava":
@@ -94,7 +97,7 @@ def image_text(model, canvas, pad):
 
 
 def pixels(model, canvases):
-    """The images as transformers' processors hand them over."""
+    """Returns the images in the form that transformers' processors give them."""
     if model.spec.architecture == "llava":
         arrays = [(torch.from_numpy(canvas).permute(2, 0, 1).float() - 0.5) / 0.5 for canvas in canvases]
         return {"pixel_values": torch.stack(arrays), "image_sizes": torch.tensor([c.shape[:2] for c in canvases])}
@@ -109,68 +112,71 @@ def pixels(model, canvases):
 
 
 def our_reply(model, looked, prompt, count):
-    """Ids that our path decodes freely, none of which may end it."""
+    """Returns the token ids that our path decodes without forced words and without an end token."""
     free = replace(prompt, forced="", number_only=False, max_new_tokens=count)
-    ends, model._ends = model._ends, np.zeros_like(model._ends)
+    is_end_token, model._is_end_token = model._is_end_token, np.zeros_like(model._is_end_token)
     try:
-        return list(looked(free).generated.ids)
+        return list(looked(free).tokens.ids)
     finally:
-        model._ends = ends
+        model._is_end_token = is_end_token
 
 
 @pytest.mark.parametrize("name", [name for name in SYSTEMS if "depthlm" not in name and name[:6] != "vlm3-c"])
-def test_one_look_says_what_generate_says(models_by_name, folders, frame, name):
+def test_replies_after_one_look_equal_those_of_generate(models_by_name, folders, frame, name):
     model = models_by_name(name)
     view = model.look(frame)
     canvas = view._placement.canvas
     prompt = Prompt("How far is the door?")
     expected = transformers_reply(model, folders.get(name, folders[SYSTEMS[name]]), [canvas], prompt.text, 12)
-    assert our_reply(model, lambda p: model.reply_to(view._look, [p])[0], prompt, 12) == expected
+    assert our_reply(model, lambda p: model.generate_replies(view._look, [p])[0], prompt, 12) == expected
 
 
 @pytest.mark.parametrize("name", ["depthlm-12b", "depthlm-3b"])
-def test_marked_images_say_what_generate_says_of_each(models_by_name, folders, frame, name):
+def test_replies_to_marked_images_equal_those_of_generate(models_by_name, folders, frame, name):
     model = models_by_name(name)
     view = model.look(frame)
     canvas = view._placement.canvas
     uv_px = np.array([[40.0, 30.0], [70.0, 50.0], [20.0, 60.0]])
-    prompts = [model.family.point_prompt(u, v, view._placement.size_px) for u, v in view._placement.uv_to_canvas(uv_px)]
+    prompts = [
+        model.family.point_prompt(u, v, view._placement.canvas_size_px)
+        for u, v in view._placement.canonical.uv_to_canvas(uv_px)
+    ]
     for prompt in prompts:
-        marked = draw_marks(canvas, np.array(prompt.marks_px))
+        marked = draw_markers(canvas, np.array(prompt.markers_px))
         expected = transformers_reply(model, folders[SYSTEMS[name]], [marked], depthlm.POINT_QUESTION, 8)
-        assert our_reply(model, lambda p: model.reply_to_marked(canvas, [p])[0], prompt, 8) == expected
-    together = model.reply_to_marked(canvas, prompts)
-    alone = [model.reply_to_marked(canvas, [prompt])[0] for prompt in prompts]
-    assert [said.generated.ids for said in together] == [said.generated.ids for said in alone]
+        assert our_reply(model, lambda p: model.generate_marked_replies(canvas, [p])[0], prompt, 8) == expected
+    together = model.generate_marked_replies(canvas, prompts)
+    alone = [model.generate_marked_replies(canvas, [prompt])[0] for prompt in prompts]
+    assert [result.tokens.ids for result in together] == [result.tokens.ids for result in alone]
 
 
 @pytest.mark.parametrize("name", ["vlm3-corr", "vlm3-pose", "depthlm-12b", "qwen2.5-vl-3b"])
-def test_two_images_say_what_generate_says(models_by_name, folders, frame, name):
+def test_replies_to_two_images_equal_those_of_generate(models_by_name, folders, frame, name):
     model = models_by_name(name)
     other = Frame(frame.rgb[::-1].copy(), CAMERA)
     pair = model.look_pair(frame, other)
     canvases = [pair._first.canvas, pair._second.canvas]
-    text = vlm3.Vlm3Corr().match_prompt(10.0, 20.0, pair._first.size_px).text
+    text = vlm3.Vlm3Corr().match_prompt(10.0, 20.0, pair._first.canvas_size_px).text
     expected = transformers_reply(model, folders[SYSTEMS[name]], canvases, text, 8)
-    assert our_reply(model, lambda p: model.reply_to(pair._look, [p])[0], Prompt(text), 8) == expected
+    assert our_reply(model, lambda p: model.generate_replies(pair._look, [p])[0], Prompt(text), 8) == expected
 
 
-def test_points_at_the_border_are_asked_about_like_all_others(models_by_name, frame):
-    """The released evaluation drops them; here the image is widened."""
+def test_points_at_the_border_are_asked_about_on_a_widened_image(models_by_name, frame):
+    """The released evaluation leaves these points out."""
     model = models_by_name("depthlm-12b")
     asked = []
     looked = model.backend.look
     model.backend.look = lambda images: asked.append(images[0].shape) or looked(images)
     try:
-        told = model.look(frame).tell_depth_at([(0, 0), (80, 60), (140, 2)])
+        depths = model.look(frame).tell_depth_at([(0, 0), (80, 60), (140, 2)])
     finally:
         del model.backend.look
-    assert told.depth_m.shape == (3,)
+    assert depths.depth_m.shape == (3,)
     (_, height, width, _), wider = asked
     assert wider == (2, height + 32, width + 32, 3)
 
 
-def test_a_depth_head_gives_depth_and_words_from_one_look(models_by_name, frame):
+def test_depth_and_answers_come_from_one_look(models_by_name, frame):
     model = models_by_name("depthvlm-4b")
     looks = []
     looked = model.backend.look
@@ -185,7 +191,7 @@ def test_a_depth_head_gives_depth_and_words_from_one_look(models_by_name, frame)
     assert answer.text is not None and looks == [1]
 
 
-def test_a_model_without_a_depth_head_says_so(models_by_name, frame):
+def test_a_model_without_a_depth_head_refuses_dense_depth(models_by_name, frame):
     view = models_by_name("vlm3-depth").look(frame)
     with pytest.raises(BadQuestion, match=r"vlm3-depth has no dense depth.*mode: sparse"):
         view.depth()
@@ -193,27 +199,27 @@ def test_a_model_without_a_depth_head_says_so(models_by_name, frame):
 
 
 @pytest.mark.parametrize(
-    ("name", "wanted"), [("depthvlm-4b", "vlm3-corr"), ("vlm3-depth", "vlm3-corr"), ("vlm3-pose", "vlm3-corr")]
+    ("name", "better"), [("depthvlm-4b", "vlm3-corr"), ("vlm3-depth", "vlm3-corr"), ("vlm3-pose", "vlm3-corr")]
 )
-def test_what_a_model_cannot_do_is_said_with_the_model_that_can(models_by_name, frame, name, wanted):
-    with pytest.raises(BadQuestion, match=wanted):
+def test_an_error_names_the_model_that_can_do_it(models_by_name, frame, name, better):
+    with pytest.raises(BadQuestion, match=better):
         models_by_name(name).look_pair(frame, frame).match([(1, 1)])
 
 
-def test_babble_gives_no_match_and_no_pose(models_by_name, frame):
+def test_meaningless_replies_give_no_match_and_no_pose(models_by_name, frame):
     matches = models_by_name("vlm3-corr").look_pair(frame, frame).match([(5, 5), (100, 80)])
     assert np.isnan(matches.matched_px).all() and matches.matched_px.shape == (2, 2)
     pose = models_by_name("vlm3-pose").look_pair(frame, frame).pose()
     assert np.isnan(pose.rotation).all() and np.isnan(pose.translation_m).all()
 
 
-def test_weights_that_are_another_model_are_refused(folders):
+def test_the_weights_of_another_model_are_refused(folders):
     with pytest.raises(BadBundle, match=r"qwen3_vl.*depthlm-12b|depthlm-12b.*llava"):
         load_model(f"depthlm-12b={folders['qwen3_vl']}", device="cpu")
     with pytest.raises(BadBundle, match="depth"):
         load_model(f"depthvlm-4b={folders['qwen3_vl']}", device="cpu")
 
 
-def test_onnx_runtime_refuses_a_checkpoint_with_the_way_out(folders):
+def test_onnx_runtime_refuses_a_checkpoint_and_says_what_to_do(folders):
     with pytest.raises(BackendFailed, match="backend torch, or export"):
         load_model(f"vlm3-depth={folders['qwen3_vl']}", backend="onnxruntime")

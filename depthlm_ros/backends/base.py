@@ -1,28 +1,32 @@
-"""What a runtime must offer: look at images, then step over text behind them."""
+"""The interface of a backend: look at images once, then run text after them, as often as needed.
+
+A backend runs a loaded model. It has three calls: `look` encodes the images of a prompt, `cache` reserves memory for
+the text of some questions after them, and `step` runs a piece of that text.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from depthlm_ros.errors import BadQuestion
-from depthlm_ros.model_files.bundle import Bundle
+# Keys and values of attention, in the form and the memory of one backend. No other code reads them.
+KeyValues: TypeAlias = Any
 
 
 @dataclass(frozen=True)
 class Look:
-    """What one pass over the images of a prompt leaves behind; B prompts of equal sizes may be looked at together.
+    """The result of one pass over the images of a prompt. B prompts with images of one size can be looked at together.
 
-    depth_m: float32 (B, h, w), canvas pixels of the first image; None if the model has no depth head.
-    prefix: keys and values of the B prefixes, in the backend's own form and memory; length: their tokens.
-    next_position: position id of the first token after a prefix.
+    depth_m: float32 (B, h, w), z-depth in metres at the canvas pixels of the first image; None if the model has no
+    depth head. prefix: keys and values of the B prompts' images; None if no question can be asked.
+    prompts: B. length: number of tokens in each prefix. next_position: position id of the first token after it.
     """
 
     depth_m: np.ndarray | None
-    prefix: Any
+    prefix: KeyValues
     prompts: int
     length: int
     next_position: int
@@ -30,25 +34,29 @@ class Look:
 
 @dataclass(frozen=True)
 class StepInput:
-    """Text for N rows behind a look: N = B * R, the R rows of the first prompt first.
+    """Text for N rows after a look. N = B * R: R rows for each of the B prompts, those of the first prompt first.
 
-    ids, positions: int64 (N, T), padded on the right; last: int64 (N,), index of each row's last real token.
-    mask: float32 (N, S) over the rows' own slots, 0 valid, -inf not. at: slot into which the keys and values of this
-    text go. watched: int64 (W,) token ids whose probabilities are wanted.
+    ids, positions: int64 (N, T), padded on the right. last: int64 (N,), index of the last real token of each row.
+    mask: float32 (N, S) over the S slots of the rows' own text, 0 for valid slots, -inf for all others. first_slot:
+    the slot for the keys and values of the first of these T tokens. watched: int64 (W,), the token ids whose
+    probabilities are returned.
     """
 
     ids: np.ndarray
     positions: np.ndarray
     last: np.ndarray
     mask: np.ndarray
-    at: int
+    first_slot: int
     watched: np.ndarray
 
 
 @dataclass(frozen=True)
 class StepOutput:
-    """After each row's last token: chosen int64 (N,), the most probable next token; log_probability float32 (N,), its
-    own; watched float32 (N, W), that of the watched tokens."""
+    """The prediction after the last token of each row.
+
+    chosen: int64 (N,), the most probable next token. log_probability: float32 (N,), of the chosen token. watched:
+    float32 (N, W), log probabilities of the watched tokens.
+    """
 
     chosen: np.ndarray
     log_probability: np.ndarray
@@ -56,36 +64,21 @@ class StepOutput:
 
 
 class Backend(Protocol):
-    """A loaded model. All calls may come from several threads at once; errors are BackendFailed."""
+    """A loaded model. Several threads can call it at the same time. Failures are raised as BackendFailed."""
 
     name: str
 
     def look(self, images: Sequence[np.ndarray]) -> Look:
-        """One pass over the images of a prompt, in their order, each uint8 (B, h, w, 3)."""
+        """Runs one pass over the images of a prompt, in their order, each uint8 (B, h, w, 3), red first."""
         ...
 
-    def cache(self, look: Look, rows: int, slots: int) -> Any:
-        """Room for the keys and values of `slots` tokens of text in each of `rows` rows behind a look.
+    def cache(self, look: Look, rows: int, slots: int) -> KeyValues:
+        """Reserves memory for the keys and values of `slots` text tokens in each of `rows` rows after a look.
 
-        Raises OutOfMemory if there is none.
+        Raises OutOfMemory if there is not enough memory.
         """
         ...
 
-    def step(self, cache: Any, given: StepInput) -> StepOutput:
-        """Runs text behind what the cache holds, and keeps its keys and values there."""
+    def step(self, cache: KeyValues, step_input: StepInput) -> StepOutput:
+        """Runs text after everything that the cache holds, and adds the keys and values of this text to it."""
         ...
-
-
-def checked_size(bundle: Bundle, images: Sequence[np.ndarray]) -> tuple[int, int]:
-    """Size (width, height) of the images of a prompt, each (1, h, w, 3). Raises BadQuestion for more of them than the
-    bundle's graphs look at together, or for two sizes."""
-    most = 2 if bundle.pairs else 1
-    if len(images) > most or any(len(image) != 1 for image in images):
-        raise BadQuestion(f"{bundle.name} was exported to look at {most} image(s) at a time, no more.")
-    sizes = sorted({(image.shape[2], image.shape[1]) for image in images})
-    if len(sizes) > 1:
-        raise BadQuestion(
-            f"the two images come from cameras so different that the model sees them as {sizes} pixels: "
-            f"{bundle.name} takes two images in one size; use images of one camera."
-        )
-    return sizes[0]

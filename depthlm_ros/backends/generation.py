@@ -1,9 +1,10 @@
-"""Greedy decoding of many questions on one look, over any backend.
+"""Greedy decoding of many questions after one look, with any backend.
 
-The rows share the keys and values of the look. Those of the text go into a buffer of fixed size that the backend keeps;
-shapes stay the same from step to step, as TensorRT and CUDA graphs want.
+All rows of a batch share the keys and values of the look. Those of the text go into a buffer of fixed size that the
+backend keeps: its shapes stay the same from step to step, as TensorRT and CUDA graphs need.
 
-Looks at copies of one image that bear different marks (DepthLM points at a pixel in the image itself).
+`generate` decodes the replies to questions about an image. `look_at_marked_images` is for models that are asked about
+a pixel by a mark in the image itself (DepthLM): it looks at copies of one image that have different marks.
 """
 
 from __future__ import annotations
@@ -11,32 +12,43 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 
 from depthlm_ros.backends.base import Backend, Look, StepInput, StepOutput
 from depthlm_ros.errors import OutOfMemory
-from depthlm_ros.families.depthlm import draw_marks, fits, pad_for_marks
+from depthlm_ros.geometry.visual_prompt import draw_markers, markers_fit, pad_for_markers
 
 logger = logging.getLogger(__name__)
+
+# More rows cost memory and gain nothing: the arithmetic is saturated, and the working set of a row leaves the caches
+# (measured with bench/sparse.py on two CPU cores: 128 points take 1.01 s in batches of 16, 1.04 of 8, 1.20 of 32, 1.32
+# of 64).
+MAX_ROWS_PER_BATCH = 16
+# Every copy is a whole image for the vision tower: a few saturate the arithmetic, more only take memory.
+MAX_COPIES_PER_BATCH = 8
+
+# Called with the indices of some copies and the look at them.
+LookHandler: TypeAlias = Callable[[list[int], Look], None]
 
 
 @dataclass(frozen=True)
 class Query:
-    """Token ids after the prefix, and when to stop: `stops` is bool (V,), True for tokens that end the reply."""
+    """A question as tokens. ids: token ids after the prefix. is_stop_token: bool (V,), True where a token ends the
+    reply."""
 
     ids: Sequence[int]
-    stops: np.ndarray
+    is_stop_token: np.ndarray
     max_new_tokens: int
 
 
 @dataclass(frozen=True)
-class Generated:
-    """ids of the reply without the token that ended it; log_probability of each. finished: a stop token came.
+class GeneratedTokens:
+    """The tokens of a reply. ids: without the token that ended it. log_probability: of each of them.
 
-    watched: float32 (K, W), log probabilities of the watched tokens at every step, the one that ended the reply
-    included.
+    finished: True if a stop token ended the reply, False if it was cut off. watched: float32 (K, W), log probabilities
+    of the watched tokens at every step, including the step that ended the reply.
     """
 
     ids: tuple[int, ...]
@@ -45,48 +57,87 @@ class Generated:
     watched: np.ndarray
 
 
-# More rows cost memory and gain nothing: arithmetic is saturated, and what a row works on leaves the caches (measured
-# with bench/sparse.py on two CPU cores: 128 points take 1.01 s in groups of 16, 1.04 of 8, 1.20 of 32, 1.32 of 64).
-ROWS_AT_ONCE = 16
+def generate(backend: Backend, look: Look, queries: Sequence[Query], watched: np.ndarray) -> list[GeneratedTokens]:
+    """Returns the greedy reply to each query. The replies are the same as those to the queries one by one.
 
-
-def generate(backend: Backend, look: Look, queries: Sequence[Query], watched: np.ndarray) -> list[Generated]:
-    """The greedy reply to each query; equal to asking one by one.
-
-    look: of one prompt, which all queries share, or of as many prompts as there are queries, one each (these are
-    decoded together). watched: int64 (W,) token ids whose probabilities are kept.
-    Where memory is short, smaller groups are tried before OutOfMemory is raised.
+    look: of one prompt, which all queries share, or of as many prompts as there are queries, one for each (these are
+    decoded in one batch). watched: int64 (W,), the token ids whose probabilities are kept.
+    If memory is short, smaller batches are tried before OutOfMemory is raised.
     """
     if look.prompts > 1:
-        return _generate_rows(backend, look, queries, watched)
-    replies: list[Generated] = []
-    at_once = ROWS_AT_ONCE
+        return _generate_batch(backend, look, queries, watched)
+    replies: list[GeneratedTokens] = []
+    batch_size = MAX_ROWS_PER_BATCH
     while len(replies) < len(queries):
-        group = queries[len(replies) : len(replies) + at_once]
+        batch = queries[len(replies) : len(replies) + batch_size]
         try:
-            replies += _generate_rows(backend, look, group, watched)
+            replies += _generate_batch(backend, look, batch, watched)
         except OutOfMemory as exc:
-            if len(group) == 1:
+            if len(batch) == 1:
                 raise
-            at_once = (len(group) + 1) // 2
-            logger.warning("no memory for %d questions at once, going on with %d: %s", len(group), at_once, exc)
+            batch_size = (len(batch) + 1) // 2
+            logger.warning("no memory for %d questions at once, continuing with %d: %s", len(batch), batch_size, exc)
     return replies
 
 
-def _generate_rows(backend: Backend, look: Look, queries: Sequence[Query], watched: np.ndarray) -> list[Generated]:
-    rows = _Rows(look, queries, watched)
-    cache = backend.cache(look, len(queries), rows.slots)
-    output = backend.step(cache, rows.question())
-    for step in range(max(query.max_new_tokens for query in queries)):
-        rows.take(output)
-        if rows.all_done():
-            break
-        output = backend.step(cache, rows.next_token(step))
-    return rows.replies()
+def look_at_marked_images(
+    backend: Backend,
+    canvas: np.ndarray,
+    markers_px: Sequence[Sequence[tuple[float, float]]],
+    pad_px: int,
+    handle_look: LookHandler,
+) -> None:
+    """Looks at one copy of the canvas, uint8 (h, w, 3), for each entry of markers_px, several copies in one batch.
+
+    markers_px: the markers (u, v) of each copy. handle_look is called once for every batch.
+    If a marker does not fit at the border, its copy is widened by pad_px, the size of one image token, on every side.
+    If memory is short, smaller batches are tried before OutOfMemory is raised.
+    """
+    size_px = (canvas.shape[1], canvas.shape[0])
+    fit = [bool(markers_fit(np.asarray(markers, np.float64), size_px).all()) for markers in markers_px]
+    _look_in_batches(backend, canvas, markers_px, 0, [index for index in range(len(fit)) if fit[index]], handle_look)
+    if not all(fit):
+        padded = pad_for_markers(canvas, pad_px)
+        remaining = [index for index in range(len(fit)) if not fit[index]]
+        _look_in_batches(backend, padded, markers_px, pad_px, remaining, handle_look)
 
 
-class _Rows:
-    """What is known of one batch of queries while they are decoded."""
+def _look_in_batches(
+    backend: Backend,
+    image: np.ndarray,
+    markers_px: Sequence[Sequence[tuple[float, float]]],
+    shift_px: int,
+    indices: list[int],
+    handle_look: LookHandler,
+) -> None:
+    batch_size = MAX_COPIES_PER_BATCH
+    while indices:
+        batch = indices[:batch_size]
+        try:
+            copies = [draw_markers(image, np.asarray(markers_px[index], np.float64) + shift_px) for index in batch]
+            handle_look(batch, backend.look([np.stack(copies)]))
+        except OutOfMemory as exc:
+            if len(batch) == 1:
+                raise
+            batch_size = (len(batch) + 1) // 2
+            logger.warning("no memory for %d images at once, continuing with %d: %s", len(batch), batch_size, exc)
+        else:
+            indices = indices[len(batch) :]
+
+
+def _generate_batch(
+    backend: Backend, look: Look, queries: Sequence[Query], watched: np.ndarray
+) -> list[GeneratedTokens]:
+    batch = _DecodingBatch(look, queries, watched)
+    cache = backend.cache(look, len(queries), batch.slots)
+    step_input: StepInput | None = batch.first_input()
+    while step_input is not None:
+        step_input = batch.next_input(backend.step(cache, step_input))
+    return batch.replies()
+
+
+class _DecodingBatch:
+    """The state of a batch of queries while their replies are decoded."""
 
     def __init__(self, look: Look, queries: Sequence[Query], watched: np.ndarray) -> None:
         self.queries, self.watched = queries, watched
@@ -95,106 +146,63 @@ class _Rows:
         self.first_position = look.next_position
         self.slots = self.longest + max(query.max_new_tokens for query in queries)
         self.mask = np.full((len(queries), self.slots), -np.inf, np.float32)
+        self.steps = 0
         self.ids: list[list[int]] = [[] for _ in queries]
         self.log_probability: list[list[float]] = [[] for _ in queries]
-        self.seen: list[list[np.ndarray]] = [[] for _ in queries]
+        self.watched_values: list[list[np.ndarray]] = [[] for _ in queries]
         self.finished = np.zeros(len(queries), bool)
         self.done = np.zeros(len(queries), bool)
-        self.chosen = np.zeros(len(queries), np.int64)
 
-    def question(self) -> StepInput:
+    def first_input(self) -> StepInput:
+        """Returns the text of all questions. Must be called once, before next_input."""
         ids = np.zeros((len(self.queries), self.longest), np.int64)
         for row, query in enumerate(self.queries):
             ids[row, : len(query.ids)] = query.ids
         positions = np.broadcast_to(self.first_position + np.arange(self.longest), ids.shape).copy()
-        given = StepInput(ids, positions, self.lengths - 1, self.mask.copy(), 0, self.watched)
-        # Padding of shorter questions stays masked.
+        step_input = StepInput(ids, positions, self.lengths - 1, self.mask.copy(), 0, self.watched)
+        # The padding of shorter questions stays masked.
         self.mask[:, : self.longest] = np.where(np.arange(self.longest) < self.lengths[:, None], 0.0, -np.inf)
-        return given
+        return step_input
 
-    def take(self, output: StepOutput) -> None:
-        """Takes each row's next token."""
-        self.chosen = output.chosen
+    def next_input(self, output: StepOutput) -> StepInput | None:
+        """Takes the next token of each row from the last step, and returns the input of the next step.
+
+        Returns None if all replies have ended.
+        """
         for row, query in enumerate(self.queries):
             if self.done[row]:
                 continue
-            token = int(self.chosen[row])
-            self.seen[row].append(output.watched[row])
-            # Output layers are padded beyond the tokenizer's entries: such a choice says nothing.
-            if token >= len(query.stops):
+            token = int(output.chosen[row])
+            self.watched_values[row].append(output.watched[row])
+            # Output layers are padded beyond the entries of the tokenizer: such a choice means nothing.
+            if token >= len(query.is_stop_token):
                 self.done[row] = True
                 continue
-            if query.stops[token]:
+            if query.is_stop_token[token]:
                 self.finished[row] = self.done[row] = True
                 continue
             self.ids[row].append(token)
             self.log_probability[row].append(float(output.log_probability[row]))
             self.done[row] = len(self.ids[row]) >= query.max_new_tokens
-
-    def next_token(self, step: int) -> StepInput:
-        at = self.longest + step
-        positions = (self.first_position + self.lengths + step)[:, None]
+        if self.done.all():
+            return None
+        slot = self.longest + self.steps
+        positions = (self.first_position + self.lengths + self.steps)[:, None]
         last = np.zeros(len(self.queries), np.int64)
-        given = StepInput(self.chosen[:, None], positions, last, self.mask.copy(), at, self.watched)
-        self.mask[:, at] = 0.0
-        return given
+        step_input = StepInput(output.chosen[:, None], positions, last, self.mask.copy(), slot, self.watched)
+        self.mask[:, slot] = 0.0
+        self.steps += 1
+        return step_input
 
-    def all_done(self) -> bool:
-        return bool(self.done.all())
-
-    def replies(self) -> list[Generated]:
-        rows: Any = zip(self.ids, self.log_probability, self.finished, self.seen, strict=True)
+    def replies(self) -> list[GeneratedTokens]:
+        """Returns the tokens so far, one entry for each query."""
+        rows = zip(self.ids, self.log_probability, self.finished, self.watched_values, strict=True)
         return [
-            Generated(tuple(ids), tuple(log), bool(finished), np.array(seen).reshape(len(seen), len(self.watched)))
-            for ids, log, finished, seen in rows
+            GeneratedTokens(
+                tuple(ids),
+                tuple(log_probability),
+                bool(finished),
+                np.array(watched).reshape(len(watched), len(self.watched)),
+            )
+            for ids, log_probability, finished, watched in rows
         ]
-
-
-# Every copy is a whole image to the vision tower: a few saturate the arithmetic, more only take memory.
-COPIES_AT_ONCE = 8
-
-# Given the indices of some copies and the look at them.
-Work = Callable[[list[int], Look], None]
-
-
-def look_at_marked(
-    backend: Backend,
-    canvas: np.ndarray,
-    marks_px: Sequence[Sequence[tuple[float, float]]],
-    pad_px: int,
-    work: Work,
-) -> None:
-    """Calls `work` with groups of looks at copies of the canvas, uint8 (h, w, 3), until every copy has had its turn.
-
-    Where a mark does not fit beside its pixel at the border, the copy is widened by pad_px on every side, one image
-    token, rather than the pixel given up. Where memory is short, smaller groups are tried before OutOfMemory is raised.
-    """
-    size_px = (canvas.shape[1], canvas.shape[0])
-    inside = [bool(fits(np.asarray(marks, np.float64), size_px).all()) for marks in marks_px]
-    _in_groups(backend, canvas, marks_px, 0, [i for i, fit in enumerate(inside) if fit], work)
-    if not all(inside):
-        padded = pad_for_marks(canvas, pad_px)
-        _in_groups(backend, padded, marks_px, pad_px, [i for i, fit in enumerate(inside) if not fit], work)
-
-
-def _in_groups(
-    backend: Backend,
-    base: np.ndarray,
-    marks_px: Sequence[Sequence[tuple[float, float]]],
-    shift_px: int,
-    waiting: list[int],
-    work: Work,
-) -> None:
-    at_once = COPIES_AT_ONCE
-    while waiting:
-        group = waiting[:at_once]
-        try:
-            copies = [draw_marks(base, np.asarray(marks_px[index], np.float64) + shift_px) for index in group]
-            work(group, backend.look([np.stack(copies)]))
-        except OutOfMemory as exc:
-            if len(group) == 1:
-                raise
-            at_once = (len(group) + 1) // 2
-            logger.warning("no memory for %d images at once, going on with %d: %s", len(group), at_once, exc)
-        else:
-            waiting = waiting[len(group) :]

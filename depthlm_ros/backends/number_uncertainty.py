@@ -1,9 +1,11 @@
-"""How sure a model was of a number that it wrote digit by digit.
+"""How certain a model was about a number that it wrote digit by digit.
 
-At every step of greedy decoding the model had a probability for each digit and for the decimal point. Where it might
-have gone another way, the number would have come out in another range; the first such step splits all numbers into
-disjoint cases, whose probabilities and ranges give a mean and a standard deviation, at no cost beyond the logits that
-decoding computed anyway.
+At every step of greedy decoding the model has a probability for each digit and for the decimal point. Each other
+symbol that was possible at a step would have led to another range of numbers. The first step that differs splits all
+possible numbers into disjoint cases, whose probabilities and ranges give a mean and a standard deviation. This costs
+nothing beyond the logits that decoding computes anyway.
+
+Public names: SYMBOLS, number_distribution, find_number.
 """
 
 from __future__ import annotations
@@ -13,21 +15,23 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# What may stand in a number, in the order of the columns of `log_probability`.
+# The symbols of a number, in the order of the columns of `log_probability`.
 SYMBOLS = "0123456789."
 _SYMBOLS = frozenset(SYMBOLS)
 
 
 def number_distribution(number: str, log_probability: np.ndarray, decimals: int = 2) -> tuple[float, float]:
-    """(mean, standard deviation) of the numbers that could have been written instead of `number` ("2.35").
+    """Returns (mean, standard deviation) of the numbers that the model could have written instead of `number` ("2.35").
 
-    log_probability: float (K, 11) of SYMBOLS at each step, K = len(number), or one more for the step that ended it.
-    Digits that would have followed a deviation are taken as uniform; as many digits before the point as in `number`,
-    unless the deviation is the point itself, and `decimals` behind it. (nan, nan) if there is nothing to go by.
+    log_probability: float (K, 11), of SYMBOLS at each step; K is len(number), or one more for the step that ended it.
+    The digits after a deviation count as uniformly distributed. A number has as many digits before the point as
+    `number`, unless the deviation is the point itself, and `decimals` digits after it. Returns (nan, nan) if there is
+    no number or no probability.
     """
+    if not number:
+        return math.nan, math.nan
     probability = np.exp(np.asarray(log_probability, np.float64))
-    cases = _cases(number, probability, decimals)
-    weight, value, width = (np.array(column) for column in zip(*cases, strict=True)) if cases else (np.zeros(0),) * 3
+    weight, value, width = (np.array(column) for column in zip(*_cases(number, probability, decimals), strict=True))
     if not weight.sum() > 0:
         return math.nan, math.nan
     weight = weight / weight.sum()
@@ -38,17 +42,28 @@ def number_distribution(number: str, log_probability: np.ndarray, decimals: int 
 
 
 def _cases(number: str, probability: np.ndarray, decimals: int) -> list[tuple[float, float, float]]:
-    """(probability, middle, width) of what would have come: one case per other symbol at each step, and the number."""
+    """Returns (probability, middle, width) of each range of numbers that the model could have written.
+
+    There is one case for every other symbol at every step, and at the end the number itself, with width 0.
+    """
+    point = number.find(".")
+    whole_digits = len(number) if point < 0 else point
     cases: list[tuple[float, float, float]] = []
-    if not number:
-        return cases
     so_far = 1.0
     for step, symbol in enumerate(number):
         for column, other in enumerate(SYMBOLS):
-            if other != symbol and (step > 0 or other != "."):
-                middle, width = _range_after(number, step, other, decimals)
-                if not math.isnan(middle):
-                    cases.append((so_far * probability[step, column], middle, width))
+            begun = number[:step] + other
+            # A number neither begins with a point nor has two of them.
+            if other == symbol or begun == "." or begun.count(".") > 1:
+                continue
+            if "." in begun:
+                unknown = max(decimals - len(begun.partition(".")[2]), 0)
+                width = 10.0**-decimals * (10**unknown - 1)
+                middle = float(begun + "0") + width / 2
+            else:
+                width = 10.0 ** max(whole_digits - len(begun), 0)
+                middle = int(begun) * width + width / 2
+            cases.append((so_far * probability[step, column], middle, width))
         so_far *= probability[step, SYMBOLS.index(symbol)]
     if len(probability) > len(number):
         so_far *= max(0.0, 1.0 - probability[len(number)].sum())
@@ -56,32 +71,17 @@ def _cases(number: str, probability: np.ndarray, decimals: int) -> list[tuple[fl
     return cases
 
 
-def _range_after(number: str, step: int, other: str, decimals: int) -> tuple[float, float]:
-    """Middle and width of the numbers that begin like `number` but have `other` at `step`; NaN if there are none."""
-    begun = number[:step] + other
-    point = number.find(".")
-    whole_digits = len(number) if point < 0 else point
-    if begun.count(".") > 1:
-        return math.nan, math.nan
-    if "." in begun:
-        unknown = max(decimals - len(begun.partition(".")[2]), 0)
-        width = 10.0**-decimals * (10**unknown - 1)
-        return float(begun + "0") + width / 2, width
-    scale = 10.0 ** max(whole_digits - len(begun), 0)
-    return int(begun) * scale + scale / 2, scale
+def find_number(token_texts: Sequence[str], value: float) -> tuple[str, int]:
+    """Returns the number `value` as a reply spells it, and the index of its first token; ("", 0) if it is not there.
 
-
-def read_number(pieces: Sequence[str], value: float) -> tuple[str, int]:
-    """The number `value` as the tokens of a reply spell it, and the step at which it begins; ("", 0) if they do not.
-
-    pieces: the text of each token; only symbols that stand alone in a token are read as digits.
+    token_texts: the text of each token of the reply. Only tokens that consist of one symbol are read as digits.
     """
     start = 0
-    while start < len(pieces):
+    while start < len(token_texts):
         end = start
-        while end < len(pieces) and pieces[end] in _SYMBOLS:
+        while end < len(token_texts) and token_texts[end] in _SYMBOLS:
             end += 1
-        number = "".join(pieces[start:end]).rstrip(".")
+        number = "".join(token_texts[start:end]).rstrip(".")
         if number.count(".") <= 1 and number.strip(".") and math.isclose(float(number), value):
             return number, start
         start = max(end, start + 1)

@@ -1,12 +1,15 @@
-"""ONNX Runtime: the backend that runs everywhere, without torch.
+"""Backend onnxruntime: runs exported graphs on any machine, without torch.
 
-What a look leaves behind stays where ONNX Runtime put it (host or GPU) and is fed back from there uncopied. Keys and
-values of the text are kept on the host in buffers of fixed size, which ONNX Runtime reads in place on a CPU.
+The keys and values of a look stay where ONNX Runtime put them (host or GPU) and are used from there without a copy.
+Those of the text are kept in host buffers of fixed size; on a CPU, ONNX Runtime reads them in place.
+
+Public names: OnnxRuntimeBackend, parse_device, pick_most_probable, is_out_of_memory.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +17,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from depthlm_ros.backends.base import Look, StepInput, StepOutput, checked_size
+from depthlm_ros.backends.base import Look, StepInput, StepOutput
 from depthlm_ros.errors import BackendFailed, BadQuestion, OutOfMemory
-from depthlm_ros.model_files.bundle import Bundle
+from depthlm_ros.model_files.bundle import ModelBundle
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -25,158 +28,201 @@ logger = logging.getLogger(__name__)
 
 CPU, CUDA = "cpu", "cuda"
 PROVIDERS = {CPU: "CPUExecutionProvider", CUDA: "CUDAExecutionProvider"}
+IMAGE_INPUTS = ("image", "second")
 # Precision of a bundle's backbone -> that of its keys and values. numpy has no bfloat16.
-KEPT_AS = {"fp32": np.float32, "fp16": np.float16, "int8": np.float32}
+KEY_VALUE_DTYPES = {"fp32": np.float32, "fp16": np.float16, "int8": np.float32}
+# Causes of a failed allocation: the C++ exception, the allocator of ONNX Runtime's arena, the CUDA error
+# cudaErrorMemoryAllocation (2), and the same of cuBLAS and cuDNN (onnxruntime/core/providers/cuda/cuda_call.cc).
+_OUT_OF_MEMORY = re.compile(
+    r"std::bad_alloc|onnxruntime::BFCArena::AllocateRaw|CUDA failure 2:|CU(?:BLAS|DNN)_STATUS_ALLOC_FAILED"
+)
 
 
 @dataclass(frozen=True)
-class HostCache:
-    """prefix: keys and values (layers, 1, heads_kv, P, D), ONNX Runtime's own. own: the same of the rows' text, numpy,
-    (layers, N, heads_kv, S, D); none: one slot of them, which is never valid."""
+class HostKeyValues:
+    """Keys and values behind a look. prefix: those of the look, (layers, 1, heads_kv, P, D), in ONNX Runtime's memory.
+
+    text: those of N rows of text, numpy, (layers, N, heads_kv, S, D). empty: one slot of them that is never valid.
+    """
 
     prefix: tuple[onnxruntime.OrtValue, onnxruntime.OrtValue]
-    own: tuple[np.ndarray, np.ndarray]
-    none: np.ndarray
+    text: tuple[np.ndarray, np.ndarray]
+    empty: np.ndarray
+
+
+@dataclass(frozen=True)
+class _LookGraph:
+    """The session for images of one size. next_position: position id of the first token after its prefix."""
+
+    session: onnxruntime.InferenceSession
+    next_position: int
 
 
 class OnnxRuntimeBackend:
-    """A bundle's graphs as ONNX Runtime sessions.
+    """Runs the graphs of a bundle as ONNX Runtime sessions.
 
-    threads: 0 lets ONNX Runtime take every core. device: "cpu", "cuda", "cuda:1", or "" for the best that this ONNX
-    Runtime offers. A canvas's graph is loaded when it is first looked at.
+    threads: 0 for every core. device: "cpu", "cuda" or "cuda:1"; "" for the best one that this ONNX Runtime offers. The
+    graph of a canvas size is loaded when an image of this size comes for the first time.
+    Raises BackendFailed if ONNX Runtime is not installed or cannot run the bundle.
     """
 
     name = "onnxruntime"
 
-    def __init__(self, bundle: Bundle, threads: int = 0, device: str = "") -> None:
+    def __init__(self, bundle: ModelBundle, threads: int = 0, device: str = "") -> None:
         try:
             import onnxruntime
         except ImportError as exc:
             raise BackendFailed("backend onnxruntime is not installed: pip install onnxruntime") from exc
         self._runtime = onnxruntime
         self._bundle, self._threads = bundle, threads
-        self._asked = device
-        self.device, self._index = chosen_device(device, onnxruntime.get_available_providers())
-        if bundle.precision not in KEPT_AS:
+        self._requested_device = device
+        self.device, self._index = parse_device(device, onnxruntime.get_available_providers())
+        if bundle.precision not in KEY_VALUE_DTYPES:
             raise BackendFailed(
                 f"{bundle.name} was built in {bundle.precision}, which ONNX Runtime does not run here: build it with "
                 "--precision fp32 (CPU) or fp16 (CUDA), or use backend tensorrt."
             )
         self._step = None if bundle.only_depth else self._session(bundle.step_path)
-        self._looks: dict[tuple[tuple[int, int], int], onnxruntime.InferenceSession] = {}
+        self._look_graphs: dict[tuple[tuple[int, ...], ...], _LookGraph] = {}
 
     def look(self, images: Sequence[np.ndarray]) -> Look:
-        size_px, count = checked_size(self._bundle, images), len(images)
-        if (size_px, count) not in self._looks:
-            self._looks[size_px, count] = self._session(self._bundle.look_path(size_px, count))
-        feeds = {name: self._given(image) for name, image in zip(("image", "second"), images, strict=False)}
-        outputs = self._run(self._looks[size_px, count], feeds)
+        """See Backend. Raises BadQuestion for images that the bundle has no graph for."""
+        shapes = tuple(image.shape for image in images)
+        graph = self._look_graphs.get(shapes) or self._load_look_graph(images)
+        outputs = self._run(graph.session, dict(zip(IMAGE_INPUTS, images, strict=False)))
         depth_m = outputs["depth_m"].numpy() if "depth_m" in outputs else None
         prefix = (outputs["keys"], outputs["values"]) if "keys" in outputs else None
         length = prefix[0].shape()[3] if prefix else 0
-        return Look(depth_m, prefix, 1, length, self._bundle.next_position(size_px, count))
+        return Look(depth_m, prefix, 1, length, graph.next_position)
 
-    def cache(self, look: Look, rows: int, slots: int) -> HostCache:
+    def cache(self, look: Look, rows: int, slots: int) -> HostKeyValues:
+        """See Backend. Raises BadQuestion if the bundle was built for depth only."""
         if look.prefix is None:
             raise BadQuestion(f"{self._bundle.name} was built for depth only: build it without --depth-only to ask.")
         layers, _, heads, _, size = look.prefix[0].shape()
-        dtype = KEPT_AS[self._bundle.precision]
+        dtype = KEY_VALUE_DTYPES[self._bundle.precision]
         try:
-            own = np.zeros((2, layers, rows, heads, slots, size), dtype)
-            none = np.zeros((layers, rows, heads, 1, size), dtype)
+            text = np.zeros((2, layers, rows, heads, slots, size), dtype)
+            empty = np.zeros((layers, rows, heads, 1, size), dtype)
         except MemoryError as exc:
             raise OutOfMemory(f"no memory for {slots} tokens of {rows} questions.") from exc
-        return HostCache(look.prefix, (own[0], own[1]), none)
+        return HostKeyValues(look.prefix, (text[0], text[1]), empty)
 
-    def step(self, cache: HostCache, given: StepInput) -> StepOutput:
-        # A first question has nothing of its own to look back on but one masked slot, which the graph needs. Later,
-        # all slots are given, the masked ones too: to leave them out would copy the others, which costs more.
-        first = given.at == 0
-        own_keys, own_values = (cache.none, cache.none) if first else cache.own
-        feeds = {
-            "ids": given.ids,
-            "positions": given.positions,
-            "last": given.last,
-            "own_keys": own_keys,
-            "own_values": own_values,
-            "own_mask": np.ascontiguousarray(given.mask[:, :1]) if first else given.mask,
+    def step(self, cache: HostKeyValues, step_input: StepInput) -> StepOutput:
+        """See Backend."""
+        # The first text has no text before it, but the graph needs one slot, which is masked. Later, all slots are
+        # given, the masked ones too: to leave them out would mean to copy the others, which takes longer.
+        is_first = step_input.first_slot == 0
+        keys, values = (cache.empty, cache.empty) if is_first else cache.text
+        inputs = {
+            "ids": step_input.ids,
+            "positions": step_input.positions,
+            "last": step_input.last,
+            "own_keys": keys,
+            "own_values": values,
+            "own_mask": step_input.mask[:, :1] if is_first else step_input.mask,
         }
         prefix = {"prefix_keys": cache.prefix[0], "prefix_values": cache.prefix[1]}
-        outputs = self._run(self._step, {name: self._given(array) for name, array in feeds.items()} | prefix)
-        slots = slice(given.at, given.at + given.ids.shape[1])
-        for own, name in zip(cache.own, ("keys", "values"), strict=True):
-            own[:, :, :, slots] = outputs[name].numpy()
-        return most_probable(outputs["logits"].numpy(), given.watched)
+        outputs = self._run(self._step, inputs, prefix)
+        slots = slice(step_input.first_slot, step_input.first_slot + step_input.ids.shape[1])
+        for text, name in zip(cache.text, ("keys", "values"), strict=True):
+            text[:, :, :, slots] = outputs[name].numpy()
+        return pick_most_probable(outputs["logits"].numpy(), step_input.watched)
+
+    def _load_look_graph(self, images: Sequence[np.ndarray]) -> _LookGraph:
+        """Checks the sizes of images, which come for the first time, and loads their graph."""
+        size_px, count = self._bundle.check_images(images), len(images)
+        session = self._session(self._bundle.look_path(size_px, count))
+        graph = _LookGraph(session, self._bundle.next_position(size_px, count))
+        self._look_graphs[tuple(image.shape for image in images)] = graph
+        return graph
 
     def _session(self, path: Path) -> onnxruntime.InferenceSession:
         options = self._runtime.SessionOptions()
         options.intra_op_num_threads = self._threads
-        # Spinning threads would take the cores from the node's own work between frames.
+        # Spinning threads would take the cores from the node's other work between frames.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        wanted = PROVIDERS[self.device]
-        gpu = [(wanted, {"device_id": self._index})] if self.device == CUDA else []
+        provider = PROVIDERS[self.device]
+        gpu = [(provider, {"device_id": self._index})] if self.device == CUDA else []
         try:
             session = self._runtime.InferenceSession(str(path), options, providers=[*gpu, PROVIDERS[CPU]])
-        except Exception as exc:  # ONNX Runtime raises its own types, one per failure kind
+        except Exception as exc:  # ONNX Runtime has its own class for each kind of failure
             raise BackendFailed(f"ONNX Runtime {self._runtime.__version__} cannot load {path}: {exc}") from exc
-        # A provider that does not start is left out with no more than a line in the log.
-        if session.get_providers()[0] != wanted:
-            self._do_without(wanted)
+        # A provider that does not start is left out, with only a line in ONNX Runtime's log.
+        if session.get_providers()[0] != provider:
+            self._fall_back_to_cpu(provider)
         return session
 
-    def _do_without(self, provider: str) -> None:
-        """Goes on with the CPU, unless the GPU was asked for: then raises BackendFailed."""
+    def _fall_back_to_cpu(self, provider: str) -> None:
+        """Continues on the CPU. Raises BackendFailed if the user named the GPU."""
         fault = (
-            f"ONNX Runtime {self._runtime.__version__} has {provider}, but it does not start (its log says why; mostly "
-            "CUDA or cuDNN of another version than it was built for)"
+            f"ONNX Runtime {self._runtime.__version__} has {provider}, but it does not start (its log says why; "
+            "usually CUDA or cuDNN has another version than it was built for)"
         )
-        if self._asked:
-            raise BackendFailed(f"{fault}: install those, or use device cpu.")
-        logger.warning("%s: going on with the CPU.", fault)
+        if self._requested_device:
+            raise BackendFailed(f"{fault}: install the right versions, or use device cpu.")
+        logger.warning("%s: continuing on the CPU.", fault)
         self.device, self._index = CPU, 0
 
-    def _given(self, array: np.ndarray) -> onnxruntime.OrtValue:
-        """An input; on a CPU it is the array's own memory."""
-        array = np.ascontiguousarray(array)
-        return self._runtime.OrtValue.ortvalue_from_numpy(array, self.device, self._index)
-
     def _run(
-        self, session: onnxruntime.InferenceSession, feeds: Mapping[str, onnxruntime.OrtValue]
+        self,
+        session: onnxruntime.InferenceSession,
+        arrays: Mapping[str, np.ndarray],
+        on_device: Mapping[str, onnxruntime.OrtValue] | None = None,
     ) -> dict[str, onnxruntime.OrtValue]:
-        """Outputs by name, left on the device."""
+        """Runs a session and returns its outputs by name, left on the device.
+
+        arrays: inputs from the host; a CPU reads them in place. on_device: inputs that are on the device already.
+        Raises BackendFailed, and OutOfMemory where memory is short.
+        """
         try:
+            values = dict(on_device or {})
+            for name, array in arrays.items():
+                contiguous = np.ascontiguousarray(array)
+                values[name] = self._runtime.OrtValue.ortvalue_from_numpy(contiguous, self.device, self._index)
             binding = session.io_binding()
-            for name, value in feeds.items():
+            for name, value in values.items():
                 binding.bind_ortvalue_input(name, value)
             names = [output.name for output in session.get_outputs()]
             for name in names:
                 binding.bind_output(name, self.device, self._index)
             session.run_with_iobinding(binding)
             return dict(zip(names, binding.get_outputs(), strict=True))
-        except Exception as exc:  # ONNX Runtime raises its own types, one per failure kind
-            kind = OutOfMemory if "alloc" in str(exc).lower() else BackendFailed
-            raise kind(f"ONNX Runtime failed to run the model: {exc}") from exc
+        except Exception as exc:  # ONNX Runtime has its own class for each kind of failure
+            error = OutOfMemory if is_out_of_memory(exc) else BackendFailed
+            raise error(f"ONNX Runtime failed to run the model: {exc}") from exc
 
 
-def chosen_device(device: str, offered: Sequence[str]) -> tuple[str, int]:
-    """Kind and number of a device named "", "cpu", "cuda" or "cuda:1". offered: names of this ONNX Runtime's providers.
+def parse_device(device: str, providers: Sequence[str]) -> tuple[str, int]:
+    """Returns kind and number of a device: "", "cpu", "cuda" or "cuda:1". providers: those that ONNX Runtime offers.
 
-    Raises BackendFailed for what it does not offer.
+    Raises BackendFailed for any other name, and for a device that this ONNX Runtime does not offer.
     """
     kind, _, number = device.partition(":")
     if kind not in ("", CPU, CUDA) or (number and not (kind == CUDA and number.isdigit())):
-        raise BackendFailed(f"device {device!r} is none that ONNX Runtime can use here: say cpu, cuda or cuda:1.")
-    if kind == CUDA and PROVIDERS[CUDA] not in offered:
+        raise BackendFailed(f"ONNX Runtime cannot use device {device!r} here: use cpu, cuda or cuda:1.")
+    if kind == CUDA and PROVIDERS[CUDA] not in providers:
         raise BackendFailed(
-            f"device {device!r} was asked for, but this ONNX Runtime offers {', '.join(offered)} only: install the "
-            "build with CUDA (pip install onnxruntime-gpu instead of onnxruntime), or use device cpu."
+            f"ONNX Runtime cannot use device {device!r}: it offers only {', '.join(providers)}. Install the build with "
+            "CUDA (pip install onnxruntime-gpu instead of onnxruntime), or use device cpu."
         )
-    best = CUDA if PROVIDERS[CUDA] in offered else CPU
+    best = CUDA if PROVIDERS[CUDA] in providers else CPU
     return kind or best, int(number or 0)
 
 
-def most_probable(logits: np.ndarray, watched: np.ndarray) -> StepOutput:
-    """The most probable token of each row of logits (N, V), and the log probabilities that StepOutput wants."""
+def is_out_of_memory(exc: Exception) -> bool:
+    """Returns whether an error of ONNX Runtime was caused by an allocation that failed.
+
+    Class and code of the error do not say so: the same failure is a RuntimeError without a code from
+    run_with_iobinding, and code 1 (FAIL) or 6 (RUNTIME_EXCEPTION) from run, depending on the allocator (seen in 1.32).
+    The text after the last "Status Message:" is the cause, and unlike the text before it holds no names from the graph.
+    """
+    cause = str(exc).rpartition("Status Message:")[2]
+    return isinstance(exc, MemoryError) or _OUT_OF_MEMORY.search(cause) is not None
+
+
+def pick_most_probable(logits: np.ndarray, watched: np.ndarray) -> StepOutput:
+    """Returns the most probable token of each row of logits (N, V), and the log probabilities of StepOutput."""
     chosen = logits.argmax(-1)
     top = logits.max(-1)
     total = top + np.log(np.exp(logits - top[:, None]).sum(-1))

@@ -1,53 +1,57 @@
-"""The backends by name."""
+"""The backends by name: which exist, and which one runs a model if none is named."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 from depthlm_ros.backends.base import Backend
 from depthlm_ros.backends.onnx_runtime import OnnxRuntimeBackend
 from depthlm_ros.backends.tensorrt.backend import TensorRTBackend
-from depthlm_ros.backends.torch_backend import TorchBackend, loader
+from depthlm_ros.backends.torch_backend import TorchBackend, backbone_loader
 from depthlm_ros.errors import BackendFailed, UnknownName
-from depthlm_ros.model_files.bundle import Bundle
-from depthlm_ros.model_files.checkpoint import Checkpoint
+from depthlm_ros.model_files.bundle import ModelBundle
+from depthlm_ros.model_files.checkpoint import ReleasedCheckpoint
 
 BACKENDS = (OnnxRuntimeBackend.name, TensorRTBackend.name, TorchBackend.name)
 AUTO = "auto"
 
-Texts = tuple[Sequence[int], Sequence[int], Sequence[int]]
+# Token ids before, between and after the images of a prompt.
+PromptTexts: TypeAlias = tuple[Sequence[int], Sequence[int], Sequence[int]]
 
 
 def check_backend_name(name: str) -> None:
-    """Raises UnknownName listing the backends that exist."""
+    """Raises UnknownName, with the names that exist, for any other name."""
     if name != AUTO and name not in BACKENDS:
         raise UnknownName(f"backend {name!r} is not one of {', '.join([AUTO, *BACKENDS])}.")
 
 
-def open_backend(name: str, source: Bundle | Checkpoint, texts: Texts, threads: int = 0, device: str = "") -> Backend:
-    """Loads a model. "auto" is TensorRT where plans were built beside the graphs, ONNX Runtime for what was exported,
-    torch for a checkpoint.
+def open_backend(
+    name: str, source: ModelBundle | ReleasedCheckpoint, texts: PromptTexts, threads: int = 0, device: str = ""
+) -> Backend:
+    """Loads a model into the backend `name`.
 
-    texts: token ids before, between and after the images of a prompt. device: "" for the best there is.
+    "auto" is TensorRT for a bundle with TensorRT plans, ONNX Runtime for any other bundle, and torch for a checkpoint.
+    texts: token ids before, between and after the images of a prompt. device: "" for the best one that there is.
+    Raises UnknownName, BackendFailed, and BadBundle (BadPlans) for plans that this machine cannot use.
     """
     check_backend_name(name)
     if name == AUTO:
-        name = _best_for(source)
-    if name != TorchBackend.name:
-        if not isinstance(source, Bundle):
-            raise BackendFailed(
-                f"{source.spec.name} in {source.folder} is a checkpoint, which {name} cannot run as it is: use "
-                "backend torch, or export it (depthlm engine build)."
-            )
-        if name == TensorRTBackend.name:
-            return TensorRTBackend(source, device)
-        return OnnxRuntimeBackend(source, threads, device)
+        name = _best_backend(source)
+    if name == TorchBackend.name:
+        return TorchBackend(backbone_loader(source), texts, threads, device)
+    if not isinstance(source, ModelBundle):
+        raise BackendFailed(
+            f"{source.spec.name} in {source.folder} is a checkpoint, which {name} cannot run as it is: use "
+            "backend torch, or export it (depthlm engine build)."
+        )
+    if name == TensorRTBackend.name:
+        return TensorRTBackend(source, device)
+    return OnnxRuntimeBackend(source, threads, device)
 
-    return TorchBackend(loader(source), texts, threads, device)
 
-
-def _best_for(source: Bundle | Checkpoint) -> str:
-    if not isinstance(source, Bundle):
+def _best_backend(source: ModelBundle | ReleasedCheckpoint) -> str:
+    if not isinstance(source, ModelBundle):
         return TorchBackend.name
-    built = any(source.folder.glob("look_*.plan"))
-    return TensorRTBackend.name if built else OnnxRuntimeBackend.name
+    has_plans = any(source.folder.glob("look_*.plan"))
+    return TensorRTBackend.name if has_plans else OnnxRuntimeBackend.name

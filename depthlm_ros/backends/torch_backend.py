@@ -1,4 +1,7 @@
-"""torch: released checkpoints on a GPU or CPU, and the reference for what is exported."""
+"""Backend torch: runs released checkpoints on a GPU or CPU. Exported graphs are checked against it.
+
+torch and the networks are imported when a TorchBackend is made, not with this module.
+"""
 
 from __future__ import annotations
 
@@ -6,37 +9,39 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from depthlm_ros.backends.base import Look, StepInput, StepOutput
 from depthlm_ros.errors import BackendFailed, DepthLMError, OutOfMemory
-from depthlm_ros.model_files.bundle import Bundle
-from depthlm_ros.model_files.checkpoint import Checkpoint
+from depthlm_ros.model_files.bundle import ModelBundle
+from depthlm_ros.model_files.checkpoint import ReleasedCheckpoint
 
 if TYPE_CHECKING:
     import torch
 
     from depthlm_ros.nets.backbone import Backbone
+    from depthlm_ros.nets.graphs import LookGraph
 
-# Look graphs hold constants of their prompt's size; a camera has one size, a pair of them one more.
-GRAPHS_KEPT = 8
+# A look graph holds constants for the sizes of its images. One camera has one size, a pair of cameras one more.
+MAX_LOOK_GRAPHS = 8
 
 
 @dataclass(frozen=True)
-class DeviceCache:
-    """Keys and values on the device, (layers, rows, heads_kv, tokens, D)."""
+class TorchKeyValues:
+    """Keys and values of the look and of the text, on the device, each (layers, rows, heads_kv, tokens, D)."""
 
     prefix: tuple[torch.Tensor, torch.Tensor]
-    own: tuple[torch.Tensor, torch.Tensor]
+    text: tuple[torch.Tensor, torch.Tensor]
 
 
 class TorchBackend:
-    """A backbone (extra [torch]).
+    """Runs a backbone in torch (extra [torch]).
 
-    texts: token ids before, between and after the images of a prompt. load: makes the backbone for a torch device; it
-    is called once, after torch was found. device: "" takes a CUDA device if there is one.
+    load: makes the backbone for a torch device; it is called once, after torch was found. texts: token ids before,
+    between and after the images of a prompt. threads: 0 leaves torch's own setting. device: "" takes a CUDA device if
+    there is one. Raises BackendFailed if torch is not installed or cannot load the model.
     """
 
     name = "torch"
@@ -59,91 +64,94 @@ class TorchBackend:
             ) from exc
         if threads:
             torch.set_num_threads(threads)
-        self._torch, self._look_graph, self._texts = torch, LookGraph, texts
+        self._torch, self._look_graph_class, self._texts = torch, LookGraph, texts
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         with self._errors("load the model"):
             self._model = load(self.device)
-        self._step = StepGraph(self._model).eval()
-        self._looks: OrderedDict[tuple[tuple[int, int], ...], LookGraph] = OrderedDict()
+        self._step_graph = StepGraph(self._model).eval()
+        self._look_graphs: OrderedDict[tuple[tuple[int, int], ...], LookGraph] = OrderedDict()
 
     def look(self, images: Sequence[np.ndarray]) -> Look:
+        """See Backend."""
         with self._errors("look at the image"):
-            graph = self._graph(tuple((image.shape[2], image.shape[1]) for image in images))
+            graph = self._look_graph(tuple((image.shape[2], image.shape[1]) for image in images))
             outputs = graph(*(self._torch.from_numpy(image).to(self.device) for image in images))
             keys, values = outputs[-2:]
             depth_m = outputs[0].float().cpu().numpy() if len(outputs) == 3 else None
         return Look(depth_m, (keys, values), keys.shape[1], graph.layout.length, graph.layout.next_position)
 
-    def cache(self, look: Look, rows: int, slots: int) -> DeviceCache:
+    def cache(self, look: Look, rows: int, slots: int) -> TorchKeyValues:
+        """See Backend."""
         keys = look.prefix[0]
         layers, _, heads, _, size = keys.shape
         with self._errors(f"keep {slots} tokens of {rows} questions"):
-            own = keys.new_zeros(2, layers, rows, heads, slots, size)
-        return DeviceCache(look.prefix, (own[0], own[1]))
+            text = keys.new_zeros(2, layers, rows, heads, slots, size)
+        return TorchKeyValues(look.prefix, (text[0], text[1]))
 
-    def step(self, cache: DeviceCache, given: StepInput) -> StepOutput:
-        used = max(given.at, 1)
-        own_keys, own_values = (side[:, :, :, :used] for side in cache.own)
+    def step(self, cache: TorchKeyValues, step_input: StepInput) -> StepOutput:
+        """See Backend."""
+        first = step_input.first_slot
+        # The first text has no text before it, but the graph needs one slot, which is masked.
+        used = max(first, 1)
+        text_keys, text_values = (side[:, :, :, :used] for side in cache.text)
+        arrays = (step_input.ids, step_input.positions, step_input.last, step_input.mask[:, :used], step_input.watched)
         with self._errors("read the question"):
-            ids, positions, last, mask, watched = (
-                self._torch.from_numpy(array).to(self.device)
-                for array in (given.ids, given.positions, given.last, given.mask[:, :used], given.watched)
+            ids, positions, last, mask, watched = (self._torch.from_numpy(array).to(self.device) for array in arrays)
+            logits, keys, values = self._step_graph(
+                ids, positions, last, *cache.prefix, text_keys, text_values, mask.to(text_keys.dtype)
             )
-            logits, keys, values = self._step(
-                ids, positions, last, *cache.prefix, own_keys, own_values, mask.to(own_keys.dtype)
-            )
-            slots = slice(given.at, given.at + keys.shape[3])
-            cache.own[0][:, :, :, slots] = keys
-            cache.own[1][:, :, :, slots] = values
-            log = logits.float().log_softmax(-1)
-            best, chosen = log.max(-1)
-            return StepOutput(*(t.cpu().numpy() for t in (chosen, best, log[:, watched])))
+            slots = slice(first, first + keys.shape[3])
+            cache.text[0][:, :, :, slots] = keys
+            cache.text[1][:, :, :, slots] = values
+            log_probability = logits.float().log_softmax(-1)
+            best, chosen = log_probability.max(-1)
+            return StepOutput(*(tensor.cpu().numpy() for tensor in (chosen, best, log_probability[:, watched])))
 
-    def _graph(self, sizes_px: tuple[tuple[int, int], ...]) -> Any:
-        """The look graph for images of these sizes; the least recently used one is given up."""
-        if sizes_px not in self._looks:
+    def _look_graph(self, sizes_px: tuple[tuple[int, int], ...]) -> LookGraph:
+        """Returns the graph for images of these sizes. Forgets the least recently used graph if there are too many."""
+        if sizes_px not in self._look_graphs:
             before, between, after = self._texts
             texts = [before, *[between] * (len(sizes_px) - 1), after]
-            self._looks[sizes_px] = self._look_graph(self._model, texts, sizes_px).eval()
-            if len(self._looks) > GRAPHS_KEPT:
-                self._looks.popitem(last=False)
-        self._looks.move_to_end(sizes_px)
-        return self._looks[sizes_px]
+            self._look_graphs[sizes_px] = self._look_graph_class(self._model, texts, sizes_px).eval()
+            if len(self._look_graphs) > MAX_LOOK_GRAPHS:
+                self._look_graphs.popitem(last=False)
+        self._look_graphs.move_to_end(sizes_px)
+        return self._look_graphs[sizes_px]
 
     @contextmanager
     def _errors(self, task: str) -> Iterator[None]:
-        """Runs without gradients; torch's errors become ours."""
+        """Computes without gradients, and raises torch's errors as BackendFailed or OutOfMemory."""
         try:
             with self._torch.inference_mode():
                 yield
         except self._torch.OutOfMemoryError as exc:
             self._torch.cuda.empty_cache()
-            raise OutOfMemory(f"device {self.device} has no memory left to {task}: {first_line(exc)}") from exc
+            raise OutOfMemory(f"device {self.device} has no memory left to {task}: {_first_line(exc)}") from exc
         except RuntimeError as exc:
             if isinstance(exc, DepthLMError):
                 raise
-            raise BackendFailed(f"torch could not {task} on {self.device}: {first_line(exc)}") from exc
+            raise BackendFailed(f"torch could not {task} on {self.device}: {_first_line(exc)}") from exc
 
 
-def loader(source: Bundle | Checkpoint) -> Callable[[str], Backbone]:
-    """What loads a model's weights onto a torch device."""
+def backbone_loader(source: ModelBundle | ReleasedCheckpoint) -> Callable[[str], Backbone]:
+    """Returns the function that loads a model's weights onto a torch device."""
 
-    def load(on_device: str) -> Backbone:
-        if isinstance(source, Bundle):
+    def load(device: str) -> Backbone:
+        if isinstance(source, ModelBundle):
             from depthlm_ros.nets.checkpoint import load_checkpoint
 
-            return load_checkpoint(source.folder).eval().to(on_device)
+            return load_checkpoint(source.folder).eval().to(device)
         import torch
 
-        from depthlm_ros.nets.loading import load_released
+        from depthlm_ros.nets.loading import load_released_model
 
-        # A CPU is right, if slow, in single precision; half of it is for devices that compute in it.
-        dtype = torch.float32 if on_device == "cpu" else getattr(torch, source.spec.dtype)
-        return load_released(source.folder, source.spec, dtype, on_device)
+        # On a CPU, single precision is slow but right. Half precision is for devices that compute in it.
+        dtype = torch.float32 if device == "cpu" else getattr(torch, source.spec.dtype)
+        return load_released_model(source, dtype, device)
 
     return load
 
 
-def first_line(exc: BaseException) -> str:
-    """torch appends stack traces of its own to its messages."""
+def _first_line(exc: BaseException) -> str:
+    """Returns the message of an error without the stack traces that torch appends."""
     return str(exc).strip().split("\n")[0]

@@ -1,13 +1,13 @@
-"""How sure a model was of a number follows from what it might have written instead."""
+"""The certainty of a number follows from the numbers that the model could have written instead."""
 
 import numpy as np
 import pytest
 
-from depthlm_ros.backends.number_uncertainty import SYMBOLS, number_distribution, read_number
+from depthlm_ros.backends.number_uncertainty import SYMBOLS, find_number, number_distribution
 
 
 def steps(number, *doubts, ended=True):
-    """Log probabilities of a number written with certainty but for the doubts: (step, other symbol, probability)."""
+    """Returns log probabilities of a number that was certain except for doubts: (step, other symbol, probability)."""
     probability = np.full((len(number) + ended, len(SYMBOLS)), 1e-12)
     for step, symbol in enumerate(number):
         probability[step, SYMBOLS.index(symbol)] = 1.0
@@ -18,19 +18,19 @@ def steps(number, *doubts, ended=True):
     return np.log(np.maximum(probability, 1e-12))
 
 
-def test_a_number_without_doubt_is_itself():
+def test_a_certain_number_is_its_own_mean():
     mean, std = number_distribution("2.35", steps("2.35"))
     assert mean == pytest.approx(2.35) and std < 1e-3
 
 
-def test_a_doubt_in_the_last_digit_is_a_doubt_of_centimetres():
+def test_a_doubt_in_the_last_digit_gives_centimetres():
     mean, std = number_distribution("2.35", steps("2.35", (3, "7", 0.5)))
     assert mean == pytest.approx(2.36)
     assert std == pytest.approx(0.01, rel=1e-3)
 
 
-def test_a_doubt_in_the_first_digit_is_a_doubt_of_metres():
-    """Half of the time 2.35, half of the time 3.00 to 3.99, whose middle is 3.495 and width .99."""
+def test_a_doubt_in_the_first_digit_gives_metres():
+    """One half is 2.35, the other half is 3.00 to 3.99, with the middle 3.495 and the width 0.99."""
     mean, std = number_distribution("2.35", steps("2.35", (0, "3", 0.5)))
     assert mean == pytest.approx((2.35 + 3.5) / 2, abs=0.01)
     assert std == pytest.approx(np.sqrt(((3.5 - 2.35) / 2) ** 2 + 0.5 * 1.0 / 12), rel=0.02)
@@ -46,20 +46,20 @@ def test_the_point_instead_of_a_digit_makes_a_shorter_number():
     assert mean == pytest.approx((12.35 + 1.5) / 2, abs=0.01)
 
 
-def test_ten_digits_alike_are_nearly_uniform():
-    """A model that knows the form but nothing else: every digit is as likely; the numbers are uniform over 0 to 10."""
+def test_equally_likely_digits_give_a_uniform_distribution():
+    """A model that knows only the form gives every digit the same probability: numbers are uniform from 0 to 10."""
     doubts = [(step, other, 0.1) for step in (0, 2, 3) for other in "0123456789" if other != "5.55"[step]]
     mean, std = number_distribution("5.55", steps("5.55", *doubts))
     assert mean == pytest.approx(5.0, abs=0.1)
     assert std == pytest.approx(10 / np.sqrt(12), rel=0.03)
 
 
-def test_a_number_that_was_cut_off_counts_as_it_stands():
+def test_a_number_that_was_cut_off_is_taken_as_it_is():
     mean, _ = number_distribution("2.3", steps("2.3", ended=False))
     assert mean == pytest.approx(2.3)
 
 
-def test_nothing_to_go_by_is_nan():
+def test_no_number_gives_nan():
     assert np.isnan(number_distribution("", np.zeros((0, 11)))).all()
 
 
@@ -76,5 +76,5 @@ def test_nothing_to_go_by_is_nan():
         ([], 1.0, ("", 0)),
     ],
 )
-def test_a_number_is_found_among_the_tokens_that_spell_it(pieces, value, found):
-    assert read_number(pieces, value) == found
+def test_a_number_is_found_among_the_tokens(pieces, value, found):
+    assert find_number(pieces, value) == found

@@ -1,4 +1,4 @@
-"""A TensorRT plan is loaded only where it was built, from what it was built, and whole."""
+"""A TensorRT plan is loaded only if it is complete, on the machine and for the files that it was built for."""
 
 import json
 import os
@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 from support.paths import ROOT
 
-from depthlm_ros.backends.tensorrt.plan_file import Machine, PlanKey, check_plan, key_path, read_key, stale, write_plan
+from depthlm_ros.backends.tensorrt.plan_file import (
+    Machine,
+    PlanKey,
+    check_plan,
+    key_path,
+    plan_differences,
+    read_key,
+    write_plan,
+)
 from depthlm_ros.errors import BackendFailed, BadBundle
 
 FILES = {"look.onnx": "aa" * 32, "model.safetensors": "bb" * 32}
@@ -35,7 +43,7 @@ def check(plan, machine=HERE, files=FILES):
     return check_plan(plan, machine, files, "depthlm engine build --model tiny")
 
 
-def test_what_was_written_is_read_back(plan):
+def test_a_written_plan_is_read_back(plan):
     assert read_key(key_path(plan)) == KEY
     assert check(plan) == KEY
     assert plan.read_bytes() == b"a plan" * 100
@@ -51,29 +59,30 @@ def test_what_was_written_is_read_back(plan):
         ("driver", "CUDA 13.0", r"driver is CUDA 13\.0"),
     ],
 )
-def test_another_machine_is_refused_by_the_field_and_the_way_out_is_told(plan, field, value, said):
+def test_another_machine_is_refused_with_the_field_and_the_command(plan, field, value, said):
     with pytest.raises(BadBundle, match=f"{said}.*depthlm engine build --model tiny"):
         check(plan, replace(HERE, **{field: value}))
 
 
-def test_every_difference_is_told_at_once(plan):
+def test_all_differences_are_in_one_message(plan):
     with pytest.raises(BadBundle) as error:
         check(plan, Machine("11.4", "H200", "9.0", "CUDA 13.3"))
     assert all(word in str(error.value) for word in ("TensorRT", "GPU", "compute capability", "driver"))
 
 
-def test_a_changed_or_missing_graph_is_told_by_name(plan):
+def test_a_changed_or_missing_graph_is_named(plan):
     with pytest.raises(BadBundle, match=r"look\.onnx has changed"):
         check(plan, files=FILES | {"look.onnx": "cc" * 32})
-    with pytest.raises(BadBundle, match=r"model\.safetensors is gone"):
+    with pytest.raises(BadBundle, match=r"model\.safetensors, from which the plan was built, is gone"):
         check(plan, files={"look.onnx": "aa" * 32})
     assert check(plan, files=FILES | {"step.onnx": "dd" * 32}) == KEY
 
 
-def test_what_is_wanted_now_is_compared_field_by_field(plan):
-    assert stale(key_path(plan), KEY) == []
+def test_two_keys_are_compared_field_by_field(plan):
+    assert plan_differences(key_path(plan), KEY) == []
     wanted = replace(KEY, precision="bf16", shapes=({},), flags=())
-    assert [text.split(" is ")[0] for text in stale(key_path(plan), wanted)] == ["precision", "shapes", "builder flags"]
+    fields = [text.split(" is ")[0] for text in plan_differences(key_path(plan), wanted)]
+    assert fields == ["precision", "shapes", "builder flags"]
 
 
 def test_a_truncated_or_changed_plan_is_refused(plan):
@@ -96,17 +105,17 @@ def test_a_damaged_description_is_refused(plan, text):
         check(plan)
 
 
-def test_an_edited_description_is_no_way_around(plan):
+def test_an_edited_description_is_refused(plan):
     content = json.loads(key_path(plan).read_text())
     content["key"]["machine"]["gpu"] = 5
     key_path(plan).write_text(json.dumps(content))
-    with pytest.raises(BadBundle, match="5 is no text"):
+    with pytest.raises(BadBundle, match="5 is not a text"):
         check(plan)
 
 
-def test_a_plan_without_a_description_was_not_finished(plan):
+def test_a_plan_without_a_description_is_incomplete(plan):
     key_path(plan).unlink()
-    with pytest.raises(BadBundle, match="not built to its end"):
+    with pytest.raises(BadBundle, match="the plan is incomplete"):
         check(plan)
 
 
@@ -126,8 +135,8 @@ plan.write_plan(Path(sys.argv[1]), b"new" * 100, KEY)
 
 
 @pytest.mark.parametrize("while_writing", [".plan", ".json"])
-def test_a_killed_build_leaves_nothing_that_loads(plan, while_writing):
-    environment = os.environ | {"PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{ROOT}"}
+def test_a_killed_build_leaves_no_plan_that_loads(plan, while_writing):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (Path(__file__).parent, ROOT / "test", ROOT)))}
     done = subprocess.run([sys.executable, "-c", KILLED, plan, while_writing], env=environment, timeout=60)
     assert done.returncode == -signal.SIGKILL
     with pytest.raises(BadBundle):
@@ -136,15 +145,15 @@ def test_a_killed_build_leaves_nothing_that_loads(plan, while_writing):
     assert check(plan) == KEY
 
 
-def test_a_full_disk_is_told_and_leaves_no_scraps(tmp_path):
-    """A file size limit stands for a full disk: writing stops at it with an error of the system."""
+def test_a_full_disk_is_reported_and_leaves_no_files(tmp_path):
+    """A limit of the file size stands for a full disk: both stop the writing with an error of the system."""
     code = (
         "import resource, signal, sys\n"
         "from pathlib import Path\n"
-        "from depthlm_ros.backends.tensorrt.plan_file import write_whole\n"
+        "from depthlm_ros.backends.tensorrt.plan_file import write_engine_file\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        "write_whole(Path(sys.argv[1]), b'x' * 5000)\n"
+        "write_engine_file(Path(sys.argv[1]), b'x' * 5000)\n"
     )
     command = [sys.executable, "-c", code, tmp_path / "look.plan"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
@@ -152,7 +161,7 @@ def test_a_full_disk_is_told_and_leaves_no_scraps(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_is_a_file_is_told(tmp_path):
+def test_a_file_in_the_place_of_the_folder_is_reported(tmp_path):
     (tmp_path / "engines").write_text("")
     with pytest.raises(BackendFailed, match=r"engines.*name another folder"):
         write_plan(tmp_path / "engines" / "look.plan", b"", KEY)

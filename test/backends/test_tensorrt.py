@@ -1,4 +1,4 @@
-"""Plans built by the real TensorRT on this machine's GPU say what ONNX Runtime says. Skipped without either."""
+"""Plans that the real TensorRT builds on this machine's GPU give the results of ONNX Runtime. Skipped without a GPU."""
 
 import json
 import shutil
@@ -14,11 +14,11 @@ tensorrt = pytest.importorskip("tensorrt", reason="TensorRT is not installed her
 from depthlm_ros.backends.generation import Query, generate  # noqa: E402
 from depthlm_ros.backends.onnx_runtime import OnnxRuntimeBackend  # noqa: E402
 from depthlm_ros.backends.tensorrt.backend import TensorRTBackend  # noqa: E402
-from depthlm_ros.backends.tensorrt.cuda_device import CudaDevice, TorchDevice, open_device  # noqa: E402
+from depthlm_ros.backends.tensorrt.cuda_device import CudaPythonDevice, TorchDevice, open_device  # noqa: E402
 from depthlm_ros.backends.tensorrt.plan_file import key_path  # noqa: E402
 from depthlm_ros.errors import BackendFailed, BadBundle, OutOfMemory  # noqa: E402
-from depthlm_ros.export.progress import Bars  # noqa: E402
-from depthlm_ros.export.trt_builder import Limits, build_plan, default_workspace, plan_orders, timing_cache_path  # noqa: E402  # noqa: E402
+from depthlm_ros.export.progress import BuildProgress  # noqa: E402
+from depthlm_ros.export.trt_builder import StepLimits, build_plan, default_workspace, plan_requests, timing_cache_path  # noqa: E402
 from depthlm_ros.model_files.bundle import find_bundle, load_bundle  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -40,9 +40,9 @@ def plans(device, tmp_path_factory):
     folder = tmp_path_factory.mktemp("plans")
     facts = device.facts()
     timings = timing_cache_path(folder, facts, tensorrt.__version__)
-    limits = Limits(rows=4, tokens=64, slots=96, watched=8)
-    for order in plan_orders(BUNDLE, folder, "fp32", min(default_workspace(facts), 4 << 30), limits):
-        assert build_plan(order, facts, timings, Bars(), print).built
+    limits = StepLimits(rows=4, tokens=64, slots=96, watched=8)
+    for request in plan_requests(BUNDLE, folder, "fp32", min(default_workspace(facts), 4 << 30), limits):
+        assert build_plan(request, facts, timings, BuildProgress(), print).built
     return folder
 
 
@@ -60,7 +60,7 @@ def canvas(seed, size_px=BUNDLE.canvases_px[0]):
     return np.random.default_rng(seed).integers(0, 256, (1, size_px[1], size_px[0], 3), dtype=np.uint8)
 
 
-def test_depth_agrees_at_every_canvas_from_the_first_run_to_the_replayed(backend, reference):
+def test_depth_agrees_at_every_canvas_in_plain_and_replayed_runs(backend, reference):
     for size_px in BUNDLE.canvases_px:
         for seed in range(4):
             ours, theirs = (model.look([canvas(seed, size_px)]).depth_m for model in (backend, reference))
@@ -81,19 +81,19 @@ def test_replies_are_equal_token_for_token(backend, reference):
 
 
 def test_runs_are_recorded(backend, caplog):
-    """A graph that cannot be recorded would be run plainly, and say so."""
+    """A graph that cannot be recorded is run without recording, with a warning."""
     look = backend.look([canvas(1)])
     generate(backend, look, [Query([5, 6], NEVER, 8)], WATCHED)
     assert "without a CUDA graph" not in caplog.text
 
 
-def test_a_second_build_finds_its_plan_and_the_timings(plans, device):
+def test_a_second_build_finds_the_plan_and_the_timings(plans, device):
     facts = device.facts()
     timings = timing_cache_path(plans, facts, tensorrt.__version__)
     assert timings.stat().st_size > 0
-    limits = Limits(rows=4, tokens=64, slots=96, watched=8)
-    for order in plan_orders(BUNDLE, plans, "fp32", min(default_workspace(facts), 4 << 30), limits):
-        assert not build_plan(order, facts, timings, Bars(), print).built
+    limits = StepLimits(rows=4, tokens=64, slots=96, watched=8)
+    for request in plan_requests(BUNDLE, plans, "fp32", min(default_workspace(facts), 4 << 30), limits):
+        assert not build_plan(request, facts, timings, BuildProgress(), print).built
 
 
 def test_a_stale_plan_is_refused(plans, tmp_path):
@@ -114,7 +114,7 @@ def test_a_cut_plan_is_refused(plans, tmp_path):
         TensorRTBackend(BUNDLE, plans=tmp_path / "cut")
 
 
-def test_what_is_no_plan_is_refused_in_tensorrts_words(plans, tmp_path):
+def test_a_file_that_is_not_a_plan_is_refused_with_the_message_of_tensorrt(plans, tmp_path):
     from depthlm_ros.backends.tensorrt.plan_file import read_key, write_plan
 
     shutil.copytree(plans, tmp_path / "bad")
@@ -124,8 +124,8 @@ def test_what_is_no_plan_is_refused_in_tensorrts_words(plans, tmp_path):
         TensorRTBackend(BUNDLE, plans=tmp_path / "bad").look([canvas(1)])
 
 
-def test_a_graph_that_the_parser_refuses_is_told_by_node(device, tmp_path):
-    """Found by the parser itself: the table says nothing of sizes."""
+def test_a_graph_that_the_parser_refuses_is_named(device, tmp_path):
+    """The parser itself finds it: the support table does not know sizes."""
     import onnx
     from onnx import TensorProto, helper
 
@@ -133,13 +133,13 @@ def test_a_graph_that_the_parser_refuses_is_told_by_node(device, tmp_path):
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 3]) for name in "xy"]
     graph = helper.make_graph([node], "g", values[:1], values[1:])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), tmp_path / "g.onnx")
-    order = replace(plan_orders(BUNDLE, tmp_path, "fp32", 1 << 30)[0], graph=tmp_path / "g.onnx", prepare=())
+    request = replace(plan_requests(BUNDLE, tmp_path, "fp32", 1 << 30)[0], graph=tmp_path / "g.onnx", prepare=())
     with pytest.raises(BackendFailed, match=r"g\.onnx"):
-        build_plan(order, device.facts(), tmp_path / "timings.cache", Bars(), print)
-    assert not order.plan.exists()
+        build_plan(request, device.facts(), tmp_path / "timings.cache", BuildProgress(), print)
+    assert not request.plan.exists()
 
 
-@pytest.fixture(params=[CudaDevice, TorchDevice])
+@pytest.fixture(params=[CudaPythonDevice, TorchDevice])
 def memory(request, device):
     try:
         return request.param(0)
@@ -147,16 +147,16 @@ def memory(request, device):
         pytest.skip(f"not installed: {exc}")
 
 
-def test_memory_moves_as_told(memory):
-    """Both libraries: into slots of a larger array, recorded and replayed."""
+def test_slots_are_copied_recorded_and_replayed(memory):
+    """With both libraries, a copy into slots of a larger array can be recorded and replayed."""
     memory.activate()
     source, into = memory.zeros((2, 3, 4, 5), 4), memory.zeros((2, 3, 9, 5), 4)
     sent, back = memory.pinned((2, 3, 4, 5), np.float32), memory.pinned((2, 3, 9, 5), np.float32)
     sent[:] = np.random.default_rng(1).random(sent.shape)
     memory.upload(source, sent)
     memory.synchronize()
-    recorded = memory.record(lambda: memory.copy_slots(into, source, 3))
-    memory.replay(recorded)
+    replay = memory.record(lambda: memory.copy_slots(into, source, 3))
+    replay()
     memory.download(back, into)
     memory.synchronize()
     np.testing.assert_array_equal(back[:, :, 3:7], sent)
@@ -167,13 +167,13 @@ def test_memory_moves_as_told(memory):
     assert not back.any()
 
 
-def test_too_much_memory_is_told_as_such(memory):
+def test_too_large_an_array_is_out_of_memory(memory):
     with pytest.raises(OutOfMemory):
         memory.zeros((1 << 50,), 1)
     assert memory.zeros((1 << 20,), 1).nbytes == 1 << 20
 
 
-def test_the_device_tells_what_it_is(memory):
+def test_the_facts_of_the_device_are_complete(memory):
     facts = memory.facts()
     assert facts.name and facts.sm.count(".") == 1 and facts.driver.startswith("CUDA ")
     assert 0 < facts.free_bytes <= facts.total_bytes

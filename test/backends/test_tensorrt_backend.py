@@ -1,7 +1,7 @@
-"""What backend tensorrt does with plans, buffers and recorded runs, on doubles of TensorRT and CUDA.
+"""How backend tensorrt handles plans, buffers and recorded runs, on doubles of TensorRT and CUDA.
 
-Engines of the doubles run in ONNX Runtime, so replies must be those of backend onnxruntime. How TensorRT itself behaves
-is checked by test_tensorrt.py, where there is one.
+The engines of the doubles run in ONNX Runtime, so replies must equal those of backend onnxruntime. The behaviour of
+TensorRT itself is checked by test_tensorrt.py on machines that have it.
 """
 
 import ctypes
@@ -9,6 +9,7 @@ import gc
 import json
 import logging
 import shutil
+import subprocess
 import sys
 import threading
 from dataclasses import replace
@@ -21,41 +22,42 @@ pytest.importorskip("onnxruntime")
 
 from onnx import helper  # noqa: E402
 from support import tensorrt_double  # noqa: E402
+from support.paths import ROOT  # noqa: E402
 
 from depthlm_ros.backends.base import StepInput  # noqa: E402
 from depthlm_ros.backends.generation import Query, generate  # noqa: E402
 from depthlm_ros.backends.onnx_runtime import OnnxRuntimeBackend  # noqa: E402
 from depthlm_ros.backends.tensorrt.backend import TensorRTBackend  # noqa: E402
-from depthlm_ros.backends.tensorrt.cuda_device import device_index, open_device  # noqa: E402
+from depthlm_ros.backends.tensorrt.cuda_device import open_device, parse_device_index  # noqa: E402
 from depthlm_ros.backends.tensorrt.plan_file import key_path  # noqa: E402
-from depthlm_ros.errors import BackendFailed, BadBundle, BadQuestion, OutOfMemory, UnfitPlans  # noqa: E402
-from depthlm_ros.export.progress import Bars  # noqa: E402
-from depthlm_ros.export.trt_builder import Limits, build_plan, plan_orders  # noqa: E402
+from depthlm_ros.errors import BackendFailed, BadBundle, BadPlans, BadQuestion, OutOfMemory  # noqa: E402
+from depthlm_ros.export.progress import BuildProgress  # noqa: E402
+from depthlm_ros.export.trt_builder import StepLimits, build_plan, plan_requests  # noqa: E402
 from depthlm_ros.model_files.bundle import file_digest, find_bundle, load_bundle  # noqa: E402
 
 pytestmark = pytest.mark.torch
 BUNDLE = load_bundle(find_bundle("tiny"))
-LIMITS = Limits(rows=4, tokens=24, slots=40, watched=8)
+LIMITS = StepLimits(rows=4, tokens=24, slots=40, watched=8)
 NEVER = np.zeros(1024, bool)
 WATCHED = np.array([3, 7, 11])
 
 
 @pytest.fixture
 def double(monkeypatch):
-    """(tensorrt, memory of the device)."""
+    """Gives (the module tensorrt, the memory of the device)."""
     yield tensorrt_double.install(monkeypatch)
     gc.collect()
 
 
 @pytest.fixture(scope="module")
 def plans(tmp_path_factory):
-    """Folder with all plans of the embedded model, built with the doubles."""
+    """A folder with all plans of the embedded model, built with the doubles."""
     folder = tmp_path_factory.mktemp("plans")
     with pytest.MonkeyPatch.context() as monkeypatch:
         tensorrt_double.install(monkeypatch)
         facts = open_device().facts()
-        for order in plan_orders(BUNDLE, folder, "fp16", 1 << 28, LIMITS):
-            build_plan(order, facts, folder / "timings.cache", Bars(), print)
+        for request in plan_requests(BUNDLE, folder, "fp16", 1 << 28, LIMITS):
+            build_plan(request, facts, folder / "timings.cache", BuildProgress(), print)
     return folder
 
 
@@ -85,15 +87,15 @@ def assert_same(ours, theirs):
         np.testing.assert_allclose(left.watched, right.watched, atol=1e-4)
 
 
-def test_a_look_at_every_canvas_is_that_of_onnx_runtime(backend, reference):
+def test_looks_at_every_canvas_equal_those_of_onnx_runtime(backend, reference):
     for size_px in BUNDLE.canvases_px:
-        for seed in range(4):  # the first run is plain, the second recorded, then it is replayed
+        for seed in range(4):  # the first run is plain, the second one is recorded, all others are replayed
             ours, theirs = (model.look([canvas(seed, size_px)]) for model in (backend, reference))
             np.testing.assert_allclose(ours.depth_m, theirs.depth_m, rtol=1e-5)
             assert (ours.length, ours.next_position) == (theirs.length, theirs.next_position)
 
 
-def test_replies_are_those_of_onnx_runtime(backend, reference):
+def test_replies_equal_those_of_onnx_runtime(backend, reference):
     looks = [model.look([canvas(1)]) for model in (backend, reference)]
     for lengths in ((7,), (4, 9, 2), (3, 3, 3, 3)):
         ours, theirs = (
@@ -112,8 +114,8 @@ def test_runs_are_recorded_once_and_then_replayed(backend, double):
     assert double[1].replays - first == 7  # every token after the question's own pass
 
 
-def test_nothing_of_an_earlier_question_is_left_in_the_buffers(backend, reference):
-    """Longer ones first: their keys lie in the slots that a shorter one masks."""
+def test_an_earlier_question_does_not_change_the_next_reply(backend, reference):
+    """The longer questions come first: their keys lie in slots that the shorter ones mask."""
     look, theirs = backend.look([canvas(1)]), reference.look([canvas(1)])
     for lengths in ((20, 20), (2, 3)):
         assert_same(
@@ -121,12 +123,12 @@ def test_nothing_of_an_earlier_question_is_left_in_the_buffers(backend, referenc
         )
 
 
-def test_broken_numbers_of_one_question_do_not_reach_the_next(backend, reference):
-    """A buffer that is used again must not poison what follows: zero times NaN is NaN."""
+def test_nan_in_the_buffers_of_one_question_does_not_reach_the_next(backend, reference):
+    """A masked slot is multiplied by zero, but zero times NaN is NaN: buffers are cleared before their next use."""
     look = backend.look([canvas(1)])
     cache = backend.cache(look, 1, 20)
-    backend.look([canvas(2)])  # waits for what was put on the stream
-    for array in cache.slab.own:
+    backend.look([canvas(2)])  # waits for the work on the stream
+    for array in cache.buffers.text:
         raw = (ctypes.c_float * (array.nbytes // 4)).from_address(array.address)
         np.frombuffer(raw, np.float32)[:] = np.nan
     del cache
@@ -136,7 +138,7 @@ def test_broken_numbers_of_one_question_do_not_reach_the_next(backend, reference
     )
 
 
-def test_an_old_look_answers_after_newer_ones(backend, reference):
+def test_an_old_look_can_be_asked_after_newer_looks(backend, reference):
     seeds = (1, 2, 3)
     ours, theirs = ([model.look([canvas(seed)]) for seed in seeds] for model in (backend, reference))
     for index in (2, 0, 1, 0):
@@ -146,8 +148,8 @@ def test_an_old_look_answers_after_newer_ones(backend, reference):
         )
 
 
-def test_questions_asked_by_turns_keep_apart(backend, reference):
-    """Two caches of the same size are in use at once, as with two threads."""
+def test_two_caches_in_use_at_once_do_not_mix(backend, reference):
+    """Two caches of the same size, as with two threads."""
     results = {}
     for name, model in (("ours", backend), ("theirs", reference)):
         look = model.look([canvas(1)])
@@ -170,7 +172,7 @@ def test_questions_asked_by_turns_keep_apart(backend, reference):
     assert abs(results["ours"][0].watched - results["ours"][1].watched).max() > 1e-3
 
 
-def test_a_second_turn_of_text_sees_the_first(backend, reference):
+def test_a_second_text_sees_the_first_text(backend, reference):
     outputs = []
     for model in (backend, reference):
         look = model.look([canvas(1)])
@@ -183,20 +185,20 @@ def test_a_second_turn_of_text_sees_the_first(backend, reference):
     np.testing.assert_allclose(outputs[1].watched, outputs[3].watched, atol=1e-4)
 
 
-def test_no_watched_tokens_are_no_empty_tensor(backend, reference):
+def test_generation_without_watched_tokens(backend, reference):
     nothing = np.zeros(0, np.int64)
     replies = generate(backend, backend.look([canvas(1)]), queries(3), nothing)
     assert replies[0].watched.shape == (6, 0)
     assert replies[0].ids == generate(reference, reference.look([canvas(1)]), queries(3), nothing)[0].ids
 
 
-def test_other_numbers_of_watched_tokens_in_the_same_buffers(backend, reference):
+def test_the_number_of_watched_tokens_can_change_between_questions(backend, reference):
     look, theirs = backend.look([canvas(1)]), reference.look([canvas(1)])
     for watched in (WATCHED, WATCHED[:1], np.arange(8)):
         assert_same(generate(backend, look, queries(3), watched), generate(reference, theirs, queries(3), watched))
 
 
-def test_more_questions_than_the_engine_takes_are_asked_in_groups(backend, reference, caplog):
+def test_more_questions_than_the_engine_takes_are_asked_in_batches(backend, reference, caplog):
     many = queries(*[3 + index % 4 for index in range(10)])
     with caplog.at_level(logging.ERROR):
         ours = generate(backend, backend.look([canvas(1)]), many, WATCHED)
@@ -212,7 +214,7 @@ def test_text_longer_than_the_engine_takes_is_refused(backend):
     assert generate(backend, look, queries(3), WATCHED)[0].ids
 
 
-def test_memory_comes_back_when_looks_and_caches_are_gone(backend, double):
+def test_memory_is_used_again_when_looks_and_caches_are_gone(backend, double):
     def used():
         gc.collect()
         return sum(len(block) for block in double[1].live.values())
@@ -228,7 +230,7 @@ def test_memory_comes_back_when_looks_and_caches_are_gone(backend, double):
     assert used() == settled
 
 
-def test_what_is_kept_for_other_sizes_makes_room(backend, double):
+def test_free_buffers_of_other_sizes_are_released_when_memory_is_short(backend, double):
     look = backend.look([canvas(1)])
     generate(backend, look, queries(5, 5, 5, 5), WATCHED)
     gc.collect()
@@ -260,10 +262,10 @@ def test_threads_take_turns(backend, reference):
         assert_same(got[seed], replies)
 
 
-def test_depth_only_engines_tell_depth_and_say_why_they_do_not_answer(double, tmp_path):
+def test_an_engine_for_depth_only_gives_depth_and_refuses_questions(double, tmp_path):
     facts = open_device().facts()
-    for order in plan_orders(BUNDLE, tmp_path, "fp16", 1 << 28, LIMITS, only_depth=True):
-        build_plan(order, facts, tmp_path / "timings.cache", Bars(), print)
+    for request in plan_requests(BUNDLE, tmp_path, "fp16", 1 << 28, LIMITS, only_depth=True):
+        build_plan(request, facts, tmp_path / "timings.cache", BuildProgress(), print)
     backend = TensorRTBackend(BUNDLE, plans=tmp_path)
     look = backend.look([canvas(1)])
     assert look.depth_m.shape == (1, BUNDLE.canvases_px[0][1], BUNDLE.canvases_px[0][0])
@@ -277,7 +279,7 @@ def test_three_images_are_refused(backend):
 
 
 def pair_graph(look, path):
-    """A look at two images made of a look at one: the mean byte of the second, in metres, is added to the depth."""
+    """Makes a graph for two images from a graph for one: it adds the mean byte of the second to the depth."""
     model = onnx.load(look, load_external_data=False)
     graph, image = model.graph, model.graph.input[0]
     second = graph.input.add()
@@ -298,7 +300,7 @@ def pair_graph(look, path):
 
 @pytest.fixture
 def two(tmp_path):
-    """The embedded model as one that looks at two images together."""
+    """The embedded model as a model that looks at two images together."""
     folder = tmp_path / "two"
     shutil.copytree(BUNDLE.folder, folder)
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -311,10 +313,10 @@ def two(tmp_path):
     return bundle
 
 
-def test_two_images_are_looked_at_together_by_a_model_that_compares(double, two, reference, tmp_path):
+def test_two_images_are_looked_at_together(double, two, reference, tmp_path):
     facts = open_device().facts()
-    for order in plan_orders(two, tmp_path, "fp16", 1 << 28, LIMITS):
-        build_plan(order, facts, tmp_path / "timings.cache", Bars(), print)
+    for request in plan_requests(two, tmp_path, "fp16", 1 << 28, LIMITS):
+        build_plan(request, facts, tmp_path / "timings.cache", BuildProgress(), print)
     backend = TensorRTBackend(two, plans=tmp_path)
     alone = reference.look([canvas(1)])
     for seed in (2, 3, 4):
@@ -336,32 +338,32 @@ def test_a_canvas_without_a_plan_is_refused_when_loading(double, plans, tmp_path
         TensorRTBackend(BUNDLE, plans=tmp_path / "some")
 
 
-def test_plans_of_a_build_that_ended_before_the_step_are_no_engine_for_depth_only(double, plans, tmp_path):
+def test_a_build_that_ended_before_the_step_plan_is_not_taken_for_depth_only(double, plans, tmp_path):
     shutil.copytree(plans, tmp_path / "some")
     for name in ("step.plan", "step.plan.json"):
         (tmp_path / "some" / name).unlink()
-    with pytest.raises(UnfitPlans, match=r"no step\.plan") as error:
+    with pytest.raises(BadPlans, match=r"no step\.plan") as error:
         TensorRTBackend(BUNDLE, plans=tmp_path / "some")
     assert error.value.rebuild == "depthlm engine build --model tiny --backend tensorrt"
 
 
-def test_the_command_builds_what_was_built_wherever_it_lies(double, tmp_path):
+def test_the_build_command_names_the_folder_and_the_options_of_the_engine(double, tmp_path):
     copy = tmp_path / "my tiny"
     shutil.copytree(BUNDLE.folder, copy)
     bundle, facts = replace(BUNDLE, folder=copy), open_device().facts()
-    for order in plan_orders(bundle, copy, "fp16", 1 << 28, LIMITS, only_depth=True):
-        build_plan(order, facts, tmp_path / "timings.cache", Bars(), print)
+    for request in plan_requests(bundle, copy, "fp16", 1 << 28, LIMITS, only_depth=True):
+        build_plan(request, facts, tmp_path / "timings.cache", BuildProgress(), print)
     double[0].__version__ = "10.9.0"
-    with pytest.raises(UnfitPlans, match=r"TensorRT is 10\.9\.0, but the plan was built for 10\.3\.0") as error:
+    with pytest.raises(BadPlans, match=r"TensorRT is 10\.9\.0, but the plan was built for 10\.3\.0") as error:
         TensorRTBackend(bundle)
     assert error.value.rebuild == f"depthlm engine build --model '{copy}' --backend tensorrt --depth-only"
     assert str(error.value).endswith(error.value.rebuild)
 
 
-def test_a_damaged_description_of_a_plan_is_told_with_the_command(double, plans, tmp_path):
+def test_a_damaged_description_of_a_plan_is_reported_with_the_command(double, plans, tmp_path):
     shutil.copytree(plans, tmp_path / "some")
     (tmp_path / "some" / "step.plan.json").write_text("{")
-    with pytest.raises(UnfitPlans, match=r"step\.plan\.json is damaged.*depthlm engine build --model tiny"):
+    with pytest.raises(BadPlans, match=r"step\.plan\.json is damaged.*depthlm engine build --model tiny"):
         TensorRTBackend(BUNDLE, plans=tmp_path / "some")
 
 
@@ -381,8 +383,8 @@ def test_a_changed_graph_makes_its_plan_stale(double, plans, tmp_path):
         TensorRTBackend(replace(BUNDLE, folder=copy), plans=plans)
 
 
-def test_a_plan_that_tensorrt_does_not_take_is_told_in_its_words(double, plans, tmp_path):
-    """Whole by its JSON, but not a plan."""
+def test_a_plan_that_tensorrt_refuses_is_reported_with_its_message(double, plans, tmp_path):
+    """The file agrees with its JSON, but is not a plan."""
     shutil.copytree(plans, tmp_path / "bad")
     from depthlm_ros.backends.tensorrt.plan_file import read_key, write_plan
 
@@ -393,21 +395,27 @@ def test_a_plan_that_tensorrt_does_not_take_is_told_in_its_words(double, plans, 
         backend.look([canvas(1)])
 
 
-def test_without_tensorrt_the_way_out_is_told(monkeypatch):
+def test_an_error_without_tensorrt_names_another_backend(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(BackendFailed, match="backend onnxruntime"):
         TensorRTBackend(BUNDLE)
 
 
-def test_without_a_library_for_the_device_the_way_out_is_told(double, monkeypatch):
+def test_an_error_without_a_library_for_the_device_names_the_libraries(double, monkeypatch):
     for name in ("cuda.bindings", "cuda", "torch"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(BackendFailed, match="cuda-python or torch"):
         TensorRTBackend(BUNDLE)
 
 
-def test_a_device_that_is_not_there_is_told(double):
+def test_importing_the_backend_loads_neither_tensorrt_nor_cuda_nor_torch():
+    code = "import sys, depthlm_ros.backends.tensorrt.backend; print(*{'tensorrt', 'cuda', 'torch'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
+def test_a_missing_device_is_reported_by_number(double):
     with pytest.raises(BackendFailed, match="CUDA device 3: invalid device"):
         TensorRTBackend(BUNDLE, device="cuda:3")
-    with pytest.raises(BackendFailed, match="'cpu' is no GPU"):
-        device_index("cpu")
+    with pytest.raises(BackendFailed, match="TensorRT cannot use device 'cpu'"):
+        parse_device_index("cpu")

@@ -1,8 +1,8 @@
-"""Every name, enum member and keyword of TensorRT and CUDA that our code uses exists in the real Python bindings, of
-the oldest and the newest version that we support and of one between.
+"""Every name, enum member and keyword of TensorRT and CUDA that our code uses exists in the real Python bindings.
 
-THIS CHECKS NAMES ONLY. The bindings are real, the libraries behind them are empty: nothing is built or run. What is
-used is derived from our source by extension_names.py; nobody keeps a list.
+The oldest and the newest supported version are checked, and one between them. THIS CHECKS NAMES ONLY: the bindings are
+real, but the libraries behind them are empty, and nothing is built or run. extension_names.py derives the names from
+our source, so that there is no list to maintain.
 """
 
 import json
@@ -16,7 +16,7 @@ import pytest
 from support.extension_names import Names, ast
 from support.paths import ROOT
 
-# Downloaded once; `make clean` removes it.
+# The bindings are downloaded once; `make clean` removes them.
 CACHE = ROOT / "build" / "bindings"
 FINDER = ROOT / "test" / "support" / "extension_names.py"
 SOURCES = [
@@ -29,7 +29,7 @@ TENSORRT = [
     ("tensorrt-cu12-bindings", "10.16.1.11", 10),
     ("tensorrt-cu13-bindings", "11.4.0.106", 11),
 ]
-# What the bindings want to find in each library; every function returns nothing.
+# The functions that the bindings look for in each library; here every function returns nothing.
 LIBRARIES = {
     "nvinfer": (
         "createInferBuilder_INTERNAL createInferRefitter_INTERNAL createInferRuntime_INTERNAL getBuilderPluginRegistry "
@@ -41,7 +41,7 @@ LIBRARIES = {
 
 
 def installed(*requirements):
-    """Folder with packages of exactly these versions, from the cache or by pip. Skips where they cannot be had."""
+    """Returns a folder with packages of these versions, from the cache or by pip. Skips if pip cannot get them."""
     folder = CACHE / "+".join(requirements).replace("==", "-")
     if not folder.is_dir():
         part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
@@ -56,7 +56,7 @@ def installed(*requirements):
 
 
 def empty_libraries(folder, major):
-    """Compiles libraries without content, under the names that the bindings load."""
+    """Compiles empty libraries with the names that the bindings load."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         pytest.skip("no C compiler here")
@@ -69,7 +69,7 @@ def empty_libraries(folder, major):
 
 
 def in_bindings(packages, libraries, *arguments):
-    """Output of a Python process that has these packages and libraries."""
+    """Returns the output of a Python process that has these packages and libraries."""
     environment = os.environ | {"PYTHONPATH": f"{packages}{os.pathsep}{ROOT}", "LD_LIBRARY_PATH": str(libraries)}
     done = subprocess.run(
         [sys.executable, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=120
@@ -80,7 +80,7 @@ def in_bindings(packages, libraries, *arguments):
 
 @pytest.fixture(params=TENSORRT, ids=lambda given: f"{given[1]}")
 def tensorrt(request, tmp_path):
-    """(folder of the packages, folder of the libraries) of one version."""
+    """Gives (folder of the packages, folder of the libraries) of one version."""
     package, version, major = request.param
     packages = installed(f"{package}=={version}")
     empty_libraries(tmp_path, major)
@@ -91,7 +91,7 @@ def test_every_name_of_tensorrt_that_we_use_exists(tensorrt):
     output = in_bindings(*tensorrt, FINDER, "tensorrt_bindings", "trt", *SOURCES)
     found = json.loads(output)
     assert found["missing"] == []
-    # Names from every layer of what has to be followed; fewer would mean that some were not found.
+    # These names are found only if every kind of syntax is followed; fewer names would mean that some were missed.
     assert len(found["used"]) > 60
     assert {
         "DataType.BF16",
@@ -109,7 +109,7 @@ import io, sys, tempfile
 from pathlib import Path
 import tensorrt_bindings as trt
 sys.modules["tensorrt"] = trt
-from depthlm_ros.backends.tensorrt.runtime import Engine, load_tensorrt, make_logger
+from depthlm_ros.backends.tensorrt.runtime import LoadedPlan, load_tensorrt, make_logger
 from depthlm_ros.errors import BackendFailed
 assert load_tensorrt() is trt
 log = make_logger(trt)
@@ -120,22 +120,22 @@ class Device:
 with tempfile.NamedTemporaryFile() as plan:
     plan.write(b"plan"), plan.flush()
     try:
-        Engine(trt, Device(), Path(plan.name))
+        LoadedPlan(trt, Device(), Path(plan.name))
     except BackendFailed as exc:
         print(exc)
 """
 
 
-def test_our_logger_is_taken_and_a_tensorrt_that_does_not_start_is_told(tensorrt):
+def test_tensorrt_takes_our_logger_and_a_failed_start_is_reported(tensorrt):
     assert "does not start" in in_bindings(*tensorrt, "-c", STARTING)
 
 
 MONITORING = """
 import io
 import tensorrt_bindings as trt
-from depthlm_ros.export.progress import Bars
-from depthlm_ros.export.trt_builder import _monitor
-monitor = _monitor(trt, Bars(io.StringIO()))
+from depthlm_ros.export.progress import BuildProgress
+from depthlm_ros.export.trt_builder import make_progress_monitor
+monitor = make_progress_monitor(trt, BuildProgress(io.StringIO()))
 assert isinstance(monitor, trt.IProgressMonitor)
 monitor.phase_start("a", None, 2)
 print(monitor.step_complete("a", 0))
@@ -143,7 +143,7 @@ print(monitor.step_complete("a", 0))
 
 
 @pytest.mark.torch
-def test_our_progress_monitor_is_taken(tensorrt):
+def test_tensorrt_takes_our_progress_monitor(tensorrt):
     pytest.importorskip("onnx")
     assert in_bindings(*tensorrt, "-c", MONITORING) == "True\n"
 

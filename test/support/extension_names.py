@@ -1,10 +1,10 @@
-"""Finds in source files, by their syntax trees, every name that they use of an extension module, and looks it up there.
+"""Finds every name of an extension module that some source files use, and looks it up in the module.
 
     python extension_names.py MODULE LOADER FILE...     prints {"used": [...], "missing": [...]} as JSON
 
-MODULE is imported; LOADER is the parameter or local name that stands for it in the files ("trt"). Types follow
-assignments, calls of the files' own functions and methods, loops, and the return types that the module's docstrings
-state. Run in a process of its own, with the module on its path.
+MODULE is imported; LOADER is the parameter or local name that stands for it in the files ("trt"). The names are found
+in the syntax trees of the files. Types follow assignments, calls of the files' own functions and methods, loops, and
+the return types in the docstrings of the module. It runs in its own process, with the module on its path.
 """
 
 import ast
@@ -15,20 +15,23 @@ import re
 import sys
 from pathlib import Path
 
-# What docstrings of the ONNX parser call its C++ type.
+# Names of C++ types in docstrings of the ONNX parser -> their names in Python.
 CPLUSPLUS = {"IParserError": "ParserError"}
 
 
 class Known:
-    """What an expression is. kind: "module", "class", "instance" (value: the class), "method", "list" (value: what its
-    elements are), or "own ..." for classes, functions and methods of the files themselves."""
+    """What is known about an expression.
+
+    kind: "module", "class", "instance" (value: the class), "method", "list" (value: Known of its elements), or "own
+    ..." for classes, functions and methods of the files themselves.
+    """
 
     def __init__(self, kind, value, owner=None):
         self.kind, self.value, self.owner = kind, value, owner
 
 
 class Names:
-    """used, missing: names by class. classes: own class -> its tree, methods and what is known of its attributes."""
+    """The names that were found. used, missing: as "Class.name". classes: own class -> (tree, methods, attributes)."""
 
     def __init__(self, module, loader):
         self.module, self.loader = module, loader
@@ -42,7 +45,7 @@ class Names:
                     methods = {item.name: item for item in node.body if isinstance(item, ast.FunctionDef)}
                     self.classes[node.name] = (node, methods, {})
             self.functions |= {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
-        # Attributes may be set by a method that is read later than the one that uses them.
+        # A method that sets an attribute can be read later than a method that uses it.
         for _ in range(3):
             for name, (_, methods, _) in self.classes.items():
                 for method in methods.values():
@@ -51,7 +54,7 @@ class Names:
                 self.run(function, None)
 
     def run(self, function, owner, closure=None):
-        """Follows a function; returns what it returns, if that is known."""
+        """Follows a function. Returns Known of its return value, or None."""
         if (owner, function.name) in self.running:
             return None
         self.running.add((owner, function.name))
@@ -108,7 +111,7 @@ class Names:
         return returned
 
     def inner(self, node, scope):
-        """A function or class inside a function sees what is around it."""
+        """Follows a function or class inside a function, with the names around it."""
         if isinstance(node, ast.FunctionDef):
             self.run(node, getattr(scope.get("self"), "value", None), scope)
             return None
@@ -129,7 +132,7 @@ class Names:
             return
         known = self.value(value, scope)
         if isinstance(target, ast.Attribute):
-            self.value(target, scope)  # a property that is set must be there
+            self.value(target, scope)  # a property that is set must exist
             holder = self.value(target.value, scope)
             if holder and holder.kind == "own" and holder.value in self.classes and known:
                 self.classes[holder.value][2].setdefault(target.attr, known)
@@ -218,7 +221,7 @@ class Names:
         return getattr(holder, name)
 
     def check_arguments(self, function, name, node):
-        """Keywords must be parameters, and positional arguments must not be too many, of one overload at least."""
+        """Checks that at least one overload has all keywords as parameters, and enough parameters for all arguments."""
         overloads = [signature for signature in signatures(function) if "*args" not in signature]
         keywords = {keyword.arg for keyword in node.keywords if keyword.arg}
         self.used |= {f"{name}({keyword}=)" for keyword in keywords}
@@ -239,7 +242,7 @@ class Names:
 
 
 def signatures(function):
-    """Parameter names of every overload that a docstring of pybind11 states, without self."""
+    """Returns the parameter names of every overload in a docstring of pybind11, without self."""
     found = []
     for arguments in re.findall(r"^\s*(?:\d+\. )?\w+\((.*)\) ->", function.__doc__ or "", re.MULTILINE):
         names = [re.match(r"[*\w]+", part.strip()) for part in split(arguments)]
@@ -248,7 +251,7 @@ def signatures(function):
 
 
 def split(arguments):
-    """At the commas that are not inside brackets."""
+    """Splits a text at the commas that are not inside brackets."""
     parts, depth = [""], 0
     for letter in arguments:
         depth += (letter in "[(<") - (letter in "])>")

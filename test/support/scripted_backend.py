@@ -1,4 +1,4 @@
-"""A backend that says what a test tells it to, for models whose weights are not here; everything around it is real."""
+"""A backend with scripted replies, for models whose weights are not here. Everything around it is real."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,18 +6,20 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from depthlm_ros.backends.base import Look, StepInput, StepOutput
-from depthlm_ros.families.chat import chat_named
-from depthlm_ros.families.registry import family_named
+from depthlm_ros.families.registry import chat_named, family_named
 from depthlm_ros.model import Model, read_tokenizer
-from depthlm_ros.model_files.spec_yaml import spec_named
+from depthlm_ros.model_files.spec_yaml import find_spec
 from support.paths import TINY
 
 TOKENIZER = TINY / "tokenizer.json"
 
 
 class ScriptedBackend:
-    """reply: from a question's text to the words said. sure: whether other digits were out of the question.
-    looked_at: the images of every look, each (h, w, 3)."""
+    """Replies to each question with reply(text of the question).
+
+    sure: True if no other digit was possible, False if all were equally likely. looked_at: the images of every look,
+    each (h, w, 3).
+    """
 
     name = "scripted"
 
@@ -32,19 +34,19 @@ class ScriptedBackend:
     def cache(self, look: Look, rows: int, slots: int) -> list[list[int]]:
         return [[] for _ in range(rows)]
 
-    def step(self, cache: list[list[int]], given: StepInput) -> StepOutput:
-        if given.at == 0:
-            for left, ids, last in zip(cache, given.ids, given.last, strict=True):
+    def step(self, cache: list[list[int]], step_input: StepInput) -> StepOutput:
+        if step_input.first_slot == 0:
+            for left, ids, last in zip(cache, step_input.ids, step_input.last, strict=True):
                 question = self.tokenizer.decode(ids[: last + 1].tolist(), skip_special_tokens=False)
                 left += self.tokenizer.encode(self.reply(question) + self.end, add_special_tokens=False).ids
         end = self.tokenizer.token_to_id(self.end)
         chosen = np.array([left.pop(0) if left else end for left in cache])
-        watched = np.where((np.asarray(given.watched) == chosen[:, None]) | (not self.sure), 0.0, -30.0)
+        watched = np.where((np.asarray(step_input.watched) == chosen[:, None]) | (not self.sure), 0.0, -30.0)
         return StepOutput(chosen, np.zeros(len(cache), np.float32), watched.astype(np.float32))
 
 
 def scripted_model(name: str, reply: Callable[[str], str], sure: bool = True) -> Model:
-    """The known model of that name, but with a scripted backend and tiny's tokenizer."""
-    spec, tokenizer = spec_named(name), read_tokenizer(TOKENIZER)
+    """Returns the known model of this name, but with a scripted backend and the tokenizer of tiny."""
+    spec, tokenizer = find_spec(name), read_tokenizer(TOKENIZER)
     chat = chat_named(spec.chat, spec.system)
     return Model(spec, family_named(spec.family), chat, ScriptedBackend(tokenizer, chat.end, reply, sure), tokenizer)

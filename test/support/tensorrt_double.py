@@ -1,9 +1,9 @@
 """Doubles of the two libraries behind backend tensorrt, for machines without a GPU.
 
-Engines run in ONNX Runtime, device memory is host memory. They are strict where a GPU would be silent: work on a
-stream is done only when it is waited for, so what is read too early is old and what is overwritten too early is lost;
-addresses must lie in live memory; shapes must be within a profile. Nothing here tells how TensorRT itself behaves.
-Names are those of the real libraries (test_tensorrt_names.py holds our code's against the real ones).
+Engines run in ONNX Runtime, and device memory is host memory. The doubles are strict where a GPU is silent: work on a
+stream is done only when somebody waits for it, so a result that is read too early is old, and data that is overwritten
+too early is lost; addresses must lie in live memory; shapes must be within a profile. Nothing here shows how TensorRT
+itself behaves. All names are those of the real libraries (test_tensorrt_names.py compares our code's names with them).
 """
 
 import base64
@@ -24,7 +24,7 @@ SUCCESS, NO_MEMORY = 0, 2
 
 
 class Memory:
-    """cuda.bindings.runtime. limit_bytes: what the device has."""
+    """The memory and the stream behind cuda.bindings.runtime. limit_bytes: the memory of the device."""
 
     def __init__(self):
         self.limit_bytes, self.live, self.queue, self.recording, self.replays = 1 << 34, {}, [], None, 0
@@ -93,13 +93,13 @@ class Memory:
         return self.put(lambda: [work() for work in recorded])
 
     def synchronize(self):
-        assert self.recording is None, "nothing can be waited for while work is recorded"
+        assert self.recording is None, "waiting is impossible while work is recorded"
         self.run()
         return (SUCCESS,)
 
 
 def runtime(memory):
-    """The module cuda.bindings.runtime over a Memory."""
+    """Returns the module cuda.bindings.runtime over a Memory."""
     properties = types.SimpleNamespace(name=b"Double GPU", major=8, minor=7)
     kinds = enum.Enum("cudaMemcpyKind", "cudaMemcpyHostToDevice cudaMemcpyDeviceToHost cudaMemcpyDeviceToDevice")
     modes = enum.Enum("cudaStreamCaptureMode", "cudaStreamCaptureModeThreadLocal")
@@ -158,7 +158,7 @@ def dims(value):
 
 
 class Engine:
-    """ICudaEngine of a plan that Builder made."""
+    """The ICudaEngine of a plan that Builder made."""
 
     def __init__(self, module, plan):
         import onnx
@@ -375,7 +375,7 @@ class Builder:
 
 
 def install(monkeypatch, version="10.3.0"):
-    """Puts the doubles where `import tensorrt` and `import cuda.bindings` find them; returns (tensorrt, memory)."""
+    """Makes `import tensorrt` and `import cuda.bindings` find the doubles. Returns (module tensorrt, its memory)."""
     memory = Memory()
     module = types.ModuleType("tensorrt")
     module.__spec__ = importlib.machinery.ModuleSpec("tensorrt", None)  # torch asks for it
@@ -402,7 +402,7 @@ def install(monkeypatch, version="10.3.0"):
     return module, memory
 
 
-# A module `tensorrt` that puts the doubles in place for the process that imports it.
+# The source of a module `tensorrt` that installs the doubles in the process that imports it.
 MODULE = """
 import os, types
 from support import tensorrt_double
@@ -415,8 +415,11 @@ module.Builder.seconds = float(os.environ.get("DOUBLE_SECONDS", "0"))
 
 
 def install_for_processes(monkeypatch, folder, version="10.3.0"):
-    """Processes started from now on find the doubles. In their environment DOUBLE_REFUSAL is what the builder says
-    instead of building, DOUBLE_SECONDS how long it takes."""
+    """Makes processes that start from now on find the doubles.
+
+    In their environment, DOUBLE_REFUSAL is the message with which the builder refuses to build, and DOUBLE_SECONDS is
+    the time that a build takes.
+    """
     folder.mkdir(exist_ok=True)
     (folder / "tensorrt.py").write_text(MODULE)
     paths = [str(folder), str(ROOT / "test"), str(ROOT), *sys.path]

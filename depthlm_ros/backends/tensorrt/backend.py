@@ -1,7 +1,8 @@
-"""TensorRT: a bundle's graphs as plans that were built for this very GPU (depthlm engine build).
+"""Backend tensorrt: runs a bundle's graphs as plans that were built for the GPU of this machine.
 
-Between calls everything stays on the device: keys and values of a look, and of the text behind it, which are written
-in place into buffers of fixed size. Only token ids and a few probabilities travel.
+Everything stays on the device between calls: the keys and values of a look, and those of the text after it, which are
+written in place into buffers of fixed size. Only token ids and a few probabilities travel. (The plans are built by
+`depthlm engine build`.)
 """
 
 from __future__ import annotations
@@ -16,235 +17,281 @@ from pathlib import Path
 
 import numpy as np
 
-from depthlm_ros.backends.base import Look, StepInput, StepOutput, checked_size
-from depthlm_ros.backends.tensorrt.cuda_device import Device, DeviceArray, Pool, device_index, open_device
+from depthlm_ros.backends.base import Look, StepInput, StepOutput
+from depthlm_ros.backends.tensorrt.cuda_device import (
+    BufferPool,
+    Device,
+    DeviceArray,
+    open_device,
+    parse_device_index,
+)
 from depthlm_ros.backends.tensorrt.plan_file import Machine, check_plan, key_path, read_key
-from depthlm_ros.backends.tensorrt.runtime import Engine, Run, Staging, load_tensorrt
-from depthlm_ros.errors import BadBundle, BadQuestion, OutOfMemory, UnfitPlans
-from depthlm_ros.model_files.bundle import MANIFEST, Bundle
-from depthlm_ros.model_files.checkpoint import bundle_folder
+from depthlm_ros.backends.tensorrt.runtime import ExecutionContext, LoadedPlan, StagingBuffers, load_tensorrt
+from depthlm_ros.errors import BadBundle, BadPlans, BadQuestion, OutOfMemory
+from depthlm_ros.model_files.bundle import ModelBundle
+from depthlm_ros.model_files.install_paths import MANIFEST, installed_bundle
 
-# Profiles of a step plan: any text, and one token at a time.
-TEXT, DECODE = 0, 1
-# Slots come in steps of this many, so that questions of similar lengths share a recorded run.
-SLOT_STEP = 32
-IMAGES = ("image", "second")
-OWN = ("own_keys", "own_values")
-PREFIX = ("prefix_keys", "prefix_values")
-ANSWERS = ("chosen", "log_probability", "watched_log_probability")
+# Profiles of a step plan: text of any length, and one token at a time.
+TEXT_PROFILE, TOKEN_PROFILE = 0, 1
+# The number of slots is rounded up to a multiple of this, so that questions of similar lengths share a recorded run.
+SLOT_MULTIPLE = 32
+IMAGE_INPUTS = ("image", "second")
+TEXT_INPUTS = ("own_keys", "own_values")
+PREFIX_INPUTS = ("prefix_keys", "prefix_values")
+STEP_OUTPUTS = ("chosen", "log_probability", "watched_log_probability")
 
 
 @dataclass(frozen=True, eq=False)
-class Prefix:
-    """Keys and values of a look, each (layers, B, heads_kv, P, D), on the device."""
+class DevicePrefix:
+    """Keys and values of a look on the device, each (layers, B, heads_kv, P, D)."""
 
     keys: DeviceArray
     values: DeviceArray
 
 
-class Slab:
-    """Room for one batch of questions: prefix and own keys and values, and the recorded run that decodes there."""
+class QuestionBuffers:
+    """The memory of one batch of questions: keys and values of prefix and text, and the context that decodes there."""
 
-    def __init__(self, device: Device, engine: Engine, look: Prefix, rows: int, slots: int) -> None:
-        layers, _, heads, _, size = look.keys.shape
-        own, item_bytes = (layers, rows, heads, slots, size), look.keys.item_bytes
+    def __init__(self, device: Device, plan: LoadedPlan, prefix: DevicePrefix, rows: int, slots: int) -> None:
+        layers, _, heads, _, size = prefix.keys.shape
+        shape, item_bytes = (layers, rows, heads, slots, size), prefix.keys.item_bytes
         self.rows, self.slots = rows, slots
-        self.prefix = [device.zeros(look.keys.shape, item_bytes) for _ in PREFIX]
-        self.own = [device.zeros(own, item_bytes) for _ in OWN]
-        self.decode = Run(device, engine, min(DECODE, engine.profiles - 1))
-        self.decode_shapes: tuple = ()
+        self.prefix = [device.zeros(prefix.keys.shape, item_bytes) for _ in PREFIX_INPUTS]
+        self.text = [device.zeros(shape, item_bytes) for _ in TEXT_INPUTS]
+        self.decoding = ExecutionContext(device, plan, min(TOKEN_PROFILE, plan.profiles - 1))
+        self.decoding_shapes: tuple[tuple[int, ...], ...] = ()
+
+    def inputs(self, slots: int) -> dict[str, DeviceArray]:
+        """Returns the keys and values as inputs of a step. For fewer slots only the shape matters: all are masked."""
+        layers, rows, heads, _, size = self.text[0].shape
+        text = [array.view((layers, rows, heads, slots, size)) for array in self.text]
+        return dict(zip((*PREFIX_INPUTS, *TEXT_INPUTS), (*self.prefix, *text), strict=True))
 
 
 @dataclass(frozen=True, eq=False)
-class DeviceCache:
-    """A slab while somebody uses it."""
+class DeviceKeyValues:
+    """Buffers on loan from the pool. They go back when this object is garbage."""
 
-    slab: Slab
+    buffers: QuestionBuffers
+
+
+@dataclass(frozen=True)
+class _LookRunner:
+    """The loaded plan for images of one size. next_position: position id of the first token after its prefix."""
+
+    context: ExecutionContext
+    staging: StagingBuffers
+    next_position: int
+
+
+@dataclass(frozen=True)
+class _StepRunner:
+    """The loaded plan for text. context: for text of any length."""
+
+    plan: LoadedPlan
+    context: ExecutionContext
+    staging: StagingBuffers
 
 
 class TensorRTBackend:
-    """A bundle's plans on one GPU. Plans lie beside the graphs, or in the folder `plans`.
+    """Runs the plans of a bundle on one GPU. The plans lie beside the graphs, or in the folder `plans`.
 
-    Raises BackendFailed without TensorRT or a GPU, UnfitPlans for plans that are missing or were built for another
+    Raises BackendFailed without TensorRT or a GPU, and BadPlans for plans that are missing or were built for another
     machine, TensorRT or graph. Plans that were built for depth only need no step.plan.
     """
 
     name = "tensorrt"
 
-    def __init__(self, bundle: Bundle, device: str = "", plans: Path | None = None) -> None:
+    def __init__(self, bundle: ModelBundle, device: str = "", plans: Path | None = None) -> None:
         self._trt = load_tensorrt()
         self._bundle, self._plans = bundle, plans or bundle.folder
-        self._device = open_device(device_index(device))
+        self._device = open_device(parse_device_index(device))
         self._lock = threading.Lock()
         self._check_plans()
-        self._looks: dict[tuple[tuple[int, int], int], tuple[Run, Staging]] = {}
-        self._pool = Pool()
-        self._step: tuple[Engine, Run, Staging] | None = None
+        self._look_runners: dict[tuple[tuple[int, ...], ...], _LookRunner] = {}
+        self._pool = BufferPool()
+        self._step: _StepRunner | None = None
 
     def look(self, images: Sequence[np.ndarray]) -> Look:
-        size_px, count = checked_size(self._bundle, images), len(images)
+        """See Backend. Raises BadQuestion for images that the bundle has no graph for."""
         with self._lock:
             self._device.activate()
-            run, staging = self._looker(size_px, count)
-            for name, image in zip(IMAGES, images, strict=False):
-                staging.put(name, image)
-            run.go()
-            depth_m = staging.fetch("depth_m", run.outputs["depth_m"]) if "depth_m" in run.outputs else None
-            # The run's own outputs are overwritten by the next look.
-            prefix = self._kept(run.outputs["keys"], run.outputs["values"]) if "keys" in run.outputs else None
+            runner = self._look_runners.get(tuple(image.shape for image in images)) or self._load_look_runner(images)
+            for name, image in zip(IMAGE_INPUTS, images, strict=False):
+                runner.staging.upload(name, image)
+            runner.context.run()
+            outputs = runner.context.outputs
+            fetched_m = runner.staging.download("depth_m", outputs["depth_m"]) if "depth_m" in outputs else None
+            # The outputs themselves are overwritten by the next look.
+            prefix = self._copy_prefix(outputs["keys"], outputs["values"]) if "keys" in outputs else None
             self._device.synchronize()
-            kept_m = None if depth_m is None else depth_m.astype(np.float32)
+            depth_m = None if fetched_m is None else fetched_m.astype(np.float32)
         length = prefix.keys.shape[3] if prefix else 0
-        return Look(kept_m, prefix, 1, length, self._bundle.next_position(size_px, count))
+        return Look(depth_m, prefix, 1, length, runner.next_position)
 
-    def cache(self, look: Look, rows: int, slots: int) -> DeviceCache:
+    def cache(self, look: Look, rows: int, slots: int) -> DeviceKeyValues:
+        """See Backend. Raises OutOfMemory for more rows, and BadQuestion for more slots, than the plans were built for,
+        and BadQuestion if they were built for depth only."""
         if look.prefix is None:
             raise BadQuestion(f"{self._bundle.name} was built for depth only: build it without --depth-only to ask.")
         with self._lock:
             self._device.activate()
-            engine, _, _ = self._stepper()
-            slots = self._fitting(engine, rows, slots)
-            prefix = look.prefix
+            plan, prefix = self._step_runner().plan, look.prefix
+            slots = _round_up_slots(plan, rows, slots)
             cache = self._pool.lend(
-                (prefix.keys.shape, rows, slots), lambda: Slab(self._device, engine, prefix, rows, slots), DeviceCache
+                (prefix.keys.shape, rows, slots),
+                lambda: QuestionBuffers(self._device, plan, prefix, rows, slots),
+                DeviceKeyValues,
             )
-            for to, source in zip(cache.slab.prefix, (prefix.keys, prefix.values), strict=True):
-                self._device.copy(to, source)
-            # What masked slots hold is multiplied by zero, which is only harmless for numbers.
-            for array in cache.slab.own:
+            for target, source in zip(cache.buffers.prefix, (prefix.keys, prefix.values), strict=True):
+                self._device.copy(target, source)
+            # The content of masked slots is multiplied by zero, which is harmless only if it is a number.
+            for array in cache.buffers.text:
                 self._device.clear(array)
         return cache
 
-    def step(self, cache: DeviceCache, given: StepInput) -> StepOutput:
+    def step(self, cache: DeviceKeyValues, step_input: StepInput) -> StepOutput:
+        """See Backend. Raises BadQuestion for a longer text than the plans were built for."""
         with self._lock:
             self._device.activate()
-            decoding = given.ids.shape[1] == 1 and given.at > 0
-            run = self._decode(cache.slab, given) if decoding else self._text(cache.slab, given)
-            _, _, staging = self._stepper()
-            for own, new in zip(cache.slab.own, ("keys", "values"), strict=True):
-                self._device.copy_slots(own, run.outputs[new], given.at)
-            fetched = [staging.fetch(name, run.outputs[name]) for name in ANSWERS]
+            is_decoding = step_input.ids.shape[1] == 1 and step_input.first_slot > 0
+            context = (self._decode if is_decoding else self._read_text)(cache.buffers, step_input)
+            staging = self._step_runner().staging
+            for text, name in zip(cache.buffers.text, ("keys", "values"), strict=True):
+                self._device.copy_slots(text, context.outputs[name], step_input.first_slot)
+            fetched = [staging.download(name, context.outputs[name]) for name in STEP_OUTPUTS]
             self._device.synchronize()
             chosen, log_probability, watched = (array.copy() for array in fetched)
-        return StepOutput(chosen, log_probability, watched[:, : len(given.watched)])
+        return StepOutput(chosen, log_probability, watched[:, : len(step_input.watched)])
 
     def _check_plans(self) -> None:
         facts = self._device.facts()
         machine = Machine(str(self._trt.__version__), facts.name, facts.sm, facts.driver)
         files = json.loads((self._bundle.folder / MANIFEST).read_text())["files"]
         bundle = self._bundle
-        plans = [self._plan(bundle.look_path(size_px)) for size_px in bundle.canvases_px]
-        only_depth = bundle.only_depth or all(map(_tells_depth_only, plans))
-        # Of an engine for depth only, nothing is asked about two images either.
+        plans = [self._plan_path(bundle.look_path(size_px)) for size_px in bundle.canvases_px]
+        only_depth = bundle.only_depth or all(map(_is_built_for_depth_only, plans))
+        # Questions about two images are questions too: for depth only, no plan for pairs is needed.
         if not only_depth:
-            pairs = bundle.canvases_px if bundle.pairs else ()
-            plans += [*(self._plan(bundle.look_path(size_px, 2)) for size_px in pairs), self._plan(bundle.step_path)]
-        rebuild = self._rebuild(only_depth)
+            pair_sizes_px = bundle.canvases_px if bundle.pairs else ()
+            plans += [self._plan_path(bundle.look_path(size_px, 2)) for size_px in pair_sizes_px]
+            plans += [self._plan_path(bundle.step_path)]
+        rebuild = self._build_command(only_depth)
         if missing := [plan.name for plan in plans if not plan.is_file()]:
-            raise UnfitPlans(f"{self._plans} has no {', '.join(missing)}.", rebuild)
+            raise BadPlans(f"{self._plans} has no {', '.join(missing)}.", rebuild)
         for plan in plans:
             check_plan(plan, machine, files, rebuild)
 
-    def _rebuild(self, only_depth: bool) -> str:
-        """The command that builds the same plans on this machine."""
-        bundle, known = self._bundle, bundle_folder(self._bundle.name)
+    def _build_command(self, only_depth: bool) -> str:
+        """Returns the command that builds the same plans on this machine."""
+        bundle, known = self._bundle, installed_bundle(self._bundle.name)
         model = bundle.name if known and known.samefile(bundle.folder) else str(bundle.folder.resolve())
-        less = " --depth-only" if only_depth and not bundle.only_depth else ""
-        return f"depthlm engine build --model {shlex.quote(model)} --backend tensorrt{less}"
+        option = " --depth-only" if only_depth and not bundle.only_depth else ""
+        return f"depthlm engine build --model {shlex.quote(model)} --backend tensorrt{option}"
 
-    def _plan(self, graph: Path) -> Path:
+    def _plan_path(self, graph: Path) -> Path:
         return self._plans / graph.with_suffix(".plan").name
 
-    def _looker(self, size_px: tuple[int, int], count: int) -> tuple[Run, Staging]:
-        if (size_px, count) not in self._looks:
-            engine = Engine(self._trt, self._device, self._plan(self._bundle.look_path(size_px, count)))
-            seen = {name: engine.tensors[name].shape for name in (*IMAGES, "depth_m") if name in engine.tensors}
-            run = Run(self._device, engine, TEXT)
-            staging = Staging(self._device, engine, {name: math.prod(shape) for name, shape in seen.items()})
-            run.bind({name: staging.place(name, seen[name]) for name in IMAGES[:count]})
-            self._looks[size_px, count] = (run, staging)
-        return self._looks[size_px, count]
+    def _load_look_runner(self, images: Sequence[np.ndarray]) -> _LookRunner:
+        """Checks the sizes of images, which come for the first time, and loads their plan."""
+        size_px, count = self._bundle.check_images(images), len(images)
+        plan = LoadedPlan(self._trt, self._device, self._plan_path(self._bundle.look_path(size_px, count)))
+        shapes = {name: plan.tensors[name].shape for name in (*IMAGE_INPUTS, "depth_m") if name in plan.tensors}
+        context = ExecutionContext(self._device, plan, TEXT_PROFILE)
+        staging = StagingBuffers(self._device, plan, {name: math.prod(shape) for name, shape in shapes.items()})
+        context.bind({name: staging.input_array(name, shapes[name]) for name in IMAGE_INPUTS[:count]})
+        runner = _LookRunner(context, staging, self._bundle.next_position(size_px, count))
+        self._look_runners[tuple(image.shape for image in images)] = runner
+        return runner
 
-    def _kept(self, keys: DeviceArray, values: DeviceArray) -> Prefix:
-        """A copy of a look's keys and values."""
+    def _copy_prefix(self, keys: DeviceArray, values: DeviceArray) -> DevicePrefix:
+        """Returns a copy of the keys and values of a look."""
 
-        def make() -> tuple[DeviceArray, DeviceArray]:
+        def allocate() -> tuple[DeviceArray, DeviceArray]:
             shape, item_bytes = keys.shape, keys.item_bytes
             return self._device.zeros(shape, item_bytes), self._device.zeros(shape, item_bytes)
 
-        prefix = self._pool.lend(keys.shape, make, lambda pair: Prefix(*pair))
+        prefix = self._pool.lend(keys.shape, allocate, lambda pair: DevicePrefix(*pair))
         self._device.copy(prefix.keys, keys)
         self._device.copy(prefix.values, values)
         return prefix
 
-    def _stepper(self) -> tuple[Engine, Run, Staging]:
+    def _step_runner(self) -> _StepRunner:
+        """Returns the plan for text; loads it when it is first needed."""
         if self._step is None:
-            engine = Engine(self._trt, self._device, self._plan(self._bundle.step_path))
-            if absent := [name for name in ANSWERS if name not in engine.tensors]:
-                raise BadBundle(f"{engine.plan} does not give {', '.join(absent)}: build it with this version.")
-            most = {name: _most(engine, name) for name in ("ids", "positions", "last", "own_mask", "watched")}
-            rows, watched = most["last"], most["watched"]
-            most |= {"chosen": rows, "log_probability": rows, "watched_log_probability": rows * watched}
-            self._step = (engine, Run(self._device, engine, TEXT), Staging(self._device, engine, most))
+            plan = LoadedPlan(self._trt, self._device, self._plan_path(self._bundle.step_path))
+            if missing := [name for name in STEP_OUTPUTS if name not in plan.tensors]:
+                raise BadBundle(f"{plan.plan} has no {', '.join(missing)}: build it with this version.")
+            names = ("ids", "positions", "last", "own_mask", "watched")
+            max_values = {name: math.prod(plan.max_shape(name, TEXT_PROFILE)) for name in names}
+            rows, watched = max_values["last"], max_values["watched"]
+            max_values |= {"chosen": rows, "log_probability": rows, "watched_log_probability": rows * watched}
+            context = ExecutionContext(self._device, plan, TEXT_PROFILE)
+            self._step = _StepRunner(plan, context, StagingBuffers(self._device, plan, max_values))
         return self._step
 
-    def _fitting(self, engine: Engine, rows: int, slots: int) -> int:
-        """`slots` rounded up. Raises OutOfMemory, which makes the caller try fewer rows, or BadQuestion."""
-        most_rows, most_slots = engine.most("own_mask", TEXT)
-        if rows > most_rows:
-            raise OutOfMemory(f"the engine was built for {most_rows} questions at once, not {rows}.")
-        if slots > most_slots:
-            raise BadQuestion(f"question and answer need {slots} tokens: the engine was built for {most_slots}.")
-        return min(-(-slots // SLOT_STEP) * SLOT_STEP, most_slots)
-
-    def _decode(self, slab: Slab, given: StepInput) -> Run:
-        _, _, staging = self._stepper()
-        inputs = self._put(staging, given, _widened(given.mask, slab.slots))
+    def _decode(self, buffers: QuestionBuffers, step_input: StepInput) -> ExecutionContext:
+        """Runs one more token of each row, in the recorded run of its buffers."""
+        mask = _pad_mask(step_input.mask, buffers.slots)
+        inputs = _upload_inputs(self._step_runner().staging, step_input, mask)
         shapes = tuple(array.shape for array in inputs.values())
-        if slab.decode_shapes != shapes:
-            slab.decode.bind(inputs | _held(slab, slab.slots))
-            slab.decode_shapes = shapes
-        slab.decode.go()
-        return slab.decode
+        if buffers.decoding_shapes != shapes:
+            buffers.decoding.bind(inputs | buffers.inputs(buffers.slots))
+            buffers.decoding_shapes = shapes
+        buffers.decoding.run()
+        return buffers.decoding
 
-    def _text(self, slab: Slab, given: StepInput) -> Run:
-        """A first question has nothing of its own to look back on but one masked slot, which the graph needs."""
-        engine, run, staging = self._stepper()
-        tokens, most = given.ids.shape[1], engine.most("ids", TEXT)[1]
-        if tokens > most:
-            raise BadQuestion(f"the question has {tokens} tokens: the engine was built for {most}.")
-        first = given.at == 0
-        mask = np.full((len(given.ids), 1), -np.inf, np.float32) if first else _widened(given.mask, slab.slots)
-        run.bind(self._put(staging, given, mask) | _held(slab, mask.shape[1]))
-        run.go()
-        return run
-
-    def _put(self, staging: Staging, given: StepInput, mask: np.ndarray) -> dict[str, DeviceArray]:
-        # TensorRT takes no empty tensors.
-        watched = given.watched if len(given.watched) else np.zeros(1, np.int64)
-        values = {"ids": given.ids, "positions": given.positions, "last": given.last, "own_mask": mask}
-        return {name: staging.put(name, array) for name, array in (values | {"watched": watched}).items()}
+    def _read_text(self, buffers: QuestionBuffers, step_input: StepInput) -> ExecutionContext:
+        """Runs text of any length. The first text has no text before it, but the graph needs one slot, which is
+        masked."""
+        runner = self._step_runner()
+        tokens, max_tokens = step_input.ids.shape[1], runner.plan.max_shape("ids", TEXT_PROFILE)[1]
+        if tokens > max_tokens:
+            raise BadQuestion(f"the question has {tokens} tokens: the engine was built for {max_tokens}.")
+        if step_input.first_slot == 0:
+            mask = np.full((len(step_input.ids), 1), -np.inf, np.float32)
+        else:
+            mask = _pad_mask(step_input.mask, buffers.slots)
+        inputs = _upload_inputs(runner.staging, step_input, mask)
+        runner.context.bind(inputs | buffers.inputs(mask.shape[1]))
+        runner.context.run()
+        return runner.context
 
 
-def _tells_depth_only(look: Path) -> bool:
-    """Whether a look's plan was built with --depth-only."""
+def _round_up_slots(plan: LoadedPlan, rows: int, slots: int) -> int:
+    """Returns `slots` rounded up.
+
+    Raises OutOfMemory for too many rows, so that the caller tries fewer, and BadQuestion for too many slots.
+    """
+    max_rows, max_slots = plan.max_shape("own_mask", TEXT_PROFILE)
+    if rows > max_rows:
+        raise OutOfMemory(f"the engine was built for {max_rows} questions at once, not {rows}.")
+    if slots > max_slots:
+        raise BadQuestion(f"question and answer need {slots} tokens: the engine was built for {max_slots}.")
+    return min(-(-slots // SLOT_MULTIPLE) * SLOT_MULTIPLE, max_slots)
+
+
+def _upload_inputs(staging: StagingBuffers, step_input: StepInput, mask: np.ndarray) -> dict[str, DeviceArray]:
+    # TensorRT takes no empty tensors.
+    watched = step_input.watched if len(step_input.watched) else np.zeros(1, np.int64)
+    arrays = {
+        "ids": step_input.ids,
+        "positions": step_input.positions,
+        "last": step_input.last,
+        "own_mask": mask,
+        "watched": watched,
+    }
+    return {name: staging.upload(name, array) for name, array in arrays.items()}
+
+
+def _pad_mask(mask: np.ndarray, slots: int) -> np.ndarray:
+    """Returns a mask (N, S) with more slots, which are not valid."""
+    return np.pad(mask, ((0, 0), (0, slots - mask.shape[1])), constant_values=-np.inf)
+
+
+def _is_built_for_depth_only(look_plan: Path) -> bool:
+    """Returns whether the plan of a look was built with --depth-only; False if its description cannot be read."""
     try:
-        return "depth_only" in read_key(key_path(look)).flags
+        return "depth_only" in read_key(key_path(look_plan)).flags
     except BadBundle:
         return False
-
-
-def _most(engine: Engine, name: str) -> int:
-    return math.prod(engine.most(name, TEXT))
-
-
-def _held(slab: Slab, slots: int) -> dict[str, DeviceArray]:
-    """What a run reads from a slab; of fewer slots only the shape matters, all being masked."""
-    layers, rows, heads, _, size = slab.own[0].shape
-    own = [array.view((layers, rows, heads, slots, size)) for array in slab.own]
-    return dict(zip((*PREFIX, *OWN), (*slab.prefix, *own), strict=True))
-
-
-def _widened(mask: np.ndarray, slots: int) -> np.ndarray:
-    """A mask (N, S) for more slots, which are not valid."""
-    return np.pad(mask, ((0, 0), (0, slots - mask.shape[1])), constant_values=-np.inf)
