@@ -1,4 +1,4 @@
-"""A camera made of files, the depth node on it, and RViz: `ros2 launch depthlm_ros demo.launch.py`.
+"""Starts a camera made of files, the depth node and RViz: `ros2 launch depthlm_ros demo.launch.py`.
 
 Without `images` the camera moves through a rendered room. Nothing is downloaded.
 """
@@ -15,18 +15,18 @@ LENS = ("fx", "fy", "cx", "cy")
 
 ARGUMENTS = [
     DeclareLaunchArgument(
-        "images", default_value="", description="Folder of pictures, or a video. Empty: a camera in a rendered room."
+        "images", default_value="", description="Folder of images, or a video. Empty: a camera in a rendered room."
     ),
     DeclareLaunchArgument("fx", default_value="", description="Focal length of `images` along u, pixels."),
     DeclareLaunchArgument("fy", default_value="", description="Focal length of `images` along v, pixels."),
     DeclareLaunchArgument("cx", default_value="", description="Principal point of `images`, u, pixels."),
     DeclareLaunchArgument("cy", default_value="", description="Principal point of `images`, v, pixels."),
-    DeclareLaunchArgument("rate", default_value="10", description="Pictures per second."),
+    DeclareLaunchArgument("rate", default_value="10", description="Images per second."),
     DeclareLaunchArgument(
         "model", default_value="", description="Model: a name, or a folder. Empty: as in config/depthlm.param.yaml."
     ),
     DeclareLaunchArgument(
-        "namespace", default_value="", description="Namespace of camera and node, and of their topics."
+        "namespace", default_value="", description="Namespace of the camera, the node and their topics."
     ),
     DeclareLaunchArgument("rviz", default_value="true", choices=["true", "false"], description="Open RViz."),
     DeclareLaunchArgument(
@@ -38,7 +38,7 @@ ARGUMENTS = [
 
 
 def camera(context):
-    """The replay camera, with the lens if there are images."""
+    """Returns the replay camera, with the lens if there are images."""
     images = LaunchConfiguration("images").perform(context)
     lens = {name: LaunchConfiguration(name).perform(context) for name in LENS}
     given = [word for name, value in lens.items() if value for word in (f"--{name}", value)]
@@ -58,8 +58,8 @@ def camera(context):
     return [node]
 
 
-def depth():
-    """The depth node and RViz, as depth.launch.py starts them."""
+def depth_launch():
+    """Returns the depth node and RViz, as depth.launch.py starts them."""
     passed_on = ("model", "namespace", "rviz", "log_level")
     return IncludeLaunchDescription(
         PythonLaunchDescriptionSource(
@@ -73,5 +73,5 @@ def depth():
 
 
 def generate_launch_description():
-    """Called by launch."""
-    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=camera), depth()])
+    """Returns the launch description; launch calls this function."""
+    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=camera), depth_launch()])

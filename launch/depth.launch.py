@@ -1,6 +1,6 @@
-"""The depth node on one camera; `ros2 launch depthlm_ros depth.launch.py --show-args` lists what can be set.
+"""Starts the depth node for one camera; `ros2 launch depthlm_ros depth.launch.py --show-args` lists the arguments.
 
-Nothing is downloaded: the weights of `model` must be on this machine (those of the embedded `tiny` are).
+Nothing is downloaded: the weights of `model` must be on this machine. Those of the embedded `tiny` are in the package.
 """
 
 from launch import LaunchDescription
@@ -13,7 +13,7 @@ from launch_ros.substitutions import FindPackageShare
 
 CONFIG = PathJoinSubstitution([FindPackageShare("depthlm_ros"), "config"])
 
-# Empty means: as in params_file, so that a value has one default, in one place.
+# An empty argument leaves the value of params_file, so that each value has one default in one place.
 ARGUMENTS = [
     DeclareLaunchArgument("image_topic", default_value="image", description="Topic of the camera's images."),
     DeclareLaunchArgument(
@@ -28,8 +28,8 @@ ARGUMENTS = [
         "backend",
         default_value="",
         choices=["", "auto", "onnxruntime", "tensorrt", "torch"],
-        description="What runs the model. auto: tensorrt where plans lie beside the exported model, else onnxruntime; "
-        "torch for a checkpoint. Empty: as in params_file.",
+        description="What runs the model. auto: tensorrt if the exported model has plans, else onnxruntime; torch for "
+        "a checkpoint. Empty: as in params_file.",
     ),
     DeclareLaunchArgument(
         "device",
@@ -40,24 +40,24 @@ ARGUMENTS = [
         "rebuild_engine",
         default_value="",
         choices=["", "true", "false"],
-        description="true: TensorRT plans that are missing or were not built for this machine are built first, which "
-        "may take many minutes. Empty: as in params_file.",
+        description="true: first build TensorRT plans that are missing or belong to another machine, which can take "
+        "many minutes. Empty: as in params_file.",
     ),
     DeclareLaunchArgument(
         "mode",
         default_value="",
         choices=["", "dense", "sparse", "questions"],
         description="dense: a depth for every pixel. sparse: a grid of points with standard deviations. "
-        "questions: only the services. Empty: as in params_file.",
+        "questions: services only. Empty: as in params_file.",
     ),
     DeclareLaunchArgument(
         "rectified_input",
         default_value="",
         choices=["", "true", "false"],
-        description="true: image_topic is rectified already (image_rect). false: it is raw. Empty: as in params_file.",
+        description="true: image_topic is already rectified (image_rect). false: it is raw. Empty: as in params_file.",
     ),
     DeclareLaunchArgument(
-        "namespace", default_value="", description="Namespace of the node and its topics; one for each camera."
+        "namespace", default_value="", description="Namespace of the node and its topics; use one for each camera."
     ),
     DeclareLaunchArgument(
         "params_file",
@@ -84,13 +84,13 @@ ARGUMENTS = [
         "use_sim_time",
         default_value="false",
         choices=["true", "false"],
-        description="Take the time from /clock, for bags and simulation.",
+        description="Use the time of /clock, for bags and simulation.",
     ),
 ]
 
 
 def depth_node(context):
-    """The node, with those parameters of the launch arguments that were given."""
+    """Returns the node, with the launch arguments that were given as parameters."""
     names = ("model", "backend", "device", "mode")
     values = {name: LaunchConfiguration(name).perform(context) for name in names}
     given = {name: ParameterValue(value, value_type=str) for name, value in values.items() if value}
@@ -115,7 +115,7 @@ def depth_node(context):
 
 
 def rviz_node():
-    """RViz in the node's namespace, where the relative topics of config/depthlm.rviz are."""
+    """Returns RViz in the node's namespace, to which the topics of config/depthlm.rviz are relative."""
     return Node(
         package="rviz2",
         executable="rviz2",
@@ -129,5 +129,5 @@ def rviz_node():
 
 
 def generate_launch_description():
-    """Called by launch."""
+    """Returns the launch description; launch calls this function."""
     return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=depth_node), rviz_node()])

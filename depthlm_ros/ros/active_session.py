@@ -1,10 +1,11 @@
-"""What exists only while the node is active: subscriptions, inbox, worker and watchdog."""
+"""Everything that exists only while the node is active: subscriptions, queue, inference thread, monitor and tf."""
 
 from __future__ import annotations
 
 import re
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.node import Node
@@ -13,105 +14,142 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from depthlm_ros.model import Model
 from depthlm_ros.ros import qos
-from depthlm_ros.ros.frame_processing import Eye
-from depthlm_ros.ros.image_subscription import Delivery
-from depthlm_ros.ros.inference_thread import Worker
-from depthlm_ros.ros.input_monitor import Watchdog
-from depthlm_ros.ros.publishers import Outlet
-from depthlm_ros.ros.request_queue import Inbox
-from depthlm_ros.ros.statistics import Meter, Troubles
+from depthlm_ros.ros.diagnostics import InputStatus
+from depthlm_ros.ros.frame_processing import FrameProcessor
+from depthlm_ros.ros.image_subscription import ImageSubscription
+from depthlm_ros.ros.inference_thread import InferenceThread
+from depthlm_ros.ros.input_monitor import InputMonitor
+from depthlm_ros.ros.parameters import Parameters
+from depthlm_ros.ros.publishers import Publishers
+from depthlm_ros.ros.request_queue import RequestQueue
+from depthlm_ros.ros.service_request import ServiceContext
+from depthlm_ros.ros.statistics import FrameStatistics, ProblemLog
+from depthlm_ros.ros.tf import Transforms
 
-if TYPE_CHECKING:
-    from depthlm_ros.ros.node import DepthNode
-
-# How long a running look may take when the node is told to stop.
-LAST_LOOK_S = 30.0
+# How long the last run of the model may take when the node stops.
+STOP_TIMEOUT_S = 30.0
 COMPRESSED_SUFFIX = "/compressed"
-# image_rect, image_rect_color, rectified/image; not direct, not correct.
+# Matches image_rect, image_rect_color and rectified/image, but not direct or correct.
 _RECTIFIED = re.compile(r"(?<![a-z])rect", re.IGNORECASE)
 
 
-class Stream:
-    """Begins to work when it is made; `stop` ends it. Raises SetupError, and leaves nothing behind then."""
+@dataclass(frozen=True)
+class SessionContext:
+    """What a session takes from its node.
 
-    def __init__(self, node: DepthNode, model: Model, outlet: Outlet, meter: Meter, troubles: Troubles) -> None:
-        self._node, self._outlet, self._troubles = node, outlet, troubles
-        wanted = node.parameters
-        compressed = wanted.image_transport == "compressed"
-        self.image_topic, self.info_topic = image_topic(node, compressed), node.resolve_topic_name("camera_info")
-        history_s = wanted.history_s if model.family.abilities & {"match", "pose"} else 0.0
-        self.inbox = Inbox(troubles, wanted.max_waiting_questions, history_s)
-        eye = Eye(model, compressed, wanted.rectified_input, troubles)
-        self._worker = Worker(self.inbox, eye, self._publish, outlet.is_watched, meter, troubles)
-        kind = CompressedImage if compressed else Image
-        image_type = f"sensor_msgs/msg/{kind.__name__}"
-        self._watchdog = Watchdog(node, self.inbox, troubles, self.image_topic, image_type, self.info_topic)
-        adapt = wanted.adapt_reliability and not node.reliability_is_given
-        self._infos = self._subscribe_to_infos()
+    node: makes the subscriptions. parameters: returns the node's parameters with their present values.
+    is_reliability_set: whether the user has set the reliability of the image subscription.
+    """
+
+    node: Node
+    parameters: Callable[[], Parameters]
+    is_reliability_set: bool
+    model: Model
+    publishers: Publishers
+    statistics: FrameStatistics
+    problems: ProblemLog
+
+
+class ActiveSession:
+    """Subscribes when it is made. `start` begins the work, `stop` ends it.
+
+    Raises SetupError if it cannot subscribe; no subscription remains then.
+    """
+
+    def __init__(self, context: SessionContext) -> None:
+        node, model, publishers, problems = context.node, context.model, context.publishers, context.problems
+        parameters = context.parameters()
+        is_compressed = parameters.image_transport == "compressed"
+        self.image_topic, self.info_topic = image_topic(node, is_compressed), node.resolve_topic_name("camera_info")
+        self._node, self._problems, self._is_watched = node, problems, publishers.is_watched
+        history_s = parameters.history_s if model.family.abilities & {"match", "pose"} else 0.0
+        self.queue = RequestQueue(node.get_clock(), problems, parameters.max_waiting_questions, history_s)
+        processor = FrameProcessor(model, is_compressed, parameters.rectified_input, problems)
+        self._thread = InferenceThread(
+            self.queue, processor, publishers.publish, publishers.is_watched, context.statistics, problems
+        )
+        message_type = CompressedImage if is_compressed else Image
+        self._monitor = InputMonitor(
+            node,
+            self.queue,
+            problems,
+            self.image_topic,
+            f"sensor_msgs/msg/{message_type.__name__}",
+            self.info_topic,
+        )
+        self._transforms = Transforms(node)
+        self.service_context = ServiceContext(model, context.parameters, self.queue, self._transforms)
+        self._info_subscription = self._subscribe_to_infos()
+        adapt = parameters.adapt_reliability and not context.is_reliability_set
         try:
-            self._images = Delivery(
-                node, kind, self.image_topic, self._take_image, MutuallyExclusiveCallbackGroup(), adapt, troubles.note
+            self._image_subscription = ImageSubscription(
+                node, message_type, self.image_topic, self.queue, adapt, problems.report
             )
         except Exception:
-            node.destroy_subscription(self._infos)
+            node.destroy_subscription(self._info_subscription)
             raise
-        if _RECTIFIED.search(self.image_topic) and not wanted.rectified_input:
-            troubles.note("rectified image", _rectified_twice(self.image_topic))
-        self._worker.start()
+        if _RECTIFIED.search(self.image_topic) and not parameters.rectified_input:
+            problems.report("rectified image", _rectified_twice(self.image_topic))
+
+    def start(self) -> None:
+        """Starts to listen to tf and to process images and questions."""
+        self._transforms.start()
+        self._thread.start()
 
     def stop(self) -> None:
-        """Stop listening, let everybody go who waits, and wait for the look that runs."""
-        self._images.destroy()
-        self._node.destroy_subscription(self._infos)
-        self.inbox.close()
-        self._worker.join(LAST_LOOK_S)
-        if self._worker.is_alive():
-            self._node.get_logger().error(f"the model has not come back within {LAST_LOOK_S:g} s; going on without it")
+        """Ends the subscriptions, releases all who wait, and waits for the model's last run."""
+        self._transforms.stop()
+        self._image_subscription.destroy()
+        self._node.destroy_subscription(self._info_subscription)
+        self.queue.close()
+        if self._thread.is_alive():  # it may never have started
+            self._thread.join(STOP_TIMEOUT_S)
+        if self._thread.is_alive():
+            self._node.get_logger().error(
+                f"the model has not returned within {STOP_TIMEOUT_S:g} s; the node goes on without it"
+            )
 
-    def check(self, patience_s: float) -> dict[str, Any]:
-        """Look after the inputs, and return the facts that diagnostics tells about the stream."""
-        missing = self._watchdog.missing(patience_s)
-        self._watchdog.bark(missing)
-        newest = self.inbox.newest
-        return {
-            "state": "active",
-            "received": self.inbox.received,
-            "dropped": self.inbox.dropped,
-            "lost": self._images.lost,
-            "newest_age_s": (time.monotonic_ns() - newest.arrived_ns) / 1e9 if newest else float("nan"),
-            "missing": missing,
-            "watched": self._outlet.is_watched(),
-        }
+    def restart(self, why: str) -> None:
+        """Forgets images, frames and transforms because time went back. why: what has jumped, for the log."""
+        self._transforms.clear()
+        self.queue.restart(why)
+
+    def check_inputs(self, timeout_s: float) -> InputStatus:
+        """Reports an input that has been missing for longer than the timeout; returns the state for diagnostics."""
+        missing = self._monitor.check(timeout_s)
+        newest = self.queue.newest
+        return InputStatus(
+            received=self.queue.received,
+            dropped=self.queue.dropped,
+            lost=self._image_subscription.lost,
+            newest_age_s=(time.monotonic_ns() - newest.arrived_ns) / 1e9 if newest else float("nan"),
+            missing=missing,
+            is_watched=self._is_watched(),
+        )
 
     def _subscribe_to_infos(self) -> Subscription:
-        with qos.named_overrides(self.info_topic, "subscription"):
+        with qos.explained_overrides(self.info_topic, "subscription"):
             return self._node.create_subscription(
                 CameraInfo,
                 self.info_topic,
-                self.inbox.put_info,
-                qos.profile(qos.FEW),
-                # Not the images' group: while one callback of a group runs, rclpy's executor hands out the other one
-                # again and again, thousands of times a second, and its thread takes the interpreter from everybody.
+                self.queue.put_info,
+                qos.profile(qos.CAMERA_INFO),
+                # Not the group of the images: while one callback of a group runs, rclpy's executor hands out the other
+                # one again and again, thousands of times a second, and its thread takes the interpreter from the rest.
                 callback_group=MutuallyExclusiveCallbackGroup(),
-                event_callbacks=qos.on_unheard_publisher(self.info_topic, self._troubles.note),
-                qos_overriding_options=qos.overridable(),
+                event_callbacks=qos.subscription_events(self.info_topic, self._problems.report),
+                qos_overriding_options=qos.overriding_options(),
             )
 
-    def _take_image(self, message: Any) -> None:
-        self.inbox.put_image(message, self._node.get_clock().now().nanoseconds)
 
-    def _publish(self, seen: Any) -> None:
-        self._outlet.publish(seen, self._node.parameters)
-
-
-def image_topic(node: Node, compressed: bool) -> str:
-    """The resolved topic; for compressed images the camera's base topic plus a suffix, as image_transport has it."""
+def image_topic(node: Node, is_compressed: bool) -> str:
+    """Returns the resolved topic. For compressed images it ends with a suffix, as image_transport defines it."""
     topic = node.resolve_topic_name("image")
-    return topic + COMPRESSED_SUFFIX if compressed and not topic.endswith(COMPRESSED_SUFFIX) else topic
+    return topic + COMPRESSED_SUFFIX if is_compressed and not topic.endswith(COMPRESSED_SUFFIX) else topic
 
 
 def _rectified_twice(topic: str) -> str:
     return (
-        f"{topic} is named as rectified images are, but parameter rectified_input is false: if it is rectified, its "
-        "depth is wrong towards the edges. Set rectified_input to true, or remap `image` to the raw topic."
+        f"{topic} is named as rectified images are, but parameter rectified_input is false: if the images are "
+        "rectified, depth is wrong towards the edges. Set rectified_input to true, or remap `image` to the raw topic."
     )

@@ -1,114 +1,108 @@
-"""Which CameraInfo belongs to an image.
+"""Finds the CameraInfo that belongs to an image.
 
-The one with the image's own stamp, where there is one. Drivers send it right after the image, so for a camera that
-does, a new image waits for it a moment. Otherwise the latest of the same camera: many drivers send it seldom.
+The best one carries the image's own stamp. Many drivers send it right after the image, so a new image of such a camera
+waits a moment for it. Otherwise the newest CameraInfo of the same camera is used: many drivers send it rarely.
+
+Public names: CameraImage, CameraInfoSync, stamp_ns, is_same_camera.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+    from std_msgs.msg import Header
 
 NS_PER_S = 1_000_000_000
-# How long images wait for a calibration of their own stamp, if the image before had one.
-PATIENCE_NS = 100_000_000
-_KEPT = 16
-# How far a stamp may lie from the clock on arrival and still be of the same clock: jitter, and a slow camera.
-_AHEAD_NS, _BEHIND_NS = NS_PER_S // 10, 5 * NS_PER_S
-
-
-def stamp_ns(header: Any) -> int:
-    """A header's stamp in nanoseconds."""
-    return header.stamp.sec * NS_PER_S + header.stamp.nanosec
+# How long images wait for a calibration with their own stamp, if the previous image had one.
+INFO_TIMEOUT_NS = 100_000_000
+MAX_INFOS = 16
+# How far a stamp may differ from the node's clock on arrival and still come from the same clock. It may lie a little in
+# the future (jitter) and further in the past (a slow camera).
+MAX_AHEAD_NS, MAX_BEHIND_NS = NS_PER_S // 10, 5 * NS_PER_S
 
 
 @dataclass(frozen=True)
-class Arrival:
-    """An image message as it came.
+class CameraImage:
+    """An image message, when it arrived, and (after CameraInfoSync.pair or find) its calibration.
 
-    arrived_ns: the machine's steady clock. clock_ns: the node's clock at the arrival. number: counts arrivals.
+    arrived_ns: the machine's steady clock on arrival. clock_ns: the node's clock on arrival. number: counts arrivals.
+    info: None if no calibration of this camera has arrived; other_frame_id then names the camera of the newest one.
     """
 
-    message: Any
+    message: Image | CompressedImage
     stamp_ns: int
     arrived_ns: int
     clock_ns: int
     number: int
+    info: CameraInfo | None = None
+    other_frame_id: str = ""
 
     @property
-    def same_clock(self) -> bool:
-        """Whether the stamp can be of the node's own clock: neither from the future nor long past."""
-        return -_AHEAD_NS <= self.clock_ns - self.stamp_ns <= _BEHIND_NS
-
-
-@dataclass(frozen=True)
-class Pair:
-    """An image and its calibration; `other_frame_id` tells where only another camera's was to be had, info is None."""
-
-    image: Arrival
-    info: Any | None
-    other_frame_id: str = ""
+    def is_stamped_by_node_clock(self) -> bool:
+        """Whether the stamp can come from the node's own clock: neither in the future nor far in the past."""
+        return -MAX_AHEAD_NS <= self.clock_ns - self.stamp_ns <= MAX_BEHIND_NS
 
 
 @dataclass
-class Pairing:
-    """Keeps the recent calibrations and finds an image's own. Not thread-safe."""
+class CameraInfoSync:
+    """Keeps the recent calibrations and finds the one that belongs to an image. Not thread-safe."""
 
-    _infos: deque = field(default_factory=lambda: deque(maxlen=_KEPT))
-    _exact_before: bool = False
-    _paired_stamp_ns: int = -1
+    _infos: deque[CameraInfo] = field(default_factory=lambda: deque(maxlen=MAX_INFOS))
+    _previous_was_exact: bool = False
+    _previous_stamp_ns: int = -1
     _waiting_since_ns: int | None = None
 
-    def keep(self, info: Any) -> None:
-        """A calibration has arrived; perhaps too late for its image, but then the next one's is worth waiting for."""
+    def add(self, info: CameraInfo) -> None:
+        """Stores a calibration. If it arrives too late for its image, the next image waits for its own."""
         self._infos.append(info)
-        self._exact_before |= stamp_ns(info.header) == self._paired_stamp_ns
+        self._previous_was_exact |= stamp_ns(info.header) == self._previous_stamp_ns
 
     @property
     def has_info(self) -> bool:
         """Whether any calibration has arrived."""
         return bool(self._infos)
 
-    def ready(self, image: Arrival, now_ns: int) -> bool:
-        """Whether there is no better calibration to wait for.
+    def pair(self, image: CameraImage, now_ns: int) -> CameraImage | None:
+        """Returns the image with its calibration; None while a better calibration may still arrive.
 
-        The wait is counted from the first image that waited: newer ones that take its place do not prolong it.
+        The wait starts with the first image that waits. A newer image that replaces it does not prolong the wait.
         """
         if not self._infos:
-            return False
-        if not self._exact_before or self._own(image) is not None:
-            return True
-        if self._waiting_since_ns is None:
-            self._waiting_since_ns = image.arrived_ns
-        return now_ns - self._waiting_since_ns >= PATIENCE_NS
-
-    def pair(self, image: Arrival) -> Pair:
-        """The image with its calibration, as `find`; the next one's is waited for if this one had its own."""
+            return None
+        paired = self.find(image)
+        is_exact = paired.info is not None and stamp_ns(paired.info.header) == image.stamp_ns
+        if self._previous_was_exact and not is_exact:
+            if self._waiting_since_ns is None:
+                self._waiting_since_ns = image.arrived_ns
+            if now_ns - self._waiting_since_ns < INFO_TIMEOUT_NS:
+                return None
         self._waiting_since_ns = None
-        self._exact_before, self._paired_stamp_ns = self._own(image) is not None, image.stamp_ns
-        return self.find(image)
+        self._previous_was_exact, self._previous_stamp_ns = is_exact, image.stamp_ns
+        return paired
 
-    def find(self, image: Arrival) -> Pair:
-        """The image with the best calibration that has arrived."""
-        infos = (info for info in reversed(self._infos) if same_camera(image.message, info))
-        info = self._own(image) or next(infos, None)
-        if info is None and self._infos:
-            return Pair(image, None, other_frame_id=self._infos[-1].header.frame_id)
-        return Pair(image, info)
-
-    def _own(self, image: Arrival) -> Any | None:
-        return next(
-            (
-                info
-                for info in reversed(self._infos)
-                if stamp_ns(info.header) == image.stamp_ns and same_camera(image.message, info)
-            ),
-            None,
-        )
+    def find(self, image: CameraImage) -> CameraImage:
+        """Returns the image with the best calibration that has arrived so far."""
+        newest = None
+        for info in reversed(self._infos):
+            if is_same_camera(image.message, info):
+                if stamp_ns(info.header) == image.stamp_ns:
+                    return replace(image, info=info)
+                newest = newest or info
+        if newest is not None:
+            return replace(image, info=newest)
+        return replace(image, other_frame_id=self._infos[-1].header.frame_id if self._infos else "")
 
 
-def same_camera(message: Any, info: Any) -> bool:
-    """Whether the frame ids of an image and a calibration agree; an empty one says nothing."""
+def stamp_ns(header: Header) -> int:
+    """Returns the stamp of a header in nanoseconds."""
+    return header.stamp.sec * NS_PER_S + header.stamp.nanosec
+
+
+def is_same_camera(message: Image | CompressedImage, info: CameraInfo) -> bool:
+    """Whether the frame ids of an image and a calibration agree. An empty frame id agrees with every other."""
     frame_id = message.header.frame_id
     return not frame_id or not info.header.frame_id or frame_id == info.header.frame_id

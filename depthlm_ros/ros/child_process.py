@@ -1,4 +1,4 @@
-"""Other processes of one graph: each in its own process group, its output in a file, and always ended."""
+"""Runs other processes of one ROS graph: each in its own process group, with its output in a file, and always ended."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from depthlm_ros.errors import SetupError
 from depthlm_ros.ros.fastdds import use_large_shared_memory
 
 TAIL_LINES = 25
-# What a process is told in turn until it ends.
-FAREWELLS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+# The signals that a process gets one after another until it ends.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 
 
-def own_graph() -> dict[str, str]:
-    """Environment of a graph that no other graph on this machine or network meets.
+def graph_environment() -> dict[str, str]:
+    """Returns the environment of a graph that other graphs on this machine or network do not see.
 
-    A ROS_DOMAIN_ID that is already set is kept; otherwise one of 10 to 99 is chosen by the process id. Images pass
-    through shared memory that is large enough for them, unless the user has chosen how they are transported.
+    A ROS_DOMAIN_ID that is already set is kept; otherwise one of 10 to 99 is chosen by the process id. The shared
+    memory is large enough for images, unless the user has chosen how they are transported.
     """
     env = dict(os.environ)
     env.setdefault("ROS_DOMAIN_ID", str(os.getpid() % 90 + 10))
     env["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     env["PYTHONUNBUFFERED"] = "1"
-    if env.get("ROS_DISTRO") == "humble":  # which does not know the discovery range yet
+    if env.get("ROS_DISTRO") == "humble":  # Humble does not know the discovery range
         env["ROS_LOCALHOST_ONLY"] = "1"
     use_large_shared_memory(env)
     return env
 
 
-class Process:
-    """A running process. A context manager: leaving it ends the process and everything that it started."""
+class ChildProcess:
+    """A running process. As a context manager it ends the process and everything that the process started."""
 
     def __init__(self, name: str, command: Sequence[str], log: Path, env: dict[str, str]) -> None:
         self.name, self.log = name, log
@@ -54,39 +54,39 @@ class Process:
 
     @property
     def ended(self) -> bool:
-        """Whether it has ended, well or not."""
+        """Whether the process has ended, with or without an error."""
         return self._popen.poll() is not None
 
     def check(self) -> None:
-        """Raises SetupError, with the end of its log, if the process has failed."""
+        """Raises SetupError with the end of the log if the process has failed."""
         code = self._popen.poll()
         if code:
             raise SetupError(f"the {self.name} ended with exit code {code}. The end of {self.log}:\n{self.log_tail()}")
 
     def log_tail(self) -> str:
-        """The last lines that the process wrote."""
+        """Returns the last lines that the process wrote."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         return "\n".join(f"    {line}" for line in lines[-TAIL_LINES:]) or "    (nothing)"
 
     def stop(self, patience_s: float = 5.0) -> int:
-        """End the process group, politely first; returns the exit code of the process.
+        """Ends the process group and returns the exit code of the process.
 
-        patience_s: how long to wait for each of FAREWELLS to work.
+        It sends the STOP_SIGNALS one after another. patience_s: how long to wait for each of them to work.
         """
-        for farewell in FAREWELLS:
+        for number in STOP_SIGNALS:
             if self._popen.poll() is not None:
                 break
-            self._signal(farewell)
+            self._signal(number)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._popen.wait(patience_s)
-        self._signal(signal.SIGKILL)  # whatever the process left behind
+        self._signal(signal.SIGKILL)  # ends what the process left behind
         return self._popen.wait()
 
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._popen.pid, number)
 
-    def __enter__(self) -> Process:
+    def __enter__(self) -> ChildProcess:
         return self
 
     def __exit__(
@@ -95,6 +95,6 @@ class Process:
         self.stop()
 
 
-def module(name: str, *args: str) -> list[str]:
-    """The command that runs a module of this package with this Python."""
+def module_command(name: str, *args: str) -> list[str]:
+    """Returns the command that runs a module of this package with this Python."""
     return [sys.executable, "-m", name, *args]

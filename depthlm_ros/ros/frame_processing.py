@@ -1,16 +1,17 @@
-"""The work on one frame, without any ROS call: message and calibration in, what was seen out.
+"""Processes one frame without any ROS call: from image message and calibration to a view of the model.
 
-Everything that depends on the camera only (rectification maps, rays) is kept until the calibration changes.
+Everything that depends only on the camera (rectification maps, rays) is kept until the calibration changes.
+
+Public names: FrameProcessor, FrameResult, Stopwatch, rectified_frame, cached_cloud_builder, sparse_points.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,153 +20,145 @@ from depthlm_ros.errors import BadIntrinsics
 from depthlm_ros.geometry.point_cloud import CloudBuilder, sparse_cloud
 from depthlm_ros.geometry.rectify import Rectifier
 from depthlm_ros.model import Model
-from depthlm_ros.ros.camera_info_sync import Arrival, Pair, stamp_ns
+from depthlm_ros.ros.camera_info_sync import CameraImage, stamp_ns
 from depthlm_ros.ros.message_in import camera_from_info, compressed_to_rgb, image_to_rgb, info_key
-from depthlm_ros.ros.statistics import Troubles
+from depthlm_ros.ros.statistics import ProblemLog
 from depthlm_ros.view import View
+
+if TYPE_CHECKING:
+    from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 CLOUD_FIELDS = ("x", "y", "z", "rgb")
 SPARSE_FIELDS = ("x", "y", "z", "std")
-# Seeing a smaller share of the image than this is worth a warning.
-LEAST_COVERAGE = 0.9
+# If the model sees a smaller share of the image than this, the node warns.
+MIN_COVERAGE = 0.9
 
 
 class Stopwatch:
-    """Milliseconds spent in each stage of a frame."""
+    """Measures the milliseconds that each stage of a frame takes."""
 
     def __init__(self) -> None:
         self._last_s = time.perf_counter()
         self.stages_ms: dict[str, float] = {}
 
     def lap(self, stage: str) -> None:
-        """Book the time since the last lap to a stage."""
+        """Adds the time since the last lap to a stage."""
         now_s = time.perf_counter()
         self.stages_ms[stage] = self.stages_ms.get(stage, 0.0) + 1e3 * (now_s - self._last_s)
         self._last_s = now_s
 
     def move(self, stage: str, to: str, span_ms: float) -> None:
-        """Book a part of one stage to another."""
+        """Moves a part of the time of one stage to another."""
         self.stages_ms[stage] -= span_ms
         self.stages_ms[to] = self.stages_ms.get(to, 0.0) + span_ms
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
-    """One look and the image it was taken at."""
+class FrameResult:
+    """The model's view of one frame, the image that it was made from, and the time that it took.
+
+    All pixels refer to the rectified camera, view.frame.intrinsics.
+    """
 
     view: View
-    image: Arrival
-    watch: Stopwatch = field(default_factory=Stopwatch)
-
-    @property
-    def header(self) -> Any:
-        """The image's header, unchanged."""
-        return self.image.message.header
-
-    @property
-    def camera(self) -> Intrinsics:
-        """The rectified camera, to which all pixels refer."""
-        return self.view.frame.intrinsics
+    image: CameraImage
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
 
-class Eye:
-    """Turns images into looks. Used by one thread."""
+class FrameProcessor:
+    """Turns images into frame results. Used by one thread.
 
-    def __init__(self, model: Model, compressed: bool, rectified: bool, troubles: Troubles) -> None:
-        self._model, self._rectified, self._troubles = model, rectified, troubles
-        self._to_rgb: Callable[[Any], np.ndarray] = compressed_to_rgb if compressed else image_to_rgb
-        self._key: tuple | None = None
+    is_compressed: whether the messages are CompressedImage. is_rectified: whether the images are rectified already.
+    """
+
+    def __init__(self, model: Model, is_compressed: bool, is_rectified: bool, problems: ProblemLog) -> None:
+        self._model, self._is_rectified, self._problems = model, is_rectified, problems
+        self._to_rgb = compressed_to_rgb if is_compressed else image_to_rgb
+        self._info_key: tuple | None = None
         self._rectifier: Rectifier | None = None
 
-    def look(self, pair: Pair) -> Seen:
-        """Decode, rectify, look. Raises BadInput for an unusable image or calibration, BackendFailed."""
-        watch, message = Stopwatch(), pair.image.message
-        rectifier = self._rectifier_of(pair)
-        watch.lap("rectify")
-        rgb = self._to_rgb(message)
-        watch.lap("decode")
-        rgb = rectifier.rectify(rgb)
-        frame = Frame(rgb, rectifier.intrinsics, pair.image.stamp_ns, message.header.frame_id, rectifier.valid)
-        watch.lap("rectify")
-        view = self._model.look(frame)
-        watch.lap("normalise")
-        watch.move("normalise", "look", 1e3 * view.backend_s)
-        return Seen(view, pair.image, watch)
+    def process(self, image: CameraImage) -> FrameResult:
+        """Decodes and rectifies an image and runs the model.
 
-    def _rectifier_of(self, pair: Pair) -> Rectifier:
-        if pair.info is None:
+        Raises BadInput for an unusable image or calibration, BackendFailed if the model fails.
+        """
+        stopwatch, message = Stopwatch(), image.message
+        rectifier = self._rectifier_for(image)
+        stopwatch.lap("rectify")
+        rgb = self._to_rgb(message)
+        stopwatch.lap("decode")
+        rgb = rectifier.rectify(rgb)
+        frame = Frame(rgb, rectifier.intrinsics, image.stamp_ns, message.header.frame_id, rectifier.valid)
+        stopwatch.lap("rectify")
+        view = self._model.look(frame)
+        stopwatch.lap("normalise")
+        stopwatch.move("normalise", "look", 1e3 * view.backend_s)
+        return FrameResult(view, image, stopwatch)
+
+    def _rectifier_for(self, image: CameraImage) -> Rectifier:
+        if image.info is None:
             raise BadIntrinsics(
-                f"the image is of camera frame {pair.image.message.header.frame_id!r} but camera_info is of "
-                f"{pair.other_frame_id!r}: it is a CameraInfo of another camera; remap camera_info to the one that "
+                f"the image is of camera frame {image.message.header.frame_id!r} but camera_info is of "
+                f"{image.other_frame_id!r}: it is a CameraInfo of another camera; remap camera_info to the one that "
                 "belongs to the images."
             )
-        key = info_key(pair.info)
-        if key != self._key or self._rectifier is None:
-            before, self._key, self._rectifier = self._rectifier, key, None
-            self._rectifier = Rectifier(camera_from_info(pair.info), self._rectified)
-            self._tell_change(before)
-            self._tell_coverage(self._rectifier.intrinsics)
+        key = info_key(image.info)
+        if key != self._info_key or self._rectifier is None:
+            previous, self._info_key, self._rectifier = self._rectifier, key, None
+            self._rectifier = Rectifier(camera_from_info(image.info), self._is_rectified)
+            if previous is not None:
+                self._report_change(previous.intrinsics, self._rectifier.intrinsics)
+            self._report_poor_fit(self._rectifier.intrinsics)
         return self._rectifier
 
-    def _tell_change(self, before: Rectifier | None) -> None:
-        if before is None or self._rectifier is None:
-            return
-        same = before.intrinsics == self._rectifier.intrinsics
-        same_lens = ", with another distortion (D, R or the distortion model)" if same else ""
-        self._troubles.note(
+    def _report_change(self, previous: Intrinsics, camera: Intrinsics) -> None:
+        lens = ", with another distortion (D, R or the distortion model)" if previous == camera else ""
+        self._problems.report(
             "intrinsics changed",
-            f"the camera's calibration has changed from {_in_words(before.intrinsics)} to "
-            f"{_in_words(self._rectifier.intrinsics)}{same_lens}; the new one is used. If this is no zoom lens and no "
-            "new resolution, two sources publish on camera_info.",
+            f"the camera's calibration has changed from {_describe(previous)} to {_describe(camera)}{lens}; the new "
+            "one is used. If the camera has no zoom lens and no new resolution, two sources publish on camera_info.",
         )
 
-    def _tell_coverage(self, camera: Intrinsics) -> None:
-        if misfit := self._model.misfit(camera):
-            self._troubles.note("engine of another camera", misfit)
+    def _report_poor_fit(self, camera: Intrinsics) -> None:
+        """Reports a camera that the model, or the engine, was not made for."""
+        if mismatch := self._model.describe_camera_mismatch(camera):
+            self._problems.report("engine of another camera", mismatch)
             return
         share = self._model.coverage(camera)
-        if share >= LEAST_COVERAGE:
+        if share >= MIN_COVERAGE:
             return
         angle_deg = 2.0 * math.degrees(math.atan(camera.width_px / 2.0 / camera.fx_px))
-        self._troubles.note(
+        self._problems.report(
             "narrow view",
             f"the model sees {100.0 * share:.3g} % of this camera's image, the rest has no depth (NaN): "
-            f"{_in_words(camera)} means a field of view of {angle_deg:.0f} degrees, wider than the model's. Check that "
+            f"{_describe(camera)} means a field of view of {angle_deg:.0f} degrees, wider than the model's. Check that "
             "the focal length is right and in pixels of this size; if it is, use a longer lens, or P of camera_info "
             "for a narrower view.",
         )
 
 
-def frame_of(message: Any, info: Any, rectified: bool) -> Frame:
-    """A single image, raw or compressed, rectified by its calibration. Raises BadImage, BadIntrinsics.
+def rectified_frame(message: Image | CompressedImage, info: CameraInfo, is_rectified: bool) -> Frame:
+    """Returns a single image, raw or compressed, rectified by its calibration. Raises BadImage, BadIntrinsics.
 
-    rectified: it is already. Nothing is kept: for images that are not of a stream.
+    is_rectified: whether it is rectified already. Nothing is kept: for images that do not belong to a stream.
     """
-    rectifier = Rectifier(camera_from_info(info), rectified)
+    rectifier = Rectifier(camera_from_info(info), is_rectified)
     to_rgb = compressed_to_rgb if hasattr(message, "format") else image_to_rgb
     rgb = rectifier.rectify(to_rgb(message))
     return Frame(rgb, rectifier.intrinsics, stamp_ns(message.header), message.header.frame_id, rectifier.valid)
 
 
-def _in_words(camera: Intrinsics) -> str:
+def _describe(camera: Intrinsics) -> str:
     return (
         f"fx {camera.fx_px:g} fy {camera.fy_px:g} cx {camera.cx_px:g} cy {camera.cy_px:g} "
         f"({camera.width_px} x {camera.height_px})"
     )
 
 
-def within_range(depth_m: np.ndarray, least_m: float, most_m: float) -> np.ndarray:
-    """Depth with -Inf where it is too near and +Inf where nothing is within range, as REP 117 has it."""
-    near, far = depth_m < least_m, depth_m > most_m
-    if near.any():
-        depth_m = np.where(near, np.float32(-np.inf), depth_m)
-    return np.where(far, np.float32(np.inf), depth_m) if far.any() else depth_m
-
-
 @lru_cache(maxsize=2)
-def cloud_builder(camera: Intrinsics, stride: int, least_m: float, most_m: float) -> CloudBuilder:
-    """The builder of one camera's clouds, kept with its rays."""
-    return CloudBuilder(camera, stride, least_m, most_m)
+def cached_cloud_builder(camera: Intrinsics, stride: int, min_m: float, max_m: float) -> CloudBuilder:
+    """Returns the builder of one camera's clouds; it is kept with its rays."""
+    return CloudBuilder(camera, stride, min_m, max_m)
 
 
 def grid_px(camera: Intrinsics, rows: int, columns: int) -> np.ndarray:
@@ -175,9 +168,13 @@ def grid_px(camera: Intrinsics, rows: int, columns: int) -> np.ndarray:
     return np.stack(np.meshgrid(u, v), axis=-1).reshape(-1, 2)
 
 
-def told_grid(seen: Seen, rows: int, columns: int, least_m: float, most_m: float) -> np.ndarray:
-    """float32 (rows, columns, 4): x, y, z and standard deviation of a grid of pixels, depth in the model's words."""
-    told = seen.view.tell_depth_at(grid_px(seen.camera, rows, columns))
-    in_range = (told.depth_m >= least_m) & (told.depth_m <= most_m)
-    depth_m = np.where(in_range, told.depth_m, np.float32(np.nan))
-    return sparse_cloud(told.uv_px, depth_m, told.std_m, seen.camera).reshape(rows, columns, 4)
+def sparse_points(view: View, rows: int, columns: int, min_m: float, max_m: float) -> np.ndarray:
+    """float32 (rows, columns, 4): x, y, z and standard deviation in metres of a grid of pixels.
+
+    The model is asked for each depth in words. Depths outside min_m to max_m are NaN.
+    """
+    camera = view.frame.intrinsics
+    answers = view.tell_depth_at(grid_px(camera, rows, columns))
+    is_in_range = (answers.depth_m >= min_m) & (answers.depth_m <= max_m)
+    depth_m = np.where(is_in_range, answers.depth_m, np.float32(np.nan))
+    return sparse_cloud(answers.uv_px, depth_m, answers.std_m, camera).reshape(rows, columns, 4)

@@ -1,7 +1,7 @@
-"""The one thread that runs the model: it looks at the newest image, and answers questions between images.
+"""The one thread that runs the model: it processes the newest image, and answers questions between images.
 
-A model's session is never entered twice at a time, because nobody else runs it. Whatever fails, fails for one image or
-one question; the thread goes on.
+Only this thread uses the model, so a session of the model is never entered twice at the same time. An error costs one
+image or one question; the thread goes on.
 """
 
 from __future__ import annotations
@@ -10,102 +10,107 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from typing import cast
 
+from depthlm_ros.core import Question
 from depthlm_ros.errors import BackendFailed, BadImage, BadInput, BadIntrinsics
-from depthlm_ros.ros.camera_info_sync import Pair
-from depthlm_ros.ros.frame_processing import Eye, Seen
-from depthlm_ros.ros.request_queue import Inbox, Questions, Ticket
-from depthlm_ros.ros.statistics import Meter, Troubles
+from depthlm_ros.ros.camera_info_sync import CameraImage
+from depthlm_ros.ros.frame_processing import FrameProcessor, FrameResult
+from depthlm_ros.ros.request_queue import PendingQuestion, RequestQueue
+from depthlm_ros.ros.statistics import FrameStatistics, ProblemLog
 
-# An error's class, most special first, and the name under which it is counted.
+# Classes of errors, the most special first, and the reason under which each is counted.
 REASONS: tuple[tuple[type[Exception], str], ...] = (
     (BadImage, "bad image"),
     (BadIntrinsics, "bad camera_info"),
     (BadInput, "bad input"),
     (BackendFailed, "model failed"),
 )
-
-# After a failure that is not of one frame, so that a lasting one does not take a whole core.
+# The pause after an error that does not belong to one frame, so that a lasting one does not take a whole core.
 PAUSE_S = 0.1
 
 
-class Worker(threading.Thread):
-    """Runs from start() until the inbox is closed.
+class InferenceThread(threading.Thread):
+    """Runs from start() until the queue is closed.
 
-    publish: called with every look. is_watched: whether anybody receives what is published.
+    publish: called with every frame result. is_watched: whether anybody receives what is published.
     """
 
     def __init__(
         self,
-        inbox: Inbox,
-        eye: Eye,
-        publish: Callable[[Seen], None],
+        queue: RequestQueue,
+        processor: FrameProcessor,
+        publish: Callable[[FrameResult], None],
         is_watched: Callable[[], bool],
-        meter: Meter,
-        troubles: Troubles,
+        statistics: FrameStatistics,
+        problems: ProblemLog,
     ) -> None:
-        super().__init__(name="depth_worker", daemon=True)
-        self._inbox, self._eye, self._publish, self._is_watched = inbox, eye, publish, is_watched
-        self._meter, self._troubles = meter, troubles
+        super().__init__(name="depth_inference", daemon=True)
+        self._queue, self._processor, self._publish, self._is_watched = queue, processor, publish, is_watched
+        self._statistics, self._problems = statistics, problems
 
     def run(self) -> None:
-        """Work until the inbox is closed."""
-        while not self._inbox.closed:
+        """Works until the queue is closed."""
+        while not self._queue.is_closed:
             try:
-                self._work(self._inbox.next(self._is_watched))
-            except Exception as error:  # of the inbox or of ROS; without this thread the node would be deaf and dumb
-                self._note(error, self._meter.failure)
+                work = self._queue.take(self._is_watched)
+                if isinstance(work, list):
+                    self._answer(work)
+                elif work is not None:
+                    self._process(work)
+            except Exception as error:  # of the queue or of ROS; without this thread the node would do nothing
+                self._report(error, self._statistics.count_failure)
                 time.sleep(PAUSE_S)
 
-    def _work(self, work: Pair | Questions | None) -> None:
-        if isinstance(work, Questions):
-            for ticket in self._answer_together(work):
-                self._answer(ticket, work.seen)
-        elif work is not None:
-            self._look(work)
-
-    def _look(self, pair: Pair) -> None:
-        waited_ms = (time.monotonic_ns() - pair.image.arrived_ns) / 1e6
+    def _process(self, image: CameraImage) -> None:
+        waited_ms = (time.monotonic_ns() - image.arrived_ns) / 1e6
         try:
-            seen = self._eye.look(pair)
-            self._inbox.done(seen)
-            self._publish(seen)
-        except Exception as error:  # one frame is lost, whatever it was; the next may be fine
-            self._note(error, self._meter.failure)
+            result = self._processor.process(image)
+            self._queue.set_frame_result(result)
+            self._publish(result)
+        except Exception as error:  # whatever it is, one frame is lost; the next one may be fine
+            self._report(error, self._statistics.count_failure)
         else:
-            self._meter.frame(waited_ms, seen.watch.stages_ms)
+            self._statistics.count_frame(waited_ms, result.stopwatch.stages_ms)
 
-    def _answer_together(self, work: Questions) -> list[Ticket]:
-        """Ask the model all questions in words at once; the tickets that are still to be answered one by one."""
-        waiting = [ticket for ticket in work.tickets if not ticket.future.cancelled()]
-        asked = {ticket: ticket.question for ticket in waiting if ticket.question is not None}
-        if len(asked) < 2:
-            return waiting
+    def _answer(self, questions: list[PendingQuestion]) -> None:
+        """Answers questions from one frame result; those in words together, in one batch of the model."""
+        waiting = [question for question in questions if not question.future.cancelled()]
+        in_words = {question: question.question for question in waiting if question.question is not None}
+        if len(in_words) > 1 and self._answer_in_batch(in_words):
+            waiting = [question for question in waiting if question not in in_words]
+        for question in waiting:
+            self._answer_one(question)
+
+    def _answer_in_batch(self, questions: dict[PendingQuestion, Question]) -> bool:
+        """Returns False without any answer if one bad question spoils the batch: each must get its own error."""
+        result = cast(FrameResult, next(iter(questions)).frame_result)
         try:
-            answers = work.seen.view.ask_all(list(asked.values()))
-        except Exception:  # one bad question spoils a batch; asked alone, each gets the error that is its own
-            return waiting
-        for ticket, answer in zip(asked, answers, strict=True):
-            if ticket.future.set_running_or_notify_cancel():
-                self._meter.question()
-                ticket.future.set_result((work.seen, answer))
-        return [ticket for ticket in waiting if ticket not in asked]
+            answers = result.view.ask_all(list(questions.values()))
+        except Exception:  # asked alone, each question gets the error that belongs to it
+            return False
+        for question, answer in zip(questions, answers, strict=True):
+            if question.future.set_running_or_notify_cancel():
+                self._statistics.count_question()
+                question.future.set_result((result, answer))
+        return True
 
-    def _answer(self, ticket: Ticket, seen: Seen | None) -> None:
-        if not ticket.future.set_running_or_notify_cancel():
+    def _answer_one(self, question: PendingQuestion) -> None:
+        if not question.future.set_running_or_notify_cancel():
             return
         try:
-            result = ticket.work(seen)
-        except Exception as error:  # it is told to the one who asked
+            # A question that needs no frame ignores the argument, so None does no harm.
+            answer = question.work(cast(FrameResult, question.frame_result))
+        except Exception as error:  # the service that asked reports it to its caller
             if not isinstance(error, BadInput):
-                self._note(error, self._meter.failed_answer)
-            ticket.future.set_exception(error)
+                self._report(error, self._statistics.count_failed_answer)
+            question.future.set_exception(error)
         else:
-            self._meter.question()
-            ticket.future.set_result(result)
+            self._statistics.count_question()
+            question.future.set_result(answer)
 
-    def _note(self, error: Exception, count: Callable[[], None]) -> None:
-        """count: the meter's counter of such failures."""
+    def _report(self, error: Exception, count: Callable[[], None]) -> None:
+        """Logs an error. count: counts it in the statistics, unless bad input is the cause."""
         reason = next((name for kind, name in REASONS if isinstance(error, kind)), "internal error")
         if not isinstance(error, BadInput):
             count()
@@ -114,4 +119,4 @@ class Worker(threading.Thread):
             frames = traceback.extract_tb(error.__traceback__)
             where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "?"
             message = f"this frame is lost: {type(error).__name__}: {error} ({where}); please report it."
-        self._troubles.note(reason, message)
+        self._problems.report(reason, message)

@@ -1,12 +1,12 @@
-"""Messages in: images and camera calibrations become what the core understands.
+"""Reads messages: turns images and camera calibrations into the arrays and values of the core.
 
-Nothing here trusts a message: sizes, strides and buffer lengths are checked against each other, and what does
-not fit raises BadImage with the numbers. Functions take the messages by their fields and import no ROS module.
+No message is trusted: sizes, strides and buffer lengths are checked against each other, and what does not fit raises
+BadImage with the numbers. The functions use only the fields of the messages; no ROS module is imported at run time.
 
-Pixel encodings of sensor_msgs/Image, as arrays: how each is stored and how it becomes RGB.
+The names of the pixel encodings are those of sensor_msgs/image_encodings.hpp (and nv12). Colours of the YUV encodings
+are ITU-R BT.601 with limited range, as OpenCV and cv_bridge read them.
 
-The names are those of sensor_msgs/image_encodings.hpp (plus nv12). Colours of the YUV encodings are
-ITU-R BT.601 with limited range, as OpenCV, and with it cv_bridge, understands them.
+Public names: image_to_rgb, compressed_to_rgb, camera_from_info, info_key, ENCODINGS.
 """
 
 from __future__ import annotations
@@ -14,23 +14,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from depthlm_ros.errors import BadImage
 from depthlm_ros.geometry.camera_model import CameraModel, Roi
-from depthlm_ros.image_io import cut_short
+from depthlm_ros.image_io import is_truncated
+
+if TYPE_CHECKING:
+    from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How one encoding lies in memory.
+    """How the pixels of one encoding are stored, and how they become RGB.
 
-    channels: values per pixel in a stored row. dtype: of one value. rows_per_2: stored rows per two image
-    rows (3 for the planar 4:2:0 encodings). even_width, even_height: whether the chroma samples need it.
-    smallest_px: least width and height (OpenCV demosaics nothing below 3 x 3 and gives black).
+    channels: values per pixel in a stored row. dtype: type of one value. rows_per_2: stored rows per two image rows (3
+    for the planar 4:2:0 encodings). even_width, even_height: whether the chroma samples need an even size. min_size_px:
+    smallest width and height (below 3 x 3 OpenCV does not demosaic and returns black).
     to_rgb: (stored rows, W, channels) or (stored rows, W) array -> uint8 (H, W, 3), red first.
     """
 
@@ -40,7 +43,7 @@ class Encoding:
     rows_per_2: int = 2
     even_width: bool = False
     even_height: bool = False
-    smallest_px: int = 1
+    min_size_px: int = 1
 
     @property
     def bytes_per_pixel(self) -> int:
@@ -65,7 +68,7 @@ def _mono16(pixels: np.ndarray) -> np.ndarray:
 _UYVY = Encoding(2, _opencv(cv2.COLOR_YUV2RGB_UYVY), even_width=True)
 _YUYV = Encoding(2, _opencv(cv2.COLOR_YUV2RGB_YUYV), even_width=True)
 
-# OpenCV names a Bayer pattern by the second and third pixel of the second row, ROS by the first two rows.
+# OpenCV names a Bayer pattern by the second and third pixel of the second row, ROS by the pixels of the first two rows.
 ENCODINGS: dict[str, Encoding] = {
     "rgb8": Encoding(3, _rgb8),
     "bgr8": Encoding(3, _opencv(cv2.COLOR_BGR2RGB)),
@@ -73,10 +76,10 @@ ENCODINGS: dict[str, Encoding] = {
     "bgra8": Encoding(4, _opencv(cv2.COLOR_BGRA2RGB)),
     "mono8": Encoding(1, _opencv(cv2.COLOR_GRAY2RGB)),
     "mono16": Encoding(1, _mono16, dtype=np.uint16),
-    "bayer_rggb8": Encoding(1, _opencv(cv2.COLOR_BayerBG2RGB), smallest_px=3),
-    "bayer_bggr8": Encoding(1, _opencv(cv2.COLOR_BayerRG2RGB), smallest_px=3),
-    "bayer_gbrg8": Encoding(1, _opencv(cv2.COLOR_BayerGR2RGB), smallest_px=3),
-    "bayer_grbg8": Encoding(1, _opencv(cv2.COLOR_BayerGB2RGB), smallest_px=3),
+    "bayer_rggb8": Encoding(1, _opencv(cv2.COLOR_BayerBG2RGB), min_size_px=3),
+    "bayer_bggr8": Encoding(1, _opencv(cv2.COLOR_BayerRG2RGB), min_size_px=3),
+    "bayer_gbrg8": Encoding(1, _opencv(cv2.COLOR_BayerGR2RGB), min_size_px=3),
+    "bayer_grbg8": Encoding(1, _opencv(cv2.COLOR_BayerGB2RGB), min_size_px=3),
     "yuv422": _UYVY,
     "uyvy": _UYVY,
     "yuv422_yuy2": _YUYV,
@@ -86,26 +89,26 @@ ENCODINGS: dict[str, Encoding] = {
 }
 
 
-def image_to_rgb(message: Any) -> np.ndarray:
-    """Pixels of a sensor_msgs/Image as uint8 (H, W, 3), red first.
+def image_to_rgb(message: Image) -> np.ndarray:
+    """Returns the pixels of a sensor_msgs/Image as uint8 (H, W, 3), red first.
 
-    For rgb8 without padding the array is a view of the message's buffer, which it keeps alive; do not write to it.
+    For rgb8 without padding the array is a view of the message's buffer and keeps it alive; do not write to it.
     Raises BadImage for an unknown encoding and for sizes that do not fit the buffer.
     """
     encoding = ENCODINGS.get(message.encoding.lower())
     if encoding is None:
-        return _ask_cv_bridge(message)
+        return _convert_with_cv_bridge(message)
     return encoding.to_rgb(_stored_pixels(message, encoding))
 
 
-def compressed_to_rgb(message: Any) -> np.ndarray:
-    """Pixels of a sensor_msgs/CompressedImage (jpeg or png) as uint8 (H, W, 3), red first.
+def compressed_to_rgb(message: CompressedImage) -> np.ndarray:
+    """Returns the pixels of a sensor_msgs/CompressedImage (jpeg or png) as uint8 (H, W, 3), red first.
 
-    The EXIF orientation is ignored: a turned picture would no longer fit its calibration.
-    Raises BadImage if the data does not decode, or ends early.
+    The EXIF orientation is ignored: a rotated picture would no longer fit its calibration.
+    Raises BadImage if the data cannot be decoded or is truncated.
     """
     data = np.frombuffer(message.data, np.uint8)
-    _check_is_complete(data, message.format)
+    _check_not_truncated(data, message.format)
     try:
         bgr = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
@@ -113,25 +116,25 @@ def compressed_to_rgb(message: Any) -> np.ndarray:
     if bgr is None:
         raise BadImage(
             f"compressed image ({message.format!r}, {data.size} bytes) does not decode: send jpeg or png. "
-            "(compressedDepth is no colour image.)"
+            "(compressedDepth is not a colour image.)"
         )
-    # image_transport states after "compressed" in which order the channels were handed to the codec.
+    # After "compressed" image_transport states in which order the codec got the channels.
     stored_as_rgb = "rgb" in message.format.lower().partition("compressed")[2]
     return bgr if stored_as_rgb else cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 
-def _check_is_complete(data: np.ndarray, image_format: str) -> None:
+def _check_not_truncated(data: np.ndarray, image_format: str) -> None:
     if data.size == 0:
         raise BadImage(f"compressed image ({image_format!r}) holds no bytes: check the camera driver.")
-    if cut_short(data):
+    if is_truncated(data):
         raise BadImage(
             f"compressed image ({image_format!r}) ends after {data.size} bytes without its end marker: "
             "it was cut short; check the camera driver and the link."
         )
 
 
-def camera_from_info(info: Any) -> CameraModel:
-    """The content of a sensor_msgs/CameraInfo. Raises BadIntrinsics for what no camera can have."""
+def camera_from_info(info: CameraInfo) -> CameraModel:
+    """Returns the camera of a sensor_msgs/CameraInfo. Raises BadIntrinsics for values that no camera can have."""
     roi = info.roi
     return CameraModel(
         width_px=info.width,
@@ -147,42 +150,38 @@ def camera_from_info(info: Any) -> CameraModel:
     )
 
 
-def info_key(info: Any) -> tuple:
-    """All that makes a calibration, without its header: two messages with equal keys are the same camera."""
+def info_key(info: CameraInfo) -> tuple:
+    """Returns a key of everything in a calibration except its header: equal keys mean the same camera."""
     roi = info.roi
     window = (roi.x_offset, roi.y_offset, roi.width, roi.height)
     numbers = tuple(np.asarray(field).tobytes() for field in (info.d, info.k, info.r, info.p))
     return (info.width, info.height, info.distortion_model, info.binning_x, info.binning_y, window, numbers)
 
 
-def _stored_pixels(message: Any, encoding: Encoding) -> np.ndarray:
-    """(stored rows, W, channels), or (stored rows, W) for one channel, in the machine's byte order."""
+def _stored_pixels(message: Image, encoding: Encoding) -> np.ndarray:
+    """(stored rows, W, channels), or (stored rows, W) for one channel, in the byte order of this machine."""
     _check_size(message, encoding)
     width, rows = message.width, message.height * encoding.rows_per_2 // 2
     row_bytes = width * encoding.bytes_per_pixel
     step = message.step
-    needed = step * (rows - 1) + row_bytes  # the last row need not be padded
+    needed = step * (rows - 1) + row_bytes  # the last row may lack its padding
     buffer = np.frombuffer(message.data, np.uint8)
     if buffer.size < needed:
         raise BadImage(
             f"{message.encoding} image {width} x {message.height} with step {step} needs {needed} bytes "
-            f"but holds {buffer.size}: the driver sends a wrong size or a cut buffer."
+            f"but holds {buffer.size}: the driver sends a wrong size or a truncated buffer."
         )
     lines = np.lib.stride_tricks.as_strided(buffer, (rows, row_bytes), (step, 1), writeable=False)
-    values = np.ascontiguousarray(lines).view(_byte_order(message, encoding))
-    values = values.astype(encoding.dtype, copy=False)
+    stored_type = np.dtype(encoding.dtype).newbyteorder(">" if message.is_bigendian else "<")
+    values = np.ascontiguousarray(lines).view(stored_type).astype(encoding.dtype, copy=False)
     return values.reshape(rows, width, encoding.channels) if encoding.channels > 1 else values
 
 
-def _byte_order(message: Any, encoding: Encoding) -> np.dtype:
-    return np.dtype(encoding.dtype).newbyteorder(">" if message.is_bigendian else "<")
-
-
-def _check_size(message: Any, encoding: Encoding) -> None:
+def _check_size(message: Image, encoding: Encoding) -> None:
     width, height, name = message.width, message.height, message.encoding
-    if min(width, height) < encoding.smallest_px:
+    if min(width, height) < encoding.min_size_px:
         raise BadImage(
-            f"{name} image is {width} x {height}: both must be at least {encoding.smallest_px} pixel; "
+            f"{name} image is {width} x {height}: both must be at least {encoding.min_size_px} pixel; "
             "check the camera driver."
         )
     if (encoding.even_width and width % 2) or (encoding.even_height and height % 2):
@@ -194,8 +193,8 @@ def _check_size(message: Any, encoding: Encoding) -> None:
         )
 
 
-def _ask_cv_bridge(message: Any) -> np.ndarray:
-    """The encodings that are not in our table, where cv_bridge is installed."""
+def _convert_with_cv_bridge(message: Image) -> np.ndarray:
+    """Converts the encodings that ENCODINGS lacks, if cv_bridge is installed."""
     known = ", ".join(sorted(ENCODINGS))
     advice = f"encoding {message.encoding!r} is unknown. Known: {known}. Set the camera driver to one of them."
     try:
@@ -204,5 +203,5 @@ def _ask_cv_bridge(message: Any) -> np.ndarray:
         raise BadImage(advice) from None
     try:
         return CvBridge().imgmsg_to_cv2(message, desired_encoding="rgb8")
-    except Exception as error:  # cv_bridge raises its own, OpenCV's and KeyError; each means the same to the caller
+    except Exception as error:  # cv_bridge raises its own, OpenCV's and KeyError; all mean the same to the caller
         raise BadImage(f"{advice} (cv_bridge: {error})") from error

@@ -1,10 +1,10 @@
-"""Messages out: depth images, calibrations, clouds and answers as sensor_msgs and depthlm_ros.srv messages.
+"""Makes messages: depth images, calibrations, clouds, and the responses of the services.
 
-Byte fields are copied from buffer to buffer: assigning bytes or an ndarray to `.data` costs a Python object per byte.
-A message that was published may be filled again: fresh memory for megabytes costs more than writing them. Numbers are
-cast to Python's own types, because rclpy does not check them and numpy scalars arrive as garbage.
+Byte fields are copied from buffer to buffer, because assigning bytes or an ndarray to `.data` costs a Python object per
+byte. A message that was published may be filled again, because fresh memory for megabytes costs more than writing them.
+Numbers are cast to Python's own types, because rclpy does not check them and numpy scalars arrive as garbage.
 
-What a model said becomes the responses of the services. What is not known is NaN there, never a number.
+In responses an unknown number is NaN.
 """
 
 from __future__ import annotations
@@ -13,27 +13,40 @@ import array
 import math
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Point, Quaternion, TransformStamped, Vector3
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField, RegionOfInterest
 from std_msgs.msg import Header
 
-from depthlm_ros.core import Answer, Intrinsics, Matches, Measurement, Region, RelativePose, Status
+from depthlm_ros.core import Answer, Frame, Intrinsics, Matches, Measurement, Region, RelativePose, Status
 from depthlm_ros.geometry.rotations import quaternion_xyzw
 from depthlm_ros.msg import Measurement as MeasurementMessage
+from depthlm_ros.ros.camera_info_sync import NS_PER_S
 from depthlm_ros.srv import MatchPixels, SpatialQuery
-from depthlm_ros.srv import RelativePose as PoseService
+from depthlm_ros.srv import RelativePose as RelativePoseService
 
-_LARGEST_MM = 65535.0
+_MAX_MM = 65535.0
+_STATUS_CODES = {
+    Status.OK: SpatialQuery.Response.OK,
+    Status.NOT_FOUND: SpatialQuery.Response.NOT_FOUND,
+    Status.NOT_UNDERSTOOD: SpatialQuery.Response.NOT_UNDERSTOOD,
+}
+_UNKNOWN_VECTOR, _UNKNOWN_ROTATION = np.full(3, np.nan), np.full((3, 3), np.nan)
+
+
+def header_of(frame: Frame) -> Header:
+    """Returns the header of the image that a frame was made from."""
+    sec, nanosec = divmod(frame.stamp_ns, NS_PER_S)
+    return Header(stamp=Time(sec=sec, nanosec=nanosec), frame_id=frame.frame_id)
 
 
 def depth_image(header: Header, depth_m: np.ndarray, encoding: str, message: Image | None = None) -> Image:
-    """A depth image as REP 118 has it, from float32 (H, W) metres. message: one to be filled again.
+    """Returns a depth image (REP 118) from float32 (H, W) metres. message: one to be filled again.
 
-    32FC1: metres, NaN and infinities as they are. 16UC1: millimetres, 0 = unknown; what 16 bits cannot hold,
-    65.535 m and beyond as well as infinities, is unknown too, because a saturated value would be an invented one.
+    32FC1: metres, with NaN and infinities unchanged. 16UC1: millimetres, 0 = unknown. What 16 bits cannot hold (65.535
+    m and more, and infinities) is unknown too, because a saturated value would be an invented one.
     """
     pixels = depth_m if encoding == "32FC1" else millimetres(depth_m)
     message = message or Image()
@@ -45,8 +58,23 @@ def depth_image(header: Header, depth_m: np.ndarray, encoding: str, message: Ima
     return message
 
 
+def mark_out_of_range(depth_m: np.ndarray, min_m: float, max_m: float) -> np.ndarray:
+    """Returns the depth with -Inf for values that are too near and +Inf for values that are too far (REP 117)."""
+    is_near, is_far = depth_m < min_m, depth_m > max_m
+    if is_near.any():
+        depth_m = np.where(is_near, np.float32(-np.inf), depth_m)
+    return np.where(is_far, np.float32(np.inf), depth_m) if is_far.any() else depth_m
+
+
+def millimetres(depth_m: np.ndarray) -> np.ndarray:
+    """uint16 (H, W) millimetres, rounded; 0 where the depth is NaN, infinite, not positive or above 65.535 m."""
+    rounded = np.rint(depth_m * np.float32(1000.0))
+    is_known = (rounded > 0) & (rounded <= _MAX_MM)
+    return np.where(is_known, rounded, 0).astype(np.uint16)
+
+
 def colour_image(header: Header, rgb: np.ndarray) -> Image:
-    """An rgb8 image from uint8 (H, W, 3), red first."""
+    """Returns an rgb8 image from uint8 (H, W, 3), red first."""
     message = Image(header=header, encoding="rgb8")
     message.height, message.width = rgb.shape[:2]
     message.step = 3 * message.width
@@ -54,15 +82,8 @@ def colour_image(header: Header, rgb: np.ndarray) -> Image:
     return message
 
 
-def millimetres(depth_m: np.ndarray) -> np.ndarray:
-    """uint16 (H, W) millimetres, rounded; 0 where the depth is NaN, infinite, not positive or above 65.535 m."""
-    rounded = np.rint(depth_m * np.float32(1000.0))
-    known = (rounded > 0) & (rounded <= _LARGEST_MM)
-    return np.where(known, rounded, 0).astype(np.uint16)
-
-
 def rectified_camera_info(header: Header, camera: Intrinsics) -> CameraInfo:
-    """The calibration of a rectified image: no distortion, R the identity, K and P alike, no binning, no window."""
+    """Returns the calibration of a rectified image: no distortion, R is the identity, K and P agree, no binning."""
     message = CameraInfo(header=header, width=camera.width_px, height=camera.height_px)
     message.distortion_model = "plumb_bob"
     message.d = [0.0] * 5
@@ -75,7 +96,7 @@ def rectified_camera_info(header: Header, camera: Intrinsics) -> CameraInfo:
 def point_cloud(
     header: Header, points: np.ndarray, fields: Sequence[str], message: PointCloud2 | None = None
 ) -> PointCloud2:
-    """An organised cloud from float32 (H, W, len(fields)), one value per field; unknown points are NaN.
+    """Returns an organised cloud from float32 (H, W, len(fields)), one value per field; unknown points are NaN.
 
     message: one to be filled again.
     """
@@ -84,8 +105,8 @@ def point_cloud(
     message.header, message.is_dense = header, False
     message.is_bigendian = sys.byteorder == "big"
     message.fields = [
-        PointField(name=name, offset=4 * place, datatype=PointField.FLOAT32, count=1)
-        for place, name in enumerate(fields)
+        PointField(name=name, offset=4 * index, datatype=PointField.FLOAT32, count=1)
+        for index, name in enumerate(fields)
     ]
     message.point_step = 4 * channels
     message.row_step = message.point_step * message.width
@@ -101,7 +122,7 @@ def _fill(message: Image | PointCloud2, values: np.ndarray) -> None:
 
 
 def points_from(points_m: np.ndarray) -> list[Point]:
-    """geometry_msgs/Point of each row of (N, 3)."""
+    """Returns a geometry_msgs/Point for each row of (N, 3)."""
     return [Point(x=float(x), y=float(y), z=float(z)) for x, y, z in points_m]
 
 
@@ -111,54 +132,20 @@ def pixels_from(points: Sequence[Point]) -> np.ndarray:
 
 
 def regions_from(messages: Sequence[RegionOfInterest]) -> tuple[Region, ...]:
-    """The regions of a request."""
+    """Returns the regions of a request."""
     return tuple(Region(float(m.x_offset), float(m.y_offset), float(m.width), float(m.height)) for m in messages)
 
 
 def region_message(region: Region, camera: Intrinsics) -> RegionOfInterest:
-    """The smallest box of whole pixels around a region, cut to the image."""
+    """Returns the smallest box of whole pixels around a region, cut to the image."""
     left, top = max(0, math.floor(region.x_px)), max(0, math.floor(region.y_px))
     right = min(camera.width_px, math.ceil(region.x_px + region.width_px))
     bottom = min(camera.height_px, math.ceil(region.y_px + region.height_px))
     return RegionOfInterest(x_offset=left, y_offset=top, width=max(0, right - left), height=max(0, bottom - top))
 
 
-CODE_OF_STATUS = {
-    Status.OK: SpatialQuery.Response.OK,
-    Status.NOT_FOUND: SpatialQuery.Response.NOT_FOUND,
-    Status.NOT_UNDERSTOOD: SpatialQuery.Response.NOT_UNDERSTOOD,
-}
-NOWHERE = np.full(3, np.nan)
-
-
-def forget(response: Any) -> None:
-    """NaN in every number of a response: by default they are zero, and a rotation is the identity."""
-    if isinstance(response, SpatialQuery.Response):
-        response.value = response.std = math.nan
-    elif isinstance(response, PoseService.Response):
-        response.rotation_angle = response.distance = math.nan
-        response.direction = vector(NOWHERE)
-        place(response.transform, np.full((3, 3), np.nan), NOWHERE)
-
-
-def fill_answer(response: SpatialQuery.Response, answer: Answer, camera: Intrinsics) -> None:
-    """An answer in words, but for its points and measurements."""
-    response.status = int(CODE_OF_STATUS[answer.status])
-    response.answer = answer.text
-    response.value, response.std, response.unit = float(answer.value), float(answer.std), answer.unit
-    response.regions = [region_message(region, camera) for region in answer.regions]
-    response.region_labels = [region.label for region in answer.regions]
-    if answer.status is Status.NOT_FOUND:
-        response.message = "the model does not see what the question is about."
-    elif answer.status is Status.NOT_UNDERSTOOD:
-        response.message = (
-            "the model does not understand the question: put it as in the README, "
-            "and name a point or a place by `pixels` or `regions`."
-        )
-
-
 def measurement_message(measurement: Measurement, points_m: np.ndarray) -> MeasurementMessage:
-    """points_m: (K, 3), the measurement's points in the frame of the answer."""
+    """Returns a measurement as a message. points_m: (K, 3), its points in the frame of the answer."""
     return MeasurementMessage(
         quantity=measurement.quantity,
         value=float(measurement.value),
@@ -169,46 +156,80 @@ def measurement_message(measurement: Measurement, points_m: np.ndarray) -> Measu
     )
 
 
+def clear_numbers(response: object) -> None:
+    """Sets every number of a response to NaN: by default numbers are zero, and a rotation is the identity."""
+    if isinstance(response, SpatialQuery.Response):
+        response.value = response.std = math.nan
+    elif isinstance(response, RelativePoseService.Response):
+        response.rotation_angle = response.distance = math.nan
+        response.direction = vector(_UNKNOWN_VECTOR)
+        set_transform(response.transform, _UNKNOWN_ROTATION, _UNKNOWN_VECTOR)
+
+
+def fill_answer(
+    response: SpatialQuery.Response, answer: Answer, points_m: Sequence[np.ndarray], camera: Intrinsics
+) -> None:
+    """Fills in an answer in words. points_m: (N, 3) of the answer, then of each measurement, in response.header."""
+    response.status = int(_STATUS_CODES[answer.status])
+    response.answer = answer.text
+    response.value, response.std, response.unit = float(answer.value), float(answer.std), answer.unit
+    response.points = points_from(points_m[0])
+    response.regions = [region_message(region, camera) for region in answer.regions]
+    response.region_labels = [region.label for region in answer.regions]
+    response.measurements = [
+        measurement_message(measurement, measured_m)
+        for measurement, measured_m in zip(answer.measurements, points_m[1:], strict=True)
+    ]
+    if answer.status is Status.NOT_FOUND:
+        response.message = "the model does not see what the question is about."
+    elif answer.status is Status.NOT_UNDERSTOOD:
+        response.message = (
+            "the model does not understand the question: word it as in the README, "
+            "and name a point or a place by `pixels` or `regions`."
+        )
+
+
 def fill_matches(response: MatchPixels.Response, matches: Matches) -> None:
-    """Pixels found, NaN where not."""
-    found = np.isfinite(matches.matched_px).all(axis=1)
+    """Fills in the pixels that were found; NaN for the others."""
+    is_found = np.isfinite(matches.matched_px).all(axis=1)
     response.pixels = [
-        Point(x=float(u), y=float(v)) if is_found else Point(x=math.nan, y=math.nan)
-        for (u, v), is_found in zip(matches.matched_px, found, strict=True)
+        Point(x=float(u), y=float(v)) if found else Point(x=math.nan, y=math.nan)
+        for (u, v), found in zip(matches.matched_px, is_found, strict=True)
     ]
     response.replies = list(matches.replies)
-    response.status = int(MatchPixels.Response.OK if found.any() else MatchPixels.Response.NOT_FOUND)
-    if not found.any():
+    response.status = int(MatchPixels.Response.OK if is_found.any() else MatchPixels.Response.NOT_FOUND)
+    if not is_found.any():
         response.message = "the model finds none of the pixels in the second image; `replies` holds its words."
 
 
-def fill_pose(response: PoseService.Response, pose: RelativePose, child_frame_id: str) -> None:
-    """A pose, NaN where it is unknown; the headers of the two images must be in the response."""
+def fill_pose(response: RelativePoseService.Response, pose: RelativePose, child_frame_id: str) -> None:
+    """Fills in a pose, NaN where it is unknown. The response must hold the headers of the two images already."""
     response.has_rotation = bool(np.isfinite(pose.rotation).all())
     response.has_translation = bool(np.isfinite(pose.translation_m).all())
     response.transform.header.stamp = response.second_header.stamp
     response.transform.header.frame_id = response.first_header.frame_id
     response.transform.child_frame_id = child_frame_id
-    place(response.transform, pose.rotation, pose.translation_m)
+    set_transform(response.transform, pose.rotation, pose.translation_m)
     response.rotation_angle = math.radians(pose.angle_deg)
     response.direction = vector(pose.direction)
     response.distance = float(pose.distance_m)
     response.reply_names, response.replies = list(pose.replies), list(pose.replies.values())
-    known = {
+    is_known = {
         "rotation": response.has_rotation,
         "translation": response.has_translation,
         "rotation_angle": math.isfinite(pose.angle_deg),
         "direction": bool(np.isfinite(pose.direction).all()),
         "distance": math.isfinite(pose.distance_m),
     }
-    response.status = int(PoseService.Response.OK if any(known.values()) else PoseService.Response.NOT_UNDERSTOOD)
-    if not all(known.values()):
-        unknown = ", ".join(name for name, is_known in known.items() if not is_known)
+    codes = RelativePoseService.Response
+    response.status = int(codes.OK if any(is_known.values()) else codes.NOT_UNDERSTOOD)
+    if not all(is_known.values()):
+        unknown = ", ".join(name for name, known in is_known.items() if not known)
         response.message = f"the model's words do not tell: {unknown} (or leave it open); `replies` holds them."
 
 
-def place(transform: TransformStamped, rotation: np.ndarray, translation_m: np.ndarray) -> None:
-    """Sets rotation (3, 3) and translation (3,); all of one is NaN if any of it is."""
+def set_transform(transform: TransformStamped, rotation: np.ndarray, translation_m: np.ndarray) -> None:
+    """Sets rotation (3, 3) and translation (3,). If any number of one is unknown, all of its numbers are NaN."""
     is_known = np.isfinite(rotation).all()
     x, y, z, w = quaternion_xyzw(rotation) if is_known else np.full(4, np.nan)
     transform.transform.rotation = Quaternion(x=float(x), y=float(y), z=float(z), w=float(w))
@@ -216,6 +237,6 @@ def place(transform: TransformStamped, rotation: np.ndarray, translation_m: np.n
 
 
 def vector(xyz: np.ndarray) -> Vector3:
-    """geometry_msgs/Vector3 of (3,); NaN throughout if any of it is not finite."""
-    x, y, z = xyz if np.isfinite(xyz).all() else NOWHERE
+    """Returns geometry_msgs/Vector3 of (3,); all of its numbers are NaN if any of them is not finite."""
+    x, y, z = xyz if np.isfinite(xyz).all() else _UNKNOWN_VECTOR
     return Vector3(x=float(x), y=float(y), z=float(z))

@@ -1,7 +1,7 @@
-"""Loading the node's model; TensorRT plans that do not fit this machine are built anew first, if the parameters allow.
+"""Loads the node's model. If the parameters allow it, TensorRT plans that do not fit this machine are built first.
 
-The build is the command that the refusal names, `depthlm engine build`, in a process of its own: it takes minutes and
-gigabytes, and may be killed without harm, because a plan takes its place only when it is whole.
+The build is the command that the error names, `depthlm engine build`, in a process of its own: it takes minutes and
+gigabytes. It may be killed without harm, because a plan replaces the old one only when it is complete.
 """
 
 from __future__ import annotations
@@ -14,82 +14,84 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from depthlm_ros.errors import SetupError, UnfitPlans
+from depthlm_ros.errors import BadPlans, SetupError
 from depthlm_ros.model import Model, load_model
-from depthlm_ros.ros.child_process import Process
+from depthlm_ros.ros.child_process import ChildProcess
 from depthlm_ros.ros.parameters import Parameters
 
-SAY_EVERY_S = 10.0
-LOOK_UP_S = 0.2
+LOG_PERIOD_S = 10.0
+POLL_PERIOD_S = 0.2
 TAIL_BYTES = 2000
-# How long a build that is broken off may take to end itself.
-FAREWELL_S = 2.0
+# How long a cancelled build may take to end by itself.
+CANCEL_TIMEOUT_S = 2.0
 
 
-class BrokenOff(SetupError):
-    """The node ends while its engine is being built."""
+class BuildCancelled(SetupError):
+    """The node stops while its engine is being built."""
 
 
-class Loader:
-    """Loads models. doing: what is being built, and since when; "" if nothing is.
+class ModelLoader:
+    """Loads models. progress: what is being built, and for how long; empty if nothing is.
 
-    say: logs a line. is_ending: whether the node ends, so that a build is broken off.
+    log: writes one line. is_stopping: whether the node stops, so that a build must be cancelled.
     """
 
-    def __init__(self, say: Callable[[str], object], is_ending: Callable[[], bool]) -> None:
-        self._say, self._is_ending = say, is_ending
-        self.doing = ""
+    def __init__(self, log: Callable[[str], object], is_stopping: Callable[[], bool]) -> None:
+        self._log, self._is_stopping = log, is_stopping
+        self.progress = ""
 
-    def load(self, wanted: Parameters) -> Model:
-        """The model that the parameters name. Raises SetupError."""
+    def load(self, parameters: Parameters) -> Model:
+        """Returns the model that the parameters name. Raises SetupError."""
         try:
-            return _load(wanted)
-        except UnfitPlans as unfit:
-            if not wanted.rebuild_engine:
-                raise SetupError(f"{unfit} (With parameter rebuild_engine true, the node does that itself.)") from unfit
-            self._say(f"{unfit} (Parameter rebuild_engine is true: this is done now, and may take many minutes.)")
-            self._rebuild(unfit)
-        return _load(wanted)
+            return _load(parameters)
+        except BadPlans as error:
+            if not parameters.rebuild_engine:
+                raise SetupError(f"{error} (With parameter rebuild_engine true, the node does that itself.)") from error
+            self._log(f"{error} (Parameter rebuild_engine is true: the node does that now; it may take many minutes.)")
+            self._rebuild(error)
+        return _load(parameters)
 
-    def _rebuild(self, unfit: UnfitPlans) -> None:
-        """Raises SetupError, with the build's last words, unless it succeeds; plans that it did not replace stay."""
-        command = [sys.executable, "-m", "depthlm_ros.cli", *shlex.split(unfit.rebuild)[1:]]
+    def _rebuild(self, bad_plans: BadPlans) -> None:
+        """Builds the plans. Raises SetupError with the last line of the build if it fails; the old plans stay then."""
+        command = [sys.executable, "-m", "depthlm_ros.cli", *shlex.split(bad_plans.rebuild)[1:]]
         with tempfile.TemporaryDirectory() as folder:
-            log = Path(folder) / "build.log"
+            log_file = Path(folder) / "build.log"
             try:
-                code = self._run(command, log)
-            except OSError as exc:
-                raise SetupError(f"{unfit} (The node cannot start that itself: {exc}.)") from exc
+                exit_code = self._run(command, log_file)
+            except OSError as error:
+                raise SetupError(f"{bad_plans} (The node cannot start that itself: {error}.)") from error
             finally:
-                self.doing = ""
-            if code:
-                raise SetupError(f"{unfit} (The node has tried that itself, in vain: {last_line(log)})") from unfit
-        self._say("the plans are built")
+                self.progress = ""
+            if exit_code:
+                raise SetupError(
+                    f"{bad_plans} (The node has tried that itself and failed: {last_line(log_file)})"
+                ) from bad_plans
+        self._log("the plans are built")
 
-    def _run(self, command: list[str], log: Path) -> int:
-        """The exit code of a build. Raises BrokenOff."""
-        began_s = said_s = time.monotonic()
-        process = Process("engine build", command, log, dict(os.environ))
+    def _run(self, command: list[str], log_file: Path) -> int:
+        """Returns the exit code of a build. Raises BuildCancelled."""
+        started_s = logged_s = time.monotonic()
+        process = ChildProcess("engine build", command, log_file, dict(os.environ))
         try:
             while not process.ended:
                 now_s = time.monotonic()
-                self.doing = f"building TensorRT plans for {now_s - began_s:.0f} s: {last_line(log)}"
-                if self._is_ending():
-                    raise BrokenOff("the engine is not built to its end, because the node ends: start it again.")
-                if now_s - said_s >= SAY_EVERY_S:
-                    said_s = now_s
-                    self._say(self.doing)
-                time.sleep(LOOK_UP_S)
+                self.progress = f"building TensorRT plans for {now_s - started_s:.0f} s: {last_line(log_file)}"
+                if self._is_stopping():
+                    raise BuildCancelled("the build of the engine is cancelled because the node stops: start it again.")
+                if now_s - logged_s >= LOG_PERIOD_S:
+                    logged_s = now_s
+                    self._log(self.progress)
+                time.sleep(POLL_PERIOD_S)
         finally:
-            code = process.stop(FAREWELL_S)
-        return code
+            exit_code = process.stop(CANCEL_TIMEOUT_S)
+        return exit_code
 
 
-def last_line(log: Path) -> str:
-    """What a process wrote last."""
-    lines = log.read_bytes()[-TAIL_BYTES:].decode("utf-8", "replace").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "nothing said yet")
+def last_line(log_file: Path) -> str:
+    """Returns the last line that a process wrote."""
+    lines = log_file.read_bytes()[-TAIL_BYTES:].decode("utf-8", "replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "no output yet")
 
 
-def _load(wanted: Parameters) -> Model:
-    return load_model(wanted.model, wanted.backend, wanted.num_threads, wanted.device)
+def _load(parameters: Parameters) -> Model:
+    return load_model(parameters.model, parameters.backend, parameters.num_threads, parameters.device)

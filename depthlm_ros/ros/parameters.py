@@ -1,8 +1,8 @@
-"""The node's parameters: one frozen dataclass that also says how each is declared, and its checks.
+"""The node's parameters: one frozen dataclass that also says how each is declared and which values it takes.
 
 config/depthlm.param.yaml holds the same names and defaults.
 
-What the node publishes, and which models can be published so.
+Public names: Parameters, BadParameter, declare_parameters, updated_parameters, check_mode.
 """
 
 from __future__ import annotations
@@ -10,71 +10,57 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import Field, dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from depthlm_ros.backends.registry import AUTO, BACKENDS
 from depthlm_ros.errors import SetupError
-from depthlm_ros.families.registry import family_named
-from depthlm_ros.model_files.spec import ModelSpec
+from depthlm_ros.model import Model
 
 if TYPE_CHECKING:
+    from rcl_interfaces.msg import ParameterDescriptor
     from rclpy.node import Node
     from rclpy.parameter import Parameter
 
 DENSE, SPARSE, QUESTIONS = "dense", "sparse", "questions"
 MODES = (DENSE, SPARSE, QUESTIONS)
+MAX_TIMEOUT_S = 600.0
+MAX_DEPTH_M = 1000.0
 
-
-def check_mode(spec: ModelSpec, mode: str) -> None:
-    """Raises SetupError if a model cannot do what the mode publishes, naming the mode for it."""
-    can_tell = "points" in family_named(spec.family).abilities
-    if mode == DENSE and not spec.head:
-        fitting, why = (SPARSE, "says depth only in words") if can_tell else (QUESTIONS, "tells no depth at all")
-    elif mode == SPARSE and not can_tell:
-        fitting, why = (DENSE, "says no depth in words") if spec.head else (QUESTIONS, "tells no depth at all")
-    else:
-        return
-    raise SetupError(
-        f"model {spec.name} {why}, so that mode {mode} is impossible with it: set parameter mode to {fitting} "
-        f"(`mode: {fitting}`), or take another model, such as depthvlm-4b."
-    )
-
-
-LONGEST_WAIT_S = 600.0
-FARTHEST_M = 1000.0
+DefaultT = TypeVar("DefaultT")
 
 
 class BadParameter(SetupError, ValueError):
-    """A parameter has a value that cannot be meant."""
+    """A parameter has a value that cannot be used."""
 
 
 def _declared(
-    default: Any,
+    default: DefaultT,
     text: str,
     choices: tuple[str, ...] = (),
     limits: tuple[float, float] | None = None,
     read_only: bool = True,
-) -> Any:
-    """A field and how it is declared. limits: least and greatest value, both allowed."""
+) -> DefaultT:
+    """Returns a field with the facts for its declaration. limits: smallest and largest value, both allowed."""
     facts = {"text": text, "choices": choices, "limits": limits, "read_only": read_only}
-    return dataclasses.field(default=default, metadata=facts)
+    return cast(DefaultT, dataclasses.field(default=default, metadata=facts))
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """Raises BadParameter, naming parameter, value and what is allowed."""
+    """The values. Raises BadParameter that names the parameter, its value and what is allowed."""
 
     model: str = _declared(
         "tiny",
         "The model: a name (`depthlm models` lists them), NAME=FOLDER for the weights in a folder, the folder of an "
-        "exported model or of a checkpoint, or a hub id (ORG/REPO) that was downloaded before. Nothing is downloaded.",
+        "exported model or of a checkpoint, or a hub id (ORG/REPO) that was downloaded before. The node downloads "
+        "nothing.",
     )
     backend: str = _declared(
         AUTO,
-        "What runs the model. onnxruntime: exported models, on CPU or GPU. tensorrt: the same as plans that were built "
-        "on this machine (depthlm engine build). torch: checkpoints. auto: tensorrt where plans lie beside what was "
-        "exported, else onnxruntime; torch for a checkpoint.",
+        "What runs the model. onnxruntime: exported models, on CPU or GPU. tensorrt: the same models as plans that "
+        "were built on this machine (depthlm engine build). torch: checkpoints. auto: tensorrt if plans lie beside the "
+        "exported model, else onnxruntime; torch for a checkpoint.",
         choices=(AUTO, *BACKENDS),
     )
     device: str = _declared(
@@ -84,14 +70,14 @@ class Parameters:
     )
     rebuild_engine: bool = _declared(
         False,
-        "True: where backend tensorrt finds plans that are missing or were not built for this machine, configuring "
-        "builds them first, which may take many minutes. False: it fails, and says which command builds them.",
+        "True: if plans for backend tensorrt are missing or were not built for this machine, the node builds them when "
+        "it is configured, which may take many minutes. False: configuring fails and names the command for the build.",
     )
     num_threads: int = _declared(0, "CPU threads of the backend; 0: all cores.", limits=(0, 1024))
     mode: str = _declared(
         "dense",
         "dense: depth for every pixel (depth/image, depth/points). sparse: a grid of points that the model is asked "
-        "for in words, with standard deviations (depth/sparse). questions: nothing is published, the services answer.",
+        "for in words, with standard deviations (depth/sparse). questions: nothing is published; the services answer.",
         choices=MODES,
     )
     image_transport: str = _declared(
@@ -100,12 +86,14 @@ class Parameters:
         choices=("raw", "compressed"),
     )
     rectified_input: bool = _declared(
-        False, "True: `image` is rectified already, so that P holds and K and D do not. False: it is raw."
+        False,
+        "True: `image` is rectified already, so that P of camera_info describes it. False: it is raw, so that K and D "
+        "describe it.",
     )
     adapt_reliability: bool = _declared(
         True,
-        "True: where best effort loses many images and the camera offers reliable delivery, ask for that, unless "
-        "qos_overrides set the reliability. False: keep to best effort.",
+        "True: if best effort loses many images and the camera offers reliable delivery, the node asks for that, "
+        "unless qos_overrides set the reliability. False: the node keeps to best effort.",
     )
     depth_encoding: str = _declared(
         "32FC1",
@@ -114,14 +102,14 @@ class Parameters:
     )
     min_depth_m: float = _declared(
         0.0,
-        "Nearer depths are too near: -Inf in depth/image, NaN in clouds (REP 117). Metres.",
-        limits=(0.0, FARTHEST_M),
+        "Nearer depths are -Inf in depth/image and NaN in clouds (REP 117). Metres.",
+        limits=(0.0, MAX_DEPTH_M),
         read_only=False,
     )
     max_depth_m: float = _declared(
         100.0,
-        "Farther depths are nothing within range: +Inf in depth/image, NaN in clouds (REP 117). Metres.",
-        limits=(0.01, FARTHEST_M),
+        "Farther depths are +Inf in depth/image and NaN in clouds (REP 117). Metres.",
+        limits=(0.01, MAX_DEPTH_M),
         read_only=False,
     )
     cloud_stride: int = _declared(
@@ -132,27 +120,27 @@ class Parameters:
     )
     query_timeout_s: float = _declared(
         10.0,
-        "How long a question may wait for its answer if its request does not say. Seconds.",
-        limits=(0.05, LONGEST_WAIT_S),
+        "How long a question waits for its answer if its request does not say how long. Seconds.",
+        limits=(0.05, MAX_TIMEOUT_S),
         read_only=False,
     )
     max_waiting_questions: int = _declared(
-        8, "More questions than this that wait at the same time are answered BUSY.", limits=(1, 64)
+        8, "If more questions than this wait at the same time, the others are answered BUSY.", limits=(1, 64)
     )
     history_s: float = _declared(
         2.0,
-        "How long earlier images are kept (a few of them, evenly apart) for match_pixels and relative_pose, by models "
-        "that can do these; 0: not at all. Seconds.",
+        "How long earlier images (a few of them, at even intervals) are kept for match_pixels and relative_pose, if "
+        "the model can do these; 0: none are kept. Seconds.",
         limits=(0.0, 60.0),
     )
     stale_after_s: float = _declared(
         2.0,
-        "Without a new image, or without camera_info, for this long the node warns. Seconds.",
+        "The node warns if no new image, or no camera_info, arrives for this long. Seconds.",
         limits=(0.1, 3600.0),
         read_only=False,
     )
     autostart: bool = _declared(
-        True, "True: the node configures and activates itself. False: a lifecycle manager does."
+        True, "True: the node configures and activates itself. False: a lifecycle manager does that."
     )
 
     def __post_init__(self) -> None:
@@ -161,7 +149,7 @@ class Parameters:
         if self.min_depth_m >= self.max_depth_m:
             raise BadParameter(
                 f"parameter min_depth_m is {self.min_depth_m:g} and max_depth_m is {self.max_depth_m:g}: "
-                "the least depth must be below the greatest."
+                "the smallest depth must be below the largest."
             )
         if len(self.sparse_grid) != 2:
             raise BadParameter(
@@ -169,7 +157,7 @@ class Parameters:
             )
 
 
-def _check(field: dataclasses.Field, value: Any) -> None:
+def _check(field: Field, value: object) -> None:
     choices, limits = field.metadata["choices"], field.metadata["limits"]
     if choices and value not in choices:
         raise BadParameter(f"parameter {field.name} is {value!r}: it must be one of {', '.join(choices)}.")
@@ -182,8 +170,8 @@ def _check(field: dataclasses.Field, value: Any) -> None:
             raise BadParameter(f"parameter {field.name} is {number}: it must be from {limits[0]:g} to {limits[1]:g}.")
 
 
-def declare(node: Node) -> Parameters:
-    """Declare every parameter on a node and return their values. Raises BadParameter."""
+def declare_parameters(node: Node) -> Parameters:
+    """Declares every parameter on a node and returns their values. Raises BadParameter."""
     from rclpy.exceptions import (
         InvalidParameterTypeException,
         InvalidParameterValueException,
@@ -203,30 +191,48 @@ def declare(node: Node) -> Parameters:
     return Parameters(**{field.name: _as_field(field, values[field.name]) for field in _fields()})
 
 
-def changed(parameters: Parameters, news: Iterable[Parameter]) -> Parameters:
-    """The parameters with some values changed; names of others, such as use_sim_time, pass. Raises BadParameter."""
+def updated_parameters(parameters: Parameters, news: Iterable[Parameter]) -> Parameters:
+    """Returns the parameters with some values changed. Raises BadParameter.
+
+    Parameters that are not the node's own, such as use_sim_time, are ignored.
+    """
     fields = {field.name: field for field in _fields()}
     values = {new.name: _as_field(fields[new.name], new.value) for new in news if new.name in fields}
     return dataclasses.replace(parameters, **values)
 
 
-def _fields() -> tuple[dataclasses.Field, ...]:
+def check_mode(model: Model, mode: str) -> None:
+    """Raises SetupError if a model cannot give what the mode publishes; the message names a mode that it can."""
+    tells_depth = "points" in model.family.abilities
+    if mode == DENSE and not model.spec.head:
+        possible, why = (SPARSE, "tells depth only in words") if tells_depth else (QUESTIONS, "tells no depth")
+    elif mode == SPARSE and not tells_depth:
+        possible, why = (DENSE, "tells no depth in words") if model.spec.head else (QUESTIONS, "tells no depth")
+    else:
+        return
+    raise SetupError(
+        f"model {model.name} {why}, so that mode {mode} is impossible with it: set parameter mode to {possible} "
+        f"(`mode: {possible}`), or use another model, such as depthvlm-4b."
+    )
+
+
+def _fields() -> tuple[Field, ...]:
     return dataclasses.fields(Parameters)
 
 
-def _as_field(field: dataclasses.Field, value: Any) -> Any:
-    """A parameter's value in the type of its field; whole numbers do for fractions, as people write them."""
-    kind = type(field.default)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+def _as_field(field: Field, value: Any) -> Any:
+    """Returns a parameter's value in the type of its field. A float may be written as a whole number."""
+    field_type = type(field.default)
+    if field_type is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if kind is tuple and value is not None and all(isinstance(number, int) for number in value):
+    if field_type is tuple and value is not None and all(isinstance(number, int) for number in value):
         return tuple(value)
-    if not isinstance(value, kind):
-        raise BadParameter(f"parameter {field.name} is {value!r}: it must be of type {kind.__name__}.")
+    if not isinstance(value, field_type):
+        raise BadParameter(f"parameter {field.name} is {value!r}: it must be of type {field_type.__name__}.")
     return value
 
 
-def _descriptor(field: dataclasses.Field) -> Any:
+def _descriptor(field: Field) -> ParameterDescriptor:
     from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 
     facts = field.metadata

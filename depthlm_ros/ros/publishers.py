@@ -1,41 +1,52 @@
-"""The node's topics out: made and published only while somebody receives them."""
+"""The node's output topics. A message is made and published only while somebody receives it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Container
 
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
 from depthlm_ros.ros import qos
-from depthlm_ros.ros.frame_processing import CLOUD_FIELDS, SPARSE_FIELDS, Seen, cloud_builder, told_grid, within_range
-from depthlm_ros.ros.message_out import depth_image, point_cloud, rectified_camera_info
+from depthlm_ros.ros.frame_processing import (
+    CLOUD_FIELDS,
+    SPARSE_FIELDS,
+    FrameResult,
+    cached_cloud_builder,
+    sparse_points,
+)
+from depthlm_ros.ros.message_out import depth_image, mark_out_of_range, point_cloud, rectified_camera_info
 from depthlm_ros.ros.parameters import DENSE, QUESTIONS, SPARSE, Parameters
 
+IMAGE, CAMERA_INFO, CLOUD, SPARSE_CLOUD = "depth/image", "depth/camera_info", "depth/points", "depth/sparse"
 TOPICS: dict[str, dict[str, type]] = {
-    DENSE: {"depth/image": Image, "depth/camera_info": CameraInfo, "depth/points": PointCloud2},
-    SPARSE: {"depth/camera_info": CameraInfo, "depth/sparse": PointCloud2},
+    DENSE: {IMAGE: Image, CAMERA_INFO: CameraInfo, CLOUD: PointCloud2},
+    SPARSE: {CAMERA_INFO: CameraInfo, SPARSE_CLOUD: PointCloud2},
     QUESTIONS: {},
 }
 
 
-class Outlet:
-    """The publishers of one mode. tell: takes reason and message of a trouble. Raises SetupError."""
+class Publishers:
+    """The publishers of one mode.
 
-    def __init__(self, node: LifecycleNode, mode: str, tell: Callable[[str, str], None]) -> None:
+    parameters: returns the node's parameters with their present values. report: takes reason and message of a problem.
+    Raises SetupError if a publisher cannot be made; none remains then.
+    """
+
+    def __init__(self, node: LifecycleNode, parameters: Callable[[], Parameters], report: qos.Report) -> None:
+        self._parameters = parameters
         self._publishers: dict[str, LifecyclePublisher] = {}
         try:
-            for name, kind in TOPICS[mode].items():
-                self._publishers[name] = _offer(node, kind, name, tell)
+            for name, message_type in TOPICS[parameters().mode].items():
+                self._publishers[name] = _create_publisher(node, message_type, name, report)
         except Exception:
             self.destroy(node)
             raise
-        # Publishing copies, so the large messages are filled anew for every frame.
+        # Publishing copies the data, so these large messages can be filled again for every frame.
         self._image, self._cloud = Image(), PointCloud2()
 
     def destroy(self, node: LifecycleNode) -> None:
-        """Take the topics away."""
+        """Removes the topics."""
         for publisher in self._publishers.values():
             node.destroy_lifecycle_publisher(publisher)
         self._publishers = {}
@@ -44,56 +55,57 @@ class Outlet:
         """Whether anybody receives any of the topics."""
         return any(publisher.get_subscription_count() for publisher in self._publishers.values())
 
-    def publish(self, seen: Seen, parameters: Parameters) -> None:
-        """Publish what somebody receives; all messages carry the image's header.
+    def publish(self, result: FrameResult) -> None:
+        """Publishes what somebody receives. All messages carry the header of the image.
 
-        All are made before the first is sent: sending wakes the receivers, who would take the processor in between.
+        All messages are made before the first is sent: sending wakes the receivers, and they would take the processor.
         """
-        messages: dict[str, Any] = {}
-        if self._wanted("depth/camera_info"):
-            messages["depth/camera_info"] = rectified_camera_info(seen.header, seen.camera)
-        if self._wanted("depth/image") or self._wanted("depth/points"):
-            messages |= self._dense(seen, parameters)
-        if self._wanted("depth/sparse"):
-            messages["depth/sparse"] = self._sparse(seen, parameters)
-        seen.watch.lap("messages")
+        parameters, header, stopwatch = self._parameters(), result.image.message.header, result.stopwatch
+        watched = {name: each for name, each in self._publishers.items() if each.get_subscription_count() > 0}
+        messages: dict[str, CameraInfo | Image | PointCloud2] = {}
+        if CAMERA_INFO in watched:
+            messages[CAMERA_INFO] = rectified_camera_info(header, result.view.frame.intrinsics)
+        if IMAGE in watched or CLOUD in watched:
+            messages |= self._dense_messages(result, parameters, watched)
+        if SPARSE_CLOUD in watched:
+            messages[SPARSE_CLOUD] = self._sparse_message(result, parameters)
+        stopwatch.lap("messages")
         for name, message in messages.items():
-            self._publishers[name].publish(message)
-        seen.watch.lap("publish")
+            watched[name].publish(message)
+        stopwatch.lap("publish")
 
-    def _dense(self, seen: Seen, parameters: Parameters) -> dict[str, Any]:
-        near, far = parameters.min_depth_m, parameters.max_depth_m
-        seen.watch.lap("messages")
-        depth_m = seen.view.depth().depth_m
-        seen.watch.lap("depth")
-        messages: dict[str, Any] = {}
-        if self._wanted("depth/image"):
-            ranged_m = within_range(depth_m, near, far)
-            messages["depth/image"] = depth_image(seen.header, ranged_m, parameters.depth_encoding, self._image)
-        if self._wanted("depth/points"):
-            builder = cloud_builder(seen.camera, parameters.cloud_stride, near, far)
-            points = builder.build(depth_m, seen.view.frame.rgb)
-            messages["depth/points"] = point_cloud(seen.header, points, CLOUD_FIELDS, self._cloud)
+    def _dense_messages(
+        self, result: FrameResult, parameters: Parameters, watched: Container[str]
+    ) -> dict[str, Image | PointCloud2]:
+        header, frame = result.image.message.header, result.view.frame
+        min_m, max_m = parameters.min_depth_m, parameters.max_depth_m
+        result.stopwatch.lap("messages")
+        depth_m = result.view.depth().depth_m
+        result.stopwatch.lap("depth")
+        messages: dict[str, Image | PointCloud2] = {}
+        if IMAGE in watched:
+            marked_m = mark_out_of_range(depth_m, min_m, max_m)
+            messages[IMAGE] = depth_image(header, marked_m, parameters.depth_encoding, self._image)
+        if CLOUD in watched:
+            builder = cached_cloud_builder(frame.intrinsics, parameters.cloud_stride, min_m, max_m)
+            messages[CLOUD] = point_cloud(header, builder.build(depth_m, frame.rgb), CLOUD_FIELDS, self._cloud)
         return messages
 
-    def _sparse(self, seen: Seen, parameters: Parameters) -> PointCloud2:
+    def _sparse_message(self, result: FrameResult, parameters: Parameters) -> PointCloud2:
         rows, columns = parameters.sparse_grid
-        seen.watch.lap("messages")
-        points = told_grid(seen, rows, columns, parameters.min_depth_m, parameters.max_depth_m)
-        seen.watch.lap("tell")
-        return point_cloud(seen.header, points, SPARSE_FIELDS)
-
-    def _wanted(self, name: str) -> bool:
-        return name in self._publishers and self._publishers[name].get_subscription_count() > 0
+        result.stopwatch.lap("messages")
+        points = sparse_points(result.view, rows, columns, parameters.min_depth_m, parameters.max_depth_m)
+        result.stopwatch.lap("tell")
+        return point_cloud(result.image.message.header, points, SPARSE_FIELDS)
 
 
-def _offer(node: LifecycleNode, kind: type, name: str, tell: Callable[[str, str], None]) -> LifecyclePublisher:
+def _create_publisher(node: LifecycleNode, message_type: type, name: str, report: qos.Report) -> LifecyclePublisher:
     topic = node.resolve_topic_name(name)
-    with qos.named_overrides(topic, "publisher"):
+    with qos.explained_overrides(topic, "publisher"):
         return node.create_lifecycle_publisher(
-            kind,
+            message_type,
             name,
             qos.profile(qos.OFFERED),
-            event_callbacks=qos.on_unserved_subscriber(topic, tell),
-            qos_overriding_options=qos.overridable(),
+            event_callbacks=qos.publisher_events(topic, report),
+            qos_overriding_options=qos.overriding_options(),
         )

@@ -1,10 +1,13 @@
-"""Quality of service: what we ask for, what we offer, and words for a mismatch, which ROS otherwise keeps silent."""
+"""Quality of service: what the node asks for, what it offers, and messages for a mismatch.
+
+ROS itself says nothing to the user if two ends of a topic do not fit; the event callbacks made here report it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.node import Node
@@ -19,29 +22,54 @@ try:
 except ImportError:  # Humble
     from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks, UnsupportedEventTypeError
 
-__all__ = ["UnsupportedEventTypeError"]  # from where this version of rclpy has it
+__all__ = ["UnsupportedEventTypeError"]  # from the module in which this version of rclpy has it
+
+Policies = Mapping[str, Any]
+# Takes the reason (a short fixed name) and the message of a problem.
+Report = Callable[[str, str], object]
 
 # Cameras offer either reliability; best effort accepts both. Only the newest frame is of use.
-NEWEST_ONLY = {"history": HistoryPolicy.KEEP_LAST, "depth": 1, "reliability": ReliabilityPolicy.BEST_EFFORT}
-# A calibration is small and may come seldom.
-FEW = {"history": HistoryPolicy.KEEP_LAST, "depth": 10, "reliability": ReliabilityPolicy.BEST_EFFORT}
-OFFERED = {"history": HistoryPolicy.KEEP_LAST, "depth": 2, "reliability": ReliabilityPolicy.RELIABLE}
+NEWEST_ONLY: Policies = {
+    "history": HistoryPolicy.KEEP_LAST,
+    "depth": 1,
+    "reliability": ReliabilityPolicy.BEST_EFFORT,
+}
+# A calibration is small and may come rarely.
+CAMERA_INFO: Policies = {**NEWEST_ONLY, "depth": 10}
+OFFERED: Policies = {"history": HistoryPolicy.KEEP_LAST, "depth": 2, "reliability": ReliabilityPolicy.RELIABLE}
 
 
-def profile(policies: dict[str, Any]) -> QoSProfile:
-    """A new profile; rclpy writes the user's overrides into it."""
+class LostEvent(Protocol):
+    """What the middleware reports about lost messages."""
+
+    @property
+    def total_count_change(self) -> int: ...
+
+
+class IncompatibleEvent(Protocol):
+    """What the middleware reports about another end whose quality of service does not fit."""
+
+    @property
+    def last_policy_kind(self) -> int: ...
+
+
+def profile(policies: Policies) -> QoSProfile:
+    """Returns a new profile; rclpy writes the user's overrides into it."""
     return QoSProfile(**policies)
 
 
-def overridable(reliability: bool = True) -> QoSOverridingOptions:
-    """Lets parameters qos_overrides.<topic>.<subscription or publisher>.{history,depth,reliability} decide."""
+def overriding_options(reliability: bool = True) -> QoSOverridingOptions:
+    """Lets parameters qos_overrides.<topic>.<subscription or publisher>.{history,depth,reliability} decide.
+
+    reliability: whether that one may be set too.
+    """
     kinds = [QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH]
     return QoSOverridingOptions([*kinds, QoSPolicyKind.RELIABILITY] if reliability else kinds)
 
 
 @contextmanager
-def named_overrides(topic: str, entity: str) -> Iterator[None]:
-    """Turns what rclpy raises for unusable qos_overrides into a SetupError that names them and what may be set.
+def explained_overrides(topic: str, entity: str) -> Iterator[None]:
+    """Turns the errors of rclpy about unusable qos_overrides into a SetupError that says what may be set.
 
     entity: subscription or publisher.
     """
@@ -57,46 +85,46 @@ def named_overrides(topic: str, entity: str) -> Iterator[None]:
         ) from error
 
 
-def is_reliability_given(node: Node, topic: str) -> bool:
-    """Whether the user has set the reliability of our subscription. To be asked before the subscription is made.
+def is_reliability_set(node: Node, topic: str) -> bool:
+    """Whether the user has set the reliability of the node's subscription. Ask before the subscription is made.
 
-    rclpy declares the parameter with our choice as its default; then nobody can tell any more whose choice it was.
-    Raises SetupError if it is not a word.
+    When it is made, rclpy declares the parameter with the node's choice as its default. After that nobody can tell
+    whose choice it was. Raises SetupError if the value is not a string.
     """
     name = f"qos_overrides.{topic}.subscription.reliability"
-    with named_overrides(topic, "subscription"):
-        given = node.declare_parameter(name, Parameter.Type.STRING).value is not None
+    with explained_overrides(topic, "subscription"):
+        is_set = node.declare_parameter(name, Parameter.Type.STRING).value is not None
     node.undeclare_parameter(name)
-    return given
+    return is_set
 
 
-def on_unheard_publisher(
-    topic: str, tell: Callable[[str, str], None], on_lost: Callable[[Any], None] | None = None
+def subscription_events(
+    topic: str, report: Report, on_lost: Callable[[LostEvent], None] | None = None
 ) -> SubscriptionEventCallbacks:
-    """Tells when a publisher of a topic we subscribe to offers less than we ask for; passes on losses."""
+    """Reports a publisher that offers less than the node asks for; passes losses on to on_lost."""
 
-    def incompatible(event: Any) -> None:
-        tell(
+    def on_incompatible(event: IncompatibleEvent) -> None:
+        report(
             "incompatible QoS",
             f"a publisher on {topic} is not heard: it offers a weaker {_policy(event)} than this node asks for. Remove "
             f"qos_overrides.{topic}.subscription from the parameters, or change the publisher.",
         )
 
-    return SubscriptionEventCallbacks(incompatible_qos=incompatible, message_lost=on_lost)
+    return SubscriptionEventCallbacks(incompatible_qos=on_incompatible, message_lost=on_lost)
 
 
-def on_unserved_subscriber(topic: str, tell: Callable[[str, str], None]) -> PublisherEventCallbacks:
-    """Tells when a subscriber of a topic we publish asks for more than we offer."""
+def publisher_events(topic: str, report: Report) -> PublisherEventCallbacks:
+    """Reports a subscriber that asks for more than the node offers."""
 
-    def incompatible(event: Any) -> None:
-        tell(
+    def on_incompatible(event: IncompatibleEvent) -> None:
+        report(
             "incompatible QoS",
             f"a subscriber of {topic} gets nothing: it asks for a stronger {_policy(event)} than this node offers. "
             f"Change the subscriber, or set qos_overrides.{topic}.publisher.",
         )
 
-    return PublisherEventCallbacks(incompatible_qos=incompatible)
+    return PublisherEventCallbacks(incompatible_qos=on_incompatible)
 
 
-def _policy(event: Any) -> str:
+def _policy(event: IncompatibleEvent) -> str:
     return QoSPolicyKind(event.last_policy_kind).name.lower()

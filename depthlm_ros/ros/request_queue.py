@@ -1,11 +1,9 @@
-"""What waits for the worker: at most one image, the newest, and a few questions.
+"""The queue in front of the inference thread: at most one image, the newest, and a few questions.
 
-One condition variable guards both, so that the worker sleeps in one place. Frames never queue: a newer image takes
-the place of the one that waits.
+One condition variable guards both, so that the inference thread waits in one place. Images never pile up: a newer image
+replaces the one that waits. Some images of the last seconds are kept for questions about a moment ago.
 
-Questions on their way to the worker.
-
-A camera's images of the last seconds, for questions about how things were a moment ago.
+Public names: RequestQueue, PendingQuestion, ImageHistory, QueueFull, QueueClosed.
 """
 
 from __future__ import annotations
@@ -17,175 +15,163 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from depthlm_ros.core import Question
-from depthlm_ros.ros.camera_info_sync import NS_PER_S, Arrival, Pair, Pairing, stamp_ns
-from depthlm_ros.ros.statistics import Troubles
+from depthlm_ros.ros.camera_info_sync import NS_PER_S, CameraImage, CameraInfoSync, stamp_ns
+from depthlm_ros.ros.frame_processing import FrameResult
+from depthlm_ros.ros.statistics import ProblemLog
+
+if TYPE_CHECKING:
+    from rclpy.clock import Clock
+    from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+# An image that is older than the newest one by less than this is late. If it is older by more, the camera's time has
+# started again: a bag was restarted, or a simulation was reset.
+RESTART_NS = NS_PER_S
+# The history is divided into so many steps. It holds about one image per step, so that its memory does not grow with
+# the frame rate.
+HISTORY_STEPS = 8
+# How often the inference thread looks up: while an image waits for its calibration, and otherwise.
+_SHORT_WAIT_S, _LONG_WAIT_S = 0.005, 0.5
+
+AnswerT = TypeVar("AnswerT")
 
 
-class Busy(Exception):
+class QueueFull(Exception):
     """Too many questions wait."""
 
 
-class Closed(Exception):
-    """The node stops; nothing will be answered any more."""
+class QueueClosed(Exception):
+    """The queue was closed because the node stops; no more questions are answered."""
 
 
 @dataclass(eq=False)
-class Ticket:
-    """A question that waits. work: called with what was seen, in the worker; its result ends up in `future`.
+class PendingQuestion(Generic[AnswerT]):
+    """A question that waits for the inference thread. `future` receives the answer.
 
-    question: the words that `work` asks the model, if they can be asked together with those of others: the future then
-    holds what was seen and the answer. fresh: only an image taken after the request will do. asked_clock_ns: the node's
-    clock at the request. needs_look: False for a question that brings its images with it. asked_number: number of the
-    newest image that had arrived by then.
+    work: makes the answer from a frame result, in the inference thread.
+    is_fresh: the frame must be of an image that was taken after the request.
+    question: the words that `work` asks the model, if they may be asked in one batch with those of other questions.
+    `work` then returns the frame result and the answer.
+    needs_frame: False if the question brings its own images. `work` must then ignore its argument.
+    asked_clock_ns, asked_number: the node's clock and the number of the newest image when the question was put in.
+    frame_result: set when the question is taken out; None if there is none and none is needed.
     """
 
-    work: Callable[[Any], Any]
-    fresh: bool
-    asked_clock_ns: int
+    work: Callable[[FrameResult], AnswerT]
+    is_fresh: bool
     question: Question | None = None
-    needs_look: bool = True
+    needs_frame: bool = True
+    asked_clock_ns: int = 0
     asked_number: int = 0
-    future: Future = field(default_factory=Future)
+    frame_result: FrameResult | None = None
+    future: Future[AnswerT] = field(default_factory=Future)
 
-    def accepts(self, image: Arrival) -> bool:
-        """Whether this ticket waits for an image, and this one is new enough.
+    def accepts(self, image: CameraImage) -> bool:
+        """Whether this question can be answered from an image, with regard to the image's time.
 
-        A camera whose clock is not the node's (a bag without simulated time, an unsynchronised driver) cannot tell
-        when an image was taken; then its arrival must do.
+        If the camera's clock is not the node's (a bag without simulated time, a driver that is not synchronised), the
+        stamp does not tell when the image was taken. Then only the order of arrival counts.
         """
-        if not (self.needs_look and self.fresh):
-            return self.needs_look
-        taken_later = image.stamp_ns > self.asked_clock_ns or not image.same_clock
-        return image.number > self.asked_number and taken_later
+        if not (self.needs_frame and self.is_fresh):
+            return self.needs_frame
+        is_taken_later = image.stamp_ns > self.asked_clock_ns or not image.is_stamped_by_node_clock
+        return image.number > self.asked_number and is_taken_later
 
 
-@dataclass(frozen=True)
-class Questions:
-    """Work: answer these from what was seen last; None if nothing was, and they need it not."""
-
-    seen: Any
-    tickets: list[Ticket]
-
-
-# The span is kept in so many steps, so that the memory is that of a few images, however fast the camera.
-STEPS = 8
-
-
-class Recent:
-    """Images evenly apart, each as it came, with its calibration. Not thread-safe. span_s: 0 keeps none."""
+class ImageHistory:
+    """Images at even intervals, each with its calibration. Not thread-safe. span_s: seconds to keep; 0 keeps none."""
 
     def __init__(self, span_s: float = 0.0) -> None:
         self._span_ns = round(span_s * NS_PER_S)
-        self._kept: deque[Pair] = deque()
+        self._images: deque[CameraImage] = deque()
 
-    def keep(self, image: Arrival, pair: Callable[[Arrival], Pair]) -> None:
-        """An image that is not the newest any more, so that its calibration has come. pair: finds that."""
+    def add(self, image: CameraImage, find_info: Callable[[CameraImage], CameraImage]) -> None:
+        """Stores an image unless the previous one is too near or the image has no calibration.
+
+        Call it when the next image has arrived: by then the calibration has arrived too. find_info: returns the image
+        with its calibration.
+        """
         if self._span_ns == 0:
             return
-        if self._kept and image.stamp_ns - self._kept[-1].image.stamp_ns < self._span_ns // STEPS:
+        if self._images and image.stamp_ns - self._images[-1].stamp_ns < self._span_ns // HISTORY_STEPS:
             return
-        found = pair(image)
-        if found.info is None:
+        image = find_info(image)
+        if image.info is None:
             return
-        self._kept.append(found)
-        while len(self._kept) > 1 and self._kept[1].image.stamp_ns <= image.stamp_ns - self._span_ns:
-            self._kept.popleft()
+        self._images.append(image)
+        while len(self._images) > 1 and self._images[1].stamp_ns <= image.stamp_ns - self._span_ns:
+            self._images.popleft()
 
-    def before(self, image: Arrival, back_ns: int) -> Pair | None:
-        """Of the images before this one, the nearest to so long before it."""
-        earlier = [pair for pair in self._kept if pair.image.number < image.number]
+    def find_before(self, image: CameraImage, back_ns: int) -> CameraImage | None:
+        """Returns, of the images before this one, the nearest to the time back_ns before it; None if there is none."""
+        earlier = [each for each in self._images if each.number < image.number]
         wanted_ns = image.stamp_ns - back_ns
-        return min(earlier, key=lambda pair: abs(pair.image.stamp_ns - wanted_ns), default=None)
+        return min(earlier, key=lambda each: abs(each.stamp_ns - wanted_ns), default=None)
 
-    def forget(self) -> None:
-        """Time has begun anew."""
-        self._kept.clear()
-
-
-# An image older than the newest by less than this is late; by more, the camera's time has begun anew (a bag that
-# starts again, a simulation that was reset).
-RESTART_NS = NS_PER_S
-_NAP_S = 0.005
-_SLEEP_S = 0.5
+    def clear(self) -> None:
+        """Forgets all images."""
+        self._images.clear()
 
 
-class HasImage(Protocol):
-    """What the worker has made of an image."""
+class RequestQueue:
+    """Filled by the node's callbacks, emptied by one inference thread. Thread-safe.
 
-    @property
-    def image(self) -> Arrival: ...
+    newest: the newest image. arrived: all images that arrived. received: those that were not late. dropped: those that
+    a newer one replaced. is_closed: whether `close` was called.
+    """
 
-
-class Inbox:
-    """Filled by the node's callbacks, emptied by one worker. `newest`, `received`, `dropped`: for diagnostics."""
-
-    def __init__(self, troubles: Troubles, max_questions: int, history_s: float = 0.0) -> None:
-        """history_s: how long earlier images are kept."""
-        self._troubles, self._max_questions = troubles, max_questions
+    def __init__(self, clock: Clock, problems: ProblemLog, max_questions: int, history_s: float = 0.0) -> None:
+        """clock: the node's. max_questions: places for questions. history_s: how long earlier images are kept."""
+        self._clock, self._problems, self._max_questions = clock, problems, max_questions
         self._changed = threading.Condition()
-        self._pairing, self._recent = Pairing(), Recent(history_s)
-        self._image: Arrival | None = None
-        self._seen: HasImage | None = None
-        self._tickets: list[Ticket] = []
+        self._info_sync, self._history = CameraInfoSync(), ImageHistory(history_s)
+        self._image: CameraImage | None = None
+        self._frame_result: FrameResult | None = None
+        self._questions: list[PendingQuestion] = []
         self._places_taken = 0
         self._first_number = 0
-        self._idle = True
-        self._looking = False
+        self._is_idle = True
+        self._is_processing = False
         self._answered_last = False
-        self._closed = False
-        self.newest: Arrival | None = None
-        self.received = self.dropped = 0
+        self.newest: CameraImage | None = None
+        self.arrived = self.received = self.dropped = 0
+        self.is_closed = False
 
-    def put_image(self, message: Any, clock_ns: int) -> None:
-        """An image has arrived. clock_ns: the node's clock."""
+    def put_image(self, message: Image | CompressedImage) -> None:
+        """Puts an image in, in the place of one that still waits. A late image is left out and reported."""
+        clock_ns = self._clock.now().nanoseconds
         with self._changed:
+            self.arrived += 1
             stamp = stamp_ns(message.header)
             behind_ns = self.newest.stamp_ns - stamp if self.newest else 0
             if behind_ns > RESTART_NS:
-                self._forget(f"the image's stamp went back by {behind_ns / NS_PER_S:.1f} s")
+                self._restart(f"the image's stamp went back by {behind_ns / NS_PER_S:.1f} s")
             elif behind_ns > 0:
-                self._troubles.note("late image", _late(behind_ns))
+                self._problems.report("late image", _late_image(behind_ns))
                 return
             if self.newest:
-                self._recent.keep(self.newest, self._pairing.find)
+                self._history.add(self.newest, self._info_sync.find)
             self.received += 1
-            self.dropped += self._image is not None and not self._idle
-            self._image = self.newest = Arrival(message, stamp, time.monotonic_ns(), clock_ns, self.received)
+            self.dropped += self._image is not None and not self._is_idle
+            self._image = self.newest = CameraImage(message, stamp, time.monotonic_ns(), clock_ns, self.received)
             self._changed.notify()
 
-    def put_info(self, info: Any) -> None:
-        """A calibration has arrived."""
+    def put_info(self, info: CameraInfo) -> None:
+        """Puts a calibration in."""
         with self._changed:
-            self._pairing.keep(info)
+            self._info_sync.add(info)
             self._changed.notify()
-
-    @property
-    def has_info(self) -> bool:
-        """Whether any calibration has arrived."""
-        with self._changed:
-            return self._pairing.has_info
-
-    @property
-    def can_answer(self) -> bool:
-        """Whether there is anything to answer from: a look, one that is under way, or an image with a calibration."""
-        with self._changed:
-            waits = self._image is not None and self._pairing.has_info
-            return self._seen is not None or self._looking or waits
-
-    def before(self, image: Arrival, back_ns: int) -> Pair | None:
-        """Of the earlier images that are kept, the nearest to so long before this one; None: there is none."""
-        with self._changed:
-            return self._recent.before(image, back_ns)
 
     @contextmanager
-    def place(self) -> Iterator[None]:
-        """Holds one of the places for questions, from the request to the response. Raises Busy if all are taken."""
+    def reserve_place(self) -> Iterator[None]:
+        """Holds one of the places for questions from the request to the response. Raises QueueFull."""
         with self._changed:
             if self._places_taken >= self._max_questions:
-                raise Busy
+                raise QueueFull(
+                    f"{self._max_questions} questions wait already (parameter max_waiting_questions): ask again later."
+                )
             self._places_taken += 1
         try:
             yield
@@ -193,105 +179,121 @@ class Inbox:
             with self._changed:
                 self._places_taken -= 1
 
-    def ask(self, ticket: Ticket) -> None:
-        """Put a question in. Raises Closed."""
+    def put_question(self, question: PendingQuestion) -> None:
+        """Puts a question in. Raises QueueClosed."""
+        question.asked_clock_ns = self._clock.now().nanoseconds
         with self._changed:
-            if self._closed:
-                raise Closed
-            ticket.asked_number = self.received
-            self._tickets.append(ticket)
+            if self.is_closed:
+                raise QueueClosed
+            question.asked_number = self.received
+            self._questions.append(question)
             self._changed.notify()
 
-    def next(self, is_watched: Callable[[], bool]) -> Pair | Questions | None:
-        """The next piece of work; waits for it. None: the inbox is closed.
-
-        is_watched: whether anybody receives what is published. If nobody does, only questions make an image
-        worth a look. Images and rounds of questions take turns where both wait.
-        """
+    @property
+    def has_info(self) -> bool:
+        """Whether any calibration has arrived."""
         with self._changed:
-            self._looking = False  # whoever asks for work has done, or failed at, the last
-            while not self._closed:
-                self._idle = not is_watched()
-                work = self._turn()
-                if work is not None:
-                    return work
-                self._changed.wait(_NAP_S if self._has_an_impatient_image() else _SLEEP_S)
-        return None
-
-    def done(self, seen: HasImage) -> None:
-        """The worker has looked; questions are answered from this now."""
-        with self._changed:
-            self._looking = False
-            if seen.image.number >= self._first_number:
-                self._seen = seen
-
-    def forget(self, why: str) -> None:
-        """Time has jumped back: what was seen before is not the latest any more."""
-        with self._changed:
-            self._forget(why)
+            return self._info_sync.has_info
 
     @property
-    def closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._closed
+    def can_answer(self) -> bool:
+        """Whether a question can be answered without a new image.
+
+        True if a frame was processed, is being processed, or waits together with a calibration.
+        """
+        with self._changed:
+            is_waiting = self._image is not None and self._info_sync.has_info
+            return self._frame_result is not None or self._is_processing or is_waiting
+
+    def find_earlier(self, image: CameraImage, back_ns: int) -> CameraImage | None:
+        """Returns, of the kept earlier images, the nearest to the time back_ns before this one; None without any."""
+        with self._changed:
+            return self._history.find_before(image, back_ns)
+
+    def take(self, is_watched: Callable[[], bool]) -> CameraImage | list[PendingQuestion] | None:
+        """Waits for the next work and returns it: an image, or questions that one frame answers. None: closed.
+
+        is_watched: whether anybody receives what is published. If nobody does, an image is only processed if a question
+        needs it. Images and questions take turns while both wait.
+        """
+        work: CameraImage | list[PendingQuestion] | None
+        with self._changed:
+            self._is_processing = False  # the thread that asks for work has finished or failed the last
+            while not self.is_closed:
+                self._is_idle = not is_watched()
+                if self._answered_last:
+                    work = self._take_image() or self._take_questions()
+                else:
+                    work = self._take_questions() or self._take_image()
+                self._answered_last = bool(work) and isinstance(work, list)
+                if work:
+                    return work
+                waits_for_info = self._image is not None and self._is_wanted(self._image) and self._info_sync.has_info
+                self._changed.wait(_SHORT_WAIT_S if waits_for_info else _LONG_WAIT_S)
+        return None
+
+    def set_frame_result(self, result: FrameResult) -> None:
+        """Stores the result for a frame; questions are answered from it from now on."""
+        with self._changed:
+            self._is_processing = False
+            if result.image.number >= self._first_number:
+                self._frame_result = result
+
+    def restart(self, why: str) -> None:
+        """Forgets images and frames because time went back. why: what has jumped, for the log."""
+        with self._changed:
+            self._restart(why)
 
     def close(self) -> None:
-        """Let the worker go, and everybody who waits."""
+        """Closes the queue: the inference thread ends, and all questions that wait fail with QueueClosed."""
         with self._changed:
-            self._closed = True
-            tickets, self._tickets = self._tickets, []
+            self.is_closed = True
+            questions, self._questions = self._questions, []
             self._changed.notify_all()
-        for ticket in tickets:
-            if ticket.future.set_running_or_notify_cancel():
-                ticket.future.set_exception(Closed())
+        for question in questions:
+            if question.future.set_running_or_notify_cancel():
+                question.future.set_exception(QueueClosed())
 
-    def _turn(self) -> Pair | Questions | None:
-        kinds = (self._pair, self._questions) if self._answered_last else (self._questions, self._pair)
-        work = kinds[0]() or kinds[1]()
-        self._answered_last = isinstance(work, Questions)
-        return work
-
-    def _questions(self) -> Questions | None:
-        self._tickets = [ticket for ticket in self._tickets if not ticket.future.cancelled()]
-        ready = [ticket for ticket in self._tickets if self._answerable(ticket)]
-        if not ready:
+    def _take_image(self) -> CameraImage | None:
+        if self._image is None or not self._is_wanted(self._image):
             return None
-        self._tickets = [ticket for ticket in self._tickets if ticket not in ready]
-        return Questions(self._seen, ready)
+        paired = self._info_sync.pair(self._image, time.monotonic_ns())
+        if paired is not None:
+            self._image, self._is_processing = None, True
+        return paired
 
-    def _answerable(self, ticket: Ticket) -> bool:
-        if not ticket.needs_look:
+    def _is_wanted(self, image: CameraImage) -> bool:
+        return not self._is_idle or any(question.accepts(image) for question in self._questions)
+
+    def _take_questions(self) -> list[PendingQuestion]:
+        self._questions = [question for question in self._questions if not question.future.cancelled()]
+        ready = [question for question in self._questions if self._is_answerable(question)]
+        if ready:
+            self._questions = [question for question in self._questions if question not in ready]
+        for question in ready:
+            question.frame_result = self._frame_result
+        return ready
+
+    def _is_answerable(self, question: PendingQuestion) -> bool:
+        if not question.needs_frame:
             return True
-        if self._seen is None or not ticket.accepts(self._seen.image):
+        if self._frame_result is None or not question.accepts(self._frame_result.image):
             return False
-        # While nobody watches, the last look may be old: the image that waits is looked at first.
-        return not self._idle or self._image is None or self._seen.image.number >= ticket.asked_number
+        # While nobody watches, the last frame may be old: an image that waits is processed first.
+        return not self._is_idle or self._image is None or self._frame_result.image.number >= question.asked_number
 
-    def _pair(self) -> Pair | None:
-        image = self._image
-        if image is None or not self._is_wanted(image) or not self._pairing.ready(image, time.monotonic_ns()):
-            return None
-        self._image, self._looking = None, True
-        return self._pairing.pair(image)
-
-    def _has_an_impatient_image(self) -> bool:
-        """Whether an image will soon have waited long enough for the calibration of its own stamp."""
-        return self._is_wanted(self._image) and self._pairing.has_info
-
-    def _is_wanted(self, image: Arrival | None) -> bool:
-        return image is not None and (not self._idle or any(ticket.accepts(image) for ticket in self._tickets))
-
-    def _forget(self, why: str) -> None:
-        self._troubles.note(
-            "time went back", f"{why}: starting anew; if no bag was restarted, check the clock of the camera."
+    def _restart(self, why: str) -> None:
+        self._problems.report(
+            "time went back",
+            f"{why}: all images so far are forgotten; if no bag was restarted, check the camera's clock.",
         )
-        self._recent.forget()
-        self._image = self._seen = self.newest = None
-        self._looking = False
+        self._history.clear()
+        self._image = self._frame_result = self.newest = None
+        self._is_processing = False
         self._first_number = self.received + 1
 
 
-def _late(behind_ns: int) -> str:
+def _late_image(behind_ns: int) -> str:
     return (
         f"an image is {behind_ns / 1e6:.1f} ms older than the one before and is left out: stamps must not go back; "
         "check whether two cameras publish on the same topic."

@@ -1,6 +1,12 @@
-"""From a service's request to the worker and back: every request ends with a status and words.
+"""The path of a service's request: to the queue, through the inference thread, and back as a response.
 
-A callback waits here in its own thread of the executor, while the stream goes on.
+    check the request -> put the question into the queue and wait -> fill the response
+
+services.py holds these steps for each service. `respond` runs them; it is the one place that turns errors into status
+codes, so every request ends with a status and a message. A callback waits here in its own thread of the executor, while
+images are still processed.
+
+Public names: ServiceContext, RequestRefused, StatusCode, respond, wait_for_answer, age_remark.
 """
 
 from __future__ import annotations
@@ -10,135 +16,135 @@ import time
 from collections.abc import Callable
 from concurrent import futures
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol, TypeVar
 
-from depthlm_ros.core import Question
 from depthlm_ros.errors import BadInput, BadQuestion, DepthLMError
 from depthlm_ros.model import Model
-from depthlm_ros.ros.frame_processing import Seen
-from depthlm_ros.ros.message_out import forget
-from depthlm_ros.ros.parameters import LONGEST_WAIT_S, Parameters
-from depthlm_ros.ros.request_queue import Busy, Closed, Inbox, Ticket
+from depthlm_ros.ros.frame_processing import FrameResult
+from depthlm_ros.ros.message_out import clear_numbers
+from depthlm_ros.ros.parameters import MAX_TIMEOUT_S, Parameters
+from depthlm_ros.ros.request_queue import AnswerT, PendingQuestion, QueueClosed, QueueFull, RequestQueue
 from depthlm_ros.ros.tf import Transforms
 from depthlm_ros.srv import SpatialQuery
 
-# All services count alike.
-Codes = SpatialQuery.Response
+# All services use the same numbers.
+StatusCode = SpatialQuery.Response
 
 
-class Refused(BadInput):
-    """The request ends without an answer, with this status."""
+class ServiceResponse(Protocol):
+    """The fields that the responses of all services share."""
+
+    success: bool
+    status: int
+    message: str
+    model: str
+    latency: float
+
+
+RequestT = TypeVar("RequestT")
+ResponseT = TypeVar("ResponseT", bound=ServiceResponse)
+
+
+@dataclass(frozen=True)
+class ServiceContext:
+    """What the services need of an active node. parameters: returns the node's parameters with their present values."""
+
+    model: Model
+    parameters: Callable[[], Parameters]
+    queue: RequestQueue
+    transforms: Transforms
+
+
+class RequestRefused(BadInput):
+    """The request ends without an answer. status: the code of the response."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
 
 
-@dataclass(frozen=True)
-class Site:
-    """What the services need of an active node. clock_ns: its clock. current: its parameters as they are now."""
+def respond(
+    current_context: Callable[[], ServiceContext | None],
+    inactive_message: str,
+    answer: Callable[[ServiceContext, RequestT, ResponseT], None],
+    request: RequestT,
+    response: ResponseT,
+) -> ResponseT:
+    """Returns the response that `answer` fills, or one with the status and message of the error that it raises.
 
-    model: Model
-    clock_ns: Callable[[], int]
-    current: Callable[[], Parameters]
-    inbox: Inbox
-    transforms: Transforms
-
-
-def refuse(response: Any, message: str) -> Any:
-    """The response of a node that is not active."""
-    forget(response)
-    response.success, response.status, response.message = False, int(Codes.NO_IMAGE), message
-    return response
-
-
-def finish(site: Site, response: Any, fill: Callable[[], None]) -> Any:
-    """The response that `fill` fills, or the status and words of what it raises."""
+    current_context: returns None while the node is not active. inactive_message: the message of the response then.
+    """
     started_s = time.perf_counter()
-    forget(response)
-    response.model = site.model.name
+    clear_numbers(response)
     try:
-        with site.inbox.place():
-            fill()
-    except Busy:
-        most = site.current().max_waiting_questions
-        response.status = int(Codes.BUSY)
-        response.message = f"{most} questions wait already (parameter max_waiting_questions): ask again later."
-    except Refused as refused:
-        response.status, response.message = int(refused.status), str(refused)
+        context = current_context()
+        if context is None:
+            raise RequestRefused(StatusCode.NO_IMAGE, inactive_message)
+        response.model = context.model.name
+        with context.queue.reserve_place():
+            answer(context, request, response)
+    except RequestRefused as error:
+        response.status, response.message = int(error.status), str(error)
+    except QueueFull as error:
+        response.status, response.message = int(StatusCode.BUSY), str(error)
     except BadInput as error:
-        response.status, response.message = int(Codes.BAD_REQUEST), str(error)
+        response.status, response.message = int(StatusCode.BAD_REQUEST), str(error)
+    except DepthLMError as error:
+        response.status, response.message = int(StatusCode.INTERNAL), str(error)
     except Exception as error:  # the service must answer, whatever happened
-        words = str(error) if isinstance(error, DepthLMError) else f"{type(error).__name__}: {error}; please report it."
-        response.status, response.message = int(Codes.INTERNAL), words
-    response.success = response.status == Codes.OK
+        response.status = int(StatusCode.INTERNAL)
+        response.message = f"{type(error).__name__}: {error}; please report it."
+    response.success = response.status == StatusCode.OK
     response.latency = time.perf_counter() - started_s
     return response
 
 
-def ask(
-    site: Site,
-    request: Any,
-    work: Callable[[Any], Any],
-    question: Question | None = None,
-    needs_look: bool = True,
-) -> Any:
-    """What `work` returns, from the worker. Raises Refused, BadInput, or what work raised.
+def wait_for_answer(context: ServiceContext, question: PendingQuestion[AnswerT], timeout_s: float) -> AnswerT:
+    """Puts a question into the queue and returns the answer from the inference thread.
 
-    question: what `work` asks the model in words, if that can be asked together with others. needs_look: False if work
-    has all its images; it is then called with what was seen or with None.
+    timeout_s: as requested; 0 means the node's parameter query_timeout_s. Raises RequestRefused if no answer comes,
+    BadQuestion for an unusable timeout, and whatever the question's work raised.
     """
-    timeout_s = _timeout_s(request.timeout_s, site.current())
-    fresh = bool(request.fresh) and needs_look
-    if needs_look and not fresh and not site.inbox.can_answer:
-        raise Refused(Codes.NO_IMAGE, _no_image(site))
-    ticket = Ticket(work, fresh, site.clock_ns(), question, needs_look)
+    if not (math.isfinite(timeout_s) and 0 <= timeout_s <= MAX_TIMEOUT_S):
+        raise BadQuestion(
+            f"timeout_s is {timeout_s:g}: give 0 (the node's parameter query_timeout_s) to {MAX_TIMEOUT_S:g} seconds."
+        )
+    timeout_s = timeout_s or context.parameters().query_timeout_s
+    if question.needs_frame and not question.is_fresh and not context.queue.can_answer:
+        raise RequestRefused(StatusCode.NO_IMAGE, _why_no_frame(context.queue))
     try:
-        site.inbox.ask(ticket)
-        return ticket.future.result(timeout_s)
-    except Closed:
-        raise Refused(Codes.NO_IMAGE, "the node was deactivated before the answer.") from None
+        context.queue.put_question(question)
+        return question.future.result(timeout_s)
+    except QueueClosed:
+        raise RequestRefused(StatusCode.NO_IMAGE, "the node was deactivated before the answer.") from None
     except futures.TimeoutError:
-        ticket.future.cancel()
-        raise _timed_out(site, timeout_s, ticket) from None
+        question.future.cancel()
+        raise _timeout_refusal(context.queue, question, timeout_s) from None
 
 
-def check_count(count: int, most: int) -> None:
-    """Raises BadQuestion for no pixels, and for more than can be asked about at once."""
-    if not 1 <= count <= most:
-        raise BadQuestion(f"{count} pixels are asked for: give 1 to {most} of them.")
-
-
-def age_remark(site: Site, seen: Seen) -> str:
-    """Words for an answer from an old image; empty for a new one."""
-    age_s = (time.monotonic_ns() - seen.image.arrived_ns) / 1e9
-    if age_s <= site.current().stale_after_s:
+def age_remark(context: ServiceContext, result: FrameResult) -> str:
+    """Returns a remark about an answer from an old image; empty for a new one."""
+    age_s = (time.monotonic_ns() - result.image.arrived_ns) / 1e9
+    if age_s <= context.parameters().stale_after_s:
         return ""
     return f"answered from an image that arrived {age_s:.1f} s ago: no newer one could be used."
 
 
-def _timed_out(site: Site, timeout_s: float, ticket: Ticket) -> Refused:
-    if ticket.needs_look and not site.inbox.can_answer:
-        return Refused(Codes.NO_IMAGE, f"no answer within {timeout_s:g} s: {_no_image(site)}")
-    newest = site.inbox.newest
+def _timeout_refusal(queue: RequestQueue, question: PendingQuestion, timeout_s: float) -> RequestRefused:
+    if question.needs_frame and not queue.can_answer:
+        return RequestRefused(StatusCode.NO_IMAGE, f"no answer within {timeout_s:g} s: {_why_no_frame(queue)}")
+    newest = queue.newest
     age_s = (time.monotonic_ns() - newest.arrived_ns) / 1e9 if newest else math.inf
-    if ticket.fresh and age_s >= timeout_s:
+    if question.is_fresh and age_s >= timeout_s:
         why = f"the last image arrived {age_s:.1f} s ago and a fresh one was asked for; check the camera."
     else:
         why = "the model is slower than that; allow more time (timeout_s, or parameter query_timeout_s)."
-    return Refused(Codes.TIMEOUT, f"no answer within {timeout_s:g} s: {why}")
+    return RequestRefused(StatusCode.TIMEOUT, f"no answer within {timeout_s:g} s: {why}")
 
 
-def _no_image(site: Site) -> str:
-    newest = site.inbox.newest
-    if newest is None:
+def _why_no_frame(queue: RequestQueue) -> str:
+    if queue.newest is None:
         return "no image has arrived yet; check the topic `image` and the camera."
-    if not site.inbox.has_info:
+    if not queue.has_info:
         return "images arrive but no camera_info; remap camera_info to the camera's calibration."
     return "no image could be used yet; the node's log and /diagnostics say why."
-
-
-def _timeout_s(asked_s: float, parameters: Parameters) -> float:
-    if not (math.isfinite(asked_s) and 0 <= asked_s <= LONGEST_WAIT_S):
-        raise BadQuestion(f"timeout_s is {asked_s:g}: give 0 (the node's own) to {LONGEST_WAIT_S:g} seconds.")
-    return float(asked_s) or parameters.query_timeout_s

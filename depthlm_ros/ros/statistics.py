@@ -1,8 +1,8 @@
-"""How the work goes: rate, latency by stage, failures in a row. Written by the worker, read by diagnostics.
+"""Statistics of the node's work, and a log of its problems.
 
-What goes wrong, counted by reason and logged now and then.
-
-rclpy's own throttle is per line of code; this one is per reason, and says how often it held its tongue.
+FrameStatistics holds rate, latency by stage and failures in a row. The inference thread writes it, diagnostics reads
+it. ProblemLog counts problems by reason and logs each reason at most once every few seconds. (rclpy's own throttle
+works per line of code; this one works per reason and says how many messages it held back.)
 """
 
 from __future__ import annotations
@@ -16,20 +16,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-KEPT_FRAMES = 300
-RATE_OVER_S = 5.0
-# Stages of a frame that are the model's own; the rest is what the node adds to them.
+MAX_FRAMES = 300
+RATE_WINDOW_S = 5.0
+# Stages of a frame in which the model runs. The node adds all others.
 MODEL_STAGES = ("look", "tell")
-FAILURES_THAT_COUNT = 5
+# So many failures in a row are an error; fewer are a warning.
+MAX_FAILURES_IN_A_ROW = 5
+LOG_PERIOD_S = 5.0
 
 
 @dataclass(frozen=True)
-class Reading:
-    """A reading of the meter.
+class StatisticsSnapshot:
+    """The state of FrameStatistics at one moment.
 
-    total_ms: from the image's arrival to the last publication, percentiles 50 and 99 of the last frames. stages_ms:
-    medians; "waited" is the time in the inbox, "outside" all but the model and the waiting. age_s: since the last look;
-    NaN before the first. failures: looks that failed in a row. failed_answers: questions that did.
+    total_p50_ms, total_p99_ms: percentiles of the time from an image's arrival to its last publication, over the last
+    frames. stages_ms: medians; "waited" is the time in the queue, "outside" everything except the model and the
+    waiting. last_frame_age_s: since the last processed frame; NaN before the first one. failures: frames that failed in
+    a row. failed_answers: questions that failed in a row.
     """
 
     frames: int
@@ -38,50 +41,54 @@ class Reading:
     total_p50_ms: float
     total_p99_ms: float
     stages_ms: Mapping[str, float]
-    age_s: float
+    last_frame_age_s: float
     failures: int
     failed_answers: int
 
 
-class Meter:
-    """Safe to use from several threads."""
+class FrameStatistics:
+    """Counts frames, questions and failures, and keeps the latencies of the last frames. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._frames = self._questions = self._failures = self._failed_answers = 0
-        self._stages: deque[dict[str, float]] = deque(maxlen=KEPT_FRAMES)
-        self._done_s: deque[float] = deque(maxlen=KEPT_FRAMES)
+        self._stages: deque[dict[str, float]] = deque(maxlen=MAX_FRAMES)
+        self._finished_s: deque[float] = deque(maxlen=MAX_FRAMES)
 
-    def frame(self, waited_ms: float, stages_ms: Mapping[str, float]) -> None:
-        """A frame is done. waited_ms: in the inbox. stages_ms: of each stage."""
+    def count_frame(self, waited_ms: float, stages_ms: Mapping[str, float]) -> None:
+        """Counts a frame that succeeded. waited_ms: its time in the queue. stages_ms: its time in each stage."""
         outside_ms = sum(ms for stage, ms in stages_ms.items() if stage not in MODEL_STAGES)
         total_ms = waited_ms + sum(stages_ms.values())
         with self._lock:
             self._frames += 1
             self._failures = 0
             self._stages.append({**stages_ms, "waited": waited_ms, "outside": outside_ms, "total": total_ms})
-            self._done_s.append(time.monotonic())
+            self._finished_s.append(time.monotonic())
 
-    def question(self) -> None:
-        """A question is answered."""
+    def count_question(self) -> None:
+        """Counts a question that was answered."""
         with self._lock:
             self._questions += 1
             self._failed_answers = 0
 
-    def failure(self) -> None:
-        """The model, or this program, has failed at a look (bad input is no failure)."""
+    def count_failure(self) -> None:
+        """Counts a frame at which the model or this program failed. Bad input is not a failure."""
         with self._lock:
             self._failures += 1
 
-    def failed_answer(self) -> None:
-        """It has failed at a question. Old looks can be asked while no new one succeeds, and the other way round."""
+    def count_failed_answer(self) -> None:
+        """Counts a question at which the model or this program failed.
+
+        Frames and questions are counted apart: old frames can be asked about while all new frames fail, and the other
+        way round.
+        """
         with self._lock:
             self._failed_answers += 1
 
-    def read(self) -> Reading:
-        """The state now."""
+    def snapshot(self) -> StatisticsSnapshot:
+        """Returns the present state."""
         with self._lock:
-            stages, done_s = list(self._stages), list(self._done_s)
+            stages, finished_s = list(self._stages), list(self._finished_s)
             counts = self._frames, self._questions
             failures = self._failures, self._failed_answers
         now_s = time.monotonic()
@@ -89,23 +96,21 @@ class Meter:
         names = sorted({name for stage in stages for name in stage})
         medians = {name: float(np.median([stage.get(name, 0.0) for stage in stages])) for name in names}
         p50, p99 = np.percentile(totals, (50, 99))
-        age_s = now_s - done_s[-1] if done_s else float("nan")
-        return Reading(*counts, _rate(done_s, now_s), float(p50), float(p99), medians, age_s, *failures)
+        age_s = now_s - finished_s[-1] if finished_s else float("nan")
+        rate_hz = _rate_hz(finished_s, now_s)
+        return StatisticsSnapshot(*counts, rate_hz, float(p50), float(p99), medians, age_s, *failures)
 
 
-def _rate(done_s: list[float], now_s: float) -> float:
-    """Frames per second over the last seconds; over less if the first frame came later than that."""
-    recent = [moment for moment in done_s if now_s - moment <= RATE_OVER_S]
+def _rate_hz(finished_s: list[float], now_s: float) -> float:
+    """Frames per second over the last seconds, or over less if the first frame came later."""
+    recent = [moment_s for moment_s in finished_s if now_s - moment_s <= RATE_WINDOW_S]
     return (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 else 0.0
 
 
-REPEAT_AFTER_S = 5.0
+class ProblemLog:
+    """Counts every problem and logs each reason at most once every LOG_PERIOD_S. Thread-safe.
 
-
-class Troubles:
-    """Counts every trouble and logs each reason at most every few seconds. Safe to use from several threads.
-
-    log: writes one line, for example a logger's `warning`. clock: seconds, for tests.
+    log: writes one line, for example the method `warning` of a logger. clock: returns seconds; tests replace it.
     """
 
     def __init__(self, log: Callable[[str], object], clock: Callable[[], float] = time.monotonic) -> None:
@@ -113,22 +118,22 @@ class Troubles:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._logged_s: dict[str, float] = {}
-        self._silent: Counter[str] = Counter()
-        self._last = ""
+        self._held_back: Counter[str] = Counter()
+        self._last_message = ""
         self._last_s = -math.inf
 
-    def note(self, reason: str, message: str) -> None:
-        """Count a trouble. reason: a short fixed name. message: what was wrong, and what to do."""
+    def report(self, reason: str, message: str) -> None:
+        """Counts a problem. reason: a short fixed name. message: what is wrong and what to do."""
         with self._lock:
             self._counts[reason] += 1
-            self._last = message
+            self._last_message = message
             now_s = self._last_s = self._clock()
-            if now_s - self._logged_s.get(reason, -REPEAT_AFTER_S) < REPEAT_AFTER_S:
-                self._silent[reason] += 1
+            if now_s - self._logged_s.get(reason, -LOG_PERIOD_S) < LOG_PERIOD_S:
+                self._held_back[reason] += 1
                 return
             self._logged_s[reason] = now_s
-            silent = self._silent.pop(reason, 0)
-        self._log(f"{message} ({silent} more like this before)" if silent else message)
+            held_back = self._held_back.pop(reason, 0)
+        self._log(f"{message} ({held_back} more like this before)" if held_back else message)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -137,13 +142,13 @@ class Troubles:
             return dict(self._counts)
 
     @property
-    def last(self) -> str:
-        """The last message; empty if there was none."""
+    def last_message(self) -> str:
+        """The last message; empty if there was no problem yet."""
         with self._lock:
-            return self._last
+            return self._last_message
 
     @property
     def quiet_s(self) -> float:
-        """Seconds since the last trouble; inf if there was none."""
+        """Seconds since the last problem; infinite if there was none."""
         with self._lock:
             return self._clock() - self._last_s

@@ -1,4 +1,4 @@
-"""Points from the camera's frame into another, through tf2_ros where it is installed."""
+"""Moves points from the camera's frame into another one, with tf2_ros if it is installed."""
 
 from __future__ import annotations
 
@@ -6,34 +6,37 @@ import copy
 from typing import Any
 
 import numpy as np
+from geometry_msgs.msg import TransformStamped
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.time import Time
+from std_msgs.msg import Header
 
 from depthlm_ros.errors import BadQuestion
 
-# An image may come a little before the transform of its time.
-PATIENCE_S = 0.5
+# How long a request waits for a transform: an image may arrive a little before the transform of its time.
+TIMEOUT_S = 0.5
 
 
 class Transforms:
-    """Listens to tf between `start` and `stop`, so that the transform of an image's time is there when it is asked for.
+    """Listens to tf between `start` and `stop`, so that the transforms of an image's time are there for a request.
 
-    Where tf2_ros is not installed, only requests that need it fail.
+    If tf2_ros is not installed, only the requests that need it fail.
     """
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        # A tf2_ros.Buffer and a tf2_ros.TransformListener; tf2_ros is optional.
         self._buffer: Any = None
         self._listener: Any = None
-        self._why_not = "the node is not active"
+        self._why_none = "the node is not active"
 
     def start(self) -> None:
-        """Begin to listen."""
+        """Starts to listen."""
         try:
             import tf2_ros
         except ImportError as error:
-            self._why_not = (
+            self._why_none = (
                 f"tf2_ros cannot be imported ({error}): install it (ros-$ROS_DISTRO-tf2-ros-py), or leave target_frame "
                 "empty for points in the camera's frame"
             )
@@ -42,40 +45,41 @@ class Transforms:
         self._buffer = tf2_ros.Buffer()
         self._listener = tf2_ros.TransformListener(self._buffer, self._node)
 
-    def forget(self) -> None:
-        """Time has jumped back: what moves was elsewhere."""
+    def clear(self) -> None:
+        """Forgets all transforms, because time went back: what moves was elsewhere then."""
         buffer = self._buffer
         if buffer:
             buffer.clear()
 
     def stop(self) -> None:
-        """End the subscriptions."""
+        """Ends the subscriptions."""
         listener, self._listener, self._buffer = self._listener, None, None
         if listener:
             listener.unregister()
 
-    def into(self, header: Any, points_m: np.ndarray, target_frame: str) -> tuple[Any, np.ndarray]:
-        """Header and points (N, 3) in the target frame, at the image's stamp; empty = the camera's own.
+    def move_points(self, header: Header, points_m: np.ndarray, target_frame: str) -> tuple[Header, np.ndarray]:
+        """Returns header and points (N, 3) in the target frame, at the image's stamp.
 
-        Raises BadQuestion, saying what is missing, if there is no such transform.
+        Raises BadQuestion if there is no such transform; the message says what is missing.
         """
-        if not target_frame or target_frame == header.frame_id:
+        if target_frame == header.frame_id:
             return header, points_m
         transform = self._look_up(header, target_frame).transform
-        moved = copy.deepcopy(header)
-        moved.frame_id = target_frame
-        shift, turn = transform.translation, transform.rotation
-        return moved, move(points_m, (shift.x, shift.y, shift.z), (turn.x, turn.y, turn.z, turn.w))
+        target_header = copy.deepcopy(header)
+        target_header.frame_id = target_frame
+        shift, rotation = transform.translation, transform.rotation
+        quaternion = (rotation.x, rotation.y, rotation.z, rotation.w)
+        return target_header, rotate_and_shift(points_m, quaternion, (shift.x, shift.y, shift.z))
 
-    def _look_up(self, header: Any, target_frame: str) -> Any:
+    def _look_up(self, header: Header, target_frame: str) -> TransformStamped:
         buffer = self._buffer
         if buffer is None:
-            raise BadQuestion(f"there are no transforms into target_frame {target_frame!r}: {self._why_not}.")
+            raise BadQuestion(f"there are no transforms into target_frame {target_frame!r}: {self._why_none}.")
         import tf2_ros
 
-        stamp, patience = Time.from_msg(header.stamp), Duration(seconds=PATIENCE_S)
+        stamp, timeout = Time.from_msg(header.stamp), Duration(seconds=TIMEOUT_S)
         try:
-            return buffer.lookup_transform(target_frame, header.frame_id, stamp, timeout=patience)
+            return buffer.lookup_transform(target_frame, header.frame_id, stamp, timeout=timeout)
         except tf2_ros.TransformException as error:
             raise BadQuestion(
                 f"no transform from {header.frame_id!r} to target_frame {target_frame!r} at the image's stamp: "
@@ -83,10 +87,10 @@ class Transforms:
             ) from error
 
 
-def move(
-    points_m: np.ndarray, shift_m: tuple[float, float, float], turn: tuple[float, float, float, float]
+def rotate_and_shift(
+    points_m: np.ndarray, quaternion_xyzw: tuple[float, float, float, float], shift_m: tuple[float, float, float]
 ) -> np.ndarray:
-    """float64 (N, 3): points (N, 3) turned by the unit quaternion (x, y, z, w), then shifted."""
-    axis, w = np.array(turn[:3]), turn[3]
+    """float64 (N, 3): points (N, 3), rotated by a unit quaternion and then shifted."""
+    axis, w = np.array(quaternion_xyzw[:3]), quaternion_xyzw[3]
     twice = 2.0 * np.cross(axis, points_m)
     return points_m + w * twice + np.cross(axis, twice) + np.array(shift_m)

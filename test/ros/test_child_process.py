@@ -1,4 +1,4 @@
-"""Processes that demo and benchmarks start: their failure is shown, and none is left behind."""
+"""Child processes: a failure is reported with the log, and no process is left behind."""
 
 import os
 import signal
@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from depthlm_ros.errors import SetupError
-from depthlm_ros.ros.child_process import Process, own_graph
-from depthlm_ros.ros.fastdds import USER_DECIDES, use_large_shared_memory
+from depthlm_ros.ros.child_process import ChildProcess, graph_environment
+from depthlm_ros.ros.fastdds import USER_SETTINGS, use_large_shared_memory
 
 READY = "print('ready', flush=True)\n"
 
 
 def start(tmp_path, code):
-    return Process("helper", [sys.executable, "-c", code], tmp_path / "helper.log", dict(os.environ))
+    return ChildProcess("helper", [sys.executable, "-c", code], tmp_path / "helper.log", dict(os.environ))
 
 
 def wait_for(condition):
@@ -35,7 +35,7 @@ def is_alive(pid):
     return state != "Z"
 
 
-def test_a_failed_process_is_named_with_code_and_the_end_of_its_log(tmp_path):
+def test_failed_process_is_reported_with_exit_code_and_end_of_log(tmp_path):
     with start(tmp_path, "import sys\nfor i in range(99): print('line', i)\nsys.exit(7)") as process:
         wait_for(lambda: process.ended)
         with pytest.raises(SetupError, match=r"(?s)the helper ended with exit code 7.*helper\.log.*line 98") as caught:
@@ -43,7 +43,7 @@ def test_a_failed_process_is_named_with_code_and_the_end_of_its_log(tmp_path):
     assert "line 50" not in str(caught.value)
 
 
-def test_a_process_that_runs_or_ended_well_is_no_failure(tmp_path):
+def test_running_or_successful_process_raises_nothing(tmp_path):
     with start(tmp_path, READY + "import time; time.sleep(60)") as process:
         process.check()
     with start(tmp_path, "pass") as process:
@@ -51,7 +51,7 @@ def test_a_process_that_runs_or_ended_well_is_no_failure(tmp_path):
         process.check()
 
 
-def test_a_process_may_clean_up_when_told_to_end(tmp_path):
+def test_stopped_process_can_clean_up_first(tmp_path):
     code = READY + "import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print('cleaned up')"
     with start(tmp_path, code) as process:
         wait_for(lambda: "ready" in process.log_tail())
@@ -59,7 +59,7 @@ def test_a_process_may_clean_up_when_told_to_end(tmp_path):
     assert "cleaned up" in process.log_tail()
 
 
-def test_a_stubborn_process_and_its_child_are_ended(tmp_path):
+def test_process_that_ignores_signals_is_killed_with_its_child(tmp_path):
     child = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)"
     code = (
         "import signal, subprocess, sys, time\n"
@@ -74,40 +74,40 @@ def test_a_stubborn_process_and_its_child_are_ended(tmp_path):
     wait_for(lambda: not is_alive(child_pid))
 
 
-def test_an_own_graph_keeps_a_domain_that_is_set_and_stays_on_this_machine(monkeypatch):
+def test_graph_environment_keeps_a_set_domain_and_stays_on_this_machine(monkeypatch):
     monkeypatch.setenv("ROS_DOMAIN_ID", "42")
-    assert own_graph()["ROS_DOMAIN_ID"] == "42"
+    assert graph_environment()["ROS_DOMAIN_ID"] == "42"
     monkeypatch.delenv("ROS_DOMAIN_ID")
-    env = own_graph()
+    env = graph_environment()
     assert 10 <= int(env["ROS_DOMAIN_ID"]) <= 99
     assert env["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
 
 
 @pytest.mark.parametrize("distribution", ["humble", "jazzy", "kilted"])
-def test_an_own_graph_gives_its_processes_the_transport_they_would_choose_themselves(distribution, monkeypatch):
-    for name in USER_DECIDES:
+def test_graph_environment_sets_the_transport_that_processes_choose_themselves(distribution, monkeypatch):
+    for name in USER_SETTINGS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ROS_DISTRO", distribution)
     expected = {"ROS_DISTRO": distribution}
     use_large_shared_memory(expected)
-    env = own_graph()
-    assert {name: env[name] for name in (*USER_DECIDES, "ROS_DISTRO") if name in env} == expected
+    env = graph_environment()
+    assert {name: env[name] for name in (*USER_SETTINGS, "ROS_DISTRO") if name in env} == expected
 
 
-def test_an_own_graph_keeps_the_transport_that_the_user_chose(monkeypatch):
-    for name in USER_DECIDES:
+def test_graph_environment_keeps_the_transport_that_the_user_chose(monkeypatch):
+    for name in USER_SETTINGS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4")
-    assert [name for name in USER_DECIDES if name in own_graph()] == ["FASTDDS_BUILTIN_TRANSPORTS"]
+    assert [name for name in USER_SETTINGS if name in graph_environment()] == ["FASTDDS_BUILTIN_TRANSPORTS"]
 
 
 @pytest.mark.ros
-def test_a_signal_while_a_process_is_started_is_held_back_until_it_is_known():
+def test_deferred_signal_is_handled_after_the_block():
     pytest.importorskip("rclpy")
-    from depthlm_ros.ros.tools.process_graph import held_back
+    from depthlm_ros.ros.tools.process_graph import deferred_signals
 
     done = []
-    with pytest.raises(KeyboardInterrupt), held_back(signal.SIGINT):
+    with pytest.raises(KeyboardInterrupt), deferred_signals(signal.SIGINT):
         signal.raise_signal(signal.SIGINT)
         done.append("started")
     assert done == ["started"]

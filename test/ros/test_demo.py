@@ -1,4 +1,4 @@
-"""The demo as a user runs it: real processes, real topics, pictures on disk, a table, and nothing left behind."""
+"""The demo as a user runs it: real processes and topics, pictures on disk, a table, and no process left behind."""
 
 import os
 import re
@@ -21,27 +21,27 @@ pytestmark = pytest.mark.ros
 
 @pytest.fixture
 def mark():
-    """A value that every process of one test carries in its environment; none may outlive the test."""
+    """Yields a value for the environment of all processes of one test, and checks that none of them outlives it."""
     value = uuid.uuid4().hex
     yield value
     assert marked_processes(value) == []
 
 
 def marked_processes(value):
-    wanted = f"{MARK}={value}".encode()
+    entry = f"{MARK}={value}".encode()
     found = []
     for environ in Path("/proc").glob("[0-9]*/environ"):
         try:
-            if wanted in environ.read_bytes():
+            if entry in environ.read_bytes():
                 found.append((environ.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-        except OSError:  # ended, or another user's
+        except OSError:  # the process has ended, or belongs to another user
             continue
     return found
 
 
 def command(out, *args):
-    patience = ("--timeout", "300")  # the renderer may have to be compiled, on a busy machine
-    return [sys.executable, "-m", "depthlm_ros.ros.tools.demo", "--out", str(out), *patience, *map(str, args)]
+    timeout = ("--timeout", "300")  # the renderer may have to be compiled, on a busy machine
+    return [sys.executable, "-m", "depthlm_ros.ros.tools.demo", "--out", str(out), *timeout, *map(str, args)]
 
 
 def environment(mark):
@@ -55,7 +55,7 @@ def demo(out, mark, *args):
 
 
 def table(done):
-    """The rows of the printed table: name to texts."""
+    """Returns the rows of the printed table: name to texts."""
     rows = {}
     for line in done.stdout.splitlines():
         if line.startswith("  "):
@@ -72,7 +72,7 @@ def check_frames(rows, at_least, size):
     assert 0 < p50_ms <= p99_ms
 
 
-def test_the_rendered_room_gives_depth_errors_answers_and_pictures(tmp_path, mark):
+def test_rendered_room_gives_depth_errors_answers_and_pictures(tmp_path, mark):
     done = demo(tmp_path, mark, "--frames", 12)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = table(done)
@@ -90,7 +90,7 @@ def test_the_rendered_room_gives_depth_errors_answers_and_pictures(tmp_path, mar
     assert cv2.imread(str(tmp_path / "strip.png")).shape[1] > 3 * 360
 
 
-def test_a_folder_of_own_images_is_shown_and_asked_about_by_pixel(tmp_path, mark):
+def test_folder_of_images_is_shown_and_questions_name_pixels(tmp_path, mark):
     images = tmp_path / "images"
     images.mkdir()
     for i in range(2):
@@ -106,19 +106,19 @@ def test_a_folder_of_own_images_is_shown_and_asked_about_by_pixel(tmp_path, mark
     assert any(np.array_equal(shown, cv2.imread(str(images / f"{i}.png"))) for i in range(2))
 
 
-def test_images_without_a_lens_are_refused_in_words(tmp_path, mark):
+def test_images_without_a_lens_are_refused_without_traceback(tmp_path, mark):
     done = demo(tmp_path, mark, "--images", tmp_path, "--fx", 300)
     assert done.returncode == 1
     assert "FY, CX, CY" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_node_that_cannot_start_is_named_with_its_log(tmp_path, mark):
+def test_node_that_cannot_start_is_reported_with_its_log(tmp_path, mark):
     done = demo(tmp_path, mark, "--model", "no_such_model", "--timeout", 60)
     assert done.returncode == 1
     assert "depth node" in done.stderr and "no_such_model" in done.stderr
 
 
-def test_being_told_to_end_ends_camera_and_node_too(tmp_path, mark):
+def test_sigterm_ends_camera_and_node_too(tmp_path, mark):
     running = subprocess.Popen(
         command(tmp_path, "--frames", 100000), cwd=ROOT, env=environment(mark), stdout=subprocess.PIPE, text=True
     )

@@ -1,4 +1,4 @@
-"""A client goes to work only after its server's answers reach it."""
+"""handshake: a client sends its real request only after a response of the server has arrived."""
 
 import time
 from contextlib import ExitStack
@@ -19,7 +19,7 @@ PATIENCE_S = 20.0
 
 @pytest.fixture
 def side():
-    """Makes a node with an executor that spins when it is told to."""
+    """Returns a function that makes a node with its own executor, which the test spins."""
     with ExitStack() as ends:
         context = rclpy.Context()
         rclpy.init(context=context)
@@ -35,17 +35,17 @@ def side():
         yield make
 
 
-def test_an_answer_and_nothing_less_makes_them_met_and_a_lost_request_is_repeated(side):
+def test_handshake_needs_a_response_and_repeats_a_request_whose_response_was_lost(side):
     asker, asking = side("asker")
     client = asker.create_client(GetState, "state")
-    has_met = handshake(client, GetState.Request())
-    assert not has_met()  # nobody serves
+    is_answered = handshake(client, GetState.Request())
+    assert not is_answered()  # there is no server yet
     server, serving = side("server")
-    asked = []
+    requests = []
 
     def answer(request, response):
-        asked.append(request)
-        if len(asked) == 1:  # as if its response were lost
+        requests.append(request)
+        if len(requests) == 1:  # simulates a lost response
             client._pending_requests.clear()
         return response
 
@@ -53,9 +53,9 @@ def test_an_answer_and_nothing_less_makes_them_met_and_a_lost_request_is_repeate
     deadline_s = time.monotonic() + PATIENCE_S
     while not client.service_is_ready():
         assert time.monotonic() < deadline_s
-    assert not has_met()  # it serves, but does not answer
-    while not has_met():
+    assert not is_answered()  # the server is ready, but has not answered
+    while not is_answered():
         assert time.monotonic() < deadline_s
         serving.spin_once(timeout_sec=0.02)
         asking.spin_once(timeout_sec=0.02)
-    assert len(asked) >= 2
+    assert len(requests) >= 2

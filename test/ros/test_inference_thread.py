@@ -1,6 +1,7 @@
-"""Questions of one round share the model's steps, and a bad one costs only itself."""
+"""Questions that wait together share the steps of the model, and a bad question spoils only its own answer."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,11 +10,11 @@ from support.paths import TINY
 from depthlm_ros.core import Frame, Intrinsics, Question
 from depthlm_ros.errors import BadQuestion
 from depthlm_ros.model import Model, load_model
-from depthlm_ros.ros.camera_info_sync import Arrival
-from depthlm_ros.ros.frame_processing import Eye, Seen
-from depthlm_ros.ros.inference_thread import Worker
-from depthlm_ros.ros.request_queue import Inbox, Ticket
-from depthlm_ros.ros.statistics import Meter, Troubles
+from depthlm_ros.ros.camera_info_sync import CameraImage
+from depthlm_ros.ros.frame_processing import FrameProcessor, FrameResult
+from depthlm_ros.ros.inference_thread import InferenceThread
+from depthlm_ros.ros.request_queue import PendingQuestion, RequestQueue
+from depthlm_ros.ros.statistics import FrameStatistics, ProblemLog
 
 QUESTIONS = ["How far is the red box?", "How far is the lamp?", "Where is the table?", "Is there a chair?"]
 
@@ -44,48 +45,55 @@ def model():
 
 
 @pytest.fixture
-def seen(model):
+def result(model):
     rgb = np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8)
-    return Seen(model.look(Frame(rgb, Intrinsics(110.0, 110.0, 63.5, 47.5, 128, 96))), Arrival(None, 0, 0, 0, 1))
+    view = model.look(Frame(rgb, Intrinsics(110.0, 110.0, 63.5, 47.5, 128, 96)))
+    return FrameResult(view, CameraImage(None, 0, 0, 0, 1))
 
 
-def answered(model, seen, questions):
-    """The futures of questions that waited together, answered by a worker; and how many steps it took."""
-    troubles = Troubles(lambda line: None)
-    inbox = Inbox(troubles, len(questions))
-    inbox.done(seen)
+class FakeClock:
+    def now(self):
+        return SimpleNamespace(nanoseconds=0)
 
-    def ticket(question):
-        made = Ticket(lambda look: (look, look.view.ask_all([question])[0]), False, 0, question=question)
-        inbox.ask(made)
-        return made.future
 
-    futures = [ticket(question) for question in questions]
-    before, meter = model.backend.steps, Meter()
-    worker = Worker(inbox, Eye(model, False, False, troubles), lambda look: None, lambda: True, meter, troubles)
-    worker.start()
+def answer_together(model, result, questions):
+    """Lets an inference thread answer questions that waited together; returns their futures and the model's steps."""
+    problems = ProblemLog(lambda line: None)
+    queue = RequestQueue(FakeClock(), problems, len(questions))
+    queue.set_frame_result(result)
+
+    def put(question):
+        pending = PendingQuestion(lambda given: (given, given.view.ask_all([question])[0]), False, question)
+        queue.put_question(pending)
+        return pending.future
+
+    futures = [put(question) for question in questions]
+    before, statistics = model.backend.steps, FrameStatistics()
+    processor = FrameProcessor(model, False, False, problems)
+    thread = InferenceThread(queue, processor, lambda given: None, lambda: True, statistics, problems)
+    thread.start()
     for future in futures:
         future.exception(30)
-    inbox.close()
-    worker.join(10)
-    assert meter.read().questions == sum(future.exception() is None for future in futures)
+    queue.close()
+    thread.join(10)
+    assert statistics.snapshot().questions == sum(future.exception() is None for future in futures)
     return futures, model.backend.steps - before
 
 
-def test_questions_that_wait_together_are_asked_together_and_answered_as_alone(model, seen):
+def test_questions_that_wait_together_share_steps_and_get_the_same_answers_as_alone(model, result):
     questions = [Question(text) for text in QUESTIONS]
-    alone = [answered(model, seen, [question]) for question in questions]
-    together, steps = answered(model, seen, questions)
+    alone = [answer_together(model, result, [question]) for question in questions]
+    together, steps = answer_together(model, result, questions)
     assert [future.result()[1].text for future in together] == [futures[0].result()[1].text for futures, _ in alone]
-    assert all(future.result()[0] is seen for future in together)
+    assert all(future.result()[0] is result for future in together)
     assert steps == max(steps for _, steps in alone) < sum(steps for _, steps in alone)
 
 
-def test_a_bad_question_among_them_costs_only_itself(model, seen):
+def test_bad_question_in_a_batch_fails_alone(model, result):
     good = Question(QUESTIONS[0])
     bad = replace(good, uv_px=np.array([[5000.0, 1.0]]))
-    futures, _ = answered(model, seen, [good, bad, Question(QUESTIONS[1])])
+    futures, _ = answer_together(model, result, [good, bad, Question(QUESTIONS[1])])
     with pytest.raises(BadQuestion, match="5000"):
         futures[1].result()
-    assert futures[0].result()[1].text == seen.view.ask(QUESTIONS[0]).text
-    assert futures[2].result()[1].text == seen.view.ask(QUESTIONS[1]).text
+    assert futures[0].result()[1].text == result.view.ask(QUESTIONS[0]).text
+    assert futures[2].result()[1].text == result.view.ask(QUESTIONS[1]).text

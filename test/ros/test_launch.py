@@ -1,4 +1,4 @@
-"""The launch files and the RViz view. Without `launch` (it is no part of the ROS 2 wheels) they are read, not run."""
+"""The launch files and the RViz view. Without `launch`, which the ROS 2 wheels lack, the files are read but not run."""
 
 import ast
 import importlib.util
@@ -24,7 +24,7 @@ PUBLISHED = {"depth/image", "depth/points", "depth/sparse"}
 
 
 def calls(path: Path, name: str) -> list[ast.Call]:
-    """Calls of a name in a file."""
+    """Returns the calls of a name in a file."""
     nodes = ast.walk(ast.parse(path.read_text()))
     return [node for node in nodes if isinstance(node, ast.Call) and getattr(node.func, "id", "") == name]
 
@@ -34,7 +34,7 @@ def keyword(call: ast.Call, name: str) -> ast.expr | None:
 
 
 def declared(path: Path) -> list[str]:
-    """Names of the declared arguments, as written."""
+    """Returns the names of the declared arguments in order."""
     return [ast.literal_eval(call.args[0]) for call in calls(path, "DeclareLaunchArgument")]
 
 
@@ -50,7 +50,7 @@ def test_every_declared_argument_has_a_default_and_a_description(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_every_argument_is_used_and_every_used_one_is_declared(path):
+def test_every_declared_argument_is_used_and_every_used_argument_is_declared(path):
     source = path.read_text()
     used = {ast.literal_eval(call.args[0]) for call in calls(path, "LaunchConfiguration") if is_text(call.args[0])}
     assert used <= set(declared(path))
@@ -63,14 +63,14 @@ def is_text(node: ast.expr) -> bool:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_launch_files_import_launch_only_and_start_nothing_but_nodes(path):
-    """So that nothing can be downloaded or installed by launching."""
+    """A launch therefore can neither download nor install anything."""
     modules = {node.module for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)}
     assert {module.split(".")[0] for module in modules} == {"launch", "launch_ros"}
     assert not [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import)]
     assert "ExecuteProcess" not in path.read_text()
 
 
-def test_demo_passes_on_only_arguments_that_depth_launch_has():
+def test_demo_passes_on_only_arguments_of_depth_launch():
     (passed_on,) = [
         ast.literal_eval(node.value)
         for node in ast.walk(ast.parse((ROOT / "launch" / "demo.launch.py").read_text()))
@@ -79,7 +79,7 @@ def test_demo_passes_on_only_arguments_that_depth_launch_has():
     assert {"fixed_frame", *passed_on} <= DEPTH_ARGUMENTS
 
 
-def test_parameter_file_holds_what_the_launch_arguments_override():
+def test_parameter_file_holds_the_values_that_launch_arguments_override():
     parameters = yaml.safe_load((ROOT / "config" / "depthlm.param.yaml").read_text())["/**"]["ros__parameters"]
     assert {"model", "backend", "device", "rebuild_engine", "mode", "rectified_input"} <= set(parameters)
 
@@ -90,14 +90,14 @@ def test_rviz_shows_image_depth_and_coloured_cloud():
     assert set(shown) == {"image"} | PUBLISHED
     assert shown["depth/points"]["Class"].endswith("/PointCloud2")
     assert shown["depth/points"]["Color Transformer"] == "RGB8"
-    assert shown["image"]["Topic"]["Reliability Policy"] == "Best Effort"  # as camera drivers publish
+    assert shown["image"]["Topic"]["Reliability Policy"] == "Best Effort"  # camera drivers publish best effort
 
 
-# ---- with launch
+# ---- tests that need launch
 
 
 def has_launch() -> bool:
-    """Asks for launch.actions: this repository's folder launch/ alone would satisfy `import launch`."""
+    """Looks for launch.actions, because `import launch` would also find this repository's folder launch/."""
     try:
         return all(importlib.util.find_spec(name) for name in ("launch.actions", "launch_ros.actions"))
     except ModuleNotFoundError:
@@ -106,7 +106,7 @@ def has_launch() -> bool:
 
 needs_launch = pytest.mark.skipif(
     not has_launch() or shutil.which("ros2") is None,
-    reason="launch, launch_ros and the command ros2 come with a ROS 2 distribution only",
+    reason="launch, launch_ros and the command ros2 exist only in a ROS 2 distribution",
 )
 
 

@@ -1,4 +1,4 @@
-"""What the listener reads out of the node's messages is what the node put into them."""
+"""read_depth and read_cloud return the values that the node wrote into its messages."""
 
 import array
 
@@ -18,7 +18,7 @@ def header():
 
 
 @pytest.mark.parametrize("encoding", ["32FC1", "16UC1"])
-def test_a_depth_image_is_read_in_metres(header, encoding):
+def test_depth_image_is_read_in_metres(header, encoding):
     from depthlm_ros.ros.message_out import depth_image
     from depthlm_ros.ros.tools.demo import read_depth
 
@@ -28,7 +28,7 @@ def test_a_depth_image_is_read_in_metres(header, encoding):
 
 
 @pytest.mark.parametrize("big_endian", [False, True])
-def test_padded_rows_and_either_byte_order_are_read(header, big_endian):
+def test_padded_rows_and_both_byte_orders_are_read(header, big_endian):
     from sensor_msgs.msg import Image
 
     from depthlm_ros.ros.tools.demo import read_depth
@@ -40,7 +40,7 @@ def test_padded_rows_and_either_byte_order_are_read(header, big_endian):
     np.testing.assert_array_equal(read_depth(message), DEPTH_M)
 
 
-def test_a_colour_image_is_no_depth(header):
+def test_colour_image_is_refused_as_depth(header):
     from sensor_msgs.msg import Image
 
     from depthlm_ros.errors import BadImage
@@ -50,7 +50,7 @@ def test_a_colour_image_is_no_depth(header):
         read_depth(Image(header=header, encoding="rgb8"))
 
 
-def test_a_cloud_is_read_point_by_point(header):
+def test_cloud_is_read_point_by_point(header):
     from depthlm_ros.ros.message_out import point_cloud
     from depthlm_ros.ros.tools.demo import read_cloud
 

@@ -1,4 +1,4 @@
-"""Every encoding gives the colours that were put in, and no message is trusted further than its numbers reach."""
+"""Every encoding keeps its colours, and a message whose numbers do not fit is refused."""
 
 from types import SimpleNamespace
 
@@ -23,7 +23,7 @@ def quadrants() -> np.ndarray:
 
 
 def luma_chroma(rgb: np.ndarray) -> np.ndarray:
-    """(H, W, 3) Y, Cb, Cr by the formula of ITU-R BT.601 with limited range."""
+    """Returns (H, W, 3) Y, Cb, Cr by the formula of ITU-R BT.601 with limited range."""
     red, green, blue = np.moveaxis(rgb.astype(np.float64) / 255.0, -1, 0)
     luma = 0.299 * red + 0.587 * green + 0.114 * blue
     cb, cr = (blue - luma) / 1.772, (red - luma) / 1.402
@@ -107,7 +107,7 @@ def test_colours_survive(encoding, padding):
 
 
 @pytest.mark.parametrize("encoding", STORED)
-def test_the_last_row_may_come_without_its_padding(encoding):
+def test_last_row_may_lack_its_padding(encoding):
     image = message(encoding, STORED[encoding](quadrants()), padding=6)
     image.data = image.data[:-6]
     assert_shows_quadrants(image_to_rgb(image), encoding)
@@ -120,7 +120,7 @@ def test_big_endian_mono16_gives_the_same_picture():
     assert_shows_quadrants(image_to_rgb(image), "mono16")
 
 
-def test_the_byte_order_does_not_touch_single_bytes():
+def test_byte_order_does_not_affect_single_bytes():
     image = message("bgr8", STORED["bgr8"](quadrants()), big_endian=True)
     assert_shows_quadrants(image_to_rgb(image), "bgr8")
 
@@ -142,7 +142,7 @@ def test_rgb8_without_padding_is_not_copied_and_cannot_be_written():
 
 
 @pytest.mark.parametrize("encoding", STORED)
-def test_a_short_buffer_is_refused_with_both_sizes(encoding):
+def test_short_buffer_is_refused_with_both_sizes(encoding):
     image = message(encoding, STORED[encoding](quadrants()))
     image.data = image.data[:-1]
     with pytest.raises(BadImage, match=rf"needs {len(image.data) + 1} bytes.*holds {len(image.data)}"):
@@ -150,7 +150,7 @@ def test_a_short_buffer_is_refused_with_both_sizes(encoding):
 
 
 @pytest.mark.parametrize("encoding", STORED)
-def test_a_step_shorter_than_a_row_is_refused(encoding):
+def test_step_shorter_than_a_row_is_refused(encoding):
     image = message(encoding, STORED[encoding](quadrants()))
     image.step -= 1
     with pytest.raises(BadImage, match=f"step {image.step}"):
@@ -159,7 +159,7 @@ def test_a_step_shorter_than_a_row_is_refused(encoding):
 
 @pytest.mark.parametrize("encoding", STORED)
 @pytest.mark.parametrize("size", [{"width": 0}, {"height": 0}, {"width": 0, "height": 0}])
-def test_an_empty_image_is_refused(encoding, size):
+def test_empty_image_is_refused(encoding, size):
     with pytest.raises(BadImage, match=r"at least [13] pixel"):
         image_to_rgb(message(encoding, STORED[encoding](quadrants()), **size))
 
@@ -168,7 +168,7 @@ def test_an_empty_image_is_refused(encoding, size):
     ("encoding", "size"),
     [("nv12", {"height": 7}), ("nv21", {"width": 11}), ("yuyv", {"width": 11}), ("yuv422", {"width": 3})],
 )
-def test_odd_sizes_of_shared_chroma_are_refused(encoding, size):
+def test_odd_sizes_are_refused_where_pixels_share_chroma(encoding, size):
     number = next(iter(size.values()))
     with pytest.raises(BadImage, match=f"{number}.*even"):
         image_to_rgb(message(encoding, STORED[encoding](quadrants()), **size))
@@ -176,14 +176,14 @@ def test_odd_sizes_of_shared_chroma_are_refused(encoding, size):
 
 @pytest.mark.parametrize("encoding", ["bayer_rggb8", "bayer_gbrg8"])
 @pytest.mark.parametrize(("width", "height"), [(3, 3), (5, 3), (4, 9)])
-def test_any_bayer_size_gives_an_image_of_its_size(encoding, width, height):
+def test_bayer_image_of_any_size_gives_an_image_of_its_size(encoding, width, height):
     rows = np.full((height, width), 80, np.uint8)
     rgb = image_to_rgb(message(encoding, rows, width=width, height=height))
     assert rgb.shape == (height, width, 3) and (rgb == 80).all()
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 8), (12, 1), (2, 2)])
-def test_a_bayer_image_too_small_for_its_pattern_is_refused_not_black(width, height):
+def test_bayer_image_too_small_for_its_pattern_is_refused(width, height):
     rows = np.full((height, width), 80, np.uint8)
     with pytest.raises(BadImage, match=f"{width} x {height}.*at least 3"):
         image_to_rgb(message("bayer_rggb8", rows, width=width, height=height))
@@ -196,7 +196,7 @@ def test_sizes_beyond_memory_are_refused_before_anything_is_allocated():
 
 
 @pytest.mark.parametrize("name", ["", "rgb9", "32FC1", "bayer_xyz8", "rgb8\x00"])
-def test_an_unknown_encoding_is_named_together_with_the_known(name):
+def test_unknown_encoding_is_named_together_with_the_known_ones(name):
     with pytest.raises(BadImage) as caught:
         image_to_rgb(message(name, STORED["rgb8"](quadrants())))
     assert repr(name) in str(caught.value) and "bgr8" in str(caught.value)
@@ -214,7 +214,7 @@ FORMATS = [
     (".jpg", "rgb8; jpeg compressed bgr8"),
     (".png", "bgr8; png compressed bgr8"),
     (".jpg", "bayer_rggb8; jpeg compressed bgr8"),
-    (".jpg", "rgb8; jpeg"),  # says of the camera only, nothing of what the codec was given
+    (".jpg", "rgb8; jpeg"),  # describes only the camera, not what the codec got
 ]
 
 
@@ -225,7 +225,7 @@ def test_compressed_colours_survive(suffix, image_format):
     assert np.abs(inside_quadrants(small) - inside_quadrants(quadrants())).max() <= 6
 
 
-def test_an_image_that_was_compressed_as_rgb_is_not_swapped_twice():
+def test_channels_of_an_image_compressed_as_rgb_are_not_swapped():
     swapped = quadrants()[..., ::-1]
     rgb = compressed_to_rgb(compressed(".png", "rgb8; png compressed rgb8", swapped))
     assert np.array_equal(rgb, quadrants())
@@ -233,7 +233,7 @@ def test_an_image_that_was_compressed_as_rgb_is_not_swapped_twice():
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 @pytest.mark.parametrize("kept", [0.3, 0.9])
-def test_a_cut_compressed_image_is_refused(suffix, kept):
+def test_truncated_compressed_image_is_refused(suffix, kept):
     noise = np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8)
     image = compressed(suffix, suffix, noise)
     image.data = image.data[: int(len(image.data) * kept)]
@@ -242,12 +242,12 @@ def test_a_cut_compressed_image_is_refused(suffix, kept):
 
 
 @pytest.mark.parametrize("data", [b"", b"\x00", b"no image at all", b"\xff\xd8\xff\xd9", b"\x89PNGIEND"])
-def test_what_is_no_picture_is_refused(data):
+def test_data_that_is_not_a_picture_is_refused(data):
     with pytest.raises(BadImage):
         compressed_to_rgb(SimpleNamespace(format="jpeg", data=bytearray(data)))
 
 
-def test_padding_after_the_end_of_a_jpeg_does_no_harm():
+def test_padding_after_the_end_of_a_jpeg_is_ignored():
     image = compressed(".jpg", "jpeg")
     image.data += bytes(200)
     assert compressed_to_rgb(image).shape == (HEIGHT * 16, WIDTH * 16, 3)
@@ -261,7 +261,7 @@ def info(**fields) -> SimpleNamespace:
     return SimpleNamespace(**{**values, **fields})
 
 
-def test_a_camera_info_becomes_its_camera():
+def test_camera_info_is_converted_to_its_camera():
     camera = camera_from_info(info(binning_x=2, binning_y=2))
     assert camera.delivered_size_px == (320, 240)
     assert camera.rectified_intrinsics.fx_px == 250.0 and camera.rectified_intrinsics.cy_px == 120.0
@@ -269,12 +269,12 @@ def test_a_camera_info_becomes_its_camera():
 
 
 @pytest.mark.parametrize("value", [0.0, float("nan"), -5.0])
-def test_a_camera_without_a_focal_length_is_refused_with_the_value(value):
+def test_camera_without_a_focal_length_is_refused_with_the_value(value):
     with pytest.raises(BadIntrinsics, match=rf"fx = {value}"):
         camera_from_info(info(k=np.array([value, 0, 320, 0, 510, 240, 0, 0, 1])))
 
 
-def test_every_number_of_a_calibration_counts_and_its_stamp_does_not():
+def test_key_depends_on_every_number_of_a_calibration_but_not_on_its_stamp():
     roi = SimpleNamespace(x_offset=2, y_offset=0, width=4, height=4, do_rectify=False)
     changes = [{"width": 641}, {"d": [0.2, 0, 0, 0, 0]}, {"k": np.ones(9)}, {"p": np.ones(12)}, {"r": np.ones(9)}]
     changes += [{"distortion_model": "equidistant"}, {"binning_x": 2}, {"binning_y": 2}, {"roi": roi}]

@@ -1,9 +1,12 @@
-"""A mode that a model cannot serve is refused with the one that it can."""
+"""A mode that a model cannot serve is refused, and the message names a mode that it can serve."""
+
+from types import SimpleNamespace
 
 import pytest
 
 from depthlm_ros.errors import SetupError
-from depthlm_ros.model_files.spec_yaml import spec_named
+from depthlm_ros.families.registry import family_named
+from depthlm_ros.model_files.spec_yaml import find_spec
 from depthlm_ros.ros.parameters import MODES, check_mode
 
 CAN = {
@@ -18,12 +21,14 @@ CAN = {
 
 
 @pytest.mark.parametrize("name", CAN)
-def test_what_a_model_can_serve_is_accepted_and_the_rest_is_refused_with_a_mode_that_is(name):
-    spec = spec_named(name)
+def test_mode_is_accepted_if_the_model_can_serve_it_and_refused_with_advice_otherwise(name):
+    # A model without weights: check_mode reads only these.
+    spec = find_spec(name)
+    model = SimpleNamespace(name=name, spec=spec, family=family_named(spec.family))
     for mode in CAN[name]:
-        check_mode(spec, mode)
+        check_mode(model, mode)
     for mode in set(MODES) - CAN[name]:
         with pytest.raises(SetupError, match=f"mode {mode} is impossible") as caught:
-            check_mode(spec, mode)
+            check_mode(model, mode)
         advised = str(caught.value).partition("`mode: ")[2].partition("`")[0]
         assert advised in CAN[name] and name in str(caught.value)

@@ -1,4 +1,4 @@
-"""The depth node in a real graph: what it publishes agrees with itself, with the image it is of, and with its model."""
+"""The depth node in a real graph: its outputs agree with each other, with the image and with the model."""
 
 import time
 
@@ -30,33 +30,33 @@ DENSE = ("depth/image", "depth/camera_info", "depth/points")
 
 @pytest.fixture
 def rig(tmp_path):
-    with new_rig(tmp_path) as made:
-        yield made
+    with new_rig(tmp_path) as rig:
+        yield rig
 
 
 @pytest.fixture(scope="module")
 def dense(tmp_path_factory):
-    with new_rig(tmp_path_factory.mktemp("dense")) as made:
-        made.start(watched=DENSE)
-        made.shoot_until("depth/image")
-        yield made
+    with new_rig(tmp_path_factory.mktemp("dense")) as rig:
+        rig.start(watched=DENSE)
+        rig.shoot_until("depth/image")
+        yield rig
 
 
-def parts(rig, at_ns):
+def outputs(rig, at_ns):
     return [rig.of_stamp(name, at_ns) for name in DENSE]
 
 
 def test_header_size_and_calibration_are_those_of_the_image(dense):
     image = colour_image(dense.header(frame_id="left/camera_optical"), picture(3))
     at_ns = dense.shoot(image)
-    depth, info, cloud = parts(dense, at_ns)
+    depth, info, cloud = outputs(dense, at_ns)
     assert depth.header == info.header == cloud.header == image.header
     assert (depth.width, depth.height, depth.encoding) == (160, 120, "32FC1")
     assert (info.width, info.height, cloud.width, cloud.height) == (160, 120, 160, 120)
     assert camera_from_info(info).rectified_intrinsics == CAMERA and not any(info.d)
 
 
-def test_the_depth_is_the_model_s(dense):
+def test_depth_is_the_one_of_the_model(dense):
     rgb = picture(4)
     depth = dense.of_stamp("depth/image", dense.shoot(colour_image(dense.header(), rgb)))
     expected = load_model("tiny", threads=1).look(Frame(rgb, CAMERA)).depth().depth_m
@@ -64,9 +64,9 @@ def test_the_depth_is_the_model_s(dense):
     assert np.allclose(depth_of(depth), expected, rtol=1e-4, equal_nan=True)
 
 
-def test_the_cloud_is_the_depth_seen_through_the_calibration_in_the_image_s_colours(dense):
+def test_cloud_agrees_with_depth_calibration_and_colours(dense):
     rgb = picture(5)
-    depth, info, cloud = parts(dense, dense.shoot(colour_image(dense.header(), rgb)))
+    depth, info, cloud = outputs(dense, dense.shoot(colour_image(dense.header(), rgb)))
     assert [field.name for field in cloud.fields] == ["x", "y", "z", "rgb"] and not cloud.is_dense
     z, points = depth_of(depth), points_of(cloud)
     v, u = np.mgrid[: info.height, : info.width]
@@ -78,20 +78,20 @@ def test_the_cloud_is_the_depth_seen_through_the_calibration_in_the_image_s_colo
     assert np.array_equal(np.stack([packed >> 16 & 255, packed >> 8 & 255, packed & 255], axis=-1), rgb)
 
 
-def test_a_bayer_image_with_padded_rows_is_looked_at_like_any_other(dense):
+def test_bayer_image_with_padded_rows_is_processed(dense):
     grey = Image(header=dense.header(), encoding="bayer_rggb8", width=160, height=120, step=200)
     grey.data.frombytes(bytes([120]) * 200 * 120)
     assert depth_of(dense.of_stamp("depth/image", dense.shoot(grey))).shape == (120, 160)
 
 
-def test_a_calibration_that_comes_only_once_serves_all_later_images(dense):
+def test_calibration_that_comes_only_once_is_used_for_all_later_images(dense):
     dense.shoot()
     header = dense.header()
     dense.publishers["image"].publish(colour_image(header, picture(1)))
     assert dense.of_stamp("depth/camera_info", stamp_ns(header)).k[0] == CAMERA.fx_px
 
 
-def test_an_image_gets_the_calibration_of_its_own_stamp(dense):
+def test_image_gets_the_calibration_with_its_own_stamp(dense):
     zoomed = Intrinsics(220.0, 220.0, 79.5, 59.5, 160, 120)
     dense.of_stamp("depth/image", dense.shoot())
     for camera in (zoomed, CAMERA, zoomed, CAMERA):
@@ -101,7 +101,7 @@ def test_an_image_gets_the_calibration_of_its_own_stamp(dense):
         assert dense.of_stamp("depth/camera_info", stamp_ns(image.header)).k[0] == camera.fx_px
 
 
-def test_a_flood_is_thinned_to_the_newest_frames_in_order(dense):
+def test_only_the_newest_frames_are_processed_in_order_at_a_high_frame_rate(dense):
     dense.shoot_until("depth/image")
     before = {name: len(dense.received[name]) for name in DENSE}
     dropped = int(dense.newest_health()["frames_dropped"])
@@ -112,26 +112,26 @@ def test_a_flood_is_thinned_to_the_newest_frames_in_order(dense):
         next_s += 0.005
         time.sleep(max(0.0, next_s - time.monotonic()))
     dense.of_stamp("depth/image", stamps[-1])
-    shown = [stamp_ns(message.header) for message in dense.received["depth/image"][before["depth/image"] :]]
-    assert shown == sorted(set(shown)) and set(shown) <= set(stamps)
-    assert 2 <= len(shown) < 400
+    published = [stamp_ns(message.header) for message in dense.received["depth/image"][before["depth/image"] :]]
+    assert published == sorted(set(published)) and set(published) <= set(stamps)
+    assert 2 <= len(published) < 400
     health = dense.newest_health()
     assert int(health["frames_dropped"]) > dropped
     assert float(health["total_p50_ms"]) > 0 and float(health["rate_hz"]) > 0
 
 
-def test_images_larger_than_the_transport_s_buffer_arrive_where_the_camera_offers_reliable_delivery(rig):
-    # 7.4 MB through Fast DDS's 512 kB of shared memory, from a process that has no profile: best effort loses these.
+def test_images_larger_than_the_transport_s_buffer_arrive_if_the_camera_is_reliable(rig):
+    # 7.4 MB through Fast DDS's 512 kB of shared memory, from a process without a profile: best effort loses these.
     camera = Intrinsics(1800.0, 1800.0, 959.5, 639.5, 1920, 1280)
     rig.start("-p", "cloud_stride:=8", watched=("depth/points",))
     rgb = picture(camera=camera)
     rig.shoot_until("depth/points", lambda: rig.shoot(colour_image(rig.header(), rgb), camera=camera))
     (heard,) = rig.node.get_subscriptions_info_by_topic(f"{rig.namespace}/image")
     if "got lost on the way" in rig.log:
-        assert heard.qos_profile.reliability == ReliabilityPolicy.RELIABLE and "asked for from now on" in rig.log
+        assert heard.qos_profile.reliability == ReliabilityPolicy.RELIABLE and "asks for it from now on" in rig.log
 
 
-def test_images_are_asked_for_in_best_effort_and_outputs_offered_reliably(rig):
+def test_node_asks_for_best_effort_and_offers_reliable_outputs(rig):
     rig.start(watched=DENSE)
     heard = rig.wait(lambda: rig.node.get_subscriptions_info_by_topic(f"{rig.namespace}/image"), "subscriber")
     assert [info.qos_profile.reliability for info in heard] == [ReliabilityPolicy.BEST_EFFORT]
@@ -140,7 +140,7 @@ def test_images_are_asked_for_in_best_effort_and_outputs_offered_reliably(rig):
         assert offered.qos_profile.reliability == ReliabilityPolicy.RELIABLE
 
 
-def test_nothing_is_looked_at_while_nobody_receives(rig):
+def test_no_image_is_processed_while_nobody_receives(rig):
     rig.start(watched=())
     rig.wait(lambda: rig.node.count_subscribers(f"{rig.namespace}/image"), "subscriber")
 
@@ -156,7 +156,7 @@ def test_nothing_is_looked_at_while_nobody_receives(rig):
     rig.shoot_until("depth/image")
 
 
-def test_a_topic_that_nobody_receives_is_not_published_beside_one_that_is(rig):
+def test_only_the_topics_that_somebody_receives_are_published(rig):
     rig.start(watched=("depth/points",))
     cloud = rig.shoot_until("depth/points")
     rig.listen("depth/image")
@@ -169,7 +169,7 @@ def test_millimetres_stride_and_range(rig):
     rig.start("-p", "depth_encoding:=16UC1", "-p", "cloud_stride:=3", "-p", "max_depth_m:=50", watched=DENSE)
     rig.shoot_until("depth/image")
     rgb = picture(6)
-    depth, info, cloud = parts(rig, rig.shoot(colour_image(rig.header(), rgb)))
+    depth, info, cloud = outputs(rig, rig.shoot(colour_image(rig.header(), rgb)))
     expected_m = load_model("tiny", threads=1).look(Frame(rgb, CAMERA)).depth().depth_m
     stored = np.frombuffer(depth.data, "<u2").reshape(120, 160)
     assert (depth.encoding, depth.step) == ("16UC1", 320)
@@ -189,7 +189,7 @@ def test_range_limits_can_be_changed_while_the_node_runs(dense):
         return dense.ask("set_parameters", SetParameters.Request(parameters=news)).results[0]
 
     assert set_to(max_depth_m=0.02).successful
-    depth, _, cloud = parts(dense, dense.shoot())
+    depth, _, cloud = outputs(dense, dense.shoot())
     seen = depth_of(depth)
     assert (np.isposinf(seen) | np.isnan(seen)).all() and np.isposinf(seen).any()
     assert np.isnan(points_of(cloud)[..., :3]).all()
@@ -208,13 +208,13 @@ def test_sparse_mode_publishes_only_the_grid_that_the_model_was_asked_for(rig):
     cloud, info = rig.of_stamp("depth/sparse", at_ns), rig.of_stamp("depth/camera_info", at_ns)
     assert [field.name for field in cloud.fields] == ["x", "y", "z", "std"]
     assert (cloud.height, cloud.width, info.width) == (2, 3, 160)
-    told = load_model("tiny", threads=1).look(Frame(rgb, CAMERA)).tell_depth_at(grid_px(CAMERA, 2, 3))
-    assert np.allclose(points_of(cloud)[..., 2].ravel(), told.depth_m, equal_nan=True)
+    depths = load_model("tiny", threads=1).look(Frame(rgb, CAMERA)).tell_depth_at(grid_px(CAMERA, 2, 3))
+    assert np.allclose(points_of(cloud)[..., 2].ravel(), depths.depth_m, equal_nan=True)
     offered = {name for name, _ in rig.node.get_topic_names_and_types()}
     assert f"{rig.namespace}/depth/image" not in offered and f"{rig.namespace}/depth/points" not in offered
 
 
-def test_compressed_images_are_taken_from_the_topic_that_image_transport_names(rig):
+def test_compressed_images_are_read_from_the_topic_of_image_transport(rig):
     rig.start("-p", "image_transport:=compressed", watched=("depth/image",))
 
     def shoot():
@@ -237,14 +237,14 @@ def test_names_can_be_remapped(rig):
     rig.shoot_until("depth/image")
 
 
-def test_a_subscriber_that_asks_for_more_than_is_offered_is_named(rig):
+def test_subscriber_that_asks_for_more_than_the_node_offers_is_reported(rig):
     rig.start(watched=())
     strict = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     rig.node.create_subscription(Image, "depth/image", lambda message: None, strict)
     rig.wait(lambda: "durability" in rig.log and f"{rig.namespace}/depth/image" in rig.log, "warning")
 
 
-def test_a_camera_that_offers_less_than_is_asked_for_is_named(rig):
+def test_camera_that_offers_less_than_the_node_asks_for_is_reported(rig):
     best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
     rig.publishers["image"] = rig.node.create_publisher(Image, "weak", best_effort)
     override = f"qos_overrides.{rig.namespace}/weak.subscription.reliability:=reliable"

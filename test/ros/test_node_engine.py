@@ -1,6 +1,6 @@
-"""A node and an engine that does not fit: what it says, that it lives on, and that it works once the engine was mended.
+"""A node whose engine does not fit: it says why, keeps running, and works when the engine is repaired.
 
-TensorRT is a double here (tensorrt_double.py): plans are checked as on a robot; where onnx is installed they are also
+A double replaces TensorRT (tensorrt_double.py). Plans are checked as on a robot; if onnx is installed they are also
 built and run.
 """
 
@@ -35,7 +35,7 @@ from depthlm_ros.ros.message_out import colour_image  # noqa: E402
 if not TINY.is_dir():
     pytest.skip("engines/tiny is not here: `make train` makes it", allow_module_level=True)
 
-# What the doubles say of themselves.
+# The machine that the doubles report.
 HERE = Machine("10.3.0", "Double GPU", "8.7", "CUDA 12.6")
 CONFIGURE, CLEANUP = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_CLEANUP
 CONFIGURING = ChangeState.Request(transition=Transition(id=CONFIGURE))
@@ -43,7 +43,7 @@ needs_onnx = pytest.mark.skipif(importlib.util.find_spec("onnx") is None, reason
 
 
 def put_plans(folder, machine=HERE, content=b"a plan"):
-    """Plans whose descriptions say that they were built for a machine."""
+    """Writes plans whose descriptions say that they were built for a machine."""
     digests = read_manifest(folder)["files"]
     for graph in load_bundle(folder).graphs:
         key = PlanKey({graph.name: digests[graph.name]}, machine, "fp16", (), ("strongly typed",))
@@ -51,7 +51,7 @@ def put_plans(folder, machine=HERE, content=b"a plan"):
 
 
 def change_graph(folder):
-    """As a new export does: a graph, and the manifest that vouches for it."""
+    """Changes a graph and the manifest that holds its checksum, as a new export does."""
     graph, manifest = folder / "step.onnx", read_manifest(folder)
     graph.write_bytes(graph.read_bytes() + b"\n")
     manifest["files"]["step.onnx"] = file_digest(graph)
@@ -68,7 +68,7 @@ def truncate(path):
 
 
 COMMAND = "depthlm engine build --model {folder} --backend tensorrt"
-# How an engine is broken: what is done to its folder, and what is said of it.
+# For each fault of an engine: what is done to its folder, and words of the message.
 FAULTS = {
     "TensorRT": (
         lambda folder: put_plans(folder, replace(HERE, tensorrt="10.9.0")),
@@ -94,13 +94,13 @@ FAULTS = {
     "missing plan": (lambda folder: (folder / "step.plan").unlink(), ("has no step.plan", COMMAND)),
     "edited manifest": (edit_manifest, ("manifest.json was edited after it was written", "restore the folder")),
     "missing weights": (lambda folder: (folder / "model.safetensors").unlink(), ("model.safetensors is missing",)),
-    "no folder": (shutil.rmtree, ("no known model",)),
+    "no folder": (shutil.rmtree, ("not a known model",)),
 }
 
 
 @pytest.fixture(scope="module")
 def managed(tmp_path_factory):
-    """A rig with a node that a manager configures, and the folder of its engine."""
+    """A rig with a node that a lifecycle manager configures, and the folder of its engine."""
     with pytest.MonkeyPatch.context() as monkeypatch, new_rig(tmp_path_factory.mktemp("managed")) as made:
         tensorrt_double.install_for_processes(monkeypatch, tmp_path_factory.mktemp("doubles"))
         made.engine = tmp_path_factory.mktemp("engines") / "mine"
@@ -121,20 +121,20 @@ def managed(tmp_path_factory):
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_an_engine_that_does_not_fit_is_refused_in_words_until_it_is_mended(managed, fault):
+def test_engine_that_does_not_fit_is_refused_with_the_reason_until_it_is_repaired(managed, fault):
     shutil.rmtree(managed.engine, ignore_errors=True)
     shutil.copytree(TINY, managed.engine)
     put_plans(managed.engine)
-    change, told = FAULTS[fault]
+    change, words = FAULTS[fault]
     change(managed.engine)
     before = len(managed.log)
     assert not managed.transition(CONFIGURE) and managed.state() == "unconfigured"
-    said = managed.log[before:]
-    for words in told:
-        assert words.format(folder=managed.engine) in said, said
-    assert said.count("[FATAL]") == 1 and "Traceback" not in said and "report it" not in said
+    logged = managed.log[before:]
+    for part in words:
+        assert part.format(folder=managed.engine) in logged, logged
+    assert logged.count("[FATAL]") == 1 and "Traceback" not in logged and "report it" not in logged
     health = managed.newest_health()
-    assert health["level"] == DiagnosticStatus.ERROR and told[0] in health["message"]
+    assert health["level"] == DiagnosticStatus.ERROR and words[0] in health["message"]
     assert not managed.ask("query_depth", managed.clients["query_depth"].srv_type.Request()).success
 
     shutil.rmtree(managed.engine, ignore_errors=True)
@@ -145,7 +145,7 @@ def test_an_engine_that_does_not_fit_is_refused_in_words_until_it_is_mended(mana
     assert managed.transition(CLEANUP)
 
 
-def test_another_camera_than_the_engine_s_is_told_and_costs_frames_only_where_it_cannot_be_served(tmp_path):
+def test_other_camera_than_the_engine_s_is_reported_and_loses_frames_only_if_it_cannot_be_served(tmp_path):
     engine, command = tmp_path / "tiny-160x120", "depthlm engine build --model tiny"
     shutil.copytree(TINY, engine)
     changes = {"canvases_px": [[128, 96]], "built_by": command, "rebuild": f"{command} --size 160x120 --focal 131"}
@@ -160,12 +160,12 @@ def test_another_camera_than_the_engine_s_is_told_and_costs_frames_only_where_it
         assert rig.log.count("sees 100 %, on 52 x ") == 1
         assert f"{command} --size 160x120 --focal 300" in rig.log
 
-        told = "seen as 256 x 192 pixels, but this engine was built for a camera that is seen as 128 x 96"
+        words = "seen as 256 x 192 pixels, but this engine was built for a camera that is seen as 128 x 96"
         refused = set()
 
         def shoot_and_read():
             refused.add(rig.shoot(camera=wide))
-            return told in rig.newest_health()["last_trouble"]
+            return words in rig.newest_health()["last_trouble"]
 
         rig.wait(shoot_and_read, "refusal")
         assert f"{command} --size 160x120 --focal 60" in rig.log
@@ -175,7 +175,7 @@ def test_another_camera_than_the_engine_s_is_told_and_costs_frames_only_where_it
 
 @pytest.fixture
 def building(tmp_path, monkeypatch):
-    """Starts a node that may build its engine; its rig has the folder of the engine."""
+    """A rig that can start a node which builds its engine, and the folder of the engine."""
     tensorrt_double.install_for_processes(monkeypatch, tmp_path / "doubles")
     with new_rig(tmp_path) as made:
         made.engine = tmp_path / "mine"
@@ -191,13 +191,13 @@ def building(tmp_path, monkeypatch):
         yield made
 
 
-def test_a_build_that_fails_leaves_the_node_unconfigured_with_both_reasons(building, monkeypatch):
+def test_failed_build_leaves_the_node_unconfigured_with_both_reasons(building, monkeypatch):
     monkeypatch.setenv("DOUBLE_REFUSAL", "could not find any implementation")
     put_plans(building.engine, replace(HERE, tensorrt="10.9.0"), b"works elsewhere")
     building.start_building("-p", "autostart:=false")
     assert not building.transition(CONFIGURE) and building.state() == "unconfigured"
     why = "could not find any implementation" if importlib.util.find_spec("onnx") else "'onnx' is missing"
-    for words in ("the plan was built for 10.9.0", COMMAND.format(folder=building.engine), "in vain", why):
+    for words in ("the plan was built for 10.9.0", COMMAND.format(folder=building.engine), "and failed", why):
         assert words in building.newest_health()["message"]
     assert (building.engine / "step.plan").read_bytes() == b"works elsewhere"
     put_plans(building.engine)
@@ -205,7 +205,7 @@ def test_a_build_that_fails_leaves_the_node_unconfigured_with_both_reasons(build
 
 
 @needs_onnx
-def test_an_engine_is_built_and_then_looked_through(building):
+def test_engine_is_built_and_then_used(building):
     building.start_building(watched=("depth/image",))
     rgb = picture(3)
     building.shoot_until("depth/image")
@@ -216,7 +216,7 @@ def test_an_engine_is_built_and_then_looked_through(building):
 
 
 @needs_onnx
-def test_while_an_engine_is_built_the_node_answers_and_says_what_it_does(building, monkeypatch):
+def test_node_answers_and_reports_progress_while_an_engine_is_built(building, monkeypatch):
     monkeypatch.setenv("DOUBLE_SECONDS", "1")
     building.start_building("-p", "autostart:=false")
     change = building.begin("depth_node/change_state", CONFIGURING)
@@ -232,7 +232,7 @@ def test_while_an_engine_is_built_the_node_answers_and_says_what_it_does(buildin
 
 @needs_onnx
 @pytest.mark.parametrize("autostart", ["true", "false"])
-def test_a_signal_while_an_engine_is_built_ends_node_and_build_with_code_0(building, monkeypatch, autostart):
+def test_signal_while_an_engine_is_built_ends_node_and_build_with_code_0(building, monkeypatch, autostart):
     monkeypatch.setenv("DOUBLE_SECONDS", "300")
     building.start_building("-p", f"autostart:={autostart}")
     if autostart == "false":

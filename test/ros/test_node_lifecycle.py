@@ -1,4 +1,4 @@
-"""A node's life: it starts, pauses, stops, says why it cannot start, and survives what a camera may send it."""
+"""The life of a node: it starts, pauses, stops, says why it cannot start, and survives bad messages of a camera."""
 
 import itertools
 import json
@@ -29,7 +29,7 @@ from support.ros_rig import CAMERA, new_rig, picture  # noqa: E402
 from depthlm_ros.core import Intrinsics  # noqa: E402
 from depthlm_ros.model_files.bundle import manifest_text  # noqa: E402
 from depthlm_ros.ros.camera_info_sync import stamp_ns  # noqa: E402
-from depthlm_ros.ros.child_process import module, own_graph  # noqa: E402
+from depthlm_ros.ros.child_process import graph_environment, module_command  # noqa: E402
 from depthlm_ros.ros.message_out import colour_image, rectified_camera_info  # noqa: E402
 from depthlm_ros.srv import QueryDepth  # noqa: E402
 
@@ -41,20 +41,21 @@ ONE_PIXEL = QueryDepth.Request(pixels=[Point(x=1.0, y=1.0)])
 
 @pytest.fixture
 def rig(tmp_path):
-    with new_rig(tmp_path) as made:
-        yield made
+    with new_rig(tmp_path) as rig:
+        yield rig
 
 
 @pytest.fixture(scope="module")
-def lasting(tmp_path_factory):
-    with new_rig(tmp_path_factory.mktemp("lasting")) as made:
-        made.start("-p", "stale_after_s:=4", watched=("depth/image",))
-        made.shoot_until("depth/image")
-        yield made
+def running(tmp_path_factory):
+    """A rig with one node for several tests."""
+    with new_rig(tmp_path_factory.mktemp("running")) as rig:
+        rig.start("-p", "stale_after_s:=4", watched=("depth/image",))
+        rig.shoot_until("depth/image")
+        yield rig
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_with_code_0_in_the_middle_of_the_stream(rig, number):
+def test_signal_while_images_arrive_ends_the_node_with_code_0(rig, number):
     rig.start()
     rig.shoot_until("depth/image")
     for _ in range(5):
@@ -63,7 +64,7 @@ def test_a_signal_ends_it_with_code_0_in_the_middle_of_the_stream(rig, number):
     assert "Traceback" not in rig.log and "terminate" not in rig.log
 
 
-def test_a_signal_while_questions_wait_ends_it_too(rig):
+def test_signal_while_questions_wait_ends_the_node_with_code_0(rig):
     rig.start()
     rig.shoot_until("depth/image")
     for _ in range(3):
@@ -72,7 +73,7 @@ def test_a_signal_while_questions_wait_ends_it_too(rig):
     assert rig.stop() == 0
 
 
-def test_it_waits_for_a_lifecycle_manager_where_it_shall(rig):
+def test_node_waits_for_a_lifecycle_manager_without_autostart(rig):
     rig.start("-p", "autostart:=false", watched=())
     assert rig.state() == "unconfigured" == rig.newest_health()["state"]
     refused = rig.ask("query_depth", ONE_PIXEL)
@@ -85,7 +86,7 @@ def test_it_waits_for_a_lifecycle_manager_where_it_shall(rig):
     rig.shoot_until("depth/image")
 
 
-def test_it_pauses_goes_on_and_begins_anew_under_a_running_camera(rig):
+def test_node_can_be_deactivated_and_configured_again_while_the_camera_runs(rig):
     rig.start()
     rig.shoot_until("depth/image")
     for _ in range(3):
@@ -109,7 +110,7 @@ def test_it_pauses_goes_on_and_begins_anew_under_a_running_camera(rig):
     assert rig.stop() == 0
 
 
-def test_transitions_that_are_asked_for_at_once_take_their_turns(rig):
+def test_transitions_requested_at_the_same_time_run_one_after_another(rig):
     rig.start()
     rig.shoot_until("depth/image")
     down_and_up = [
@@ -125,16 +126,16 @@ def test_transitions_that_are_asked_for_at_once_take_their_turns(rig):
     rig.shoot_until("depth/image")
 
 
-def test_two_nodes_in_one_process_live_apart():
-    """As in a process that a user composes; one is cleaned up, then destroyed, under a running camera."""
+def test_two_nodes_in_one_process_are_independent():
+    """One is cleaned up, then destroyed, while the camera runs, as in a process that a user composes."""
     program = str(ROOT / "test" / "support" / "two_nodes.py")
-    env = own_graph() | {"OMP_NUM_THREADS": "1"}
+    env = graph_environment() | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=120, env=env)
     assert done.stdout.split("\n")[:4] == ["left right", "right", "left right", "left"], done.stdout + done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_model_whose_folder_goes_while_it_runs_goes_on_and_cannot_be_configured_again_until_it_is_back(rig, tmp_path):
+def test_node_runs_on_without_the_model_s_folder_but_needs_it_to_be_configured_again(rig, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(TINY, folder)
     rig.start("-p", f"model:={folder}")
@@ -152,7 +153,7 @@ def test_a_model_whose_folder_goes_while_it_runs_goes_on_and_cannot_be_configure
     rig.shoot_until("depth/image")
 
 
-def test_a_model_that_cannot_be_loaded_leaves_a_managed_node_unconfigured_with_the_reason(rig):
+def test_managed_node_stays_unconfigured_and_says_why_if_the_model_cannot_be_loaded(rig):
     rig.start("-p", "autostart:=false", "-p", "model:=no-such-model", watched=())
     assert not rig.transition(Transition.TRANSITION_CONFIGURE)
     assert rig.state() == "unconfigured" and "'no-such-model'" in rig.log
@@ -167,7 +168,7 @@ def damaged(folder: Path) -> Path:
 
 
 def headless(folder: Path) -> Path:
-    """A model that says depth in words only."""
+    """Returns a model that tells depth only in words."""
     copy = folder / "headless"
     shutil.copytree(TINY, copy)
     manifest = json.loads((copy / "manifest.json").read_text())
@@ -175,10 +176,10 @@ def headless(folder: Path) -> Path:
     return copy
 
 
-SET_UPS = [
+SETTINGS = [
     (("-p", "model:=no-such-model"), "no-such-model"),
     (("-p", "backend:=magic"), "auto, onnxruntime, tensorrt, torch"),
-    (("-p", "device:=gpu0"), "say cpu, cuda or cuda:1"),
+    (("-p", "device:=gpu0"), "use cpu, cuda or cuda:1"),
     (("-p", "device:=cpu", "-p", "backend:=tensorrt"), "TensorRT"),
     (("-p", "num_threads:=-1"), "Min: 0"),
     (("-p", "num_threads:=10000"), "Max: 1024"),
@@ -196,16 +197,16 @@ SET_UPS = [
 ]
 
 
-@pytest.mark.parametrize(("args", "said"), SET_UPS, ids=[said for _, said in SET_UPS])
-def test_a_set_up_that_cannot_work_ends_it_with_code_1_and_one_line(tmp_path, args, said):
+@pytest.mark.parametrize(("args", "words"), SETTINGS, ids=[words for _, words in SETTINGS])
+def test_unusable_settings_end_the_node_with_code_1_and_one_line(tmp_path, args, words):
     (tmp_path / "empty").mkdir()
     makers = {"/DAMAGED": damaged, "/EMPTY": lambda folder: folder / "empty", "/HEADLESS": headless}
     for mark, make in makers.items():
         args = tuple(arg.replace(mark, str(make(tmp_path))) if mark in arg else arg for arg in args)
-    command = module("depthlm_ros.ros.node", "--ros-args", *args)
+    command = module_command("depthlm_ros.ros.node", "--ros-args", *args)
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     output = done.stdout + done.stderr
-    assert done.returncode == 1 and said in output
+    assert done.returncode == 1 and words in output
     assert output.count("[FATAL]") == 1 and "Traceback" not in output and "report it" not in output
 
 
@@ -227,7 +228,7 @@ def k(fx):
     return np.array([fx, 0, 80, 0, 150, 60, 0, 0, 1], dtype=np.float64)
 
 
-# What is wrong: fields of the image, fields of its calibration, reason it is counted under, words it is told in.
+# For each fault: fields of the image, fields of its calibration, the reason that is counted, words of the message.
 BAD_FRAMES = {
     "unknown encoding": ({"encoding": "rgb99"}, {}, "bad image", "'rgb99'"),
     "short buffer": ({"height": 121}, {}, "bad image", "needs 58080 bytes but holds 57600"),
@@ -244,39 +245,39 @@ BAD_FRAMES = {
 
 
 @pytest.mark.parametrize("kind", BAD_FRAMES)
-def test_a_bad_frame_is_counted_and_told_and_the_next_good_one_works(lasting, kind):
-    image_fields, info_fields, reason, said = BAD_FRAMES[kind]
-    before = int(lasting.newest_health().get(f"count: {reason}", "0"))
-    image = image_of(lasting, **image_fields)
+def test_bad_frame_is_counted_and_reported_and_the_next_good_one_works(running, kind):
+    image_fields, info_fields, reason, words = BAD_FRAMES[kind]
+    before = int(running.newest_health().get(f"count: {reason}", "0"))
+    image = image_of(running, **image_fields)
     if "header" in info_fields:
-        info_fields = {"header": lasting.header(frame_id="camera")}
-    lasting.shoot(image, info_of(image, **info_fields))
+        info_fields = {"header": running.header(frame_id="camera")}
+    running.shoot(image, info_of(image, **info_fields))
 
-    def told():
-        health = lasting.newest_health()
+    def counted():
+        health = running.newest_health()
         return int(health.get(f"count: {reason}", "0")) > before and health
 
-    assert said in lasting.wait(told, f"count of {kind}")["last_trouble"]
-    good = lasting.shoot()
-    lasting.of_stamp("depth/image", good)
-    assert stamp_ns(image.header) not in {stamp_ns(message.header) for message in lasting.received["depth/image"]}
+    assert words in running.wait(counted, f"count of {kind}")["last_trouble"]
+    good = running.shoot()
+    running.of_stamp("depth/image", good)
+    assert stamp_ns(image.header) not in {stamp_ns(message.header) for message in running.received["depth/image"]}
 
 
-def test_a_late_image_is_left_out_and_a_camera_that_begins_anew_is_followed(lasting):
-    at_ns = lasting.shoot()
-    lasting.of_stamp("depth/image", at_ns)
-    late = colour_image(lasting.header(at_ns - 300_000_000), picture())
-    lasting.shoot(late)
-    lasting.wait(lambda: lasting.newest_health().get("count: late image") == "1", "count of late images")
-    anew_ns = at_ns - 3_600_000_000_000
-    lasting.shoot(colour_image(lasting.header(anew_ns), picture()))
-    lasting.of_stamp("depth/image", anew_ns)
-    assert "went back" in lasting.log
-    lasting.shoot(colour_image(lasting.header(anew_ns + 10_000_000), picture()))
-    lasting.of_stamp("depth/image", anew_ns + 10_000_000)
+def test_late_image_is_left_out_and_a_restarted_camera_is_followed(running):
+    at_ns = running.shoot()
+    running.of_stamp("depth/image", at_ns)
+    late = colour_image(running.header(at_ns - 300_000_000), picture())
+    running.shoot(late)
+    running.wait(lambda: running.newest_health().get("count: late image") == "1", "count of late images")
+    restart_ns = at_ns - 3_600_000_000_000
+    running.shoot(colour_image(running.header(restart_ns), picture()))
+    running.of_stamp("depth/image", restart_ns)
+    assert "went back" in running.log
+    running.shoot(colour_image(running.header(restart_ns + 10_000_000), picture()))
+    running.of_stamp("depth/image", restart_ns + 10_000_000)
 
 
-def test_simulated_time_that_jumps_back_makes_the_node_forget_what_it_saw(rig):
+def test_node_forgets_its_frames_when_simulated_time_jumps_back(rig):
     clock = rig.node.create_publisher(Clock, "/clock", 10)
 
     def shoot_at(second):
@@ -294,51 +295,51 @@ def test_simulated_time_that_jumps_back_makes_the_node_forget_what_it_saw(rig):
     assert rig.ask("query_depth", ONE_PIXEL).header.stamp.sec < 1000
 
 
-def test_images_without_camera_info_are_named_with_both_topics(rig):
+def test_images_without_camera_info_are_reported_with_both_topics(rig):
     rig.start("-p", "stale_after_s:=0.3", watched=("depth/image",))
     rig.wait(lambda: rig.node.count_subscribers(f"{rig.namespace}/image"), "subscriber")
 
-    def told():
+    def reported():
         rig.publishers["image"].publish(colour_image(rig.header(), picture()))
         return f"no camera_info on {rig.namespace}/camera_info" in rig.log and f"{rig.namespace}/image" in rig.log
 
-    rig.wait(told, "warning")
-    rig.wait(lambda: told() and rig.health and rig.health[-1].level == DiagnosticStatus.ERROR, "level ERROR")
+    rig.wait(reported, "warning")
+    rig.wait(lambda: reported() and rig.health and rig.health[-1].level == DiagnosticStatus.ERROR, "level ERROR")
     refused = rig.ask("query_depth", ONE_PIXEL)
     assert not refused.success and "no camera_info" in refused.message
     rig.shoot_until("depth/image")
     assert rig.newest_health()["level"] != DiagnosticStatus.ERROR
 
 
-def test_a_topic_named_as_rectified_is_not_rectified_again_without_a_word(rig):
+def test_topic_whose_name_says_rectified_is_reported(rig):
     rig.start("-r", "image:=left/image_rect_color", watched=())
     rig.wait(lambda: "left/image_rect_color is named" in rig.log and "rectified_input" in rig.log, "warning")
 
 
 @pytest.mark.parametrize("args", [("-p", "rectified_input:=true", "-r", "image:=image_rect"), ("-r", "image:=direct")])
-def test_other_topics_are_not_suspected(rig, args):
+def test_other_topics_are_not_reported_as_rectified(rig, args):
     rig.start(*args, watched=())
     rig.wait(lambda: "waiting for" in rig.log, "start")
     assert "is named as" not in rig.log
 
 
-def test_no_image_at_all_and_the_wrong_transport_are_told_apart(rig):
+def test_image_topic_with_the_wrong_message_type_is_reported(rig):
     rig.start("-p", "stale_after_s:=0.2", "-r", "image:=image/compressed", watched=())
     rig.wait(lambda: "carries sensor_msgs/msg/CompressedImage" in rig.log and "image_transport" in rig.log, "warning")
     assert rig.newest_health()["level"] == DiagnosticStatus.STALE
 
 
-def test_a_camera_that_stops_shows_as_stale(lasting):
-    lasting.shoot_until("depth/image")
-    health = lasting.wait(
-        lambda: (health := lasting.newest_health())["level"] == DiagnosticStatus.STALE and health, "stale"
+def test_camera_that_stops_is_shown_as_stale(running):
+    running.shoot_until("depth/image")
+    health = running.wait(
+        lambda: (health := running.newest_health())["level"] == DiagnosticStatus.STALE and health, "stale"
     )
     assert health["message"] == "images stopped" and float(health["last_image_age_s"]) > 4
-    answer = lasting.ask("query_depth", ONE_PIXEL)
+    answer = running.ask("query_depth", ONE_PIXEL)
     assert answer.success and "s ago" in answer.message
 
 
-def test_a_model_that_fails_again_and_again_shows_as_an_error_and_the_node_goes_on(rig, tmp_path):
+def test_model_that_fails_repeatedly_is_shown_as_an_error_and_the_node_goes_on(rig, tmp_path):
     copy = tmp_path / "model"
     shutil.copytree(TINY, copy)
     graphs = {path: path.read_bytes() for path in copy.glob("look_*.onnx")}
@@ -361,9 +362,9 @@ def test_a_model_that_fails_again_and_again_shows_as_an_error_and_the_node_goes_
     assert rig.newest_health()["failures_in_a_row"] == "0"
 
 
-def test_diagnostics_tell_what_a_monitor_needs(lasting):
-    lasting.shoot_until("depth/image")
-    health = lasting.newest_health()
+def test_diagnostics_hold_all_keys(running):
+    running.shoot_until("depth/image")
+    health = running.newest_health()
     expected = {"model": "tiny", "backend": "onnxruntime", "state": "active"}
     assert {name: health[name] for name in expected} == expected
     for name in ("rate_hz", "total_p50_ms", "total_p99_ms", "look_ms", "outside_ms", "last_look_age_s"):
@@ -372,7 +373,7 @@ def test_diagnostics_tell_what_a_monitor_needs(lasting):
         assert int(health[name]) >= 0
 
 
-def test_importing_the_node_brings_neither_torch_nor_transformers_nor_numba():
+def test_importing_the_node_loads_neither_torch_nor_transformers_nor_numba():
     code = (
         "import sys, depthlm_ros.ros.node; print([m for m in ('torch', 'transformers', 'numba') if m in sys.modules])"
     )

@@ -1,4 +1,4 @@
-"""What can be set, what is refused and in which words; and that the YAML file says the same as the code."""
+"""Parameters: what can be set, what is refused and with which message; the YAML file agrees with the code."""
 
 import dataclasses
 
@@ -12,13 +12,13 @@ CONFIG = ROOT / "config" / "depthlm.param.yaml"
 FIELDS = {field.name: field for field in dataclasses.fields(Parameters)}
 
 
-def test_the_yaml_file_holds_every_parameter_with_the_same_default():
+def test_yaml_file_holds_every_parameter_with_the_same_default():
     in_file = yaml.safe_load(CONFIG.read_text())["/**"]["ros__parameters"]
     in_code = dataclasses.asdict(Parameters())
     assert {name: tuple(value) if isinstance(value, list) else value for name, value in in_file.items()} == in_code
 
 
-def test_the_yaml_file_says_truly_which_parameters_are_read_only():
+def test_yaml_file_marks_the_read_only_parameters():
     lines = [
         line.split("#") for line in CONFIG.read_text().splitlines() if ": " in line and not line.strip().startswith("#")
     ]
@@ -47,13 +47,13 @@ BAD = [
 
 
 @pytest.mark.parametrize(("name", "value", "advice"), BAD)
-def test_a_bad_value_is_refused_with_its_name_and_what_is_allowed(name, value, advice):
+def test_bad_value_is_refused_with_its_name_and_what_is_allowed(name, value, advice):
     with pytest.raises(BadParameter) as caught:
         dataclasses.replace(Parameters(), **{name: value})
     assert name in str(caught.value) and advice in str(caught.value)
 
 
-def test_an_empty_depth_range_is_refused():
+def test_empty_depth_range_is_refused():
     with pytest.raises(BadParameter, match=r"min_depth_m is 5 and max_depth_m is 4"):
         Parameters(min_depth_m=5.0, max_depth_m=4.0)
 
@@ -78,15 +78,15 @@ def make_node():
 
 @pytest.mark.ros
 class TestOnANode:
-    def test_declared_without_overrides_gives_the_defaults(self, make_node):
-        from depthlm_ros.ros.parameters import declare
+    def test_parameters_without_overrides_have_the_defaults(self, make_node):
+        from depthlm_ros.ros.parameters import declare_parameters
 
-        assert declare(make_node()) == Parameters()
+        assert declare_parameters(make_node()) == Parameters()
 
-    def test_overrides_arrive_in_the_field_types(self, make_node):
-        from depthlm_ros.ros.parameters import declare
+    def test_overrides_get_the_types_of_the_fields(self, make_node):
+        from depthlm_ros.ros.parameters import declare_parameters
 
-        found = declare(make_node(max_depth_m=50, sparse_grid=[2, 3], mode="sparse", autostart=False))
+        found = declare_parameters(make_node(max_depth_m=50, sparse_grid=[2, 3], mode="sparse", autostart=False))
         assert found == Parameters(max_depth_m=50.0, sparse_grid=(2, 3), mode="sparse", autostart=False)
         assert type(found.max_depth_m) is float
 
@@ -94,17 +94,17 @@ class TestOnANode:
         ("name", "value"),
         [("mode", "fast"), ("cloud_stride", 0), ("cloud_stride", "two"), ("max_depth_m", "far"), ("max_depth_m", -3)],
     )
-    def test_a_bad_override_is_refused_with_its_name(self, make_node, name, value):
-        from depthlm_ros.ros.parameters import declare
+    def test_bad_override_is_refused_with_its_name(self, make_node, name, value):
+        from depthlm_ros.ros.parameters import declare_parameters
 
         with pytest.raises(BadParameter, match=name):
-            declare(make_node(**{name: value}))
+            declare_parameters(make_node(**{name: value}))
 
-    def test_descriptors_tell_what_may_be_set(self, make_node):
-        from depthlm_ros.ros.parameters import declare
+    def test_descriptors_say_what_may_be_set(self, make_node):
+        from depthlm_ros.ros.parameters import declare_parameters
 
         node = make_node()
-        declare(node)
+        declare_parameters(node)
         for name, field in FIELDS.items():
             descriptor = node.describe_parameter(name)
             assert descriptor.description and descriptor.read_only == field.metadata["read_only"]
@@ -113,25 +113,25 @@ class TestOnANode:
         assert node.describe_parameter("max_depth_m").floating_point_range[0].to_value == 1000.0
         assert "sparse" in node.describe_parameter("mode").additional_constraints
 
-    def test_an_empty_list_is_refused_with_what_belongs_there(self):
+    def test_empty_list_is_refused_with_what_it_should_hold(self):
         import rclpy
 
-        from depthlm_ros.ros.parameters import declare
+        from depthlm_ros.ros.parameters import declare_parameters
 
         context = rclpy.Context()
         rclpy.init(args=["--ros-args", "-p", "sparse_grid:=[]"], context=context)
         node = rclpy.create_node("parameters_test", context=context)
         with pytest.raises(BadParameter, match="sparse_grid is empty: Rows and columns"):
-            declare(node)
+            declare_parameters(node)
         node.destroy_node()
         context.shutdown()
 
-    def test_a_change_at_run_time_is_checked_as_a_whole(self, make_node):
+    def test_change_at_run_time_is_checked_together_with_the_other_values(self, make_node):
         import rclpy
 
-        from depthlm_ros.ros.parameters import changed
+        from depthlm_ros.ros.parameters import updated_parameters
 
         news = [rclpy.Parameter("max_depth_m", value=7), rclpy.Parameter("use_sim_time", value=True)]
-        assert changed(Parameters(), news) == Parameters(max_depth_m=7.0)
+        assert updated_parameters(Parameters(), news) == Parameters(max_depth_m=7.0)
         with pytest.raises(BadParameter, match="min_depth_m"):
-            changed(Parameters(), [rclpy.Parameter("min_depth_m", value=200.0)])
+            updated_parameters(Parameters(), [rclpy.Parameter("min_depth_m", value=200.0)])

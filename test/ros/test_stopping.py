@@ -1,4 +1,4 @@
-"""A signal ends the wait wherever it strikes."""
+"""A signal ends the wait of the main thread, whatever line it interrupts."""
 
 import subprocess
 import sys
@@ -8,10 +8,10 @@ import pytest
 pytestmark = pytest.mark.ros
 pytest.importorskip("rclpy")
 
-# Raises a signal in the n-th line that waiting executes, in our code or in the library's, for one n after another.
+# Raises a signal in the n-th line that waiting executes (in this package or in the standard library), for each n.
 CODE = """
 import signal, sys
-from depthlm_ros.ros.node import Stop
+from depthlm_ros.ros.node import StopSignal
 
 def strike_at(line):
     passed = 0
@@ -24,7 +24,7 @@ def strike_at(line):
                 signal.raise_signal(signal.SIGTERM)
         return trace
 
-    stop = Stop()
+    stop = StopSignal()
     sys.settrace(trace)
     stopped = stop.wait(0.05)
     sys.settrace(None)
@@ -41,7 +41,7 @@ print("lines:", line)
 """
 
 
-def test_a_signal_is_heeded_whatever_line_of_the_wait_it_interrupts():
+def test_signal_ends_the_wait_whatever_line_it_interrupts():
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.removeprefix("lines:")) > 3

@@ -1,4 +1,4 @@
-"""Points in another frame: tf is listened to before anybody asks, and who waits for it holds a place like any other."""
+"""Points in another frame: the node listens to tf before a request comes, and a request that waits holds a place."""
 
 import numpy as np
 import pytest
@@ -11,17 +11,16 @@ from lifecycle_msgs.msg import Transition  # noqa: E402
 from support.paths import TINY  # noqa: E402
 from support.ros_rig import new_rig  # noqa: E402
 
-from depthlm_ros.ros.tf import move  # noqa: E402
+from depthlm_ros.ros.tf import rotate_and_shift  # noqa: E402
 from depthlm_ros.srv import SpatialQuery  # noqa: E402
 
 if not TINY.is_dir():
     pytest.skip("engines/tiny is not here: `make train` makes it", allow_module_level=True)
 
 Codes = SpatialQuery.Response
-# Stands for tf2_ros: knows `base`, turned by a quarter and shifted, and tells of everything that is done with it.
+# Replaces tf2_ros: it knows the frame `base` (a quarter turn and a shift), and prints what is done with it.
 TF2_ROS = """
 import time
-from support.paths import TINY  # noqa: E402
 from geometry_msgs.msg import TransformStamped
 
 class TransformException(Exception):
@@ -52,15 +51,15 @@ def rig(tmp_path, monkeypatch):
     (tmp_path / "stub").mkdir()
     (tmp_path / "stub" / "tf2_ros.py").write_text(TF2_ROS)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "stub"), prepend=":")
-    with new_rig(tmp_path) as made:
-        yield made
+    with new_rig(tmp_path) as rig:
+        yield rig
 
 
 def ask(target_frame: str) -> SpatialQuery.Request:
     return SpatialQuery.Request(question="How far is the red box?", target_frame=target_frame, timeout_s=15.0)
 
 
-def test_tf_is_heard_from_activation_to_deactivation_because_images_are_older_than_requests(rig):
+def test_node_listens_to_tf_from_activation_to_deactivation(rig):
     rig.start()
     rig.wait(lambda: "tf: listening" in rig.log, "listener, before any request")
     rig.shoot_until("depth/image")
@@ -73,11 +72,11 @@ def test_tf_is_heard_from_activation_to_deactivation_because_images_are_older_th
     assert rig.transition(Transition.TRANSITION_DEACTIVATE) and rig.log.count("tf: unregistered") == 1
 
 
-def test_who_waits_for_a_transform_holds_a_place_like_any_question(rig):
+def test_request_that_waits_for_a_transform_holds_a_place(rig):
     rig.start("-p", "max_waiting_questions:=2")
     rig.shoot_until("depth/image")
     waiting = [rig.begin("spatial_query", ask("nowhere")) for _ in range(2)]
-    rig.wait(lambda: rig.log.count("tf: waiting") == 2, "two that wait")
+    rig.wait(lambda: rig.log.count("tf: waiting") == 2, "two requests that wait")
     assert rig.ask("spatial_query", ask("")).status == Codes.BUSY
     for future in waiting:
         answer = rig.finish(future)
@@ -85,7 +84,7 @@ def test_who_waits_for_a_transform_holds_a_place_like_any_question(rig):
     assert rig.ask("spatial_query", ask("")).status != Codes.BUSY
 
 
-def test_without_tf2_ros_the_request_is_told_what_to_install(rig, tmp_path):
+def test_response_says_what_to_install_if_tf2_ros_is_missing(rig, tmp_path):
     (tmp_path / "stub" / "tf2_ros.py").write_text("raise ImportError('no tf2_ros here')")
     rig.start()
     rig.shoot_until("depth/image")
@@ -94,7 +93,7 @@ def test_without_tf2_ros_the_request_is_told_what_to_install(rig, tmp_path):
     assert "'base'" in answer.message and "no tf2_ros here" in answer.message and "tf2-ros-py" in answer.message
 
 
-def test_points_are_turned_and_then_shifted():
+def test_points_are_rotated_and_then_shifted():
     quarter = (0.0, 0.0, 0.5**0.5, 0.5**0.5)  # about z: x becomes y
-    moved = move(np.array([[1.0, 2.0, 3.0], [np.nan] * 3]), (10.0, 0.0, -1.0), quarter)
+    moved = rotate_and_shift(np.array([[1.0, 2.0, 3.0], [np.nan] * 3]), quarter, (10.0, 0.0, -1.0))
     assert np.allclose(moved[0], [8.0, 1.0, 2.0]) and np.isnan(moved[1]).all()

@@ -1,4 +1,4 @@
-"""A camera, a listener and a client around a real depth node in a process of its own, each rig in its own namespace."""
+"""A camera, a listener and a client around a real depth node in its own process; each rig has its own namespace."""
 
 import itertools
 import os
@@ -21,7 +21,7 @@ from std_msgs.msg import Header
 
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.ros.camera_info_sync import stamp_ns
-from depthlm_ros.ros.child_process import Process, module, own_graph
+from depthlm_ros.ros.child_process import ChildProcess, graph_environment, module_command
 from depthlm_ros.ros.message_out import colour_image, rectified_camera_info
 from depthlm_ros.ros.tools.process_graph import handshake
 from depthlm_ros.srv import MatchPixels, QueryDepth, RelativePose, SpatialQuery
@@ -34,13 +34,13 @@ OUTPUTS = {
     "depth/points": PointCloud2,
     "depth/sparse": PointCloud2,
 }
-# Refused without effect, as the empty requests of the other services are.
+# A request that the node refuses without effect, as it refuses empty requests to its other services.
 NO_TRANSITION = ChangeState.Request(transition=Transition(label="none"))
 _numbers = itertools.count()
 
 
 def picture(seed: int = 0, camera: Intrinsics = CAMERA) -> np.ndarray:
-    """A smooth random picture."""
+    """Returns a smooth random image, uint8 (H, W, 3)."""
     rng = np.random.default_rng(seed)
     v, u = np.mgrid[: camera.height_px, : camera.width_px]
     waves = [np.sin(u * rng.uniform(0.01, 0.1) + v * rng.uniform(0.01, 0.1) + rng.uniform(0, 6)) for _ in range(3)]
@@ -56,7 +56,7 @@ def points_of(message: PointCloud2) -> np.ndarray:
 
 
 class Rig:
-    """The test's side of the graph. Its node spins in the background; `wait` waits for what it brings."""
+    """The test's side of the graph. Its node spins in a thread; `received` and `health` collect what arrives."""
 
     def __init__(self, log: Path) -> None:
         self.namespace = f"/rig{next(_numbers)}"
@@ -66,7 +66,7 @@ class Rig:
         self.node = rclpy.create_node("rig", namespace=self.namespace, context=self.context)
         self.received: dict[str, list] = {name: [] for name in OUTPUTS}
         self.health: list = []
-        self.process: Process | None = None
+        self.process: ChildProcess | None = None
         reliable = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
         self.publishers = {
             "image": self.node.create_publisher(Image, "image", reliable),
@@ -82,7 +82,7 @@ class Rig:
             "depth_node/change_state": self.node.create_client(ChangeState, "depth_node/change_state"),
             "depth_node/get_state": self.node.create_client(GetState, "depth_node/get_state"),
         }
-        self._met: set[str] = set()
+        self._ready_services: set[str] = set()
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.node)
         self._thread = threading.Thread(target=self._spin, daemon=True)
@@ -104,22 +104,24 @@ class Rig:
         self.health += [status for status in message.status if status.name.startswith(self.namespace + "/")]
 
     def listen(self, *names: str) -> None:
-        """Subscribe to outputs of the node, and wait until they are matched."""
+        """Subscribes to outputs of the node, and waits until their publishers exist."""
         for name in names:
             self.node.create_subscription(OUTPUTS[name], name, self.received[name].append, 50)
         for name in names:
             self.wait(lambda name=name: self.node.count_publishers(f"{self.namespace}/{name}"), f"publisher of {name}")
 
     def start(self, *args: str, watched: tuple[str, ...] = ("depth/image",)) -> None:
-        """Start the node (args: after --ros-args); wait until it hears the camera and is active, if watched."""
-        command = module("depthlm_ros.ros.node", "--ros-args", "-r", f"__ns:={self.namespace}", *args)
-        self.process = Process("depth node", command, self.log_path, own_graph() | {"OMP_NUM_THREADS": "1"})
+        """Starts the node (args: after --ros-args) and subscribes to `watched`; if any, waits for "active"."""
+        command = module_command("depthlm_ros.ros.node", "--ros-args", "-r", f"__ns:={self.namespace}", *args)
+        self.process = ChildProcess(
+            "depth node", command, self.log_path, graph_environment() | {"OMP_NUM_THREADS": "1"}
+        )
         self.listen(*watched)
         if watched:
             self.wait(lambda: self.state() == "active", "active node")
 
     def stop(self, number: int = signal.SIGINT) -> int:
-        """Send a signal to the node; its exit code."""
+        """Sends a signal to the node and returns its exit code."""
         os.kill(self.process.pid, number)
         deadline_s = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline_s and self.process._popen.poll() is None:
@@ -127,7 +129,7 @@ class Rig:
         return self.process.stop()
 
     def wait(self, until: Callable[[], object], what: str, patience_s: float = PATIENCE_S):
-        """What `until` returns, once it is true."""
+        """Calls `until` until its result is true, and returns the result."""
         deadline_s = time.monotonic() + patience_s
         while time.monotonic() < deadline_s:
             if found := until():
@@ -142,20 +144,20 @@ class Rig:
         return self.log_path.read_text() if self.log_path.exists() else ""
 
     def header(self, at_ns: int | None = None, frame_id: str = "camera") -> Header:
-        made = Header(frame_id=frame_id)
+        header = Header(frame_id=frame_id)
         at_ns = self.node.get_clock().now().nanoseconds if at_ns is None else at_ns
-        made.stamp.sec, made.stamp.nanosec = divmod(at_ns, 1_000_000_000)
-        return made
+        header.stamp.sec, header.stamp.nanosec = divmod(at_ns, 1_000_000_000)
+        return header
 
     def shoot(self, image: Image | None = None, info: CameraInfo | None = None, camera: Intrinsics = CAMERA) -> int:
-        """Publish one image with its calibration; returns its stamp."""
+        """Publishes one image with its calibration, and returns its stamp."""
         image = image or colour_image(self.header(), picture(camera=camera))
         self.publishers["camera_info"].publish(info or rectified_camera_info(image.header, camera))
         self.publishers["image"].publish(image)
         return stamp_ns(image.header)
 
     def shoot_until(self, name: str, make: Callable[[], int] | None = None):
-        """Publish images until an output comes that is made of one of them; returns it."""
+        """Publishes images until an output arrives that belongs to one of them, and returns the output."""
         stamps = set()
         deadline_s = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline_s:
@@ -168,20 +170,20 @@ class Rig:
         raise AssertionError(f"no {name} within {PATIENCE_S:g} s; the node said:\n{self.log}")
 
     def of_stamp(self, name: str, at_ns: int):
-        """The output of this stamp."""
+        """Returns the output with this stamp."""
         found = lambda: [m for m in list(self.received[name]) if stamp_ns(m.header) == at_ns]  # noqa: E731
         return self.wait(found, f"{name} of stamp {at_ns}")[0]
 
     def ask(self, service: str, request):
-        """The response of a service."""
+        """Calls a service and returns its response."""
         return self.finish(self.begin(service, request), service)
 
     def begin(self, service: str, request):
         client = self.clients[service]
-        if service not in self._met:
+        if service not in self._ready_services:
             harmless = NO_TRANSITION if client.srv_type is ChangeState else client.srv_type.Request()
             self.wait(handshake(client, harmless), f"service {service}")
-            self._met.add(service)
+            self._ready_services.add(service)
         return client.call_async(request)
 
     def finish(self, future, service: str = "service"):
@@ -196,7 +198,7 @@ class Rig:
         return self.ask("depth_node/get_state", GetState.Request()).current_state.label
 
     def newest_health(self) -> dict:
-        """Values of a status that comes after this call, with its level and message."""
+        """Returns the values, level and message of a diagnostic status that arrives after this call."""
         before = len(self.health)
         self.wait(lambda: len(self.health) > before, "diagnostics")
         status = self.health[-1]
@@ -206,11 +208,11 @@ class Rig:
 
 @contextmanager
 def new_rig(folder: Path):
-    """A rig whose node, if it was started, is ended with it."""
-    made = Rig(folder / "node.log")
+    """Yields a rig, and ends its node afterwards."""
+    rig = Rig(folder / "node.log")
     try:
-        yield made
+        yield rig
     finally:
-        if made.process:
-            made.process.stop()
-        made.close()
+        if rig.process:
+            rig.process.stop()
+        rig.close()

@@ -1,14 +1,21 @@
-"""Two nodes in one process, as a user composes them; prints from whom images come, again and again. A test runs it."""
+"""Two depth nodes in one process, as a user composes them. Prints several times which of them publish images; a test
+runs this script.
+"""
 
+import sys
 import threading
 import time
+from pathlib import Path
 
 import rclpy
 from rclpy.executors import MultiThreadedExecutor
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
-from depthlm_ros.ros.node import DepthNode, Stop, spin, start
+# Python puts only the folder of this script on its path, but `support` lies in the folder above.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from depthlm_ros.ros.node import DepthNode, StopSignal, spin, start
 from support.ros_rig import CAMERA, colour_image, picture, rectified_camera_info
 
 rclpy.init()
@@ -18,8 +25,8 @@ rig = rclpy.create_node("rig")
 executor = MultiThreadedExecutor(8)
 for node in (*nodes, rig):
     executor.add_node(node)
-# rclpy's own spin ends where another thread destroys what it is about to wait for.
-spinner = threading.Thread(target=spin, args=(executor, Stop(), print))
+# rclpy's own spin ends when another thread destroys an entity that it is about to wait for.
+spinner = threading.Thread(target=spin, args=(executor, StopSignal(), print))
 spinner.start()
 received = {"left": [], "right": []}
 cameras = {}
@@ -31,12 +38,12 @@ for name in received:
     ]
 
 
-def come_from(*names):
-    time.sleep(2)  # what is under way arrives
+def print_publishing_nodes(*expected):
+    time.sleep(2)  # messages that are already on their way arrive
     for images in received.values():
         images.clear()
     give_up_s = time.monotonic() + 20
-    while not all(received[name] for name in names) and time.monotonic() < give_up_s:
+    while not all(received[name] for name in expected) and time.monotonic() < give_up_s:
         header = Header(frame_id="camera", stamp=rig.get_clock().now().to_msg())
         for info, image in cameras.values():
             info.publish(rectified_camera_info(header, CAMERA))
@@ -46,17 +53,17 @@ def come_from(*names):
 
 
 assert all(start(node) for node in nodes)
-come_from("left", "right")
+print_publishing_nodes("left", "right")
 nodes[0].trigger_deactivate()
 nodes[0].trigger_cleanup()
-come_from("right")
+print_publishing_nodes("right")
 nodes[0].trigger_configure()
 nodes[0].trigger_activate()
-come_from("left", "right")
+print_publishing_nodes("left", "right")
 nodes[1].release()
 executor.remove_node(nodes[1])
 nodes[1].destroy_node()
-come_from("left")
+print_publishing_nodes("left")
 nodes[0].release()
 executor.shutdown(10)
 spinner.join()
