@@ -1,4 +1,7 @@
-"""Looks at every record of a file and at the files that it names, and counts what is wrong; nothing is changed."""
+"""Checks the records of a file and the files that they name, without changing anything.
+
+`check_records` yields the records of a file and collects their problems. The `find_*` functions are its single checks.
+"""
 
 from __future__ import annotations
 
@@ -8,91 +11,97 @@ from pathlib import Path
 
 import numpy as np
 
-from depthlm_ros.data.depthfile import believed, depth_size, stored_depth
-from depthlm_ros.data.read import Roots, iter_records, numbered_lines
-from depthlm_ros.data.records import RAW_FLOAT32, DepthFile, Problem, Record, Z
+from depthlm_ros.data.depthfile import mask_unknown, read_depth_size, read_stored_depth
+from depthlm_ros.data.read import Roots, iter_numbered_lines, iter_records
+from depthlm_ros.data.records import RAW_FLOAT32, DepthFile, Record, RecordProblem, Z
 from depthlm_ros.errors import BadImage
 from depthlm_ros.image_io import image_size
 
-# DepthVLM's published files of these data sets hold distances along the ray and call them z_depth.
-RAY_CALLED_Z = ("argoverse", "waymo")
+# DepthVLM's published files of these data sets hold distances along the ray, although they state z_depth.
+RAY_STATED_AS_Z = ("argoverse", "waymo")
 
 
-def checked_records(
+def check_records(
     path: Path,
-    problems: list[Problem],
+    problems: list[RecordProblem],
     roots: Roots | None = None,
-    seen: Callable[[np.ndarray], None] | None = None,
+    on_depth_map: Callable[[np.ndarray], None] | None = None,
 ) -> Iterator[Record]:
-    """As reading.iter_records; besides, what is wrong with the sizes of the named files, and lines that stand twice.
+    """Yields the records of a file as read.iter_records does, and appends all problems to `problems`.
 
-    seen: if it is given, depth maps are looked into, and it is told each one, float32 (h, w), metres, NaN unknown.
+    In addition to read.iter_records it finds named files of a wrong size and duplicate lines. on_depth_map: if given,
+    the values of depth maps are checked too, and each depth map, float32 (h, w), metres, NaN unknown, is passed to it.
     """
-    problems.extend(duplicate_lines(path))
+    problems.extend(find_duplicate_lines(path))
     for record in iter_records(path, problems, roots):
-        found = file_problems(record)
-        if seen and record.depth and not any(problem.reason.startswith("depth map") for problem in found):
-            found += map_problems(record.where, record.depth, seen)
+        found = find_file_problems(record)
+        if on_depth_map and record.depth and not any(problem.reason.startswith("depth map") for problem in found):
+            found += find_depth_map_problems(record.where, record.depth, on_depth_map)
         problems.extend(found)
         yield record
 
 
-def map_problems(where: str, file: DepthFile, seen: Callable[[np.ndarray], None]) -> list[Problem]:
-    """What is wrong with the values of a depth map, which `seen` is told."""
+def find_depth_map_problems(
+    where: str, file: DepthFile, on_depth_map: Callable[[np.ndarray], None]
+) -> list[RecordProblem]:
+    """Returns the problems of the values of a depth map, and passes the depth map to `on_depth_map`."""
     try:
-        stored_m = stored_depth(file)
-        depth_m = believed(file, stored_m)
+        stored_m = read_stored_depth(file)
+        depth_m = mask_unknown(file, stored_m)
     except BadImage as exc:
-        return [Problem(where, "depth map unusable", str(exc))]
-    seen(depth_m)
+        return [RecordProblem(where, "depth map unusable", str(exc))]
+    on_depth_map(depth_m)
     found, negative = [], int(np.sum(stored_m < 0))
     if negative:
-        told = f"{file.path}: {negative} of its {stored_m.size} depths are negative: taken for unknown"
-        found.append(Problem(where, "depth map with negative depths", told))
+        message = f"{file.path}: {negative} of its {stored_m.size} depths are negative: they count as unknown"
+        found.append(RecordProblem(where, "depth map with negative depths", message))
     if not np.isfinite(depth_m).any():
-        told = f"{file.path}: nothing of it is known: all is 0, negative, NaN, masked or beyond the caps"
-        found.append(Problem(where, "depth map without a depth", told))
+        message = f"{file.path}: no depth is known: all are 0, negative, NaN, masked or beyond the limits"
+        found.append(RecordProblem(where, "depth map without a depth", message))
     return found
 
 
-def duplicate_lines(path: Path) -> list[Problem]:
-    """One problem for every line that an earlier line equals to the letter."""
+def find_duplicate_lines(path: Path) -> list[RecordProblem]:
+    """Returns one problem for every line that is identical to an earlier line."""
     first: dict[bytes, str] = {}
     problems = []
-    for where, line in numbered_lines(path):
+    for where, line in iter_numbered_lines(path):
         earlier = first.setdefault(hashlib.blake2b(line.strip().encode(), digest_size=16).digest(), where)
         if earlier != where:
-            problems.append(Problem(where, "duplicate line", f"the same as line {earlier.rpartition(':')[2]}"))
+            number = earlier.rpartition(":")[2]
+            problems.append(RecordProblem(where, "duplicate line", f"identical to line {number}"))
     return problems
 
 
-def file_problems(record: Record) -> list[Problem]:
-    """What is wrong with the image and the depth map of a record, as far as their first bytes tell."""
+def find_file_problems(record: Record) -> list[RecordProblem]:
+    """Returns the problems of a record's image and depth map that the first bytes of the files show."""
     found = [
-        size_problem(record.where, record.image, record.intrinsics.size_px),
-        _depth_problem(record.where, record.depth) if record.depth else None,
-        _doubtful(record),
+        find_size_problem(record.where, record.image, record.intrinsics.size_px),
+        _find_depth_size_problem(record.where, record.depth) if record.depth else None,
+        _find_doubtful_depth_type(record),
     ]
     return [problem for problem in found if problem]
 
 
-def size_problem(where: str, image: Path, size_px: tuple[int, int]) -> Problem | None:
-    """What is wrong with an image that should be of this size; None if nothing is."""
-    return _compare(where, "image", image, image_size, size_px)
+def find_size_problem(where: str, image: Path, size_px: tuple[int, int]) -> RecordProblem | None:
+    """Returns the problem of an image that does not have this size, or None."""
+    return _compare_sizes(where, "image", image, lambda: image_size(image), size_px)
 
 
-def _compare(where: str, kind: str, path: Path, measure, expected: tuple[int, int]) -> Problem | None:
+def _compare_sizes(
+    where: str, kind: str, path: Path, read_size: Callable[[], tuple[int, int] | None], expected: tuple[int, int]
+) -> RecordProblem | None:
     try:
-        found = measure(path)
+        size = read_size()
     except BadImage as exc:
-        return Problem(where, f"{kind} unusable", str(exc))
-    if found is None or found == expected:
+        return RecordProblem(where, f"{kind} unusable", str(exc))
+    if size is None or size == expected:
         return None
-    says = f"the record says {expected[0]} x {expected[1]}"
-    return Problem(where, f"{kind} of another size", f"{path} is {found[0]} x {found[1]}, {says}")
+    message = f"{path} is {size[0]} x {size[1]}, the record says {expected[0]} x {expected[1]}"
+    return RecordProblem(where, f"{kind} of another size", message)
 
 
-def _depth_problem(where: str, depth: DepthFile) -> Problem | None:
+def _find_depth_size_problem(where: str, depth: DepthFile) -> RecordProblem | None:
     if depth.size_px is None:
         return None
     if depth.format == RAW_FLOAT32:
@@ -100,18 +109,23 @@ def _depth_problem(where: str, depth: DepthFile) -> Problem | None:
         size = depth.path.stat().st_size
         if size == expected:
             return None
-        return Problem(where, "depth map of another size", f"{depth.path} has {size} bytes, expected {expected}")
-    return _compare(where, "depth map", depth.path, lambda _: depth_size(depth), depth.size_px)
+        message = f"{depth.path} has {size} bytes, expected {expected}"
+        return RecordProblem(where, "depth map of another size", message)
+    return _compare_sizes(where, "depth map", depth.path, lambda: read_depth_size(depth), depth.size_px)
 
 
-def _doubtful(record: Record) -> Problem | None:
-    """DepthVLM's mislabelled files; ours say what they mean with a camera of their own."""
+def _find_doubtful_depth_type(record: Record) -> RecordProblem | None:
+    """Returns a problem for records of DepthVLM's files that state z but hold distances along the ray.
+
+    DepthVLM's files state no principal point, so that it is exactly in the middle. Files that were curated here state
+    their own camera, and are correct.
+    """
     path = record.depth.path.as_posix().lower() if record.depth else ""
-    middle = record.intrinsics.cx_px == (record.intrinsics.width_px - 1) / 2
-    if record.depth_type != Z or not middle or not any(name in path for name in RAY_CALLED_Z):
+    in_middle = record.intrinsics.cx_px == (record.intrinsics.width_px - 1) / 2
+    if record.depth_type != Z or not in_middle or not any(name in path for name in RAY_STATED_AS_Z):
         return None
-    return Problem(
+    return RecordProblem(
         record.where,
         "depth_type doubtful",
-        "says z, but DepthVLM's files of Argoverse 2 and Waymo hold distances along the ray: give --depth-type range",
+        "states z, but DepthVLM's files of Argoverse 2 and Waymo hold distances along the ray: use --depth-type range",
     )

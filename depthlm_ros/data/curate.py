@@ -1,425 +1,163 @@
-"""Turns a public data set into records: items in parallel workers, a journal that survives being killed, a report.
+"""Turns a public data set into records: parallel workers, a journal that survives a killed run, and a report.
 
-An append-only file of lines that survives being killed: what is in it belongs to whole items, listed in a journal.
+`curate` does the whole job. `run_job` does the same with another function per item (data/pairs.py uses it), and
+`Journal` writes the files.
 
-NAME.jsonl.part grows item by item; after each, NAME.journal gets one line with the item, the length of the file up to
-there, and what was wrong. Whatever is beyond the last such length was cut off and is cut away at the next start; so is
-a line whose length the file has not reached, which only a loss of power can leave. When all is done the file is renamed
-to NAME.jsonl, at once.
-
-Items worked on in parallel processes, results in the order of the items, whatever happens to a process.
-
-Where a worker is killed (by the kernel for want of memory, say), the pool is lost with all it was working on. Each item
-that was under way is then done again, by itself, so that it is known which one it was; one that so kills its worker
-twice is given up, and the others go on. A worker ends with the process that started it, however that was ended: else it
-would wait for work forever, and go on writing beside a run that was started again.
-
-How far a long run is, on stderr: one line that is redrawn on a terminal, a line now and then elsewhere.
+NAME.jsonl.part grows item by item. After each item, NAME.journal gets one line with the item, the length of the part
+file up to there, and what was wrong. When the run is started again, everything beyond the last such length is removed,
+because it belongs to an unfinished item. Journal lines whose length the part file has not reached, which only a power
+loss can cause, are removed too. At the end the part file is renamed to NAME.jsonl in one step.
 """
 
 from __future__ import annotations
 
 import errno
 import json
-import multiprocessing
 import os
-import signal
 import sys
-import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TextIO, TypeVar
+from typing import TypedDict, TypeVar
 
 import cv2
 
 from depthlm_ros.data.depthfile import BadDepthMap
-from depthlm_ros.data.records import EXAMPLES, BadRecord, Problem, count_by_reason
-from depthlm_ros.data.sample_points import Plan, write_view
+from depthlm_ros.data.records import EXAMPLES, BadRecord, RecordProblem, count_by_reason
+from depthlm_ros.data.sample_points import WriteOptions, write_view
 from depthlm_ros.data.sets import data_set
-from depthlm_ros.data.source_view import Choice, DataSet, Maker, View
-from depthlm_ros.data.write import write_text
+from depthlm_ros.data.source_view import DataSet, LazyView, ReadOptions, SourceView
+from depthlm_ros.data.worker_pool import WorkerResult, map_in_order
 from depthlm_ros.errors import BadImage, BadInput, BadIntrinsics
+from depthlm_ros.file_io import JsonLinesFile, write_atomically
+from depthlm_ros.progress import progress_bar
 
-# The disk is made to keep what is written at least this often; a killed process loses nothing in between.
+T = TypeVar("T")
+# Written data are forced to the disk after at most this time. Killing the process loses nothing in between.
 SYNC_S = 5.0
+# Errors of the disk that is written to. They stop the run; finished items stay complete.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+
+
+@dataclass(frozen=True)
+class CurationJob:
+    """Which data set is read from which folder, how it is read, and how its records are written."""
+
+    name: str
+    root: Path
+    read_options: ReadOptions
+    write_options: WriteOptions
 
 
 @dataclass(frozen=True)
 class ItemResult:
-    """What one item gave: its lines, without line ends, and what was left out of it."""
+    """The result of one item: its lines of JSON without line ends, their number of points, and what was left out."""
 
     lines: tuple[str, ...]
     points: int
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[RecordProblem, ...] = ()
 
 
-class Journal:
-    """Open it with the header that says what is being made; the same header continues, another one is refused."""
+class CurationSummary(TypedDict):
+    """Counts over all runs of a job. problems: reason -> count; examples: reason -> the first messages."""
 
-    def __init__(self, folder: Path, name: str, header: Mapping[str, object]) -> None:
-        self.path = folder / f"{name}.jsonl"
-        self._part = folder / f"{name}.jsonl.part"
-        self._journal = folder / f"{name}.journal"
-        self._header = dict(header)
-        self._entries: list[dict[str, Any]] = []
-        self.finished = False
-        self.records = 0
-        self._synced_s = time.monotonic()
-        folder.mkdir(parents=True, exist_ok=True)
-        self._read()
-
-    @property
-    def done(self) -> set[str]:
-        """Items that are written whole."""
-        return {entry["item"] for entry in self._entries}
-
-    def append(self, item: str, result: ItemResult) -> None:
-        """Add an item. Raises OSError if the disk is full, say; what was written before stays whole."""
-        data = "".join(line + "\n" for line in result.lines).encode()
-        end = self._end + len(data)
-        entry = {
-            "item": item,
-            "end": end,
-            "records": len(result.lines),
-            "points": result.points,
-            "problems": count_by_reason(result.problems),
-            "examples": _examples(result.problems),
-        }
-        journal_end = self._journal.stat().st_size
-        sync = time.monotonic() - self._synced_s > SYNC_S
-        try:
-            _append(self._part, data, sync)
-            _append(self._journal, _line(entry), sync)
-        except OSError:
-            _cut(self._part, self._end)
-            _cut(self._journal, journal_end)
-            raise
-        self._synced_s = time.monotonic() if sync else self._synced_s
-        self._entries.append(entry)
-        self.records += len(result.lines)
-
-    def finish(self) -> None:
-        """Give the file its name."""
-        if not self.finished:
-            _append(self._part, b"", sync=True)
-            self._part.replace(self.path)
-            _append(self._journal, _line({"finished": True}), sync=True)
-            self.finished = True
-
-    def summary(self) -> dict[str, Any]:
-        """Items, records, points, problems by reason and examples of them, over all runs."""
-        problems: Counter[str] = Counter()
-        examples: dict[str, list[str]] = {}
-        for entry in self._entries:
-            problems.update(entry["problems"])
-            for reason, messages in entry["examples"].items():
-                examples[reason] = [*examples.get(reason, []), *messages][:EXAMPLES]
-        totals = {key: sum(entry[key] for entry in self._entries) for key in ("records", "points")}
-        return {"items": len(self._entries), **totals, "problems": dict(problems), "examples": examples}
-
-    @property
-    def _end(self) -> int:
-        return int(self._entries[-1]["end"]) if self._entries else 0
-
-    def _read(self) -> None:
-        if not self._journal.exists():
-            if self.path.exists():
-                raise BadInput(f"{self.path} is there already, and was not made here: name another folder.")
-            _append(self._journal, _line(self._header), sync=True)
-        header, *rest = self._whole_lines()
-        if header != self._header:
-            was = ", ".join(f"{key} {header.get(key)!r}" for key in header if header.get(key) != self._header.get(key))
-            raise BadInput(f"{self._journal.parent} holds another run ({was}): name another folder, or empty this one.")
-        self._entries = [entry for entry in rest if "item" in entry]
-        self.finished = any(entry.get("finished") for entry in rest) or self._renamed()
-        if not self.finished:
-            self._forget_lost_lines()
-            _cut(self._part, self._end)
-        self.records = sum(entry["records"] for entry in self._entries)
-
-    def _forget_lost_lines(self) -> None:
-        size = self._part.stat().st_size if self._part.exists() else 0
-        kept = [entry for entry in self._entries if entry["end"] <= size]
-        if len(kept) < len(self._entries):
-            self._entries = kept
-            again = self._journal.with_suffix(".again")
-            again.write_bytes(b"".join(_line(entry) for entry in (self._header, *kept)))
-            again.replace(self._journal)
-
-    def _whole_lines(self) -> list[dict[str, Any]]:
-        """The journal's lines; a last one that was cut off is cut away."""
-        data = self._journal.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) < len(data):
-            _cut(self._journal, len(whole))
-        lines = [json.loads(line) for line in whole.splitlines()]
-        if lines:
-            return lines
-        _append(self._journal, _line(self._header), sync=True)
-        return [self._header]
-
-    def _renamed(self) -> bool:
-        """Whether the run was killed after the last step but one."""
-        return self.path.exists() and not self._part.exists() and self.path.stat().st_size == self._end
+    items: int
+    records: int
+    points: int
+    problems: dict[str, int]
+    examples: dict[str, list[str]]
 
 
-def _examples(problems: Sequence[Problem]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for problem in problems:
-        found.setdefault(problem.reason, []).append(str(problem))
-    return {reason: messages[:EXAMPLES] for reason, messages in found.items()}
-
-
-def _line(entry: Mapping[str, object]) -> bytes:
-    return json.dumps(entry).encode() + b"\n"
-
-
-def _append(path: Path, data: bytes, sync: bool) -> None:
-    with path.open("ab") as file:
-        file.write(data)
-        file.flush()
-        if sync:
-            os.fsync(file.fileno())
-
-
-def _cut(path: Path, size: int) -> None:
-    """Shorten a file to this size, if it is longer."""
-    if path.exists() and path.stat().st_size > size:
-        os.truncate(path, size)
-
-
-T = TypeVar("T")
-# So many items for each worker are under way at once: enough to keep all busy while one is slow.
-AHEAD = 2
-# So often an item is tried by itself.
-ALONE = 2
-
-
-@dataclass(frozen=True)
-class Outcome(Generic[T]):
-    """result: what the work gave; None if the item killed its worker twice. kills: 0, 1 (it was under way when a worker
-    was killed) or 2 (given up)."""
-
+class _JournalEntry(TypedDict):
     item: str
-    result: T | None
-    kills: int = 0
+    end: int
+    records: int
+    points: int
+    problems: dict[str, int]
+    examples: dict[str, list[str]]
 
 
-def in_order(work: Callable[[str], T], items: Sequence[str], workers: int) -> Iterator[Outcome[T]]:
-    """Work on all items, in so many processes (1: in this one). Whatever `work` raises is raised here."""
-    if workers <= 1:
-        yield from (Outcome(item, work(item)) for item in items)
-        return
-    waiting = deque(items)
-    while waiting:
-        yield from _until_broken(work, waiting, workers)
+def curate(job: CurationJob, workers: int) -> dict[str, object]:
+    """Writes NAME.jsonl, the files that it needs, and NAME.report.json to the output folder; returns the report.
 
-
-def _until_broken(work: Callable[[str], T], waiting: deque[str], workers: int) -> Iterator[Outcome[T]]:
-    """Work off `waiting` with one pool; if that breaks, see to what was under way and return."""
-    running: deque[tuple[str, Future[T]]] = deque()
-    pool = _pool(workers)
-    try:
-        while waiting or running:
-            while waiting and len(running) < AHEAD * workers:
-                running.append((waiting[0], pool.submit(work, waiting[0])))
-                waiting.popleft()
-            item, future = running[0]
-            result = future.result()
-            running.popleft()
-            yield Outcome(item, result)
-    except BrokenProcessPool:
-        yield from _again(work, running)
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _again(work: Callable[[str], T], running: Iterable[tuple[str, Future[T]]]) -> Iterator[Outcome[T]]:
-    """Items whose pool broke: their results if they were there already, else done once more, one after the other."""
-    lone = _pool(1)
-    try:
-        for item, future in running:
-            if future.done() and not isinstance(future.exception(), BrokenProcessPool):
-                yield Outcome(item, future.result())
-                continue
-            outcome: Outcome[T] = Outcome(item, None, kills=ALONE)
-            for _ in range(ALONE):
-                try:
-                    outcome = Outcome(item, lone.submit(work, item).result(), kills=1)
-                    break
-                except BrokenProcessPool:
-                    lone.shutdown(wait=False)
-                    lone = _pool(1)
-            yield outcome
-    finally:
-        lone.shutdown(wait=False, cancel_futures=True)
-
-
-def _pool(workers: int) -> ProcessPoolExecutor:
-    # Spawned, not forked: OpenCV and Arrow keep threads of their own.
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent)
-
-
-def _end_with_parent() -> None:
-    # Ctrl-C reaches all processes of a terminal: it is for the one that was started there.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_wait_for_parent, daemon=True).start()
-
-
-def _wait_for_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-REDRAW_S, LINE_S = 0.2, 15.0
-
-
-class Progress:
-    """Counts items of a run of `total`, of which `done` were there before."""
-
-    def __init__(self, what: str, total: int, done: int = 0, out: TextIO | None = None, unit: str = "records") -> None:
-        self._what, self._unit, self._total, self._before, self._done = what, unit, total, done, done
-        self._out = out or sys.stderr
-        self._live = self._out.isatty()
-        self._began_s = self._told_s = time.monotonic()
-        if done:
-            print(f"{what}: {done} of {total} were done before", file=self._out)
-
-    def step(self, records: int) -> None:
-        """One item more; `records` of the unit are written by now."""
-        self._done += 1
-        now_s = time.monotonic()
-        if now_s - self._told_s < (REDRAW_S if self._live else LINE_S) and self._done < self._total:
-            return
-        self._told_s = now_s
-        left_s = (now_s - self._began_s) / (self._done - self._before) * (self._total - self._done)
-        text = f"{self._what}: {self._done} of {self._total}, {records} {self._unit}, {_span(left_s)} left"
-        end = "\r" if self._live and self._done < self._total else "\n"
-        print(f"{text:70}" if self._live else text, end=end, file=self._out, flush=True)
-
-
-def _span(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-# Errors of the disk that is written to: the run stops, with what is written whole.
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
-
-
-@dataclass(frozen=True)
-class Job:
-    """Which data set, from where, read how, written how."""
-
-    name: str
-    root: Path
-    choice: Choice
-    plan: Plan
-
-
-def curate(job: Job, workers: int) -> dict[str, Any]:
-    """Write job.plan.out/NAME.jsonl and what it needs, and NAME.report.json; returns the report.
-
-    The same job again goes on where it was killed. Raises BadInput if there is nothing of the data set at its root,
-    if the folder holds another run, or if the disk is full; UnknownName for an unknown data set.
+    The same job continues where an earlier run was killed. Raises BadInput if the root folder holds nothing of the
+    data set, if the output folder holds another run, or if the disk is full; UnknownName for an unknown data set.
     """
     chosen = data_set(job.name)
-    plan = replace(job.plan, depth_scale=chosen.depth_scale)
-    if job.plan.format == "depthlm":
-        plan = replace(plan, focal_px=chosen.focal_px)
-    return run(replace(job, plan=plan), job.name, workers, work)
+    write_options = replace(job.write_options, depth_scale=chosen.depth_scale)
+    if write_options.format == "depthlm":
+        write_options = replace(write_options, focal_px=chosen.focal_px)
+    return run_job(replace(job, write_options=write_options), job.name, workers, curate_item)
 
 
-def run(
-    job: Job,
+def run_job(
+    job: CurationJob,
     name: str,
     workers: int,
-    work_on: Callable[[Job, str], ItemResult],
-    extra: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Do all items of a job that are not done yet; lines go to NAME.jsonl. extra: what else makes two runs differ."""
+    process_item: Callable[[CurationJob, str], ItemResult],
+    extra: Mapping[str, object] | None = None,
+) -> dict[str, object]:
+    """Processes all items of a job that are not finished yet and writes their lines to NAME.jsonl.
+
+    extra: further settings that must be equal for a run to be continued. Returns the report. Raises as `curate` does.
+    """
+    out = job.write_options.out
     items = list_items(data_set(job.name), job)
-    header = {**_header(job), **(extra or {})}
+    header = {**_describe_job(job), **(extra or {})}
     try:
-        journal = Journal(job.plan.out, name, header)
-        _work_off(journal, items, partial(work_on, job), workers)
-        report = {**header, **journal.summary(), "file": str(journal.path)}
-        write_text(job.plan.out / f"{name}.report.json", json.dumps(report, indent=1) + "\n")
+        with closing(Journal(out, name, header)) as journal:
+            _process_items(journal, items, partial(process_item, job), workers)
+            report = {**header, **journal.summary(), "file": str(journal.path)}
+        write_atomically(out / f"{name}.report.json", json.dumps(report, indent=1) + "\n")
     except OSError as exc:
-        raise BadInput(
-            f"{job.plan.out}: {exc}. Make room and run the same command again: it goes on from there."
-        ) from exc
+        raise BadInput(f"{out}: {exc}. Make room and run the same command again; it continues from there.") from exc
     return report
 
 
-def _work_off(journal: Journal, items: Sequence[str], work_on: Callable[[str], ItemResult], workers: int) -> None:
-    """Do what is not done yet, and finish the journal. Raises OSError, with how much is done, if the disk is full."""
-    todo = [item for item in items if item not in journal.done]
-    if journal.finished:
-        if todo:
-            raise BadInput(
-                f"{journal.path} was finished without {len(todo)} items that are there now, such as {todo[0]}: name "
-                "another folder."
-            )
-        return
-    progress = Progress(journal.path.stem, len(items), len(items) - len(todo))
-    try:
-        for outcome in in_order(work_on, todo, min(workers, len(todo))):
-            journal.append(outcome.item, _result(outcome))
-            progress.step(journal.records)
-        journal.finish()
-    except OSError as exc:
-        raise OSError(f"{exc}; {len(journal.done)} of {len(items)} items are written whole") from exc
-
-
-def list_items(chosen: DataSet, job: Job) -> Sequence[str]:
-    """Raises BadInput if the root holds nothing of the data set."""
-    items = chosen.items(job.root, job.choice) if job.root.is_dir() else ()
+def list_items(chosen: DataSet, job: CurationJob) -> Sequence[str]:
+    """Returns the items of a job. Raises BadInput if the root folder holds nothing of the data set."""
+    items = chosen.items(job.root, job.read_options) if job.root.is_dir() else ()
     if not items:
-        split = f" of its split '{job.choice.split}'" if job.choice.split else ""
+        split = f" of its split '{job.read_options.split}'" if job.read_options.split else ""
         raise BadInput(f"{job.root}: nothing of {chosen.title}{split} found. Expected: {chosen.layout}")
     return items
 
 
-def work(job: Job, item: str) -> ItemResult:
-    """All views of one item, written; in a worker process."""
+def curate_item(job: CurationJob, item: str) -> ItemResult:
+    """Writes all views of one item and returns their lines. Runs in a worker process."""
     lines, points = [], 0
-    problems: list[Problem] = []
-    for name, make in guarded_views(job, item, problems):
-        made = attempt(f"{item}: {name}", partial(_write, make, job.plan), problems)
-        if made is not None:
-            lines.append(made[0])
-            points += made[1]
+    problems: list[RecordProblem] = []
+    for name, load_view in iter_lazy_views(job, item, problems):
+        load_and_write = partial(_load_and_write, load_view, job.write_options)
+        written = call_or_record_problem(f"{item}: {name}", load_and_write, problems)
+        if written is not None:
+            lines.append(written[0])
+            points += written[1]
     return ItemResult(tuple(lines), points, tuple(problems))
 
 
-def _write(make: Callable[[], View], plan: Plan) -> tuple[str, int]:
-    return write_view(make(), plan)
-
-
-def guarded_views(job: Job, item: str, problems: list[Problem]) -> Iterator[Maker]:
-    """The makers of an item's views one by one; what is wrong with the item as a whole ends them, and is counted."""
-    views = attempt(item, lambda: data_set(job.name).views(job.root, item, job.choice), problems)
+def iter_lazy_views(job: CurationJob, item: str, problems: list[RecordProblem]) -> Iterator[LazyView]:
+    """Yields the views of an item, not loaded yet. An error of the item itself ends them and is added to `problems`."""
+    chosen = data_set(job.name)
+    views = call_or_record_problem(item, lambda: chosen.views(job.root, item, job.read_options), problems)
     while views is not None:
-        maker = attempt(item, partial(next, views, None), problems)
-        if maker is None:
+        lazy_view = call_or_record_problem(item, partial(_next_view, views), problems)
+        if lazy_view is None:
             return
-        yield maker
+        yield lazy_view
 
 
-def attempt(where: str, do: Callable[[], Any], problems: list[Problem]) -> Any:
-    """What `do` returns; None if the data are at fault, which is then counted by reason. A full disk is raised."""
+def call_or_record_problem(where: str, function: Callable[[], T], problems: list[RecordProblem]) -> T | None:
+    """Returns what `function` returns, or None after an error of the data, which is added to `problems`.
+
+    Raises OSError if the disk that is written to is full.
+    """
     try:
-        return do()
+        return function()
     except BadRecord as exc:
         reason, message = exc.reason, str(exc)
     except BadIntrinsics as exc:
@@ -429,29 +167,205 @@ def attempt(where: str, do: Callable[[], Any], problems: list[Problem]) -> Any:
     except BadImage as exc:
         reason, message = "image unusable", str(exc)
     except OSError as exc:
-        if exc.errno in FULL:
+        if exc.errno in DISK_ERRORS:
             raise
         reason, message = "file unreadable", str(exc)
     except (KeyError, IndexError, TypeError, ValueError, cv2.error) as exc:
         reason, message = "data malformed", f"{type(exc).__name__}: {exc}"
-    problems.append(Problem(where, reason, message))
+    problems.append(RecordProblem(where, reason, message))
     return None
 
 
-def _result(outcome: Outcome[ItemResult]) -> ItemResult:
-    """The item's result, and its kills among the problems."""
+class Journal:
+    """Writes NAME.jsonl item by item, so that a killed run can be continued.
+
+    header: describes what is written. A journal with an equal header is continued; one with another header is refused.
+    finished: whether NAME.jsonl is complete. records: number of records written so far.
+    Raises BadInput if the folder holds another run, a file of another origin, or a damaged journal.
+    """
+
+    def __init__(self, folder: Path, name: str, header: Mapping[str, object]) -> None:
+        self.path = folder / f"{name}.jsonl"
+        self._part_path = folder / f"{name}.jsonl.part"
+        self._journal_path = folder / f"{name}.journal"
+        if self.path.exists() and not self._journal_path.exists():
+            raise BadInput(f"{self.path} already exists, and no journal says how it was made: choose another folder.")
+        self._journal = _open_journal(self._journal_path, header)
+        self._entries: list[_JournalEntry] = [line for line in self._journal.lines[1:] if "item" in line]
+        self.finished = any(line.get("finished") for line in self._journal.lines[1:]) or self._was_renamed()
+        if not self.finished:
+            self._remove_lost_entries()
+            _truncate(self._part_path, self._end)
+        self.records = sum(entry["records"] for entry in self._entries)
+        self._synced_s = time.monotonic()
+
+    @property
+    def done(self) -> set[str]:
+        """Names of the items that are completely written."""
+        return {entry["item"] for entry in self._entries}
+
+    def append(self, item: str, result: ItemResult) -> None:
+        """Adds an item. Raises OSError, for example on a full disk; what was written before stays complete."""
+        data = "".join(line + "\n" for line in result.lines).encode()
+        entry: _JournalEntry = {
+            "item": item,
+            "end": self._end + len(data),
+            "records": len(result.lines),
+            "points": result.points,
+            "problems": count_by_reason(result.problems),
+            "examples": _select_examples(result.problems),
+        }
+        sync = time.monotonic() - self._synced_s > SYNC_S
+        try:
+            _append_bytes(self._part_path, data, sync)
+            self._journal.append(entry, sync)
+        except OSError:
+            _truncate(self._part_path, self._end)
+            raise
+        self._synced_s = time.monotonic() if sync else self._synced_s
+        self._entries.append(entry)
+        self.records += len(result.lines)
+
+    def finish(self) -> None:
+        """Renames the part file to its final name."""
+        if not self.finished:
+            _append_bytes(self._part_path, b"", sync=True)
+            self._part_path.replace(self.path)
+            self._journal.append({"finished": True}, sync=True)
+            self.finished = True
+
+    def close(self) -> None:
+        """Closes the journal's file."""
+        self._journal.close()
+
+    def summary(self) -> CurationSummary:
+        """Returns the counts over all runs."""
+        problems: Counter[str] = Counter()
+        examples: dict[str, list[str]] = {}
+        for entry in self._entries:
+            problems.update(entry["problems"])
+            for reason, messages in entry["examples"].items():
+                examples[reason] = [*examples.get(reason, []), *messages][:EXAMPLES]
+        return {
+            "items": len(self._entries),
+            "records": sum(entry["records"] for entry in self._entries),
+            "points": sum(entry["points"] for entry in self._entries),
+            "problems": dict(problems),
+            "examples": examples,
+        }
+
+    @property
+    def _end(self) -> int:
+        """Length of the part file up to the end of the last finished item, in bytes."""
+        return self._entries[-1]["end"] if self._entries else 0
+
+    def _remove_lost_entries(self) -> None:
+        """Removes journal lines whose records are not in the part file."""
+        size = self._part_path.stat().st_size if self._part_path.exists() else 0
+        kept = [entry for entry in self._entries if entry["end"] <= size]
+        if len(kept) < len(self._entries):
+            self._entries = kept
+            lines = (self._journal.lines[0], *kept)
+            self._journal.close()
+            write_atomically(self._journal_path, "".join(json.dumps(line) + "\n" for line in lines))
+            self._journal = JsonLinesFile(self._journal_path)
+
+    def _was_renamed(self) -> bool:
+        """Returns whether a run was killed between the renaming of the part file and the journal's last line."""
+        return self.path.exists() and not self._part_path.exists() and self.path.stat().st_size == self._end
+
+
+def _open_journal(path: Path, header: Mapping[str, object]) -> JsonLinesFile:
+    """Opens or creates a journal whose first line is the header. Raises BadInput if it has another header."""
+    try:
+        journal = JsonLinesFile(path)
+    except ValueError as exc:
+        raise BadInput(f"{path}: the journal is damaged ({exc}): choose another folder, or empty this one.") from exc
+    if not journal.lines:
+        journal.append(header, sync=True)
+    found = journal.lines[0]
+    if found != header:
+        journal.close()
+        changed = [key for key in {**found, **header} if found.get(key) != header.get(key)]
+        differences = ", ".join(f"{key} {found.get(key)!r}" for key in changed)
+        raise BadInput(f"{path.parent} holds another run ({differences}): choose another folder, or empty this one.")
+    return journal
+
+
+def _append_bytes(path: Path, data: bytes, sync: bool) -> None:
+    with path.open("ab") as file:
+        file.write(data)
+        file.flush()
+        if sync:
+            os.fsync(file.fileno())
+
+
+def _truncate(path: Path, size: int) -> None:
+    """Shortens a file to this size if it is longer."""
+    if path.exists() and path.stat().st_size > size:
+        os.truncate(path, size)
+
+
+def _select_examples(problems: Sequence[RecordProblem]) -> dict[str, list[str]]:
+    """Returns the first messages of each reason."""
+    found: dict[str, list[str]] = {}
+    for problem in problems:
+        found.setdefault(problem.reason, []).append(str(problem))
+    return {reason: messages[:EXAMPLES] for reason, messages in found.items()}
+
+
+def _process_items(
+    journal: Journal, items: Sequence[str], process_item: Callable[[str], ItemResult], workers: int
+) -> None:
+    """Processes the items that are not finished yet, and finishes the journal.
+
+    Raises OSError, with the number of finished items, if the disk is full; BadInput if items were added to the data
+    set after the run was finished.
+    """
+    finished_items = journal.done
+    todo = [item for item in items if item not in finished_items]
+    if journal.finished:
+        if todo:
+            raise BadInput(
+                f"{journal.path} was finished without {len(todo)} items that exist now, such as {todo[0]}: choose "
+                "another folder."
+            )
+        return
+    name, done = journal.path.stem, len(items) - len(todo)
+    if done:
+        print(f"{name}: {done} of {len(items)} items were finished by an earlier run", file=sys.stderr)
+    try:
+        with progress_bar(name, len(items), done) as bar:
+            for outcome in map_in_order(process_item, todo, min(workers, len(todo))):
+                journal.append(outcome.item, _with_kills(outcome))
+                bar.set_postfix(records=journal.records, refresh=False)
+                bar.update()
+        journal.finish()
+    except OSError as exc:
+        raise OSError(f"{exc}; {len(journal.done)} of {len(items)} items are completely written") from exc
+
+
+def _with_kills(outcome: WorkerResult[ItemResult]) -> ItemResult:
+    """Returns an item's result with killed workers among its problems."""
     if outcome.result is None:
-        lost = Problem(
-            outcome.item, "worker killed twice", "it killed its worker, and killed it again by itself: left out"
-        )
-        return ItemResult((), 0, (lost,))
+        message = "it killed its worker process, and killed it again when it ran alone: left out"
+        return ItemResult((), 0, (RecordProblem(outcome.item, "worker killed twice", message),))
     if not outcome.kills:
         return outcome.result
-    again = Problem(outcome.item, "worker killed once", "a worker was killed while it was under way; done again")
-    return replace(outcome.result, problems=(*outcome.result.problems, again))
+    message = "a worker process was killed while this item was in progress; the item was processed again"
+    problem = RecordProblem(outcome.item, "worker killed once", message)
+    return replace(outcome.result, problems=(*outcome.result.problems, problem))
 
 
-def _header(job: Job) -> dict[str, Any]:
-    """What makes two runs the same."""
-    plan = {key: value for key, value in asdict(job.plan).items() if key != "out"}
-    return {"data_set": job.name, "root": str(job.root.resolve()), **asdict(job.choice), **plan}
+def _load_and_write(load_view: Callable[[], SourceView], write_options: WriteOptions) -> tuple[str, int]:
+    return write_view(load_view(), write_options)
+
+
+def _next_view(views: Iterator[LazyView]) -> LazyView | None:
+    return next(views, None)
+
+
+def _describe_job(job: CurationJob) -> dict[str, object]:
+    """Returns the settings that two runs must share for one to continue the other."""
+    write_options = {key: value for key, value in asdict(job.write_options).items() if key != "out"}
+    return {"data_set": job.name, "root": str(job.root.resolve()), **asdict(job.read_options), **write_options}

@@ -1,10 +1,11 @@
-"""What a data set gives for one image, before points are drawn from it, and what a data set is."""
+"""What a public data set provides (`DataSet`): one `SourceView` per image, before points are drawn from it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
@@ -13,11 +14,12 @@ from depthlm_ros.data.records import NO_CAPS_M, DepthFile, Z
 
 
 @dataclass(frozen=True)
-class Choice:
-    """How a data set is to be read.
+class ReadOptions:
+    """How a data set is read.
 
-    as_released: with the defects on which published numbers rest (each data set's file names them). split: "" for the
-    usual one. format: whose release is meant where they differ, "depthlm" or "depthvlm".
+    as_released: reproduce the defects of the released scripts, on which published numbers rest (the module of each data
+    set names them). split: name of a split, "" for the usual one. format: whose release is reproduced where they
+    differ, "depthlm" or "depthvlm".
     """
 
     as_released: bool = False
@@ -26,17 +28,20 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class View:
-    """One image with its depth.
+class SourceView:
+    """One image of a data set with its depth.
 
-    key: unique within the data set, a relative path without suffix; names what is written for it. image: the file if
-    it can be used as it is, else the pixels, uint8 (H, W, 3), red first. depth_m: float32 (h, w), along the optical
-    axis, NaN unknown; it may be of another size than the image, whose whole area it covers. depth_file: the same on
-    disk, if what is there means just that. label: what is written of it, one of z, range, mixed. caps_m: what is
-    nearer or farther is not drawn from. margin_px: points keep off the image's border by so much. least_points: with
-    fewer known pixels the view is left out. pose: float64 (4, 4), camera (optical frame) to world, None unknown.
-    image_key: what the image is called in DepthLM's line. truncate: points of a shrunk image are cut to whole pixels,
-    as the release does.
+    key: a relative path without suffix, unique within the data set; names the files that are written for the view.
+    image: the file if it can be used unchanged, else the pixels, uint8 (H, W, 3), red first.
+    depth_m: float32 (h, w), along the optical axis, NaN unknown. It covers the whole image, but may have another size.
+    depth_file: the depth map on disk, if it means exactly the same as depth_m.
+    label: depth type of the labels that are written: z, range or mixed.
+    caps_m: (nearest, farthest) depth from which points are drawn.
+    margin_px: points keep this distance to the border of the image.
+    least_points: with fewer known pixels the view is left out.
+    pose: float64 (4, 4), camera (optical frame) to world; None if it is unknown.
+    image_key: key of the image in DepthLM's line.
+    truncate: points of a shrunk image are cut to whole pixels, as the releases do.
     """
 
     key: str
@@ -56,25 +61,27 @@ class View:
     truncate: bool = False
 
 
-# The name of one view, for messages, and what makes it. Whatever it raises because of the data costs that view only.
-Maker = tuple[str, Callable[[], View]]
+# Name of a view, for messages, and a function that loads it. An error of the data in this function costs only the view.
+LazyView: TypeAlias = tuple[str, Callable[[], SourceView]]
 
 
 @dataclass(frozen=True)
 class DataSet:
     """A public data set.
 
-    items(root, choice): names of what is worked on as one, in a fixed order: a drive, a scan, a room. views(root, item,
-    choice): makers of its views. focal_px: images of a longer focal length are shrunk to it (0: never).
-    depth_scale: of depth maps that are written. corrections: defects of the released curation that are mended, and
-    that `as_released` brings back. layout: what the folder has to look like, for messages.
+    layout: what its folder must contain, for messages.
+    items(root, options): names of the units of work (a drive, a scan, a room) in a fixed order.
+    views(root, item, options): yields the views of an item, not loaded yet.
+    corrections: defects of the released scripts that are corrected here, and that `as_released` reproduces.
+    focal_px: images of a longer focal length are shrunk to it (0: never).
+    depth_scale: scale of depth maps that are written.
     """
 
     name: str
     title: str
     layout: str
-    items: Callable[[Path, Choice], Sequence[str]]
-    views: Callable[[Path, str, Choice], Iterator[Maker]]
+    items: Callable[[Path, ReadOptions], Sequence[str]]
+    views: Callable[[Path, str, ReadOptions], Iterator[LazyView]]
     corrections: tuple[str, ...]
     caps_m: tuple[float, float]
     focal_px: float = 0.0

@@ -1,4 +1,4 @@
-"""Pairs of views: exact matches, occlusion, covisibility and the relative pose, against a scene computed by hand."""
+"""Pairs of views: matches, occlusion, covisibility and the relative pose, compared with a scene computed by hand."""
 
 import json
 import math
@@ -7,11 +7,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from support.small_data_sets import OPTICAL_MOUNT, grey16, job, picture, text, turn
+from support.small_data_sets import OPTICAL_MOUNT, make_job, make_transform, write_file, write_grey_image, write_image
 
 from depthlm_ros.cli import main
 from depthlm_ros.core import Intrinsics
-from depthlm_ros.data.pairs import PairPlan, Posed, correspond, covisibility, curate_pairs, relative_pose
+from depthlm_ros.data.pairs import (
+    PairOptions,
+    PosedDepth,
+    compute_covisibility,
+    compute_relative_pose,
+    curate_pairs,
+    find_correspondences,
+)
 from depthlm_ros.data.read import iter_pairs
 from depthlm_ros.data.records import count_by_reason
 from depthlm_ros.geometry.rotations import rotation_angle_deg, rotation_from_angles
@@ -21,8 +28,8 @@ CAMERA = Intrinsics(60.0, 62.0, 31.5, 23.5, 64, 48)
 WALL_M, BOARD_M, BOARD_HALF_M = 4.0, 2.0, 0.4
 
 
-def see(pose, camera=CAMERA):
-    """Depth (H, W) of the wall and the board from a pose (4, 4), camera to world, by casting every ray."""
+def render_depth(pose, camera=CAMERA):
+    """Returns depth (H, W) of the wall and the board from a pose (4, 4), camera to world, by casting every ray."""
     u, v = np.meshgrid(np.arange(camera.width_px), np.arange(camera.height_px))
     rays = np.stack([(u - camera.cx_px) / camera.fx_px, (v - camera.cy_px) / camera.fy_px, np.ones_like(u)], axis=-1)
     turned, eye = rays @ pose[:3, :3].T, pose[:3, 3]
@@ -32,8 +39,8 @@ def see(pose, camera=CAMERA):
     return np.where(hit & (board > 0), board, wall)
 
 
-def seen(pose):
-    return Posed(CAMERA, see(pose), pose)
+def render_view(pose):
+    return PosedDepth(CAMERA, render_depth(pose), pose)
 
 
 def every_pixel():
@@ -41,136 +48,143 @@ def every_pixel():
     return np.stack([u.ravel(), v.ravel()], axis=1)
 
 
-def test_matches_are_where_the_same_point_of_the_scene_is():
-    first, second = turn("y", 0), turn("y", 4, (0.3, -0.05, 0.1))
+def test_matches_show_the_same_point_of_the_scene():
+    first, second = make_transform("y", 0), make_transform("y", 4, (0.3, -0.05, 0.1))
     uv_px = every_pixel()
-    matched_px = correspond(seen(first), seen(second), uv_px)
+    matched_px = find_correspondences(render_view(first), render_view(second), uv_px)
     found = np.isfinite(matched_px[:, 0])
     assert 0.4 < found.mean() < 0.95
     u, v = uv_px[found].T
-    z = see(first)[v, u]
+    z = render_depth(first)[v, u]
     world = np.stack([(u - 31.5) / 60 * z, (v - 23.5) / 62 * z, z], axis=1)
     local = (world - second[:3, 3]) @ second[:3, :3]
     by_hand = np.stack([local[:, 0] / local[:, 2] * 60 + 31.5, local[:, 1] / local[:, 2] * 62 + 23.5], axis=1)
     np.testing.assert_allclose(matched_px[found], by_hand, atol=1e-9)
 
 
-def test_what_stands_behind_something_in_the_other_view_has_no_match():
-    first, second = turn("y", 0), turn("y", 0, (0.5, 0, 0))
-    matched_px = correspond(seen(first), seen(second), every_pixel()).reshape(48, 64, 2)
-    # The wall at x = 0.9 m: from 0.5 m to the right the board, which ends at x = 0.4 m, is not in front of it ...
+def test_point_hidden_in_the_other_view_has_no_match():
+    first, second = make_transform("y", 0), make_transform("y", 0, (0.5, 0, 0))
+    matched_px = find_correspondences(render_view(first), render_view(second), every_pixel()).reshape(48, 64, 2)
+    # From 0.5 m to the right, the board, which ends at x = 0.4 m, does not hide the wall at x = 0.9 m.
     column = round(0.9 / WALL_M * 60 + 31.5)
     assert np.isfinite(matched_px[24, column]).all()
-    # ... but it is in front of the wall at x = -1 m, which the first camera sees.
+    # But it hides the wall at x = -1 m, which the first camera sees.
     column = round(-1.0 / WALL_M * 60 + 31.5)
-    assert see(first)[24, column] == WALL_M
+    assert render_depth(first)[24, column] == WALL_M
     assert np.isnan(matched_px[24, column]).all()
 
 
 def test_unknown_depth_on_either_side_has_no_match():
-    first, second = seen(turn("y", 0)), seen(turn("y", 0, (0.1, 0, 0)))
+    first, second = render_view(make_transform("y", 0)), render_view(make_transform("y", 0, (0.1, 0, 0)))
     holes = first.depth_m.copy()
     holes[:24] = np.nan
     uv_px = every_pixel()
-    assert not np.isfinite(correspond(Posed(CAMERA, holes, first.camera_to_world), second, uv_px[: 24 * 64])).any()
-    matched = correspond(first, Posed(CAMERA, holes, second.camera_to_world), uv_px)
+    assert not np.isfinite(
+        find_correspondences(PosedDepth(CAMERA, holes, first.camera_to_world), second, uv_px[: 24 * 64])
+    ).any()
+    matched = find_correspondences(first, PosedDepth(CAMERA, holes, second.camera_to_world), uv_px)
     assert np.nanmin(matched[:, 1]) > 23
 
 
 def test_covisibility_is_the_smaller_share():
-    here = seen(turn("y", 0))
-    assert covisibility(here, here) == 1.0
-    assert covisibility(here, seen(turn("y", 180))) == 0.0
-    near = seen(turn("y", 0, (0, 0, 1.5)))  # sees a part of what the other sees, and nothing else
-    assert covisibility(here, near) == covisibility(near, here) < 0.6
+    here = render_view(make_transform("y", 0))
+    assert compute_covisibility(here, here) == 1.0
+    assert compute_covisibility(here, render_view(make_transform("y", 180))) == 0.0
+    near = render_view(make_transform("y", 0, (0, 0, 1.5)))  # sees only a part of what the other sees
+    assert compute_covisibility(here, near) == compute_covisibility(near, here) < 0.6
 
 
-def test_the_relative_pose_is_vlm3s():
-    """R turns camera 2 into camera 1, C2 is in camera 1: yaw to the right is positive, whatever the world."""
-    world = turn("z", 70, (5, 6, 7)) @ OPTICAL_MOUNT
+def test_relative_pose_follows_vlm3s_convention():
+    """R turns camera 2 into camera 1, and C2 is in camera 1: yaw to the right is positive in any world frame."""
+    world = make_transform("z", 70, (5, 6, 7)) @ OPTICAL_MOUNT
     step = np.eye(4)
     step[:3, :3], step[:3, 3] = rotation_from_angles(30, 10, -5), (0.5, -0.2, 1.0)
-    rotation, translation_m = relative_pose(world, world @ step)
+    rotation, translation_m = compute_relative_pose(world, world @ step)
     np.testing.assert_allclose(rotation, rotation_from_angles(30, 10, -5), atol=1e-12)
     np.testing.assert_allclose(translation_m, [0.5, -0.2, 1.0], atol=1e-12)
-    to_the_right = relative_pose(np.eye(4), turn("y", 30))[0] @ [0, 0, 1]
+    to_the_right = compute_relative_pose(np.eye(4), make_transform("y", 30))[0] @ [0, 0, 1]
     assert to_the_right[0] == pytest.approx(math.sin(math.radians(30)))
 
 
-POSES = [turn("y", 0), turn("y", 5, (0.3, 0, 0)), turn("y", -5, (-0.3, 0.1, 0.2)), turn("y", 180)]
+POSES = [
+    make_transform("y", 0),
+    make_transform("y", 5, (0.3, 0, 0)),
+    make_transform("y", -5, (-0.3, 0.1, 0.2)),
+    make_transform("y", 180),
+]
 
 
 def write_room(root):
-    """The scene as a folder of one's own, seen from POSES."""
+    """Writes the scene as the data set `folder`, seen from POSES."""
     for n, pose in enumerate(POSES):
-        picture(root / "rgb" / f"{n}.png", 64, 48)
+        write_image(root / "rgb" / f"{n}.png", 64, 48)
         (root / "depth").mkdir(exist_ok=True)
-        np.save(root / "depth" / f"{n}.npy", np.where(see(pose) > 0, see(pose), 0).astype(np.float32))
-        text(root / "pose" / f"{n}.txt", " ".join(f"{x:.17g}" for x in pose.ravel()))
-    text(root / "intrinsics.txt", "60 0 31.5 0 62 23.5 0 0 1")
+        np.save(root / "depth" / f"{n}.npy", np.where(render_depth(pose) > 0, render_depth(pose), 0).astype(np.float32))
+        write_file(root / "pose" / f"{n}.txt", " ".join(f"{x:.17g}" for x in pose.ravel()))
+    write_file(root / "intrinsics.txt", "60 0 31.5 0 62 23.5 0 0 1")
 
 
-def read(report):
+def read_pairs(report):
     problems = []
     pairs = list(iter_pairs(Path(report["file"]), problems))
     assert not problems
     return pairs
 
 
-def test_pairs_of_a_scene_share_enough_and_know_how_the_camera_moved(tmp_path):
+def test_pairs_of_a_scene_share_enough_and_have_the_right_pose(tmp_path):
     write_room(tmp_path / "in")
-    report = curate_pairs(job("folder", tmp_path / "in", tmp_path / "out"), PairPlan(per_view=3, points=40), 1)
-    pairs = read(report)
+    report = curate_pairs(make_job("folder", tmp_path / "in", tmp_path / "out"), PairOptions(per_view=3, points=40), 1)
+    pairs = read_pairs(report)
     assert {tuple(path.stem for path in pair.images) for pair in pairs} == {("0", "1"), ("0", "2"), ("1", "2")}
     for pair in pairs:
         first, second = (POSES[int(path.stem)] for path in pair.images)
         assert pair.covisibility > 0.25 and len(pair.uv_px) == 40
-        rotation, translation_m = relative_pose(first, second)
+        rotation, translation_m = compute_relative_pose(first, second)
         np.testing.assert_allclose(pair.rotation, rotation, atol=1e-8)
         np.testing.assert_allclose(pair.translation_m, translation_m, atol=1e-5)
         u, v = pair.uv_px.astype(int).T
-        depth_m = see(first)[v, u]
+        depth_m = render_depth(first)[v, u]
         in_first = np.stack([(u - 31.5) / 60 * depth_m, (v - 23.5) / 62 * depth_m, depth_m], axis=1)
-        # The pose and the matches say the same: p2 = R^T (p1 - C2).
+        # The pose and the matches agree: p2 = R^T (p1 - C2).
         in_second = (in_first - pair.translation_m) @ pair.rotation
         by_pose = in_second[:, :2] / in_second[:, 2:] * [60, 62] + [31.5, 23.5]
         np.testing.assert_allclose(pair.matched_px, by_pose, atol=2e-3)
 
 
-def test_pairs_of_scannetpp_are_in_pixels_of_the_image_not_of_the_depth_map(tmp_path):
+def test_pairs_of_scannetpp_are_in_pixels_of_the_image(tmp_path):
     scene = tmp_path / "abc" / "iphone"
     small = Intrinsics(15.0, 15.5, 7.5, 5.5, 16, 12)  # a quarter of the image
     poses = {}
     for n, pose in zip((0, 10), POSES, strict=False):
-        picture(scene / "rgb" / f"frame_{n:06d}.jpg", 64, 48)
-        grey16(scene / "depth" / f"frame_{n:06d}.png", see(pose, small) * 1000)
+        write_image(scene / "rgb" / f"frame_{n:06d}.jpg", 64, 48)
+        write_grey_image(scene / "depth" / f"frame_{n:06d}.png", render_depth(pose, small) * 1000)
         poses[f"frame_{n:06d}"] = {"intrinsic": CAMERA.matrix.tolist(), "aligned_pose": pose.tolist()}
     for n in range(1, 10):
-        picture(scene / "rgb" / f"frame_{n:06d}.jpg", 64, 48)
-    text(scene / "pose_intrinsic_imu.json", poses)
-    (pair,) = read(curate_pairs(job("scannetpp", tmp_path, tmp_path / "out"), PairPlan(points=50), 1))
+        write_image(scene / "rgb" / f"frame_{n:06d}.jpg", 64, 48)
+    write_file(scene / "pose_intrinsic_imu.json", poses)
+    (pair,) = read_pairs(curate_pairs(make_job("scannetpp", tmp_path, tmp_path / "out"), PairOptions(points=50), 1))
     u, v = pair.uv_px.T
-    np.testing.assert_allclose((u - 1.5) % 4, 0)  # middles of depth pixels
-    depth_m = see(POSES[0], small)[((v - 1.5) / 4).astype(int), ((u - 1.5) / 4).astype(int)]
+    np.testing.assert_allclose((u - 1.5) % 4, 0)  # centres of depth pixels
+    depth_m = render_depth(POSES[0], small)[((v - 1.5) / 4).astype(int), ((u - 1.5) / 4).astype(int)]
     in_first = np.stack([(u - 31.5) / 60 * depth_m, (v - 23.5) / 62 * depth_m, depth_m], axis=1)
     in_second = (in_first - pair.translation_m) @ pair.rotation
     by_pose = in_second[:, :2] / in_second[:, 2:] * [60, 62] + [31.5, 23.5]
     np.testing.assert_allclose(pair.matched_px, by_pose, atol=0.02)
 
 
-def test_matterports_poses_are_turned_into_optical_ones(tmp_path):
-    """Its cameras look along -z with y up: a step of theirs along -z is a step forward."""
+def test_matterport_poses_become_optical(tmp_path):
+    """Its cameras look along -z with y up, so that a step along -z is a step forward."""
     scan = tmp_path / "house"
     lines = []
     for n, forward in enumerate((0.0, 0.5)):
         pose = np.eye(4)
         pose[2, 3] = -forward
-        picture(scan / "undistorted_color_images" / f"a_i0_{n}.jpg", 64, 48)
-        grey16(scan / "undistorted_depth_images" / f"a_d0_{n}.png", np.full((48, 64), (4.0 - forward) * 4000))
+        write_image(scan / "undistorted_color_images" / f"a_i0_{n}.jpg", 64, 48)
+        write_grey_image(scan / "undistorted_depth_images" / f"a_d0_{n}.png", np.full((48, 64), (4.0 - forward) * 4000))
         lines += ["intrinsics_matrix 60 0 31.5 0 62 23.5 0 0 1"]
         lines += [f"scan a_d0_{n}.png a_i0_{n}.jpg {' '.join(map(str, pose.ravel()))}"]
-    text(scan / "undistorted_camera_parameters" / "house.conf", "\n".join(lines))
-    (pair,) = read(curate_pairs(job("matterport3d", tmp_path, tmp_path / "out"), PairPlan(), 1))
+    write_file(scan / "undistorted_camera_parameters" / "house.conf", "\n".join(lines))
+    (pair,) = read_pairs(curate_pairs(make_job("matterport3d", tmp_path, tmp_path / "out"), PairOptions(), 1))
     np.testing.assert_allclose(pair.translation_m, [0, 0, 0.5], atol=1e-9)
     assert rotation_angle_deg(pair.rotation) < 1e-4
 
@@ -178,30 +192,30 @@ def test_matterports_poses_are_turned_into_optical_ones(tmp_path):
 def test_views_without_a_pose_are_counted(tmp_path):
     write_room(tmp_path / "in")
     (tmp_path / "in" / "pose" / "1.txt").unlink()
-    report = curate_pairs(job("folder", tmp_path / "in", tmp_path / "out"), PairPlan(), 1)
+    report = curate_pairs(make_job("folder", tmp_path / "in", tmp_path / "out"), PairOptions(), 1)
     assert report["problems"] == {"pose missing": 1, "view without depth": 1} and report["records"] == 1
 
 
-def test_every_view_is_in_a_pair_or_counted_with_its_reason(tmp_path):
+def test_every_view_is_in_a_pair_or_counted_by_reason(tmp_path):
     write_room(tmp_path / "in")
     pose = 2 * POSES[1]
-    text(tmp_path / "in" / "pose" / "1.txt", " ".join(map(str, pose.ravel())))
+    write_file(tmp_path / "in" / "pose" / "1.txt", " ".join(map(str, pose.ravel())))
     np.save(tmp_path / "in" / "depth" / "2.npy", np.full((48, 64), np.nan, np.float32))
     for n, size, pose in ((4, (20, 20), POSES[0]), (5, (32, 24), POSES[0]), (6, (64, 48), POSES[3])):
-        picture(tmp_path / "in" / "rgb" / f"{n}.png", 64, 48)
+        write_image(tmp_path / "in" / "rgb" / f"{n}.png", 64, 48)
         np.save(tmp_path / "in" / "depth" / f"{n}.npy", np.full(size[::-1], 4.0, np.float32))
-        text(tmp_path / "in" / "pose" / f"{n}.txt", " ".join(map(str, pose.ravel())))
-    report = curate_pairs(job("folder", tmp_path / "in", tmp_path / "out"), PairPlan(), 1)
+        write_file(tmp_path / "in" / "pose" / f"{n}.txt", " ".join(map(str, pose.ravel())))
+    report = curate_pairs(make_job("folder", tmp_path / "in", tmp_path / "out"), PairOptions(), 1)
     assert report["problems"] == {
         "pose not rigid": 1,
-        "view without depth": 2,  # the one that sees nothing, too
+        "view without depth": 2,  # one of them sees nothing
         "depth map of another shape": 1,
-        "view without a partner": 1,  # the one that looks the other way
+        "view without a partner": 1,  # it looks the other way
     }
-    assert [tuple(path.stem for path in pair.images) for pair in read(report)] == [("0", "5")]
+    assert [tuple(path.stem for path in pair.images) for pair in read_pairs(report)] == [("0", "5")]
 
 
-def test_the_command_line_makes_pairs(tmp_path, capsys):
+def test_command_line_makes_pairs(tmp_path, capsys):
     write_room(tmp_path / "in")
     options = ["--out", str(tmp_path / "out"), "--workers", "1", "--covisibility", "0.6", "--points", "7"]
     assert main(["data", "pairs", "folder", str(tmp_path / "in"), *options]) == 0
@@ -210,22 +224,22 @@ def test_the_command_line_makes_pairs(tmp_path, capsys):
     assert lines and all(json.loads(line)["covisibility"] > 0.6 for line in lines)
 
 
-def test_of_a_data_set_whose_views_have_no_pose_here_no_pairs_are_made(tmp_path, capsys):
+def test_data_set_without_poses_is_rejected(tmp_path, capsys):
     assert main(["data", "pairs", "waymo", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     assert "pairs are made of eth3d, folder, matterport3d, scannetpp" in capsys.readouterr().err
 
 
-def test_pairs_are_shown_with_numbers_and_a_sheet(tmp_path, capsys):
+def test_show_prints_pair_statistics_and_draws_a_sheet(tmp_path, capsys):
     write_room(tmp_path / "in")
-    report = curate_pairs(job("folder", tmp_path / "in", tmp_path / "out"), PairPlan(points=20), 1)
-    picture(tmp_path / "in" / "rgb" / "2.png", 32, 24)
+    report = curate_pairs(make_job("folder", tmp_path / "in", tmp_path / "out"), PairOptions(points=20), 1)
+    write_image(tmp_path / "in" / "rgb" / "2.png", 32, 24)
     sheet = tmp_path / "sheet.png"
     assert main(["data", "show", report["file"], "--sheet", str(sheet)]) == 0
-    told = capsys.readouterr().out
-    assert "pairs            3" in told and "2 x image of another size" in told
+    output = capsys.readouterr().out
+    assert "pairs            3" in output and "2 x image of another size" in output
     drawn = cv2.imread(str(sheet))
     assert drawn.shape == (488, 2 * 644, 3)
-    # Red lines, which the pictures have none of, among those of the first cell.
+    # The first cell has red lines; the images have no red.
     assert (drawn[:220, :640, 2].astype(int) - drawn[:220, :640, 0] > 100).sum() > 200
 
 
@@ -245,9 +259,9 @@ def test_pairs_are_shown_with_numbers_and_a_sheet(tmp_path, capsys):
         ({"matched_coords": None}, "points malformed"),
     ],
 )
-def test_a_bad_pair_is_counted_by_reason(tmp_path, change, reason):
+def test_bad_pair_is_counted_by_reason(tmp_path, change, reason):
     write_room(tmp_path / "in")
-    report = curate_pairs(job("folder", tmp_path / "in", tmp_path / "out"), PairPlan(points=5), 1)
+    report = curate_pairs(make_job("folder", tmp_path / "in", tmp_path / "out"), PairOptions(points=5), 1)
     path = Path(report["file"])
     fields = json.loads(path.read_text().splitlines()[0])
     fields["pixel_coords"][0] = [999, 0]

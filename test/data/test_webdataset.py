@@ -1,4 +1,4 @@
-"""Records in WebDataset shards: whole or not there, continued after a kill, read back by the library."""
+"""Records in WebDataset shards: written completely or not at all, continued after a kill, read by the library."""
 
 import json
 
@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 import pytest
 from support.command_line import depthlm
-from support.small_data_sets import curated, picture, text
+from support.small_data_sets import curate_and_read, write_file, write_image
 
 from depthlm_ros.cli import main
 from depthlm_ros.data.read import read_records
-from depthlm_ros.data.records import Problem
-from depthlm_ros.data.webdataset import pack, read_shards, unpack
+from depthlm_ros.data.records import RecordProblem
+from depthlm_ros.data.webdataset import pack_shards, read_shards, unpack_shards
 from depthlm_ros.errors import BadInput
 
 pytestmark = pytest.mark.torch  # webdataset is in the training environment
@@ -19,18 +19,18 @@ pytestmark = pytest.mark.torch  # webdataset is in the training environment
 
 @pytest.fixture
 def records(tmp_path):
-    """Five records with depth maps, in DepthVLM's schema."""
+    """Writes five records with depth maps in DepthVLM's schema, and returns the file."""
     for n in range(5):
-        picture(tmp_path / "in" / "rgb" / f"{n}.png", 8, 6)
+        write_image(tmp_path / "in" / "rgb" / f"{n}.png", 8, 6)
         (tmp_path / "in" / "depth").mkdir(exist_ok=True)
         np.save(tmp_path / "in" / "depth" / f"{n}.npy", np.full((6, 8), 1.0 + n, np.float32))
-    text(tmp_path / "in" / "intrinsics.txt", "8 0 3.5 0 8 2.5 0 0 1")
-    curated("folder", tmp_path / "in", tmp_path / "out", format="depthvlm")
+    write_file(tmp_path / "in" / "intrinsics.txt", "8 0 3.5 0 8 2.5 0 0 1")
+    curate_and_read("folder", tmp_path / "in", tmp_path / "out", format="depthvlm")
     return tmp_path / "out" / "folder.jsonl"
 
 
-def test_a_sample_holds_the_files_themselves_and_the_line_without_paths(records, tmp_path):
-    shards = [shard for shard, _ in pack(records, tmp_path / "shards", 2, [])]
+def test_sample_holds_the_files_and_the_line_without_paths(records, tmp_path):
+    shards = [shard for shard, _ in pack_shards(records, tmp_path / "shards", 2, [])]
     assert [shard.name for shard in shards] == [f"folder-{n:06d}.tar" for n in range(3)]
     samples = list(read_shards([str(shard) for shard in shards]))
     assert [sample["__key__"] for sample in samples] == [f"{n:08d}" for n in range(5)]
@@ -41,22 +41,22 @@ def test_a_sample_holds_the_files_themselves_and_the_line_without_paths(records,
     assert cv2.imdecode(np.frombuffer(samples[0]["png"], np.uint8), 1).shape == (6, 8, 3)
 
 
-def test_shards_that_are_there_stay_and_partial_ones_are_made_again(records, tmp_path):
-    first, *rest = [shard for shard, _ in pack(records, tmp_path / "shards", 2, [])]
+def test_existing_shards_stay_and_partial_ones_are_rewritten(records, tmp_path):
+    first, *rest = [shard for shard, _ in pack_shards(records, tmp_path / "shards", 2, [])]
     kept = first.stat().st_mtime_ns
     whole = rest[0].read_bytes()
     (tmp_path / "shards" / f"partial-{rest[0].name}").write_bytes(whole[:100])
     rest[0].unlink()
-    list(pack(records, tmp_path / "shards", 2, []))
+    list(pack_shards(records, tmp_path / "shards", 2, []))
     assert first.stat().st_mtime_ns == kept and rest[0].read_bytes() == whole
     assert not list((tmp_path / "shards").glob("partial-*"))
 
 
-def test_an_image_that_vanished_is_counted(records, tmp_path, capsys):
+def test_missing_image_is_counted(records, tmp_path, capsys):
     (tmp_path / "in" / "rgb" / "3.png").unlink()
     assert main(["data", "pack", str(records), "--out", str(tmp_path / "shards"), "--images", "10"]) == 0
-    told = capsys.readouterr().out
-    assert "folder-000000.tar: 4 records" in told and "1 x image missing" in told
+    output = capsys.readouterr().out
+    assert "folder-000000.tar: 4 records" in output and "1 x image missing" in output
 
 
 def test_another_size_of_shards_is_refused_in_the_same_folder(records, tmp_path, capsys):
@@ -72,49 +72,49 @@ def test_what_is_not_in_a_shard_is_counted_in_a_later_run_too(records, tmp_path)
     unreadable.unlink()
     unreadable.symlink_to("/proc/self/mem")  # a file that is there, and cannot be read
     for _ in range(2):
-        problems: list[Problem] = []
-        assert [count for _, count in pack(records, tmp_path / "shards", 3, problems)] == [3, 1]
+        problems: list[RecordProblem] = []
+        assert [count for _, count in pack_shards(records, tmp_path / "shards", 3, problems)] == [3, 1]
         assert [problem.reason for problem in problems] == ["image unusable"] and ":4" in problems[0].where
 
 
-def test_a_full_disk_leaves_whole_shards_and_is_gone_on_from(records, tmp_path):
+def test_full_disk_leaves_complete_shards_and_a_later_run_continues(records, tmp_path):
     command = ["data", "pack", str(records), "--out", str(tmp_path / "shards"), "--images", "2"]
-    full = depthlm(*command, most_bytes=4096)
+    full = depthlm(*command, max_file_bytes=4096)
     assert full.returncode == 2 and "Make room and run the same command again" in full.stderr
     assert not list((tmp_path / "shards").glob("*.tar"))
     assert main(command) == 0 and len(list((tmp_path / "shards").glob("*.tar"))) == 3
 
 
-def test_damaged_files_are_not_packed_and_doubles_are_told(records, tmp_path, capsys):
+def test_damaged_files_are_not_packed_and_duplicates_are_reported(records, tmp_path, capsys):
     rgb = tmp_path / "in" / "rgb"
     (rgb / "0.png").write_bytes((rgb / "0.png").read_bytes()[:-12])
-    picture(rgb / "1.png", 16, 12)
+    write_image(rgb / "1.png", 16, 12)
     np.save(tmp_path / "in" / "depth" / "2.npy", np.full((3, 3), 1.0, np.float32))
     lines = records.read_text().splitlines()
     records.write_text("\n".join([*lines, lines[-1]]) + "\n")
-    for _ in range(2):  # and the same of shards that are there
+    for _ in range(2):  # the second time the shards exist
         assert main(["data", "pack", str(records), "--out", str(tmp_path / "shards")]) == 0
-        told = capsys.readouterr().out
-        assert "folder-000000.tar: 3 records" in told  # 3, 4 and 4 again
+        output = capsys.readouterr().out
+        assert "folder-000000.tar: 3 records" in output  # 3, 4 and 4 again
         for reason in ("image unusable", "image of another size", "depth map of another size", "duplicate line"):
-            assert f"1 x {reason}" in told
+            assert f"1 x {reason}" in output
 
 
-def test_pairs_are_refused_in_one_line(tmp_path, capsys):
-    text(tmp_path / "a.pairs.jsonl", '{"images": ["a.png", "b.png"]}')
+def test_pairs_are_rejected_with_one_line(tmp_path, capsys):
+    write_file(tmp_path / "a.pairs.jsonl", '{"images": ["a.png", "b.png"]}')
     assert main(["data", "pack", str(tmp_path / "a.pairs.jsonl"), "--out", str(tmp_path / "shards")]) == 2
     assert "holds pairs, which are not packed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("content", "options"), [("", []), ("{}\n", []), (None, ["--images", "0"])])
-def test_nothing_to_pack_is_an_error(records, tmp_path, content, options):
+def test_file_without_records_is_an_error(records, tmp_path, content, options):
     if content is not None:
         records.write_text(content)
     assert main(["data", "pack", str(records), "--out", str(tmp_path / "shards"), *options]) == 2
 
 
-def test_unpacked_shards_are_the_records_again(records, tmp_path, capsys):
-    shards = [str(shard) for shard, _ in pack(records, tmp_path / "shards", 3, [])]
+def test_unpacked_shards_equal_the_records(records, tmp_path, capsys):
+    shards = [str(shard) for shard, _ in pack_shards(records, tmp_path / "shards", 3, [])]
     assert main(["data", "unpack", *shards, "--out", str(tmp_path / "again")]) == 0
     assert "folder-000001.jsonl: 2 records" in capsys.readouterr().out
     again = [
@@ -128,7 +128,7 @@ def test_unpacked_shards_are_the_records_again(records, tmp_path, capsys):
         np.testing.assert_array_equal(one.depth_m, other.depth_m)
 
 
-def test_what_is_no_shard_is_named(tmp_path):
-    text(tmp_path / "a.tar", "no tar file")
-    with pytest.raises(BadInput, match=r"a\.tar: is no shard"):
-        list(unpack([tmp_path / "a.tar"], tmp_path))
+def test_file_that_is_not_a_shard_is_named(tmp_path):
+    write_file(tmp_path / "a.tar", "no tar file")
+    with pytest.raises(BadInput, match=r"a\.tar: not a shard"):
+        list(unpack_shards([tmp_path / "a.tar"], tmp_path))

@@ -1,4 +1,7 @@
-"""The public data sets that can be curated, one file each."""
+"""Readers of the public data sets, one module each.
+
+`data_set(name)` returns the reader of a data set. A reader's module is imported only when its data set is requested.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,10 @@ import importlib
 from depthlm_ros.data.source_view import DataSet
 from depthlm_ros.errors import UnknownName
 
-# Name -> module of this folder, and what it calls the data set. Modules are imported when asked for.
-_WHERE = {
+__all__ = ["NAMES", "NAMES_WITH_POSES", "data_set"]
+
+# Name of a data set -> (module in this folder, name of the DataSet in that module).
+_REGISTRY = {
     "argoverse2": ("argoverse2", "SET"),
     "ddad": ("ddad", "SET"),
     "eth3d": ("eth3d", "SET"),
@@ -23,14 +28,15 @@ _WHERE = {
     "taskonomy": ("omnidata", "TASKONOMY"),
     "waymo": ("waymo", "SET"),
 }
-NAMES = tuple(_WHERE)
-# Those whose views know where the camera was: pairs need that.
-POSED = ("eth3d", "folder", "matterport3d", "scannetpp")
+NAMES = tuple(_REGISTRY)
+# The data sets whose views have camera poses, which pairs of views need.
+NAMES_WITH_POSES = ("eth3d", "folder", "matterport3d", "scannetpp")
 
 
 def data_set(name: str) -> DataSet:
-    """Raises UnknownName, naming those there are."""
-    if name not in NAMES:
+    """Returns a data set by name. Raises UnknownName, which lists the known names."""
+    if name not in _REGISTRY:
         raise UnknownName(f"data set '{name}' is unknown: choose one of {', '.join(NAMES)}.")
-    module, attribute = _WHERE[name]
-    return getattr(importlib.import_module(f"depthlm_ros.data.sets.{module}"), attribute)
+    module, attribute = _REGISTRY[name]
+    found: DataSet = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
+    return found

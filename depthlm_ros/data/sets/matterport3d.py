@@ -1,11 +1,16 @@
-"""Matterport3D, the undistorted images, with one tripod camera of three lenses.
+"""Matterport3D: the undistorted images of a tripod with three cameras.
 
 On disk: [v1/scans/]SCAN/undistorted_color_images/UUID_iL_Y.jpg, undistorted_depth_images/UUID_dL_Y.png (1/4000 m along
-the optical axis), undistorted_camera_parameters/SCAN.conf: an intrinsics_matrix line holds for the scan lines after it,
-of which there are three groups, one for each lens; a scan line ends with the camera-to-world matrix of a camera that
-looks along -z with y up. The file counts rows from the bottom of the image (the data set's data_organization.md), so
-that cy from the top is H - 1 - cy: for one lens it says 509.202 where Matterport's own calibration, which counts from
-the top, says 513.798, and their sum is 1023.
+the optical axis) and undistorted_camera_parameters/SCAN.conf. In this file an intrinsics_matrix line is valid for the
+scan lines after it; there are three such groups, one for each camera. A scan line ends with the camera-to-world matrix
+of a camera that looks along -z with y up. The file counts rows from the bottom of the image (the data set's
+data_organization.md), so that cy from the top is H - 1 - cy. For example, it states 509.202 for a camera for which
+Matterport's own calibration, which counts from the top, states 513.798; their sum is 1023.
+
+Splits: --split NAME uses the scans that ROOT/scenes_NAME.txt names.
+
+Defects of DepthLM's release, which --as-released reproduces: it writes the key image_path, which its own loader does
+not read; it labels distance along the ray; it uses the cy of the file unchanged; its limits of depth are too wide.
 """
 
 from __future__ import annotations
@@ -20,21 +25,25 @@ import numpy as np
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.data.depthfile import read_depth
 from depthlm_ros.data.records import CAPS_M, RANGE, BadRecord, DepthFile, Z
-from depthlm_ros.data.sets.folder import folders_with, must_exist
-from depthlm_ros.data.source_view import Choice, DataSet, Maker, View
+from depthlm_ros.data.sets.folder import find_folders_with, require_path
+from depthlm_ros.data.source_view import DataSet, LazyView, ReadOptions, SourceView
 from depthlm_ros.image_io import image_size
 
 COLOR, DEPTH, PARAMETERS = "undistorted_color_images", "undistorted_depth_images", "undistorted_camera_parameters"
 UNITS_PER_METRE = 4000.0
-# A camera that looks along -z with y up, in the optical frame.
+# Transform between a camera frame that looks along -z with y up and the optical frame.
 OPTICAL = np.diag([1.0, -1.0, -1.0, 1.0])
-# DepthLM's release draws within these, and leaves images with fewer usable points out.
-RELEASED_M, RELEASED_LEAST = (0.05, 50.0), 50
+# DepthLM's release draws points within these limits, and leaves out images with fewer usable points.
+RELEASED_CAPS_M, RELEASED_LEAST_POINTS = (0.05, 50.0), 50
 
 
 @dataclass(frozen=True)
-class Shot:
-    """A line of the parameters. k: fx, fy, cx, cy as they stand there. pose: camera to world, optical frame."""
+class ScanImage:
+    """A scan line of the camera parameters.
+
+    depth, color: file names. k: fx, fy, cx, cy as the file states them. pose: float64 (4, 4), camera (optical frame) to
+    world.
+    """
 
     depth: str
     color: str
@@ -42,53 +51,53 @@ class Shot:
     pose: np.ndarray
 
 
-def items(root: Path, choice: Choice) -> Sequence[str]:
-    """The scans; of a split if ROOT holds scenes_SPLIT.txt."""
+def items(root: Path, options: ReadOptions) -> Sequence[str]:
+    """Returns the scans, of one split if it is chosen."""
     base = root / "v1" / "scans" if (root / "v1" / "scans").is_dir() else root
-    scans = [(base / name).relative_to(root).as_posix() for name in folders_with(base, PARAMETERS)]
-    if not choice.split:
+    scans = [(base / name).relative_to(root).as_posix() for name in find_folders_with(base, PARAMETERS)]
+    if not options.split:
         return scans
-    wanted = set(must_exist(root / f"scenes_{choice.split}.txt", "split").read_text(encoding="utf-8").split())
+    wanted = set(require_path(root / f"scenes_{options.split}.txt", "split").read_text(encoding="utf-8").split())
     return [scan for scan in scans if Path(scan).name in wanted]
 
 
-def views(root: Path, item: str, choice: Choice) -> Iterator[Maker]:
-    """One view for each image of a scan."""
+def views(root: Path, item: str, options: ReadOptions) -> Iterator[LazyView]:
+    """Yields one view for each image of a scan."""
     folder = (root / item).resolve()
-    shots = _shots(must_exist(folder / PARAMETERS / f"{folder.name}.conf", "camera parameters"))
-    for shot in shots:
-        yield Path(shot.color).stem, partial(_view, folder, shot, choice)
+    scan_images = _read_scan_images(require_path(folder / PARAMETERS / f"{folder.name}.conf", "camera parameters"))
+    for scan_image in scan_images:
+        yield Path(scan_image.color).stem, partial(_load_view, folder, scan_image, options)
 
 
-def _view(folder: Path, shot: Shot, choice: Choice) -> View:
-    image = must_exist(folder / COLOR / shot.color, "image")
-    released = choice.as_released and choice.format == "depthlm"
-    caps_m = RELEASED_M if released else CAPS_M["matterport"]
-    file = DepthFile(must_exist(folder / DEPTH / shot.depth, "depth map"), UNITS_PER_METRE, caps_m=caps_m)
-    return View(
+def _load_view(folder: Path, scan_image: ScanImage, options: ReadOptions) -> SourceView:
+    image = require_path(folder / COLOR / scan_image.color, "image")
+    released = options.as_released and options.format == "depthlm"
+    caps_m = RELEASED_CAPS_M if released else CAPS_M["matterport"]
+    file = DepthFile(require_path(folder / DEPTH / scan_image.depth, "depth map"), UNITS_PER_METRE, caps_m=caps_m)
+    return SourceView(
         key=f"{folder.name}/{image.stem}",
         image=image,
-        intrinsics=_camera(shot, image_size(image), choice.as_released),
+        intrinsics=_camera(scan_image, image_size(image), options.as_released),
         depth_m=read_depth(file),
         depth_file=file,
         label=RANGE if released else Z,
         caps_m=caps_m,
-        least_points=RELEASED_LEAST if released else 1,
+        least_points=RELEASED_LEAST_POINTS if released else 1,
         scene=folder.name,
         camera=image.stem.split("_")[-2],
-        split=choice.split,
-        pose=shot.pose,
+        split=options.split,
+        pose=scan_image.pose,
         image_key="image_path" if released else "image",
     )
 
 
-def _camera(shot: Shot, size_px: tuple[int, int], as_released: bool) -> Intrinsics:
-    fx, fy, cx, cy = shot.k
+def _camera(scan_image: ScanImage, size_px: tuple[int, int], as_released: bool) -> Intrinsics:
+    fx, fy, cx, cy = scan_image.k
     return Intrinsics(fx, fy, cx, cy if as_released else size_px[1] - 1 - cy, *size_px)
 
 
-def _shots(path: Path) -> list[Shot]:
-    shots: list[Shot] = []
+def _read_scan_images(path: Path) -> list[ScanImage]:
+    found: list[ScanImage] = []
     k: tuple[float, float, float, float] | None = None
     for line in path.read_text(encoding="utf-8").splitlines():
         words = line.split()
@@ -97,10 +106,10 @@ def _shots(path: Path) -> list[Shot]:
             k = numbers[0], numbers[4], numbers[2], numbers[5]
         elif words[:1] == ["scan"]:
             if k is None:
-                raise BadRecord("camera missing", f"{path}: a scan line before the first intrinsics_matrix.")
+                raise BadRecord("camera missing", f"{path}: a scan line comes before the first intrinsics_matrix line.")
             pose = np.array([float(word) for word in words[3:19]]).reshape(4, 4) @ OPTICAL
-            shots.append(Shot(words[1], words[2], k, pose))
-    return shots
+            found.append(ScanImage(words[1], words[2], k, pose))
+    return found
 
 
 SET = DataSet(
@@ -111,9 +120,10 @@ SET = DataSet(
     views=views,
     corrections=(
         'the image is called "image"; DepthLM\'s release writes image_path, which its own loader does not read',
-        "z; DepthLM's release labels distance along the ray",
-        "cy counts from the top of the image; the file's counts from the bottom",
-        "0.01 to 10 m; DepthLM's release takes 0.05 to 50 m, and leaves out images with fewer than 50 points",
+        "labels are z; DepthLM's release labels distance along the ray",
+        "cy counts from the top of the image; in the file it counts from the bottom",
+        "depth is limited to 0.01 to 10 m; DepthLM's release uses 0.05 to 50 m, and leaves out images with fewer than "
+        "50 points",
     ),
     caps_m=CAPS_M["matterport"],
     depth_scale=UNITS_PER_METRE,
