@@ -31,7 +31,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["depthlm_ros", "depthlm_ros.*"]),
     package_data={"depthlm_ros.ros": ["fastdds.xml"]},
-    data_files=data_files("engines/tiny", "config/train", "config/models"),
+    data_files=data_files("engines/tiny", "config/train", "config/finetune", "config/models"),
     install_requires=requirements("base"),
     extras_require={
         name: requirements(name)

@@ -1,4 +1,4 @@
-"""`depthlm train`: a recipe in, a checked bundle with its scores out."""
+"""`depthlm train`: trains the embedded model by a recipe and writes it as a bundle with its scores."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import argparse
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -14,16 +13,25 @@ from tokenizers import Tokenizer
 from depthlm_ros.eval.rendered_scenes import calibrate, rendered_scores
 from depthlm_ros.export.write_bundle import write_bundle
 from depthlm_ros.families.registry import family_named
+from depthlm_ros.file_io import write_atomically
+from depthlm_ros.geometry.resize_rules import CanvasRule
 from depthlm_ros.model import load_model, read_tokenizer
 from depthlm_ros.model_files.bundle import find_bundle, load_bundle
-from depthlm_ros.model_files.install_paths import shared_file
-from depthlm_ros.model_files.spec import CanvasRule, ModelSpec
+from depthlm_ros.model_files.install_paths import package_share_file
+from depthlm_ros.model_files.spec import ModelSpec
 from depthlm_ros.nets.checkpoint import load_checkpoint
-from depthlm_ros.training.synthetic.recipe import Recipe, affixes, make_model, make_tokenizer, read_recipe
-from depthlm_ros.training.synthetic.trainer import Trainer
-from depthlm_ros.training.synthetic.warm_start import start_from
+from depthlm_ros.training.synthetic.recipe import (
+    SyntheticRecipe,
+    load_or_make_tokenizer,
+    make_model,
+    read_prompt_tokens,
+    read_synthetic_recipe,
+)
+from depthlm_ros.training.synthetic.trainer import SyntheticTrainer
+from depthlm_ros.training.synthetic.warm_start import copy_earlier_weights
 
 DEFAULT_RECIPE = "config/train/tiny.yaml"
+SCORES_FILE = "scores_rendered.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,46 +39,54 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--recipe", type=Path, default=None, help=f"YAML file (default: the installed {DEFAULT_RECIPE})"
     )
     parser.add_argument(
-        "--run", type=Path, dest="run_folder", default=Path("runs/tiny"), help="folder of checkpoints; resumes from it"
+        "--run",
+        type=Path,
+        dest="run_folder",
+        default=Path("runs/tiny"),
+        help="folder of the run's checkpoint; a run that is there continues (default: %(default)s)",
     )
     parser.add_argument("--out", type=Path, default=None, help="write the bundle here (default: RUN/bundle)")
-    parser.add_argument("--steps", type=int, default=None, help="override the recipe's number of steps")
-    parser.add_argument("--seed", type=int, default=None, help="override the recipe's: other weights, other scenes")
+    parser.add_argument("--steps", type=int, default=None, help="number of steps, instead of the recipe's")
+    parser.add_argument("--seed", type=int, default=None, help="seed of weights and scenes, instead of the recipe's")
     parser.add_argument(
         "--from", dest="start_from", metavar="MODEL", help="start from this bundle's weights instead of random ones"
     )
-    parser.add_argument("--learning-rate", type=float, default=None, help="override the recipe's: lower to go on")
-    parser.add_argument("--hours", type=float, default=None, help="stop (with the schedule complete) after this long")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--learning-rate",
+        type=float,
+        default=None,
+        help="learning rate, instead of the recipe's; use a lower one to continue a finished run",
+    )
+    parser.add_argument("--hours", type=float, default=None, help="stop after this time, with the schedule complete")
+    parser.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="where the model is trained (default: the GPU if there is one)",
+    )
     parser.add_argument("--threads", type=int, default=0, help="torch threads on the CPU (default: all)")
-    parser.add_argument("--workers", type=int, default=1, help="rendering processes")
-    parser.add_argument("--validation-images", type=int, default=300)
-    parser.add_argument("--export-only", action="store_true", help="export the run's checkpoint without training on")
+    parser.add_argument("--workers", type=int, default=1, help="rendering processes (default: %(default)s)")
+    parser.add_argument(
+        "--validation-images", type=int, default=300, help="rendered images to validate on (default: %(default)s)"
+    )
+    parser.add_argument("--export-only", action="store_true", help="export the run's checkpoint without more training")
 
 
 def run(args: argparse.Namespace) -> int:
-    recipe = read_recipe(args.recipe or shared_file(DEFAULT_RECIPE))
-    changes = {
-        name: getattr(args, name) for name in ("steps", "hours", "learning_rate") if getattr(args, name) is not None
-    }
-    recipe = replace(recipe, train=replace(recipe.train, **changes))
-    if args.seed is not None:
-        recipe = replace(recipe, seed=args.seed)
+    recipe = override(read_synthetic_recipe(args.recipe or package_share_file(DEFAULT_RECIPE)), args)
     if args.threads:
         torch.set_num_threads(args.threads)
     earlier = load_bundle(find_bundle(args.start_from)) if args.start_from else None
-    words = read_tokenizer(earlier.tokenizer_path) if earlier else None
-    tokenizer = run_tokenizer(recipe, args.run_folder, words)
-    family = family_named(recipe.family)
+    earlier_tokenizer = read_tokenizer(earlier.tokenizer_path) if earlier else None
+    tokenizer = load_or_make_tokenizer(recipe, args.run_folder, earlier_tokenizer)
     model = make_model(recipe, tokenizer)
-    if earlier is not None and words is not None:
-        copied = start_from(model, tokenizer, load_checkpoint(earlier.folder), words)
+    if earlier is not None and earlier_tokenizer is not None:
+        copied = copy_earlier_weights(model, tokenizer, load_checkpoint(earlier.folder), earlier_tokenizer)
         print(f"started from {earlier.folder}: {copied} tensors", flush=True)
-    trainer = Trainer(
+    trainer = SyntheticTrainer(
         model,
-        family,
+        family_named(recipe.family),
         tokenizer.to_str(),
-        affixes(tokenizer),
+        read_prompt_tokens(tokenizer),
         recipe.data,
         recipe.train,
         args.run_folder,
@@ -83,31 +99,26 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def run_tokenizer(recipe: Recipe, folder: Path, earlier: Tokenizer | None) -> Tokenizer:
-    """The run's tokenizer, kept beside the checkpoint: that of the model it starts from, as long as the recipe has room
-    for all its words, else learnt from the recipe's own texts."""
-    path = folder / "tokenizer.json"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        kept = earlier if earlier is not None and earlier.get_vocab_size() <= recipe.model.vocab else None
-        (kept or make_tokenizer(recipe)).save(str(path))
-    return Tokenizer.from_file(str(path))
+def override(recipe: SyntheticRecipe, args: argparse.Namespace) -> SyntheticRecipe:
+    """Returns the recipe with the settings of the command line. Raises SetupError for a wrong value."""
+    settings = {name: getattr(args, name) for name in ("steps", "hours", "learning_rate")}
+    train = replace(recipe.train, **{name: value for name, value in settings.items() if value is not None})
+    return replace(recipe, train=train, seed=recipe.seed if args.seed is None else args.seed)
 
 
-def export(trainer: Trainer, recipe: Recipe, tokenizer: Tokenizer, out: Path, images: int) -> None:
-    """Writes the bundle, learns through the runtime path how large its errors are, writes that down, and scores it."""
-    model, spec, done = trainer.model.cpu().eval(), bundle_spec(recipe, trainer), provenance(recipe, trainer)
-    write_bundle(model, tokenizer, spec, out, provenance=done)
+def export(trainer: SyntheticTrainer, recipe: SyntheticRecipe, tokenizer: Tokenizer, out: Path, images: int) -> None:
+    """Writes the bundle, measures its errors through the runtime path, writes them into it, and scores it."""
+    model, spec, history = trainer.model.cpu().eval(), bundle_spec(recipe, trainer), provenance(recipe, trainer)
+    write_bundle(model, tokenizer, spec, out, provenance=history)
     calibration = calibrate(load_model(str(out)), images)
-    write_bundle(model, tokenizer, replace(spec, calibration=calibration), out, provenance=done)
-    exported = load_model(str(out))
-    scores = rendered_scores(exported, images)
-    (out / "scores_rendered.json").write_text(json.dumps(scores, indent=1) + "\n")
+    write_bundle(model, tokenizer, replace(spec, calibration=calibration), out, provenance=history)
+    scores = rendered_scores(load_model(str(out)), images)
+    write_atomically(out / SCORES_FILE, json.dumps(scores, indent=1) + "\n")
     print(json.dumps(scores))
 
 
-def bundle_spec(recipe: Recipe, trainer: Trainer) -> ModelSpec:
-    """What the manifest says; its errors are unknown until they have been measured."""
+def bundle_spec(recipe: SyntheticRecipe, trainer: SyntheticTrainer) -> ModelSpec:
+    """Returns the description of the model for its manifest. Its errors are unknown until they have been measured."""
     return ModelSpec(
         name=recipe.name,
         family=recipe.family,
@@ -120,8 +131,8 @@ def bundle_spec(recipe: Recipe, trainer: Trainer) -> ModelSpec:
     )
 
 
-def provenance(recipe: Recipe, trainer: Trainer) -> dict[str, Any]:
-    """How the model was made."""
+def provenance(recipe: SyntheticRecipe, trainer: SyntheticTrainer) -> dict[str, object]:
+    """Returns how the model was made."""
     return {
         "command": "depthlm train",
         "seed": recipe.seed,

@@ -1,7 +1,8 @@
-"""Muon with the matrices of one shape in one product: on a GPU, torch's own spends a third of a step starting kernels.
+"""The Muon optimiser, with all matrices of one shape in one product.
 
-https://kellerjordan.github.io/posts/muon/, its steps scaled to those of AdamW (https://arxiv.org/abs/2502.16982); the
-same numbers as torch.optim.Muon with adjust_lr_fn="match_rms_adamw".
+On a GPU, torch's own Muon spends a third of a step starting kernels. Source: https://kellerjordan.github.io/posts/muon/,
+with steps scaled to those of AdamW (https://arxiv.org/abs/2502.16982). The numbers are those of torch.optim.Muon with
+adjust_lr_fn="match_rms_adamw".
 """
 
 from __future__ import annotations
@@ -9,18 +10,17 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 
 MOMENTUM = 0.95
-# Of the quintic iteration that makes singular values 1, and how often it is done.
+# Coefficients of the quintic iteration that brings all singular values near 1, and its number of iterations.
 QUINTIC, ITERATIONS = (3.4445, -4.7750, 2.0315), 5
 EPS = 1e-7
 
 
 class Muon(torch.optim.Optimizer):
-    """For matrices, each with a gradient at every step. precision: of the products."""
+    """Optimises matrices, each of which must have a gradient at every step. precision: dtype of the products."""
 
     def __init__(
         self,
@@ -33,18 +33,18 @@ class Muon(torch.optim.Optimizer):
         self.precision = precision
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One step down the gradients."""
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Makes one step along the gradients."""
         for group in self.param_groups:
-            alike: dict[torch.Size, list[torch.nn.Parameter]] = defaultdict(list)
+            by_shape: dict[torch.Size, list[torch.nn.Parameter]] = defaultdict(list)
             for parameter in group["params"]:
-                alike[parameter.shape].append(parameter)
-            for shape, parameters in alike.items():
+                by_shape[parameter.shape].append(parameter)
+            for shape, parameters in by_shape.items():
                 momenta = [self._momentum(parameter) for parameter in parameters]
                 gradients = [parameter.grad for parameter in parameters]
                 torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
-                ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)
-                steps = orthogonal(torch.stack(ahead).to(self.precision))
+                nesterov = torch._foreach_lerp(gradients, momenta, MOMENTUM)
+                steps = orthogonalise(torch.stack(nesterov).to(self.precision))
                 rate = group["lr"] * 0.2 * math.sqrt(max(shape))
                 torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
                 torch._foreach_add_(parameters, list(steps.to(parameters[0].dtype).unbind()), alpha=-rate)
@@ -56,8 +56,8 @@ class Muon(torch.optim.Optimizer):
         return state["momentum_buffer"]
 
 
-def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
-    """(N, R, C): matrices (N, R, C) with all singular values made about 1."""
+def orthogonalise(matrices: torch.Tensor) -> torch.Tensor:
+    """Returns the matrices (N, R, C) with all their singular values brought near 1."""
     a, b, c = QUINTIC
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices

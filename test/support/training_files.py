@@ -1,4 +1,4 @@
-"""Small random base checkpoints and small files of records, for the tests of training."""
+"""Makes small random base checkpoints and small files of records, for the tests of fine-tuning."""
 
 import json
 
@@ -10,7 +10,7 @@ from support.released_checkpoints import publish
 
 WIDTH, HEIGHT = 96, 64
 CAMERA = [1000.0, 1000.0, (WIDTH - 1) / 2, (HEIGHT - 1) / 2, WIDTH, HEIGHT]
-# Of a whole picture that the models see: little, so that a step takes a moment.
+# The most pixels of an image that the models see: few, so that a step is fast.
 MOST_PIXELS = 128 * 96
 ARCHITECTURES = {
     "depthlm-3b": "qwen2_5_vl",
@@ -25,7 +25,7 @@ ARCHITECTURES = {
 
 
 def make_base(folder, architecture, with_head=False):
-    """A base checkpoint that sees small pictures."""
+    """Writes a base checkpoint whose processor makes small images, and returns its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     publish(folder, architecture, with_head)
     path = folder / "preprocessor_config.json"
@@ -55,7 +55,7 @@ def point_line(name, count=12, seed=0, **changes):
 
 
 def depth_line(folder, name, seed=0):
-    """DepthVLM's kind, with a depth map of half the image's size."""
+    """Returns a line of DepthVLM's schema and writes its depth map, of half the image's size."""
     values = (np.random.default_rng(seed).uniform(1, 5, (HEIGHT // 2, WIDTH // 2)) * 1000).astype(np.uint16)
     cv2.imwrite(str(folder / f"depth_{name}"), values)
     return {
@@ -98,7 +98,7 @@ def pair_line(first, second, seed=0):
 
 
 def write_data(folder, images=4):
-    """One file of each kind: points, dense, objects, pairs."""
+    """Writes a file of each kind of record and returns their paths: points, dense, objects, pairs."""
     folder.mkdir(parents=True, exist_ok=True)
     names = [f"{index}.png" for index in range(images)]
     for index, name in enumerate(names):
@@ -113,7 +113,7 @@ def write_data(folder, images=4):
 
 
 def finetune(recipe, data, model, out, *options, steps=10, **settings):
-    """Runs the verb; settings: train__batch=4 for train.batch=4. Returns its status."""
+    """Runs `depthlm finetune` and returns its exit status. settings: train__batch=4 means train.batch=4."""
     small = {"train__batch": 2, "train__batch_per_device": 1, "train__workers": 0, "train__log_every": 1}
     given = [f"--set={key.replace('__', '.')}={value}" for key, value in (small | settings).items()]
     command = ["finetune", recipe, "--data", str(data), "--model", str(model), "--out", str(out), "--steps", str(steps)]

@@ -1,4 +1,4 @@
-"""Training learns, resumes where it stopped, and asks in training as it asks at run time."""
+"""The training on rendered scenes learns, continues where it stopped, and asks as the model is asked at run time."""
 
 from dataclasses import replace
 
@@ -10,30 +10,48 @@ pytest.importorskip("transformers")
 
 from support.paths import ROOT  # noqa: E402
 
-from depthlm_ros.cli.train import run_tokenizer  # noqa: E402
-from depthlm_ros.errors import SetupError, UnknownName  # noqa: E402
+from depthlm_ros.errors import SetupError  # noqa: E402
 from depthlm_ros.families.registry import family_named  # noqa: E402
+from depthlm_ros.geometry.pinhole import centred_camera  # noqa: E402
 from depthlm_ros.model import read_tokenizer  # noqa: E402
-from depthlm_ros.nets.checkpoint import SmallConfig  # noqa: E402
+from depthlm_ros.nets.checkpoint import SmallModelConfig  # noqa: E402
 from depthlm_ros.nets.positions import PromptLayout  # noqa: E402
-from depthlm_ros.nets.text_decoder import Deep, causal_mask, read  # noqa: E402
-from depthlm_ros.scenes.questions.generate import ask_about  # noqa: E402
+from depthlm_ros.nets.text_decoder import DeepStackTokens, causal_mask, prefill  # noqa: E402
+from depthlm_ros.scenes.camera.viewpoints import sample_scene_and_pose  # noqa: E402
+from depthlm_ros.scenes.questions.generate import sample_questions  # noqa: E402
 from depthlm_ros.scenes.questions.view_pairs import sample_pair  # noqa: E402
 from depthlm_ros.scenes.renderer.render import render  # noqa: E402
-from depthlm_ros.training.losses import gradient, silog  # noqa: E402
+from depthlm_ros.training.losses import depth_gradient_loss, silog_loss  # noqa: E402
 from depthlm_ros.training.muon import Muon  # noqa: E402
-from depthlm_ros.training.synthetic.config import DataConfig, canvas_camera  # noqa: E402
-from depthlm_ros.training.synthetic.dataset import batch_texts, make_batch, pair_turns, sample_view  # noqa: E402
-from depthlm_ros.training.synthetic.prompts import CHAT, Turn, encode_turn, pack, turns_about  # noqa: E402
-from depthlm_ros.training.synthetic.recipe import Recipe, affixes, make_model, make_tokenizer, read_recipe  # noqa: E402
-from depthlm_ros.training.synthetic.step import TrainConfig, block_mask  # noqa: E402
+from depthlm_ros.training.packing import PREFIX, block_mask, tokenize_turn  # noqa: E402
+from depthlm_ros.training.synthetic.config import (  # noqa: E402
+    RENAMED_SETTINGS,
+    SyntheticDataSettings,
+    SyntheticTrainSettings,
+)
+from depthlm_ros.training.synthetic.dataset import make_batch, sample_texts  # noqa: E402
+from depthlm_ros.training.synthetic.prompts import (  # noqa: E402
+    CHAT,
+    make_turn,
+    pack_supervised,
+    turns_about_pair,
+    turns_about_picture,
+)
+from depthlm_ros.training.synthetic.recipe import (  # noqa: E402
+    SyntheticRecipe,
+    load_or_make_tokenizer,
+    make_model,
+    make_tokenizer,
+    read_prompt_tokens,
+    read_synthetic_recipe,
+)
 from depthlm_ros.training.synthetic.tokenizer import train_tokenizer  # noqa: E402
-from depthlm_ros.training.synthetic.trainer import Memory, Trainer, learning_rate  # noqa: E402
-from depthlm_ros.training.synthetic.warm_start import start_from  # noqa: E402
+from depthlm_ros.training.synthetic.trainer import ReplayBuffer, SyntheticTrainer, learning_rate  # noqa: E402
+from depthlm_ros.training.synthetic.warm_start import copy_earlier_weights  # noqa: E402
 
 pytestmark = pytest.mark.torch
 FAMILY = family_named("tiny")
-SMALL = SmallConfig(
+SMALL = SmallModelConfig(
     vocab=512,
     vision_width=48,
     vision_depth=4,
@@ -47,14 +65,14 @@ SMALL = SmallConfig(
     head_projected=(8, 8, 8, 8),
     head_features=8,
 )
-RECIPE = Recipe(
+RECIPE = SyntheticRecipe(
     "test",
     "tiny",
     "Apache-2.0",
     3,
     SMALL,
-    DataConfig(canvases=((64, 48), (96, 64)), focal_px=48.0, batch=4),
-    TrainConfig(steps=10, warmup_steps=2, learning_rate=3e-3, bf16=False, save_every=1000),
+    SyntheticDataSettings(canvases=((64, 48), (96, 64)), focal_px=48.0, batch=4),
+    SyntheticTrainSettings(steps=10, warmup_steps=2, learning_rate=3e-3, bf16=False, save_every=1000),
 )
 
 
@@ -70,11 +88,11 @@ def batch(tokenizer):
 
 def trainer(tokenizer, folder, seed=RECIPE.seed, device="cpu", **changes):
     config = replace(RECIPE.train, **changes)
-    return Trainer(
+    return SyntheticTrainer(
         make_model(RECIPE, tokenizer),
         FAMILY,
         tokenizer.to_str(),
-        affixes(tokenizer),
+        read_prompt_tokens(tokenizer),
         RECIPE.data,
         config,
         folder,
@@ -104,10 +122,10 @@ def test_a_resumed_run_equals_one_that_never_stopped(tokenizer, tmp_path):
         assert torch.equal(second.model.state_dict()[name], tensor), name
 
 
-def test_a_run_resumed_with_other_settings_says_so(tokenizer, tmp_path):
+def test_a_run_resumed_with_other_settings_has_a_new_phase(tokenizer, tmp_path):
     trainer(tokenizer, tmp_path, steps=1).run(workers=0, report=lambda _: None)
-    only_looked_at = trainer(tokenizer, tmp_path, steps=9, learning_rate=1e-4)
-    assert [phase["from_step"] for phase in only_looked_at.phases] == [0]
+    not_run = trainer(tokenizer, tmp_path, steps=9, learning_rate=1e-4)
+    assert [phase["from_step"] for phase in not_run.phases] == [0]
     other = trainer(tokenizer, tmp_path, steps=2, learning_rate=1e-4)
     other.run(workers=0, report=lambda _: None)
     assert [(phase["from_step"], phase["train"]["learning_rate"]) for phase in other.phases] == [(0, 3e-3), (1, 1e-4)]
@@ -116,35 +134,37 @@ def test_a_run_resumed_with_other_settings_says_so(tokenizer, tmp_path):
     assert [phase["seed"] for phase in seeded.phases] == [RECIPE.seed, RECIPE.seed, 9]
 
 
-def test_every_turn_of_the_recipe_of_the_embedded_model_enters_its_row():
-    """A row that is too short would drop the longest replies first, and teach the model to deny."""
+def test_rows_of_the_recipe_of_the_embedded_model_have_room_for_their_turns():
+    """A row that is too short would leave out the longest replies first, and teach the model to deny."""
     tokenizer = read_tokenizer(ROOT / "engines" / "tiny" / "tokenizer.json")
-    data = read_recipe(ROOT / "config" / "train" / "tiny.yaml").data
+    data = read_synthetic_recipe(ROOT / "config" / "train" / "tiny.yaml").data
     rng = np.random.default_rng(8)
-    camera = canvas_camera(data.canvases[0], data.focal_px)
+    camera = centred_camera(data.canvases[0], data.focal_px)
     turns, kept = 0, 0
     for _ in range(60):
-        scene, pose = sample_view(rng)
+        scene, pose = sample_scene_and_pose(rng)
         rendered = render(scene, pose, camera)
-        given = turns_about(rng, data, FAMILY, ask_about(rng, scene, rendered, camera, data.questions), rendered)
-        row = pack(given, tokenizer, data.row_tokens, 0)
+        given = turns_about_picture(
+            rng, data, FAMILY, sample_questions(rng, scene, rendered, camera, data.questions), rendered
+        )
+        row, _ = pack_supervised(given, tokenizer, data.row_tokens, 0)
         turns, kept = turns + len(given), kept + len(set(row.segment[row.segment >= 0]))
     assert kept >= 0.99 * turns
 
 
-def test_pairs_of_pictures_are_asked_about_with_answers_that_are_read_back(tokenizer):
+def test_families_read_the_replies_about_pairs_of_pictures_back(tokenizer):
     data = replace(RECIPE.data, pair_share=1.0)
     made = make_batch(data, FAMILY, tokenizer, 4, 0)
     assert made.second.shape == made.image.shape
     scene_rng = np.random.default_rng(3)
-    camera = canvas_camera(data.canvases[0], data.focal_px)
-    pair = sample_pair(scene_rng, sample_view(scene_rng)[0], camera, 3)
+    camera = centred_camera(data.canvases[0], data.focal_px)
+    pair = sample_pair(scene_rng, sample_scene_and_pose(scene_rng)[0], camera, 3)
     size_px = (camera.width_px, camera.height_px)
-    turns = pair_turns(pair, FAMILY, 16)
+    turns = turns_about_pair(pair, FAMILY, 16)
     for turn, matched_px in zip(turns, pair.matched_px, strict=False):
         read_px = FAMILY.read_match(turn.reply, size_px)
         np.testing.assert_allclose(read_px, matched_px, atol=1.0 + 0.001 * max(size_px))
-    asked = {turn.prompt.text: turn.reply for turn in turns}
+    asked = {turn.question: turn.reply for turn in turns}
     pose = FAMILY.read_pose({name: asked.get(prompt.text, "") for name, prompt in FAMILY.pose_prompts().items()})
     np.testing.assert_allclose(pose.rotation, pair.rotation, atol=0.003)
     np.testing.assert_allclose(pose.distance_m, np.linalg.norm(pair.translation_m), atol=0.006)
@@ -152,24 +172,24 @@ def test_pairs_of_pictures_are_asked_about_with_answers_that_are_read_back(token
         np.testing.assert_allclose(pose.translation_m, pair.translation_m, atol=0.03)
 
 
-def test_an_earlier_model_gives_its_weights_and_the_embeddings_of_the_words_it_knew(tokenizer):
+def test_a_warm_start_copies_weights_and_the_embeddings_of_common_tokens(tokenizer):
     other_words = train_tokenizer(["Where is the sofa? The sofa is here."] * 3, RECIPE.model.vocab)
     earlier, model = make_model(RECIPE, tokenizer), make_model(replace(RECIPE, seed=99), other_words)
-    assert start_from(model, other_words, earlier, tokenizer) > 50
+    assert copy_earlier_weights(model, other_words, earlier, tokenizer) > 50
     assert torch.equal(model.depth_head.norm.weight, earlier.depth_head.norm.weight)
     token = "<|im_end|>"
     ours, theirs = (torch.tensor([words.token_to_id(token)]) for words in (other_words, tokenizer))
     assert torch.equal(model.embed(ours), earlier.embed(theirs))
 
 
-def test_a_run_keeps_the_words_of_the_model_it_starts_from_as_long_as_there_is_room(tokenizer, tmp_path):
-    kept = run_tokenizer(replace(RECIPE, seed=99), tmp_path / "kept", tokenizer)
+def test_a_run_takes_the_tokenizer_of_the_model_it_starts_from_if_there_is_room(tokenizer, tmp_path):
+    kept = load_or_make_tokenizer(replace(RECIPE, seed=99), tmp_path / "kept", tokenizer)
     assert kept.get_vocab() == tokenizer.get_vocab()
     small = replace(RECIPE, model=replace(RECIPE.model, vocab=tokenizer.get_vocab_size() - 1))
-    learnt = run_tokenizer(small, tmp_path / "learnt", tokenizer)
+    learnt = load_or_make_tokenizer(small, tmp_path / "learnt", tokenizer)
     assert learnt.get_vocab_size() <= small.model.vocab
-    again = run_tokenizer(RECIPE, tmp_path / "learnt", tokenizer)
-    assert again.get_vocab() == learnt.get_vocab(), "a run that is resumed keeps its own"
+    again = load_or_make_tokenizer(RECIPE, tmp_path / "learnt", tokenizer)
+    assert again.get_vocab() == learnt.get_vocab(), "a resumed run keeps its tokenizer"
 
 
 def test_a_batch_depends_on_seed_and_step_only(tokenizer, batch):
@@ -180,20 +200,20 @@ def test_a_batch_depends_on_seed_and_step_only(tokenizer, batch):
     assert batch.image.shape != other.image.shape or not torch.equal(batch.image, other.image)
 
 
-def test_questions_packed_in_one_row_do_not_see_each_other(tokenizer, batch):
+def test_packed_questions_do_not_see_each_other(tokenizer, batch):
     """The states of a packed question equal those of the same question alone after the same image."""
     torch.manual_seed(0)
     model = make_model(RECIPE, tokenizer).eval()
     image = batch.image[:1]
-    fixed = affixes(tokenizer)
-    layout = PromptLayout((len(fixed.before), len(fixed.after)), (model.span((image.shape[2], image.shape[1])),))
+    fixed = read_prompt_tokens(tokenizer)
+    layout = PromptLayout((len(fixed.before), len(fixed.after)), (model.image_span((image.shape[2], image.shape[1])),))
     turns = [
-        Turn(FAMILY.question_prompt(text, np.zeros((0, 2)), (), (64, 48)), "There is no red box in this image.")
+        make_turn(FAMILY.question_prompt(text, np.zeros((0, 2)), (), (64, 48)), "There is no red box in this image.")
         for text in ("How far is the red box?", "Where is the blue ball?")
     ]
-    row = pack(turns, tokenizer, 96, 0)
+    row, _ = pack_supervised(turns, tokenizer, 96, 0)
     with torch.no_grad():
-        tokens, deep = model.see(image)
+        tokens, deep = model.encode_image(image)
         prefix = torch.cat(
             [model.embed(torch.tensor([fixed.before])), tokens, model.embed(torch.tensor([fixed.after]))], 1
         )
@@ -203,28 +223,27 @@ def test_questions_packed_in_one_row_do_not_see_each_other(tokenizer, batch):
             cos, sin = model.prefix_rope(layout)
             text_cos, text_sin = model.text_rope(offsets + layout.next_position)
             rope = (torch.cat([cos, text_cos], 1), torch.cat([sin, text_sin], 1))
-            return read(model.language, x, *rope, mask, Deep(deep, layout.spans))[0][0, layout.length :]
+            return prefill(model.language, x, *rope, mask, DeepStackTokens(deep, layout.spans))[0][0, layout.length :]
 
-        segment = torch.from_numpy(row.segment)[None]
-        packed = states(
-            torch.from_numpy(row.ids)[None], torch.from_numpy(row.offset)[None], block_mask(segment, layout.length)
-        )
-        ids, _ = encode_turn(turns[1], tokenizer)
+        segment = torch.from_numpy(np.concatenate([np.full(layout.length, PREFIX), row.segment]))[None]
+        packed = states(torch.from_numpy(row.ids)[None], torch.from_numpy(row.offset)[None], block_mask(segment))
+        tokens_alone = tokenize_turn(turns[1], tokenizer, CHAT)
+        ids = [*tokens_alone.given, *tokens_alone.predicted]
         alone = states(torch.tensor([ids]), torch.arange(len(ids))[None], causal_mask(layout.length + len(ids)))
     torch.testing.assert_close(packed[row.segment == 1], alone, rtol=1e-4, atol=1e-5)
 
 
 def test_only_replies_are_learnt(tokenizer):
-    turn = Turn(
+    turn = make_turn(
         FAMILY.point_prompt(3, 4, (64, 48)),
         "<think> The point is around 2.31 meters away from the camera. </think>\n\n<answer> 2.31 </answer>",
     )
-    row = pack([turn], tokenizer, 64, 0)
-    taught = tokenizer.decode(row.label[row.label >= 0].tolist(), skip_special_tokens=False)
-    assert taught == "2.31 meters away from the camera. </think>\n\n<answer> 2.31 </answer><|im_end|>"
+    row, _ = pack_supervised([turn], tokenizer, 64, 0)
+    learnt = tokenizer.decode(row.next_id[row.next_id >= 0].tolist(), skip_special_tokens=False)
+    assert learnt == "2.31 meters away from the camera. </think>\n\n<answer> 2.31 </answer><|im_end|>"
 
 
-def test_a_point_question_is_short_and_comes_back_unchanged(tokenizer):
+def test_a_point_question_is_at_most_13_tokens_and_is_decoded_unchanged(tokenizer):
     prompt = FAMILY.point_prompt(63, 47, (64, 48))
     text = prompt.text + CHAT.header + prompt.forced
     ids = tokenizer.encode(text).ids
@@ -233,13 +252,13 @@ def test_a_point_question_is_short_and_comes_back_unchanged(tokenizer):
 
 
 @pytest.mark.parametrize("text", ["How far is the red box?", "déjà vu 距離", "1234.5 (6, 7)", "tabs\tand\nlines", "  "])
-def test_any_text_survives_the_tokenizer(tokenizer, text):
+def test_any_text_is_decoded_unchanged(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text).ids) == text
 
 
-def test_every_reply_of_the_renderer_is_read_back_by_the_family(tokenizer):
+def test_the_family_reads_every_reply_about_rendered_scenes_back(tokenizer):
     rng = np.random.default_rng(5)
-    texts = list(batch_texts(rng, DataConfig(), FAMILY, scenes=30))
+    texts = list(sample_texts(rng, SyntheticDataSettings(), FAMILY, scenes=30))
     for text in texts[1::2]:
         if text.startswith("<think>"):
             assert FAMILY.read_point(text.removeprefix("<think> The point is around ")) > 0
@@ -248,16 +267,16 @@ def test_every_reply_of_the_renderer_is_read_back_by_the_family(tokenizer):
             assert (reply.value > 0) == (reply.status.value == "ok"), text
 
 
-def test_silog_is_the_formula():
+def test_silog_loss_follows_its_formula():
     predicted, truth = torch.tensor([[[1.0, 2.0, 9.0]]]), torch.tensor([[[2.0, 2.0, float("nan")]]])
     d = np.log([0.5, 1.0])
     expected = np.sqrt((d**2).mean() - 0.5 * d.mean() ** 2 + 1e-8)
-    assert float(silog(predicted, truth)) == pytest.approx(expected, rel=1e-5)
+    assert float(silog_loss(predicted, truth)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_losses_without_labels_are_zero_and_finite():
     predicted = torch.ones(2, 4, 4, requires_grad=True)
-    loss = silog(predicted, torch.full((2, 4, 4), float("nan"))) + gradient(
+    loss = silog_loss(predicted, torch.full((2, 4, 4), float("nan"))) + depth_gradient_loss(
         predicted, torch.full((2, 4, 4), float("nan"))
     )
     loss.backward()
@@ -265,94 +284,69 @@ def test_losses_without_labels_are_zero_and_finite():
     assert torch.isfinite(predicted.grad).all()
 
 
-def test_learning_rate_warms_up_and_decays():
-    config = TrainConfig(learning_rate=1.0, warmup_steps=10)
+def test_learning_rate_rises_and_decays():
+    config = SyntheticTrainSettings(learning_rate=1.0, warmup_steps=10)
     assert learning_rate(0, 0.0, config) == pytest.approx(0.1)
     assert learning_rate(10, 0.0, config) == pytest.approx(1.0)
     assert learning_rate(99, 1.0, config) == pytest.approx(0.02)
 
 
-def test_the_recipe_of_the_embedded_model_is_readable():
-    recipe = read_recipe(ROOT / "config" / "train" / "tiny.yaml")
-    assert recipe.name == "tiny"
-
-
-@pytest.mark.parametrize(
-    ("text", "error"), [("model: {layers: 3}", UnknownName), ("seed: [", SetupError), ("", SetupError)]
-)
-def test_a_wrong_recipe_names_what_is_wrong(tmp_path, text, error):
-    path = tmp_path / "recipe.yaml"
-    path.write_text(text)
-    with pytest.raises(error, match=r"recipe\.yaml"):
-        read_recipe(path)
-
-
-@pytest.mark.parametrize(
-    ("text", "error"),
-    [
-        ("train: {learning_rate: 3e-4}", "learning_rate '3e-4'.* write 3.0e-4"),
-        ("train: {learning_rate: .nan}", "learning_rate nan: it must be a number from"),
-        ("train: {warmup_steps: 0}", "warmup_steps 0: it must be a whole number from 1"),
-        ("train: {steps: 10.5}", "steps 10.5: it must be a whole number"),
-        ("train: {again: true}", "again True"),
-        ("data: {recoloured_share: 7}", "recoloured_share 7: it must be a number from 0.0 to 1.0"),
-        ("data: {batch: 0}", "batch 0"),
-    ],
-)
-def test_a_number_that_cannot_be_is_named(tmp_path, text, error):
-    path = tmp_path / "recipe.yaml"
-    path.write_text(text)
-    with pytest.raises(SetupError, match=error):
-        read_recipe(path)
+def test_a_checkpoint_with_older_names_of_settings_is_continued_as_the_same_run(tokenizer, tmp_path):
+    trainer(tokenizer, tmp_path, steps=1).run(workers=0, report=lambda _: None)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    older = {new: old for old, new in RENAMED_SETTINGS.items()}
+    for phase in state["phases"]:
+        for group in ("data", "train"):
+            phase[group] = {older.get(name, name): value for name, value in phase[group].items()}
+    torch.save(state, tmp_path / "checkpoint.pt")
+    continued = trainer(tokenizer, tmp_path, steps=1)
+    continued.run(workers=0, report=lambda _: None)
+    assert len(continued.phases) == 1
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "abacus"])
-def test_a_device_that_is_not_there_is_named(tokenizer, tmp_path, device):
-    with pytest.raises(SetupError, match=f"device '{device}' cannot be trained on"):
+def test_an_unusable_device_is_named(tokenizer, tmp_path, device):
+    with pytest.raises(SetupError, match=f"device '{device}' cannot be used for training"):
         trainer(tokenizer, tmp_path, device=device)
 
 
-@pytest.mark.parametrize("seed", [-1, 1.5, "seven", None])
-def test_a_seed_that_is_none_is_named(seed):
-    with pytest.raises(SetupError, match=f"seed {seed!r}"):
-        replace(RECIPE, seed=seed)
-
-
-def test_a_deeper_model_begins_as_the_one_it_starts_from(tokenizer, batch):
-    # DeepStack adds to the first three layers of language: new ones come behind them.
+def test_a_deeper_model_begins_as_the_earlier_one(tokenizer, batch):
+    # DeepStack adds to the first three layers of the language model: new layers come after them.
     shallow, deeper = replace(SMALL, depth=5), replace(SMALL, depth=7, vision_depth=6, deepstack=(0, 1, 4))
     earlier, model = (make_model(replace(RECIPE, model=each), tokenizer).eval() for each in (shallow, deeper))
-    start_from(model, tokenizer, earlier, tokenizer)
-    layout = PromptLayout((0, 0), (model.span((batch.image.shape[2], batch.image.shape[1])),))
+    copy_earlier_weights(model, tokenizer, earlier, tokenizer)
+    layout = PromptLayout((0, 0), (model.image_span((batch.image.shape[2], batch.image.shape[1])),))
     depths_m = []
     with torch.no_grad():
         for each in (earlier, model):
-            tokens, deep = each.see(batch.image)
+            tokens, deep = each.encode_image(batch.image)
             cos, sin = each.prefix_rope(layout)
-            states, _, _ = read(each.language, tokens, cos, sin, causal_mask(tokens.shape[1]), Deep(deep, layout.spans))
+            states, _, _ = prefill(
+                each.language, tokens, cos, sin, causal_mask(tokens.shape[1]), DeepStackTokens(deep, layout.spans)
+            )
             depths_m.append(each.depth(states, deep, layout))
     assert torch.equal(*depths_m)
 
 
-def test_batches_that_are_trained_on_again_keep_their_labels_and_change_their_colours(batch):
-    memory = Memory(room=2)
+def test_replayed_batches_keep_their_labels_and_change_their_colours(batch):
+    buffer = ReplayBuffer(size=2)
     for _ in range(5):
-        memory.keep(batch)
-    again = memory.draw(np.random.default_rng(0))
-    for name in ("depth_m", "ids", "label", "gaze", "numbers"):
+        buffer.add(batch)
+    again = buffer.sample(np.random.default_rng(0))
+    for name in ("depth_m", "ids", "next_id", "attention", "token_geometry"):
         assert getattr(again, name) is getattr(batch, name)
     assert again.image.dtype == torch.uint8 and not torch.equal(again.image, batch.image)
-    # A picture keeps its order of grey values: only brightness, contrast and tint are others.
+    # The order of a picture's grey values stays: only brightness, contrast and tint change.
     before, after = batch.image[0, :, :, 1].flatten().long(), again.image[0, :, :, 1].flatten().long()
     order = before.argsort(stable=True)
     assert (after[order].diff() >= 0).all()
 
 
-def test_a_run_that_trains_on_batches_again_takes_every_new_one_once(tokenizer, tmp_path):
+def test_a_run_with_replays_uses_every_new_batch_once(tokenizer, tmp_path):
     data = replace(RECIPE.data, batch=2, pair_share=0.5)
-    config = replace(RECIPE.train, steps=6, again=2, memory=2)
-    texts = (tokenizer.to_str(), affixes(tokenizer))
-    run = Trainer(make_model(RECIPE, tokenizer), FAMILY, *texts, data, config, tmp_path, 3)
+    config = replace(RECIPE.train, steps=6, replays=2, replay_buffer_size=2)
+    texts = (tokenizer.to_str(), read_prompt_tokens(tokenizer))
+    run = SyntheticTrainer(make_model(RECIPE, tokenizer), FAMILY, *texts, data, config, tmp_path, 3)
     made = [make_batch(data, FAMILY, tokenizer, 3, step) for step in range(2)]
     trained = []
     step = run.train_step
@@ -365,7 +359,7 @@ def test_a_run_that_trains_on_batches_again_takes_every_new_one_once(tokenizer, 
 
 
 @pytest.mark.parametrize("shape", [(6, 10), (10, 6)])
-def test_muon_makes_the_steps_of_torchs_own(shape):
+def test_muon_makes_the_steps_of_torch(shape):
     torch.manual_seed(0)
     ours = [torch.nn.Parameter(torch.randn(shape)) for _ in range(3)]
     theirs = [torch.nn.Parameter(each.detach().clone()) for each in ours]
@@ -382,16 +376,18 @@ def test_muon_makes_the_steps_of_torchs_own(shape):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_recorded_step_has_the_losses_and_gradients_of_a_plain_one(tokenizer, batch, tmp_path):
-    texts = (tokenizer.to_str(), affixes(tokenizer))
-    run = Trainer(make_model(RECIPE, tokenizer), FAMILY, *texts, RECIPE.data, RECIPE.train, tmp_path, 3, "cuda")
-    there = batch.to("cuda")
+def test_a_cuda_graph_has_the_losses_and_gradients_of_a_plain_step(tokenizer, batch, tmp_path):
+    texts = (tokenizer.to_str(), read_prompt_tokens(tokenizer))
+    run = SyntheticTrainer(
+        make_model(RECIPE, tokenizer), FAMILY, *texts, RECIPE.data, RECIPE.train, tmp_path, 3, "cuda"
+    )
+    on_gpu = batch.to("cuda")
     for parameter in run.parameters:
         parameter.grad = None
-    plain = run._losses(there)
+    plain = run._losses(on_gpu)
     plain.total.backward()
-    wanted = [parameter.grad.clone() for parameter in run.parameters]
-    recorded = run.graphed(there)
+    gradients = [parameter.grad.clone() for parameter in run.parameters]
+    recorded = run.graphed(on_gpu)
     torch.testing.assert_close(recorded.total, plain.total, rtol=1e-4, atol=1e-5)
-    for parameter, expected in zip(run.parameters, wanted, strict=True):
+    for parameter, expected in zip(run.parameters, gradients, strict=True):
         torch.testing.assert_close(parameter.grad, expected, rtol=1e-2, atol=1e-4)

@@ -1,132 +1,149 @@
-"""All that is shown in a run, by position: the data set of torch's loader.
-
-What could not be shown in training, counted: records that were passed over, and points left out of the others.
-"""
+"""All samples of a run by their position (`FinetuneDataset`), and what had to be skipped (`SkippedRecords`)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Generic, TypedDict, TypeVar
 
 import numpy as np
 from torch.utils.data import Dataset
 
-from depthlm_ros.data.records import BadRecord, Problem
+from depthlm_ros.data.records import BadRecord, RecordProblem
 from depthlm_ros.errors import BadInput
 from depthlm_ros.nets.positions import ImageSpan
-from depthlm_ros.training.finetune.collator import Encoded
-from depthlm_ros.training.finetune.packing import Speech, encode
+from depthlm_ros.training.finetune.chat_encoder import ChatEncoder
+from depthlm_ros.training.finetune.collator import EncodedSample
 from depthlm_ros.training.finetune.recipe import TextSettings
-from depthlm_ros.training.finetune.record_files import Order, Source
-from depthlm_ros.training.finetune.samples import MakeSample, Sample, Showing
+from depthlm_ros.training.finetune.record_files import RecordFile, SampleOrder
+from depthlm_ros.training.finetune.samples import SampleContext, SampleMaker, TrainingSample
 
-# So many unusable records in a row are no accident.
+R = TypeVar("R")
+# More unusable records one after the other than this are no accident.
 MOST_ATTEMPTS = 100
 
 
 @dataclass(frozen=True)
-class Tokens:
-    """What an image costs in tokens. side_px: of the square that one token stands for; rows_end: with a token at the
-    end of each row (Pixtral)."""
+class ImageTokenRule:
+    """What an image costs in tokens.
+
+    side_px: side of the square that one token stands for. row_ends: whether each row has one more token at its end
+    (Pixtral).
+    """
 
     side_px: int
-    rows_end: bool
+    row_ends: bool
 
-    def span(self, picture: np.ndarray) -> ImageSpan:
-        rows, columns = (extent // self.side_px for extent in picture.shape[:2])
-        if self.rows_end:
+    def span(self, image: np.ndarray) -> ImageSpan:
+        """Returns what an image uint8 (h, w, 3) takes in a prompt."""
+        rows, columns = (extent // self.side_px for extent in image.shape[:2])
+        if self.row_ends:
             return ImageSpan((rows, columns), rows * (columns + 1), rows * (columns + 1))
         return ImageSpan((rows, columns), rows * columns, max(rows, columns))
 
 
-class Lesson(Dataset):
-    """What is shown at positions 0 to length - 1; each is made anew from (seed, position), in any process."""
+class FinetuneDataset(Dataset, Generic[R]):
+    """The samples at positions 0 to length - 1. Each depends on (seed, position) only, in any process."""
 
     def __init__(
         self,
-        sources: Sequence[Source],
-        order: Order,
-        make: MakeSample,
-        showing: Showing,
-        speech: Speech,
-        tokens: Tokens,
+        files: Sequence[RecordFile[R]],
+        order: SampleOrder,
+        make_sample: SampleMaker[R],
+        context: SampleContext,
+        encoder: ChatEncoder,
+        image_tokens: ImageTokenRule,
         text: TextSettings,
         length: int,
     ) -> None:
-        self.sources, self.order, self.make, self.showing = tuple(sources), order, make, showing
-        self.speech, self.tokens, self.text, self.length = speech, tokens, text, length
+        self.files, self.order, self.make_sample, self.context = tuple(files), order, make_sample, context
+        self.encoder, self.image_tokens, self.text, self.length = encoder, image_tokens, text, length
 
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, position: int) -> Encoded:
-        """A record that cannot be shown is passed over for the next one, and named in the result."""
-        return self.shown(position)[1]
+    def __getitem__(self, position: int) -> EncodedSample:
+        """Returns a sample. An unusable record is skipped for the next one, and is listed in the result."""
+        return self.sample_at(position)[1]
 
-    def shown(self, position: int) -> tuple[Sample, Encoded]:
-        """The same with the sample it was made of. Raises BadInput if one record after the other cannot be shown."""
-        passed: list[Problem] = []
-        while len(passed) < MOST_ATTEMPTS:
-            which, index = self.order.at(position, len(passed))
-            source = self.sources[which]
+    def sample_at(self, position: int) -> tuple[TrainingSample, EncodedSample]:
+        """Returns a sample before and after its encoding. Raises BadInput if too many records are unusable."""
+        skipped: list[RecordProblem] = []
+        while len(skipped) < MOST_ATTEMPTS:
+            data_set, index = self.order.record_at(position, len(skipped))
+            file = self.files[data_set]
             try:
-                record, dropped = source[index]
-                sample = self.make(self.showing, record, source.path, self.order.rng(position, len(passed)))
-                encoded = self.encoded(sample)
+                record, problems = file[index]
+                rng = self.order.rng(position, len(skipped))
+                sample = self.make_sample(self.context, record, file.path, rng)
+                encoded = self.encode(sample)
             except BadRecord as exc:
-                passed.append(Problem(source.where(index), exc.reason, str(exc)))
+                skipped.append(RecordProblem(file.where(index), exc.reason, str(exc)))
                 continue
-            return sample, replace(encoded, left_out=(*passed, *dropped))
-        reasons = ", ".join(sorted({problem.reason for problem in passed}))
+            return sample, replace(encoded, skipped=(*skipped, *problems))
+        reasons = ", ".join(sorted({problem.reason for problem in skipped}))
         raise BadInput(
-            f"{MOST_ATTEMPTS} records after each other cannot be shown ({reasons}); the last one: {passed[-1]} "
+            f"{MOST_ATTEMPTS} records one after the other are unusable ({reasons}); the last one: {skipped[-1]} "
             "Check the files with `depthlm data show`."
         )
 
-    def encoded(self, sample: Sample) -> Encoded:
-        """Raises BadRecord if the row is too long."""
-        spans = [self.tokens.span(picture) for picture in sample.pictures]
-        row = encode(self.speech, spans, sample.turns, self.text)
+    def encode(self, sample: TrainingSample) -> EncodedSample:
+        """Returns a sample as tokens. Raises BadRecord if its row is too long."""
+        spans = [self.image_tokens.span(image) for image in sample.images]
+        row = self.encoder.encode(spans, sample.turns, self.text)
         if len(row.ids) > self.text.sequence_tokens:
             raise BadRecord(
                 "row too long",
-                f"{len(row.ids)} tokens (of which {sum(span.tokens for span in spans)} of images) are more than "
+                f"{len(row.ids)} tokens, {sum(span.tokens for span in spans)} of them of images, are more than "
                 f"text.sequence_tokens ({self.text.sequence_tokens}).",
             )
-        return Encoded(row, sample.pictures, sample.depth_m)
+        return EncodedSample(row, sample.images, sample.depth_m)
+
+
+class SkippedCounts(TypedDict):
+    """SkippedRecords as JSON."""
+
+    counts: Mapping[str, int]
+    first: Mapping[str, str]
 
 
 @dataclass
-class LeftOut:
-    """counts: by reason, each time that it happened. first: by reason, what was wrong the first time."""
+class SkippedRecords:
+    """Records and points that could not be used in training.
+
+    counts: how often, by reason. first: by reason, the first problem.
+    """
 
     counts: dict[str, int] = field(default_factory=dict)
     first: dict[str, str] = field(default_factory=dict)
 
-    def add(self, problems: Iterable[Problem]) -> None:
-        """Count problems in."""
+    def add(self, problems: Iterable[RecordProblem]) -> None:
+        """Counts problems."""
         for problem in problems:
             self._count(problem.reason, problem.count, str(problem))
 
-    def merge(self, other: LeftOut) -> None:
-        """Count those of another process in."""
+    def merge(self, other: SkippedRecords) -> None:
+        """Adds the counts of another process."""
         for reason, count in other.counts.items():
             self._count(reason, count, other.first[reason])
 
-    def set(self, kept: Mapping[str, Any]) -> None:
-        """Take over what was kept as JSON, of `vars`."""
-        self.counts, self.first = dict(kept["counts"]), dict(kept["first"])
+    def to_json(self) -> SkippedCounts:
+        """Returns what `restore` takes."""
+        return {"counts": self.counts, "first": self.first}
+
+    def restore(self, saved: SkippedCounts) -> None:
+        """Takes over saved counts."""
+        self.counts, self.first = dict(saved["counts"]), dict(saved["first"])
 
     @property
     def total(self) -> int:
         return sum(self.counts.values())
 
     def lines(self) -> Iterator[str]:
-        """For people, the commonest first."""
+        """Yields a line for each reason, the most frequent one first."""
         for reason, count in sorted(self.counts.items(), key=lambda item: -item[1]):
-            yield f"left out {count} times: {reason}, the first: {self.first[reason]}"
+            yield f"skipped {count} times: {reason}; the first: {self.first[reason]}"
 
-    def _count(self, reason: str, count: int, told: str) -> None:
+    def _count(self, reason: str, count: int, problem: str) -> None:
         self.counts[reason] = self.counts.get(reason, 0) + count
-        self.first.setdefault(reason, told)
+        self.first.setdefault(reason, problem)

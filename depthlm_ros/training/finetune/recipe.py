@@ -1,47 +1,48 @@
-"""A recipe: what is trained from what, on which data and how. One YAML file each in config/train/.
-
-Reads recipes and says what is wrong in one: the file, the field, its value and what is allowed.
-"""
+"""A recipe: which model is trained from which checkpoint, on which data, and how. One YAML file each in
+config/finetune/, which `read_finetune_recipe` reads and checks."""
 
 from __future__ import annotations
 
-import types
-import typing
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import TypeVar
 
 from depthlm_ros.errors import SetupError
+from depthlm_ros.geometry.focal_estimation import FocalSettings
+from depthlm_ros.model_files.yaml_dataclass import Limits, apply_change, build_dataclass, read_yaml
 
-Span = tuple[float, float]
+Range = tuple[float, float]
+T = TypeVar("T")
 PARTS = ("vision", "language", "head")
 
 
 @dataclass(frozen=True)
-class DataSettings:
-    """What is shown. Names of data sets are parts of the paths of the files (the first that occurs counts).
+class FinetuneDataSettings:
+    """Which records are used and how their images are prepared.
 
-    mixture: "weights": the data set is drawn by its weight, then an image of it; "concatenate": every image once an
-    epoch. weights: by name; empty: all the same. nominal: an epoch's samples per image, of "weights". held_out: by
-    name, the share of records, the last after a shuffle, that is never shown. crop_height_px, crop_width_px: ranges of
-    the random crop about the image's centre, None for none. stretch: by name, the range of width / height to which such
-    an image is brought instead of cropped. centre_crop_px: by name, the most that is left of each axis. depth_type:
-    what metres in replies and maps mean; "label": what the labels mean, mixed as they are. labels_mean: by name, what
-    the labels mean where a file says it wrongly. images, depths: what paths in the files are relative to, "" for the
-    files themselves. questions: about each image (or pair), at most. Caps of depth come with the records
-    (data/caps.py).
+    A data set is named by a part of the path of its file; the first name that occurs counts. Caps of depth come with
+    the records (data/records.py).
+
+    mixture: "weights": the data set is drawn by its weight, then one of its images; "concatenate": every image once an
+    epoch. weights: by data set; all the same if empty. nominal: samples of an epoch per image, for "weights". held_out:
+    by data set, the share of records, the last ones of the file, that is never used. crop_height_px, crop_width_px:
+    ranges of the random crop about the image's centre, None for no crop. stretch: by data set, the range of width /
+    height to which images are stretched instead of cropped. centre_crop_px: by data set, the most pixels that are kept
+    of each axis. depth_type: the meaning of metres in replies and maps: "z", "range", or "label" for the meaning that
+    each label has. labels_mean: by data set, the meaning of labels where the file gives a wrong one. images, depths:
+    the folders that paths in the files are relative to, "" for the folder of the file. questions: the most questions
+    about an image or a pair.
     """
 
     mixture: str = "weights"
     weights: Mapping[str, float] = field(default_factory=dict)
     nominal: int = 1
     held_out: Mapping[str, float] = field(default_factory=dict)
-    crop_height_px: Span | None = None
-    crop_width_px: Span | None = None
-    stretch: Mapping[str, Span] = field(default_factory=dict)
+    crop_height_px: Range | None = None
+    crop_width_px: Range | None = None
+    stretch: Mapping[str, Range] = field(default_factory=dict)
     centre_crop_px: Mapping[str, int] = field(default_factory=dict)
     depth_type: str = "z"
     labels_mean: Mapping[str, str] = field(default_factory=dict)
@@ -54,10 +55,10 @@ class DataSettings:
 class TextSettings:
     """How questions and replies become tokens.
 
-    loss_on: the tokens that are learnt: "all" but those of the image, all "after_image", or the "reply" and its end.
-    trailing_header: a reply is followed by the header of the next one. layout: several questions are "packed" behind
-    one image without seeing each other, or are the "turns" of one conversation. sequence_tokens: longer rows are passed
-    over. answers: whether replies are shown at all.
+    loss_on: the tokens that are learnt: "all" tokens except those of the image, all tokens "after_image", or the
+    "reply" and its end. trailing_header: the header of the next reply follows a reply. layout: several questions are
+    "packed" behind one image without seeing each other, or are the "turns" of one conversation. sequence_tokens: longer
+    rows are skipped. answers: whether there are replies at all.
     """
 
     loss_on: str = "reply"
@@ -68,13 +69,14 @@ class TextSettings:
 
 
 @dataclass(frozen=True)
-class TrainSettings:
-    """How it is trained. batch: images (or pairs) per step over all devices; batch_per_device: at a time.
+class FinetuneTrainSettings:
+    """How the model is trained.
 
-    samples or epochs: how long, the other one 0. learning_rate_batch: where not 0, the rate is scaled with
-    sqrt(batch / learning_rate_batch). trains: of "vision", "language", "head"; head: DepthVLM's head, "" for none.
-    fsdp: how weights are sharded where there are several processes. deterministic: slower, but a resumed run on a GPU
-    is the same run too.
+    batch: images or pairs per step on all devices together. batch_per_device: images or pairs at a time on one device.
+    samples, epochs: the length of the training; one of them is 0. learning_rate_batch: if it is not 0, the rate is
+    multiplied by sqrt(batch / learning_rate_batch). warmup: share of the steps. clip: greatest norm of the gradient.
+    trains: the trained parts, of PARTS. head: DepthVLM's head, "" for none. fsdp: how several processes share the
+    weights. deterministic: slower, but a resumed run on a GPU is then exactly the same run.
     """
 
     learning_rate: float
@@ -102,19 +104,13 @@ class TrainSettings:
 
 
 @dataclass(frozen=True)
-class FocalSettings:
-    """For images without intrinsics. estimator: "auto" (Exif data, then the lines in the image), "exif", or
-    package.module:name of a callable that makes a FocalEstimator. fallback_fov_deg: field of view along the longer
-    side, where an image file says nothing."""
-
-    estimator: str = "auto"
-    fallback_fov_deg: float = 60.0
-
-
-@dataclass(frozen=True)
 class GrpoSettings:
-    """Group-relative policy optimisation (trl). reward: of a reply; worst_m: the error that counts for a reply that
-    cannot be read, and the largest that counts at all; beta: weight of the divergence from the start."""
+    """Group-relative policy optimisation (trl).
+
+    reward: name of the reward of a reply. worst_m: the error that counts for a reply that cannot be read, and the
+    largest error that counts. generations: replies to each question. reply_tokens: longest reply. beta: weight of the
+    divergence from the start.
+    """
 
     reward: str = "l1"
     worst_m: float = 80.0
@@ -125,54 +121,60 @@ class GrpoSettings:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """model: name in config/models of what is made, whose prompts, sizes and focal length hold; base: of the checkpoint
-    that it starts from. system: the system message in training, None for that of the model."""
+class FinetuneRecipe:
+    """One YAML file.
+
+    model: name in config/models of the model that is made; its prompts, sizes and focal length hold. base: the
+    checkpoint that the training starts from. system: the system message in training, None for that of the model.
+    """
 
     task: str
     model: str
     base: str
-    train: TrainSettings
+    train: FinetuneTrainSettings
     method: str = "sft"
     seed: int = 42
     system: str | None = None
-    data: DataSettings = DataSettings()
-    text: TextSettings = TextSettings()
-    focal: FocalSettings = FocalSettings()
-    grpo: GrpoSettings = GrpoSettings()
+    data: FinetuneDataSettings = field(default_factory=FinetuneDataSettings)
+    text: TextSettings = field(default_factory=TextSettings)
+    focal: FocalSettings = field(default_factory=FocalSettings)
+    grpo: GrpoSettings = field(default_factory=GrpoSettings)
 
 
-def named(table: Mapping[str, Any], *paths: Path) -> Any | None:
-    """The entry of a table by data set for files: that of the first name that occurs in one of the paths."""
-    text = " ".join(map(str, paths)).lower()
-    return next((value for name, value in table.items() if name.lower() in text), None)
-
-
-# The least that a number may be, where something is.
-LEAST = {
-    "seed": 0,
-    "data.questions": 1,
-    "data.nominal": 1,
-    "text.sequence_tokens": 1,
-    "train.batch": 1,
-    "train.batch_per_device": 1,
-    "train.learning_rate": 0,
-    "train.learning_rate_batch": 0,
-    "train.samples": 0,
-    "train.epochs": 0,
-    "train.warmup": 0,
-    "train.clip": 0,
-    "train.weight_decay": 0,
-    "train.depth_weight": 0,
-    "train.save_every": 1,
-    "train.keep": 1,
-    "train.log_every": 1,
-    "train.workers": 0,
-    "grpo.generations": 2,
-    "grpo.reply_tokens": 1,
-    "grpo.temperature": 0,
-    "grpo.beta": 0,
-    "grpo.worst_m": 0,
+LIMITS: dict[str, Limits] = {
+    **{
+        name: (0, math.inf)
+        for name in (
+            "seed",
+            "train.learning_rate",
+            "train.learning_rate_batch",
+            "train.samples",
+            "train.epochs",
+            "train.warmup",
+            "train.clip",
+            "train.weight_decay",
+            "train.depth_weight",
+            "train.workers",
+            "grpo.temperature",
+            "grpo.beta",
+            "grpo.worst_m",
+        )
+    },
+    **{
+        name: (1, math.inf)
+        for name in (
+            "data.questions",
+            "data.nominal",
+            "text.sequence_tokens",
+            "train.batch",
+            "train.batch_per_device",
+            "train.save_every",
+            "train.keep",
+            "train.log_every",
+            "grpo.reply_tokens",
+        )
+    },
+    "grpo.generations": (2, math.inf),
 }
 CHOICES = {
     "task": ("depthlm", "depthvlm", "vlm3-depth", "vlm3-object", "vlm3-corr", "vlm3-pose"),
@@ -187,104 +189,39 @@ CHOICES = {
     "train.head": ("", "dpt", "mlp"),
     "grpo.reward": ("l1", "absrel", "delta1"),
 }
+# Attention of transformers that takes the mask of packed questions.
+PACKED_ATTENTION = ("sdpa", "eager")
 
 
-def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
-    """The recipe of a file. changes: "group.field=value" each, value as YAML.
+def read_finetune_recipe(path: Path, changes: Sequence[str] = ()) -> FinetuneRecipe:
+    """Reads a recipe. changes: "group.field=value" each, with the value in YAML.
 
     Raises SetupError naming the file, the field, its value and what is allowed.
     """
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
-        raise SetupError(f"recipe {path} is unusable: {' '.join(str(exc).split())}.") from exc
-    if not isinstance(raw, dict):
-        raise SetupError(f"recipe {path} holds no fields, but those of a recipe are needed: {_names(Recipe)}.")
+    values = read_yaml(path, "recipe")
     for change in changes:
-        _apply(raw, change)
-    return checked(_build(Recipe, raw, str(path), ""), str(path))
+        apply_change(values, change, "--set")
+    return check_recipe(build_dataclass(FinetuneRecipe, values, str(path), CHOICES, LIMITS), str(path))
 
 
-def checked(recipe: Recipe, where: str) -> Recipe:
-    """The recipe, if its fields go together. Raises SetupError."""
+def check_recipe(recipe: FinetuneRecipe, where: str) -> FinetuneRecipe:
+    """Returns the recipe, without the part "head" if there is no head. Raises SetupError for contradicting fields."""
     train = recipe.train
-    if unknown := set(train.trains) - set(PARTS):
-        raise SetupError(f"{where}: train.trains has {sorted(unknown)}: parts are {', '.join(PARTS)}.")
+    if unknown := sorted(set(train.trains) - set(PARTS)):
+        raise SetupError(f"{where}: train.trains has {unknown}: parts are {', '.join(PARTS)}.")
     if (train.samples > 0) == (train.epochs > 0):
-        raise SetupError(f"{where}: give train.samples or train.epochs, one of them, and not 0.")
-    if "head" in train.trains and not train.head:
-        recipe = replace(recipe, train=replace(train, trains=tuple(part for part in train.trains if part != "head")))
-    if recipe.text.layout == "packed" and train.attention not in ("sdpa", "eager"):
+        raise SetupError(f"{where}: give either train.samples or train.epochs, and not 0.")
+    if recipe.text.layout == "packed" and train.attention not in PACKED_ATTENTION:
         raise SetupError(
             f"{where}: text.layout: packed needs a mask that train.attention: {train.attention} does not take: use "
             "sdpa, or layout: turns."
         )
+    if "head" in train.trains and not train.head:
+        return replace(recipe, train=replace(train, trains=tuple(part for part in train.trains if part != "head")))
     return recipe
 
 
-def _apply(raw: dict[str, Any], change: str) -> None:
-    name, given, value = change.partition("=")
-    if not given:
-        raise SetupError(f"--set {change}: write it as group.field=value, for example train.batch=64.")
-    *groups, last = name.strip().split(".")
-    for group in groups:
-        raw = raw.setdefault(group, {})
-        if not isinstance(raw, dict):
-            raise SetupError(f"--set {change}: {group} is a value, not a group of fields.")
-    try:
-        raw[last] = yaml.safe_load(value)
-    except yaml.YAMLError as exc:
-        raise SetupError(f"--set {change}: the value cannot be read ({' '.join(str(exc).split())}).") from exc
-
-
-def _build(kind: type, raw: Mapping[str, Any], where: str, group: str) -> Any:
-    """A dataclass of checked values; group: "data." within a group, else ""."""
-    hints = typing.get_type_hints(kind)
-    for key in raw:
-        if key not in hints:
-            raise SetupError(f"{where}: there is no field {group}{key}; there are {_names(kind)}.")
-    for one in fields(kind):
-        if one.default is MISSING and one.default_factory is MISSING and one.name not in raw:
-            raise SetupError(f"{where}: {group}{one.name} is missing.")
-    return kind(**{key: _value(hints[key], value, where, group + key) for key, value in raw.items()})
-
-
-def _value(hint: Any, value: Any, where: str, name: str) -> Any:
-    if is_dataclass(hint) and isinstance(value, dict):
-        return _build(typing.cast(type, hint), value, where, f"{name}.")
-    try:
-        found = _typed(hint, value)
-    except (TypeError, ValueError) as exc:
-        raise SetupError(f"{where}: {name} is {value!r}: {_words(hint)} is needed.") from exc
-    if name in CHOICES and found not in CHOICES[name]:
-        raise SetupError(f"{where}: {name} is {value!r}: it must be one of {', '.join(map(repr, CHOICES[name]))}.")
-    if name in LEAST and not found >= LEAST[name]:
-        raise SetupError(f"{where}: {name} is {value!r}: at least {LEAST[name]} is needed.")
-    return found
-
-
-def _typed(hint: Any, value: Any) -> Any:
-    """The value as the type says; raises TypeError or ValueError if it is none."""
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if isinstance(hint, types.UnionType):
-        return None if value is None and type(None) in inner else _typed(inner[0], value)
-    if origin is tuple:
-        kinds = inner[:1] * len(value) if Ellipsis in inner else inner
-        if not isinstance(value, list) or len(value) != len(kinds):
-            raise TypeError
-        return tuple(_typed(kind, item) for kind, item in zip(kinds, value, strict=True))
-    if origin is not None:
-        return {str(key): _typed(inner[1], item) for key, item in dict(value).items()}
-    if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        return float(value)  # YAML 1.1 takes 1e-5 for a text
-    if type(value) is not hint:
-        raise TypeError
-    return value
-
-
-def _words(hint: Any) -> str:
-    return str(getattr(hint, "__name__", hint)) if typing.get_origin(hint) is None else str(hint)
-
-
-def _names(kind: type) -> str:
-    return ", ".join(one.name for one in fields(kind))
+def value_for_data_set(table: Mapping[str, T], *paths: Path) -> T | None:
+    """Returns the value of the first data set in the table whose name occurs in one of the paths, else None."""
+    text = " ".join(map(str, paths)).lower()
+    return next((value for name, value in table.items() if name.lower() in text), None)

@@ -1,9 +1,8 @@
-"""Files of records, read line by line as they are needed: millions of them are not held in memory.
+"""The order of samples, and the files of records that they come from.
 
-This is the one place where training meets the readers of depthlm_ros.data.
-
-Which record is shown when. A position in training decides it, with the seed, and nothing else: so a run can stop
-anywhere, go on, and be the same run.
+`SampleOrder` decides which record is used at which position of a training. It depends on the seed and the position
+only, so that a run can stop anywhere and continue as the same run. `RecordFile` reads single lines of a JSONL file when
+they are needed: millions of records are not held in memory.
 """
 
 from __future__ import annotations
@@ -17,25 +16,38 @@ from functools import cached_property
 from hashlib import blake2b
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Generic, TypeAlias, TypeVar
 
 import numpy as np
 
-from depthlm_ros.data.read import ObjectRecord, Roots, json_object, parse_objects, parse_pair, parse_record
-from depthlm_ros.data.records import BadRecord, PairRecord, Problem, Record, caps_for
-from depthlm_ros.data.records import image as image_path
+from depthlm_ros.data.read import (
+    ObjectConversation,
+    Roots,
+    parse_json_object,
+    parse_object_conversation,
+    parse_pair,
+    parse_record,
+)
+from depthlm_ros.data.records import BadRecord, PairRecord, Record, RecordProblem, depth_caps_m, parse_file_path
 from depthlm_ros.errors import BadImage, BadInput, BadIntrinsics
 from depthlm_ros.geometry.focal_estimation import FocalEstimator, estimated_camera
-from depthlm_ros.training.finetune.recipe import DataSettings, named
+from depthlm_ros.training.finetune.recipe import FinetuneDataSettings, value_for_data_set
 
-_ROUNDS = 6
-_WORD = (1 << 64) - 1
+R = TypeVar("R")
+# (line, "file:line", file) -> the record, and the problems of its points. Raises BadRecord for an unusable line.
+RecordParser: TypeAlias = Callable[[str, str, Path], tuple[R, Sequence[RecordProblem]]]
+
+_FEISTEL_ROUNDS = 6
+_MASK_64 = (1 << 64) - 1
 
 
 @dataclass(frozen=True)
-class Order:
-    """sizes: records of each data set. weights: of each, None to show every record once in an epoch. nominal: an
-    epoch's samples per record, of weighted sets."""
+class SampleOrder:
+    """Which record is used at which position.
+
+    sizes: number of records of each data set. weights: of each data set, None to use every record once in an epoch.
+    nominal: samples of an epoch per record, for weighted data sets.
+    """
 
     sizes: tuple[int, ...]
     weights: tuple[float, ...] | None
@@ -43,211 +55,218 @@ class Order:
     nominal: int = 1
 
     @property
-    def epoch(self) -> int:
-        """Samples in an epoch."""
+    def epoch_samples(self) -> int:
+        """Returns the number of samples in an epoch."""
         return sum(self.sizes) * (self.nominal if self.weights else 1)
 
-    def at(self, position: int, attempt: int = 0) -> tuple[int, int]:
-        """Data set and record shown at a position; attempt: how many before it turned out to be unusable there, each
-        of which is replaced by the next one, as in DepthLM's code."""
-        epoch, index = divmod(position, self.epoch)
-        number = shuffled(index, self.epoch, (self.seed << 20) + epoch)
+    def record_at(self, position: int, attempt: int = 0) -> tuple[int, int]:
+        """Returns the numbers of data set and record at a position.
+
+        attempt: how many records before it were unusable at this position; each is replaced by the next record of its
+        file, as in DepthLM's code.
+        """
+        epoch, index = divmod(position, self.epoch_samples)
+        number = shuffled_index(index, self.epoch_samples, (self.seed << 20) + epoch)
         if self.weights is None:
-            number = (number + attempt) % self.epoch
+            number = (number + attempt) % self.epoch_samples
             starts = list(accumulate(self.sizes, initial=0))
-            which = bisect_right(starts, number) - 1
-            return which, number - starts[which]
+            data_set = bisect_right(starts, number) - 1
+            return data_set, number - starts[data_set]
         limits = np.cumsum(self.weights)
         drawn = self.rng(position, attempt, stream=1).random() * limits[-1]
-        which = min(int(np.searchsorted(limits, drawn, side="right")), len(self.sizes) - 1)
-        return which, (number + attempt) % self.sizes[which]
+        data_set = min(int(np.searchsorted(limits, drawn, side="right")), len(self.sizes) - 1)
+        return data_set, (number + attempt) % self.sizes[data_set]
 
     def rng(self, position: int, attempt: int = 0, stream: int = 0) -> np.random.Generator:
-        """The source of everything random about a sample."""
+        """Returns the source of all random choices about a sample."""
         return np.random.default_rng([self.seed, position, attempt, stream])
 
 
-def shuffled(index: int, length: int, key: int) -> int:
-    """Where a shuffle of range(length) has put `index`, without making the shuffle: lists of samples are too long.
+def shuffled_index(index: int, length: int, key: int) -> int:
+    """Returns the place of `index` in a shuffle of range(length), without making the shuffle, which may be too long.
 
-    A Feistel network on the next power of four, walked until it lands inside (Black and Rogaway, "Ciphers with
-    arbitrary finite domains", 2002).
+    A Feistel network on the next power of four, repeated until the result is below length (Black and Rogaway, "Ciphers
+    with arbitrary finite domains", 2002).
     """
     half = max(1, ((length - 1).bit_length() + 1) // 2)
     mask = (1 << half) - 1
     while True:
         left, right = index >> half, index & mask
-        for turn in range(_ROUNDS):
-            left, right = right, left ^ (_mixed(right + (turn << 40), key) & mask)
+        for turn in range(_FEISTEL_ROUNDS):
+            left, right = right, left ^ (_hash_64(right + (turn << 40), key) & mask)
         index = (left << half) | right
         if index < length:
             return index
 
 
-def held_back(count: int, share: float) -> np.ndarray:
-    """bool (count,): the records that are kept from training: the last `share` of the file, which is what DepthLM's
-    evaluation reads of it (eval/released.py), counted as there. Files are in the order of their scenes: so these are
-    other scenes, too."""
-    return np.arange(count) >= int(count * (1 - share))
-
-
-def _mixed(value: int, key: int) -> int:
-    """64 bits without pattern (the finaliser of splitmix64, Steele, Lea and Flood 2014)."""
-    value = (value + key * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15) & _WORD
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _WORD
-    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _WORD
+def _hash_64(value: int, key: int) -> int:
+    """Returns 64 bits without pattern (the finaliser of splitmix64, Steele, Lea and Flood 2014)."""
+    value = (value + key * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15) & _MASK_64
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK_64
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK_64
     return value ^ (value >> 31)
 
 
-# (line, "file:line", file) -> the record, and what was left out of it. Raises BadRecord if the line is none.
-Parse = Callable[[str, str, Path], tuple[Any, Sequence[Problem]]]
+@dataclass(frozen=True)
+class LineIndex:
+    """The lines of a file. starts: int64 (N, 2), number and first byte of every line that is not blank.
+
+    repeated: the number of lines that are equal to an earlier one.
+    """
+
+    starts: np.ndarray
+    repeated: int
 
 
 @dataclass(frozen=True)
-class Source:
-    """One data set: a JSONL file, what a line of it is, and which lines are shown."""
+class RecordFile(Generic[R]):
+    """One data set: a JSONL file and the parser of its lines. held_out: the share of its lines that is never used."""
 
     path: Path
-    parse: Parse
+    parse: RecordParser[R]
     weight: float | None = None
     held_out: float = 0.0
 
     @cached_property
-    def lines(self) -> Lines:
-        return read_lines(self.path)
+    def lines(self) -> LineIndex:
+        return index_lines(self.path)
 
     @cached_property
     def starts(self) -> np.ndarray:
-        """int64 (N, 2): number (from 1) and first byte of every line that is shown."""
+        """Returns int64 (N, 2): number (from 1) and first byte of every line that is used."""
         starts = self.lines.starts
-        return starts[~held_back(len(starts), self.held_out)] if self.held_out else starts
+        return starts[~is_held_out(len(starts), self.held_out)] if self.held_out else starts
 
     def __len__(self) -> int:
         return len(self.starts)
 
-    def __getitem__(self, index: int) -> tuple[Any, Sequence[Problem]]:
-        """The record, and what was left out of it. Raises BadRecord if the line is none."""
+    def __getitem__(self, index: int) -> tuple[R, Sequence[RecordProblem]]:
+        """Returns a record and the problems of its points. Raises BadRecord if the line is not usable."""
         with self.path.open("rb") as file:
             file.seek(int(self.starts[index][1]))
             line = file.readline().decode("utf-8", errors="replace")
         return self.parse(line, self.where(index), self.path)
 
     def where(self, index: int) -> str:
-        """ "file:line", for messages."""
+        """Returns "file:line", for messages."""
         return f"{self.path}:{self.starts[index][0]}"
 
 
-@dataclass(frozen=True)
-class Lines:
-    """Of a file. starts: int64 (N, 2), number and first byte of every line that is not blank. repeated: how many of
-    these equal an earlier one to the letter."""
+def is_held_out(count: int, share: float) -> np.ndarray:
+    """Returns bool (count,): whether a record is kept out of training.
 
-    starts: np.ndarray
-    repeated: int
+    These are the last records of the file, as DepthLM's evaluation counts the ones that it reads (eval/released.py).
+    Files are in the order of their scenes, so held-out records are mostly of other scenes.
+    """
+    return np.arange(count) >= int(count * (1 - share))
 
 
-def read_lines(path: Path) -> Lines:
-    """Raises BadInput if the file cannot be read or has no lines."""
-    found, digests, at = array("q"), array("Q"), 0
+def index_lines(path: Path) -> LineIndex:
+    """Reads a file once. Raises BadInput if it cannot be read or has no lines."""
+    places, digests, start = array("q"), array("Q"), 0
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    found.extend((number, at))
-                    # Eight bytes a line suffice for files of millions: different lines pass for the same in one of
+                    places.extend((number, start))
+                    # Eight bytes per line are enough for millions of lines: two different lines are confused in one of
                     # a million such files.
                     digests.append(int.from_bytes(blake2b(line.strip(), digest_size=8).digest(), "little"))
-                at += len(line)
+                start += len(line)
     except OSError as exc:
-        raise BadInput(f"{path}: cannot be read ({exc.strerror}): give a JSONL file of records.") from exc
-    if not found:
-        raise BadInput(f"{path}: it has no lines.")
-    return Lines(
-        np.frombuffer(found, np.int64).reshape(-1, 2), len(digests) - len(np.unique(np.frombuffer(digests, np.uint64)))
-    )
+        raise BadInput(f"{path} cannot be read ({exc.strerror}): give a JSONL file of records.") from exc
+    if not places:
+        raise BadInput(f"{path} has no lines: give a JSONL file of records.")
+    repeated = len(digests) - len(np.unique(np.frombuffer(digests, np.uint64)))
+    return LineIndex(np.frombuffer(places, np.int64).reshape(-1, 2), repeated)
 
 
-def open_sources(data: Sequence[str], parse: Parse, settings: DataSettings) -> tuple[Source, ...]:
-    """The files FILE or FILE=WEIGHT of a command line. A weight that is not given is that of the recipe's table.
+def open_record_files(
+    data: Sequence[str], parse: RecordParser[R], settings: FinetuneDataSettings
+) -> tuple[RecordFile[R], ...]:
+    """Opens the files FILE or FILE=WEIGHT of a command line. Without a weight, that of the recipe's table holds.
 
-    Raises BadInput if a file cannot be read, or if the table knows some of the files only.
+    Raises BadInput if a file cannot be read, or if a weight is not a positive number.
     """
     if not data:
         raise BadInput("no data: give at least one JSONL file of records (--data FILE).")
-    return tuple(_source(item, parse, settings) for item in data)
+    return tuple(_open_record_file(item, parse, settings) for item in data)
 
 
-def weights_of(sources: Sequence[Source]) -> tuple[float, ...]:
-    """All the same where none is known. Raises BadInput where some are."""
-    unknown = [source.path for source in sources if source.weight is None]
-    if len(unknown) == len(sources):
-        return (1.0,) * len(sources)
+def _open_record_file(item: str, parse: RecordParser[R], settings: FinetuneDataSettings) -> RecordFile[R]:
+    name, equals, text = item.rpartition("=")
+    path = Path(name if equals else item)
+    try:
+        weight = float(text) if equals else value_for_data_set(settings.weights, path)
+    except ValueError as exc:
+        raise BadInput(f"--data {item}: the weight {text!r} is not a number: write FILE or FILE=WEIGHT.") from exc
+    if weight is not None and not weight > 0:
+        raise BadInput(f"--data {item}: the weight is {weight}: it must be greater than 0.")
+    file = RecordFile(path, parse, weight, float(value_for_data_set(settings.held_out, path) or 0.0))
+    if not len(file):
+        raise BadInput(f"{path}: every record is held out: data.held_out in the recipe says how many are.")
+    return file
+
+
+def weights_of_files(files: Sequence[RecordFile[R]]) -> tuple[float, ...]:
+    """Returns the weight of each file, all the same if none is known. Raises BadInput if only some are known."""
+    unknown = [file.path for file in files if file.weight is None]
+    if len(unknown) == len(files):
+        return (1.0,) * len(files)
     if unknown:
         raise BadInput(
-            f"{unknown[0]}: no weight is known for this data set, though for others there is: give it as "
+            f"{unknown[0]}: the weight of this data set is unknown, but weights of others are known: give it as "
             f"--data {unknown[0]}=WEIGHT, or rename the file so that the recipe's data.weights names it."
         )
-    return tuple(float(source.weight or 0.0) for source in sources)
+    return tuple(float(file.weight or 0.0) for file in files)
 
 
-def _source(item: str, parse: Parse, settings: DataSettings) -> Source:
-    name, given, weight = item.rpartition("=")
-    path = Path(name if given else item)
-    try:
-        known = float(weight) if given else named(settings.weights, path)
-    except ValueError as exc:
-        raise BadInput(f"--data {item}: the weight {weight!r} is no number: write FILE or FILE=WEIGHT.") from exc
-    if known is not None and not known > 0:
-        raise BadInput(f"--data {item}: the weight must be positive.")
-    source = Source(path, parse, known, float(named(settings.held_out, path) or 0.0))
-    if not len(source):
-        raise BadInput(f"{path}: every record is held out.")
-    return source
+def point_parser(settings: FinetuneDataSettings, estimator: FocalEstimator) -> RecordParser[Record]:
+    """Returns the parser of labelled points and depth maps. A camera that a line does not give is estimated."""
 
-
-def point_records(settings: DataSettings, estimator: FocalEstimator) -> Parse:
-    """Lines of DepthLM's and DepthVLM's kind; a camera that a line does not give is estimated."""
-
-    def parse(line: str, where: str, path: Path) -> tuple[Record, Sequence[Problem]]:
-        fields, images = json_object(line), Path(settings.images or path.parent)
+    def parse(line: str, where: str, path: Path) -> tuple[Record, Sequence[RecordProblem]]:
+        fields, images = parse_json_object(line), Path(settings.images or path.parent)
         if not {"intrinsics", "original_fx"} & set(fields):
-            line = json.dumps({**fields, "intrinsics": _estimated(fields, images, estimator)})
-        roots = Roots(images, Path(settings.depths or path.parent), named(settings.labels_mean, path) or "")
-        return parse_record(line, where, roots, caps_for(path))
+            line = json.dumps({**fields, "intrinsics": _estimate_camera(fields, images, estimator)})
+        depth_type = value_for_data_set(settings.labels_mean, path) or ""
+        return parse_record(
+            line, where, Roots(images, Path(settings.depths or path.parent), depth_type), depth_caps_m(path)
+        )
 
     return parse
 
 
-def pair_records(settings: DataSettings, estimator: FocalEstimator) -> Parse:
-    """Lines of two views each."""
+def pair_parser(settings: FinetuneDataSettings, estimator: FocalEstimator) -> RecordParser[PairRecord]:
+    """Returns the parser of pairs of views. Cameras that a line does not give are estimated."""
 
-    def parse(line: str, where: str, path: Path) -> tuple[PairRecord, Sequence[Problem]]:
-        fields, folder = json_object(line), Path(settings.images or path.parent)
-        problems: list[Problem] = []
+    def parse(line: str, where: str, path: Path) -> tuple[PairRecord, Sequence[RecordProblem]]:
+        fields, folder = parse_json_object(line), Path(settings.images or path.parent)
+        problems: list[RecordProblem] = []
         if "intrinsics" not in fields:
             names = fields.get("images")
-            both = [{"image": name} for name in names] if isinstance(names, list) else []
-            line = json.dumps({**fields, "intrinsics": [_estimated(one, folder, estimator) for one in both]})
+            images = [{"image": name} for name in names] if isinstance(names, list) else []
+            cameras = [_estimate_camera(image, folder, estimator) for image in images]
+            line = json.dumps({**fields, "intrinsics": cameras})
         return parse_pair(line, where, folder, problems), problems
 
     return parse
 
 
-def object_records(settings: DataSettings, estimator: FocalEstimator) -> Parse:
-    """Lines of SpatialRGPT's kind (see objects.py)."""
+def object_parser(settings: FinetuneDataSettings, estimator: FocalEstimator) -> RecordParser[ObjectConversation]:
+    """Returns the parser of SpatialRGPT's conversations about objects (data/read.py)."""
 
-    def parse(line: str, where: str, path: Path) -> tuple[ObjectRecord, Sequence[Problem]]:
-        fields, folder = json_object(line), Path(settings.images or path.parent)
+    def parse(line: str, where: str, path: Path) -> tuple[ObjectConversation, Sequence[RecordProblem]]:
+        fields, folder = parse_json_object(line), Path(settings.images or path.parent)
         if "intrinsics" not in fields:
-            fields = {**fields, "intrinsics": _estimated(fields, folder, estimator)}
-        return parse_objects(fields, where, folder), ()
+            fields = {**fields, "intrinsics": _estimate_camera(fields, folder, estimator)}
+        return parse_object_conversation(fields, where, folder), ()
 
     return parse
 
 
-def _estimated(fields: Mapping[str, object], folder: Path, estimator: FocalEstimator) -> list[float]:
-    """[fx, fy, cx, cy, W, H]."""
-    path = image_path(fields.get("image", fields.get("image_path")), folder)
+def _estimate_camera(fields: Mapping[str, object], folder: Path, estimator: FocalEstimator) -> list[float]:
+    """Returns [fx, fy, cx, cy, W, H]. Raises BadRecord if no camera can be estimated."""
+    path = parse_file_path(fields.get("image", fields.get("image_path")), folder)
     try:
         camera = estimated_camera(path, estimator)
     except (BadImage, BadIntrinsics) as exc:

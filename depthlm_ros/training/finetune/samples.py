@@ -1,15 +1,8 @@
-"""What is learnt from one record: pictures as the model sees them, questions with replies, dense depth.
+"""What is learnt from one record: images as the model sees them, questions with replies, and a dense depth map.
 
-Images of records as the model sees them in training: canonical focal length, DepthLM's crops and aspect noise, then
-the checkpoint's own processor's size.
-
-Without crop or noise it is what `look` shows the model at run time, pixel for pixel.
-
-DepthLM's samples: one point of an image, marked by a red arrow in the picture itself.
-
-DepthVLM's samples: a whole image with its depth map, and a fixed reply.
-
-VLM3's samples: several questions about one image, or about two, with every place written as numbers.
+One function for each task makes a `TrainingSample` of a record. Images are brought to the canonical focal length, then
+cropped or stretched as DepthLM's released code does, then resized as the checkpoint's own processor does. Without crop
+and stretch they are, pixel for pixel, the images that the model sees at run time.
 """
 
 from __future__ import annotations
@@ -17,69 +10,171 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias, TypeVar
 
 import cv2
 import numpy as np
 
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.data.depthfile import read_depth, read_z
-from depthlm_ros.data.read import ObjectRecord
-from depthlm_ros.data.records import BadRecord, PairRecord, Record, depth_of, z_of
+from depthlm_ros.data.read import ObjectConversation
+from depthlm_ros.data.records import BadRecord, PairRecord, Record, depth_from_z, z_from_depth
 from depthlm_ros.errors import BadImage
-from depthlm_ros.families.base import normalised
-from depthlm_ros.families.depthlm import POINT_QUESTION, draw_marks, fits
+from depthlm_ros.families.base import normalise_coordinate
+from depthlm_ros.families.depthlm import POINT_QUESTION
 from depthlm_ros.families.qwen_vl import DepthVLM
 from depthlm_ros.families.vlm3 import (
     MATCH_COORDINATE_SCALE,
     MATCH_QUESTION,
     POINT_REPLY,
     QUESTIONS,
-    point_text,
+    point_question,
     pose_replies,
 )
 from depthlm_ros.geometry.canonical_view import Axis, CanonicalView, fitted_view
-from depthlm_ros.geometry.resize_rules import canonical_size, fitted_sizes, limited_size
+from depthlm_ros.geometry.resize_rules import CanvasRule, canonical_size, fitted_sizes, limited_size
+from depthlm_ros.geometry.visual_prompt import draw_markers, markers_fit
 from depthlm_ros.image_io import read_rgb
-from depthlm_ros.model_files.spec import CanvasRule, ModelSpec
-from depthlm_ros.training.finetune.recipe import DataSettings, Span, named
+from depthlm_ros.model_files.spec import ModelSpec
+from depthlm_ros.training.finetune.recipe import FinetuneDataSettings, Range, value_for_data_set
+from depthlm_ros.training.packing import ChatTurn
 
-
-@dataclass(frozen=True)
-class Turn:
-    """A question behind the pictures, and the whole reply expected."""
-
-    question: str
-    reply: str
+Size = tuple[int, int]
+R = TypeVar("R")
+# The thought before the answer is unpublished; the question prescribes its form.
+MATCH_REPLY = (
+    "<think> The pixel ({x1}, {y1}) of the first image shows what the pixel ({x2}, {y2}) of the second image shows. "
+    "</think>\n\n({x2}, {y2})"
+)
 
 
 @dataclass(frozen=True, eq=False)
-class Sample:
-    """pictures: uint8 (h, w, 3) each. depth_m: float32 (h, w) label of the first one, at any size, NaN = unknown.
+class TrainingSample:
+    """images: uint8 (h, w, 3) each. depth_m: float32 (h, w) label of the first image, at any size, NaN = unknown.
 
-    truth_m: metres that each turn's reply tells, where it is one number.
+    truth_m: the metres that the reply of each turn names, where it is one number.
     """
 
-    pictures: tuple[np.ndarray, ...]
-    turns: tuple[Turn, ...]
+    images: tuple[np.ndarray, ...]
+    turns: tuple[ChatTurn, ...]
     depth_m: np.ndarray | None = None
     truth_m: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
-class Showing:
-    """How records are shown: to which model (its canvas rule already that of the checkpoint) and by which settings."""
+class SampleContext:
+    """The model that samples are made for (with the canvas rule of its checkpoint), and the settings of the recipe."""
 
     spec: ModelSpec
-    data: DataSettings
+    data: FinetuneDataSettings
 
 
-# (showing, record, its file, source of chance) -> Sample; raises BadRecord for a record that cannot be shown so.
-MakeSample = Callable[[Showing, Any, Path, np.random.Generator], Sample]
+# (context, record, its file, source of randomness) -> sample. Raises BadRecord for a record that is not usable.
+SampleMaker: TypeAlias = Callable[[SampleContext, R, Path, np.random.Generator], TrainingSample]
 
 
-def read_picture(path: Path, intrinsics: Intrinsics) -> np.ndarray:
-    """uint8 (H, W, 3). Raises BadRecord if it cannot be read or is not of the camera's size."""
+def make_depthlm_sample(context: SampleContext, record: Record, file: Path, rng: np.random.Generator) -> TrainingSample:
+    """DepthLM: one random point, marked by a red arrow. Crop or stretch, arrow and processor are in the released order.
+
+    Where the released code cuts off fractions of pixels, the nearest pixel is taken, as at run time.
+    """
+    _check_points(record)
+    rgb = read_record_image(record.image, record.intrinsics)
+    crop = depthlm_crop(context, record.intrinsics, file, record.image.parent, rng)
+    view = crop.view(record.intrinsics.size_px)
+    index = nearest_valid_index(view.contains(record.uv_px), int(rng.integers(len(record.uv_px))))
+    if index is None:
+        raise BadRecord("no point in the crop", f"{record.where}: the crop holds none of its points.")
+    uv_px = view.uv_to_canvas(record.uv_px[index : index + 1])
+    if not markers_fit(uv_px, visible_size(crop.size_px, context.spec.canvas)).all():
+        raise BadRecord("no room for the arrow", f"{record.where}: the point is too close to the crop's border.")
+    image = resize_as_processor(draw_markers(view.image_to_canvas(rgb), uv_px), context.spec.canvas)
+    truth_m = float(labels_m(context, record)[index])
+    turn = ChatTurn(POINT_QUESTION, POINT_REPLY.format(depth_m=truth_m))
+    return TrainingSample((image,), (turn,), truth_m=(truth_m,))
+
+
+def make_depthvlm_sample(
+    context: SampleContext, record: Record, file: Path, rng: np.random.Generator
+) -> TrainingSample:
+    """DepthVLM: a whole image with its depth map and a fixed reply. Nothing is random.
+
+    The label has the canonical size, or that of the crop; the loss resizes the predicted map to it.
+    """
+    rgb = read_record_image(record.image, record.intrinsics)
+    whole = whole_image_crop(record.intrinsics, context.spec.canvas)
+    crop = centre_crop(whole, value_for_data_set(context.data.centre_crop_px, file))
+    if crop == whole:
+        image = whole_image(context, rgb, record.intrinsics)
+    else:
+        cropped = crop.view(record.intrinsics.size_px).image_to_canvas(rgb)
+        image = resize_as_processor(cropped, context.spec.canvas)
+    depth_m = crop_depth_map(crop, read_depth_map(context, record))
+    if not (depth_m > 0).any():
+        raise BadRecord("depth map without a depth", f"{record.where}: its depth map has no known depth.")
+    return TrainingSample((image,), (ChatTurn(DepthVLM.DEPTH_QUESTION, DepthVLM.DEPTH_REPLY),), depth_m)
+
+
+def make_point_sample(context: SampleContext, record: Record, file: Path, rng: np.random.Generator) -> TrainingSample:
+    """VLM3: the depth of random points of the record, each at most once."""
+    _check_points(record)
+    rgb = read_record_image(record.image, record.intrinsics)
+    view = fitted_view(record.intrinsics, context.spec.canvas)
+    chosen = _choose(rng, len(record.uv_px), context.data.questions)
+    truth_m = tuple(float(value) for value in labels_m(context, record)[chosen])
+    questions = [
+        point_question(u, v, view.canvas_size_px, context.spec.most_coordinate)
+        for u, v in view.uv_to_canvas(record.uv_px[chosen]).tolist()
+    ]
+    turns = tuple(
+        ChatTurn(question, POINT_REPLY.format(depth_m=value_m))
+        for question, value_m in zip(questions, truth_m, strict=True)
+    )
+    return TrainingSample((view.image_to_canvas(rgb),), turns, truth_m=truth_m)
+
+
+def make_object_sample(
+    context: SampleContext, record: ObjectConversation, file: Path, rng: np.random.Generator
+) -> TrainingSample:
+    """VLM3: random questions of the record, in the record's order."""
+    rgb = read_record_image(record.image, record.intrinsics)
+    chosen = np.sort(_choose(rng, len(record.turns), context.data.questions))
+    turns = tuple(ChatTurn(*record.turns[index]) for index in chosen)
+    return TrainingSample((whole_image(context, rgb, record.intrinsics),), turns)
+
+
+def make_match_sample(
+    context: SampleContext, record: PairRecord, file: Path, rng: np.random.Generator
+) -> TrainingSample:
+    """VLM3: where random points of the first image are in the second image."""
+    if not len(record.uv_px):
+        raise BadRecord("pair without a match", f"{record.where}: it has no point to ask about.")
+    images, views = _read_pair(context, record)
+    chosen = _choose(rng, len(record.uv_px), context.data.questions)
+    first, second = (
+        _match_coordinates(view, uv_px[chosen])
+        for view, uv_px in zip(views, (record.uv_px, record.matched_px), strict=True)
+    )
+    turns = tuple(
+        ChatTurn(MATCH_QUESTION.format(x1=x1, y1=y1), MATCH_REPLY.format(x1=x1, y1=y1, x2=x2, y2=y2))
+        for (x1, y1), (x2, y2) in zip(first, second, strict=True)
+    )
+    return TrainingSample(images, turns)
+
+
+def make_pose_sample(
+    context: SampleContext, record: PairRecord, file: Path, rng: np.random.Generator
+) -> TrainingSample:
+    """VLM3: random ones of the four questions, in their order. Three at a time are published, but not which ones."""
+    replies = pose_replies(record.rotation, record.translation_m)
+    known = [name for name in QUESTIONS if name in replies]
+    chosen = np.sort(_choose(rng, len(known), context.data.questions))
+    turns = tuple(ChatTurn(QUESTIONS[known[index]], replies[known[index]]) for index in chosen)
+    return TrainingSample(_read_pair(context, record)[0], turns)
+
+
+def read_record_image(path: Path, intrinsics: Intrinsics) -> np.ndarray:
+    """Returns uint8 (H, W, 3). Raises BadRecord if it cannot be read or does not have the camera's size."""
     try:
         rgb = read_rgb(path)
     except BadImage as exc:
@@ -92,27 +187,36 @@ def read_picture(path: Path, intrinsics: Intrinsics) -> np.ndarray:
     return rgb
 
 
-def seen_whole(showing: Showing, rgb: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
-    """uint8 (h, w, 3): the whole image as the model sees it at run time."""
-    return fitted_view(intrinsics, showing.spec.canvas).image_to_canvas(rgb)
+def whole_image(context: SampleContext, rgb: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
+    """Returns uint8 (h, w, 3): the whole image as the model sees it at run time."""
+    return fitted_view(intrinsics, context.spec.canvas).image_to_canvas(rgb)
 
 
-def metres(showing: Showing, record: Record) -> np.ndarray:
-    """float64 (N,): the labels of a record's points as replies are to tell them."""
-    wanted = showing.data.depth_type
-    if wanted in ("label", record.depth_type):
+def labels_m(context: SampleContext, record: Record) -> np.ndarray:
+    """Returns float64 (N,): the labels of a record's points, with the meaning that metres have in replies."""
+    meaning = context.data.depth_type
+    if meaning in ("label", record.depth_type):
         return record.depth_m
-    z_m = z_of(record.depth_type, record.depth_m, record.uv_px, record.intrinsics)
-    return depth_of(wanted, z_m, record.uv_px, record.intrinsics)
+    z_m = z_from_depth(record.depth_type, record.depth_m, record.uv_px, record.intrinsics)
+    return depth_from_z(meaning, z_m, record.uv_px, record.intrinsics)
 
 
-Size = tuple[int, int]
+def read_depth_map(context: SampleContext, record: Record) -> np.ndarray:
+    """Returns float32 (h, w): metres with the meaning that the model's metres have, NaN = unknown. Raises BadRecord."""
+    if record.depth is None:
+        raise BadRecord("record without a depth map", f"{record.where}: it has no depth_path.")
+    try:
+        return read_depth(record.depth) if context.data.depth_type == "label" else read_z(record)
+    except BadImage as exc:
+        raise BadRecord("depth map unreadable", str(exc)) from exc
 
 
 @dataclass(frozen=True)
-class Cut:
-    """A picture that is made of a record's image before the checkpoint's processor sees it: the image is resized to
-    whole_px (width, height), of which size_px about the middle are kept."""
+class Crop:
+    """A picture that is made of a record's image before the checkpoint's processor sees it.
+
+    The image is resized to whole_px (width, height), and size_px about its centre are kept.
+    """
 
     whole_px: Size
     size_px: Size
@@ -122,215 +226,120 @@ class Cut:
         left, top = ((whole - kept) // 2 for whole, kept in zip(self.whole_px, self.size_px, strict=True))
         return left, top
 
-    def view(self, size_px: Size) -> CanonicalView:
-        """How an image of this size lies in the picture."""
+    def view(self, image_size_px: Size) -> CanonicalView:
+        """Returns how an image of this size lies in the picture."""
         x, y = (
             Axis(image, kept, whole / image, float(-start))
-            for image, kept, whole, start in zip(size_px, self.size_px, self.whole_px, self.left_top_px, strict=True)
+            for image, kept, whole, start in zip(
+                image_size_px, self.size_px, self.whole_px, self.left_top_px, strict=True
+            )
         )
         return CanonicalView(x, y)
 
 
-def plain_cut(intrinsics: Intrinsics, rule: CanvasRule) -> Cut:
-    """The whole image at the canonical focal length."""
+def depthlm_crop(
+    context: SampleContext, intrinsics: Intrinsics, file: Path, folder: Path, rng: np.random.Generator
+) -> Crop:
+    """Returns DepthLM's crop: stretched or random as the data set's settings ask, else the whole image."""
+    data, crop = context.data, whole_image_crop(intrinsics, context.spec.canvas)
+    if (ratio := value_for_data_set(data.stretch, file, folder)) is not None:
+        return stretched_crop(crop, rng, ratio)
+    if data.crop_height_px is None or data.crop_width_px is None:
+        return crop
+    return random_crop(crop, rng, data.crop_height_px, data.crop_width_px)
+
+
+def whole_image_crop(intrinsics: Intrinsics, rule: CanvasRule) -> Crop:
+    """Returns the whole image at the canonical focal length."""
     size = limited_size(canonical_size(intrinsics, rule), rule.longest_px)
-    return Cut(size, size)
+    return Crop(size, size)
 
 
-def centre_cut(cut: Cut, most_px: int | None) -> Cut:
-    """At most most_px of each axis (DepthVLM, for two data sets)."""
+def centre_crop(crop: Crop, most_px: int | None) -> Crop:
+    """Keeps at most most_px of each axis (DepthVLM, for two data sets); None keeps everything."""
     if most_px is None:
-        return cut
-    width, height = (min(side, most_px) for side in cut.size_px)
-    return replace(cut, size_px=(width, height))
+        return crop
+    width, height = (min(side, most_px) for side in crop.size_px)
+    return replace(crop, size_px=(width, height))
 
 
-def random_cut(cut: Cut, rng: np.random.Generator, height_px: Span, width_px: Span) -> Cut:
-    """DepthLM's crop: both extents drawn, bounded by the image's own, about its centre."""
-    high, wide = (int(rng.integers(int(low), int(most) + 1)) for low, most in (height_px, width_px))
-    return replace(cut, size_px=(min(cut.size_px[0], wide), min(cut.size_px[1], high)))
+def random_crop(crop: Crop, rng: np.random.Generator, height_px: Range, width_px: Range) -> Crop:
+    """DepthLM's crop about the image's centre: both extents are random, and at most those of the image."""
+    height, width = (int(rng.integers(int(low), int(most) + 1)) for low, most in (height_px, width_px))
+    return replace(crop, size_px=(min(crop.size_px[0], width), min(crop.size_px[1], height)))
 
 
-def stretched_cut(cut: Cut, rng: np.random.Generator, ratio: Span) -> Cut:
-    """DepthLM's noise of intrinsics for Taskonomy: width / height is drawn, the height follows, nothing is cut off."""
-    width = cut.size_px[0]
+def stretched_crop(crop: Crop, rng: np.random.Generator, ratio: Range) -> Crop:
+    """DepthLM's noise of intrinsics for Taskonomy: a random width / height decides the height; nothing is cut off."""
+    width = crop.size_px[0]
     size = (width, max(1, int(width / rng.uniform(*ratio))))
-    return Cut(size, size)
+    return Crop(size, size)
 
 
-def processed(picture: np.ndarray, rule: CanvasRule) -> np.ndarray:
-    """uint8 (h, w, 3): the picture as the checkpoint's own processor resizes it."""
-    return _own_size(picture.shape[1], picture.shape[0], rule).image_to_canvas(picture)
+def crop_depth_map(crop: Crop, depth_m: np.ndarray) -> np.ndarray:
+    """Returns float32 (h, w): a depth map (H, W) of the record's image, at any resolution, on the crop.
 
-
-def seen_size(size_px: Size, rule: CanvasRule) -> Size:
-    """(width, height) of the part of a picture that the model sees: Pixtral does not see what fills no patch."""
-    return fitted_sizes(_no_camera(*size_px), _processor_only(rule))[1] if rule.multiple_by == "crop" else size_px
-
-
-def label_on(cut: Cut, depth_m: np.ndarray) -> np.ndarray:
-    """float32 (h, w): a depth map (H, W) of the record's image, at any resolution, as it lies on the cut: nearest
-    neighbours, since depths must not be mixed over edges."""
-    whole = cv2.resize(depth_m, cut.whole_px, interpolation=cv2.INTER_NEAREST_EXACT)
-    (left, top), (width, height) = cut.left_top_px, cut.size_px
+    Takes nearest neighbours, since depths must not be mixed over edges.
+    """
+    whole = cv2.resize(depth_m, crop.whole_px, interpolation=cv2.INTER_NEAREST_EXACT)
+    (left, top), (width, height) = crop.left_top_px, crop.size_px
     return np.ascontiguousarray(whole[top : top + height, left : left + width])
 
 
-def _own_size(width: int, height: int, rule: CanvasRule) -> CanonicalView:
-    return fitted_view(_no_camera(width, height), _processor_only(rule))
+def resize_as_processor(picture: np.ndarray, rule: CanvasRule) -> np.ndarray:
+    """Returns uint8 (h, w, 3): the picture as the checkpoint's own processor resizes it."""
+    camera = _any_camera((picture.shape[1], picture.shape[0]))
+    return fitted_view(camera, _processor_rule(rule)).image_to_canvas(picture)
 
 
-def _processor_only(rule: CanvasRule) -> CanvasRule:
-    return replace(rule, focal_px=None, longest_px=None)
+def visible_size(size_px: Size, rule: CanvasRule) -> Size:
+    """Returns (width, height) of the part of a picture that the model sees. Pixtral does not see incomplete patches."""
+    return fitted_sizes(_any_camera(size_px), _processor_rule(rule))[1] if rule.multiple_by == "crop" else size_px
 
 
-def _no_camera(width: int, height: int) -> Intrinsics:
-    return Intrinsics(1.0, 1.0, 0.0, 0.0, width, height)
-
-
-def depthlm_sample(showing: Showing, record: Record, file: Path, rng: np.random.Generator) -> Sample:
-    """Crop or stretch, one random point, the arrow, then the checkpoint's processor, in the released order.
-
-    Released code cuts fractions of pixels off where this takes the nearest pixel, as at run time.
-    """
-    if not len(record.uv_px):
-        raise BadRecord("record without a usable point", f"{record.where}: no point to ask about.")
-    rgb = read_picture(record.image, record.intrinsics)
-    cut = point_cut(showing, record.intrinsics, file, record.image.parent, rng)
-    view = cut.view(record.intrinsics.size_px)
-    index = nearest_valid(view.contains(record.uv_px), int(rng.integers(len(record.uv_px))))
-    if index is None:
-        raise BadRecord("no point in the crop", f"{record.where}: the crop holds none of its points.")
-    uv_px = view.uv_to_canvas(record.uv_px[index : index + 1])
-    if not fits(uv_px, seen_size(cut.size_px, showing.spec.canvas)).all():
-        raise BadRecord("no room for the arrow", f"{record.where}: the point is too close to the crop's border.")
-    picture = processed(draw_marks(view.image_to_canvas(rgb), uv_px), showing.spec.canvas)
-    truth_m = float(metres(showing, record)[index])
-    return Sample((picture,), (Turn(POINT_QUESTION, POINT_REPLY.format(depth_m=truth_m)),), truth_m=(truth_m,))
-
-
-def point_cut(showing: Showing, intrinsics: Intrinsics, file: Path, folder: Path, rng: np.random.Generator) -> Cut:
-    """What is cut of the image: by data set a stretched whole, else a random crop where there is one to make."""
-    data, cut = showing.data, plain_cut(intrinsics, showing.spec.canvas)
-    if (ratio := named(data.stretch, file, folder)) is not None:
-        return stretched_cut(cut, rng, ratio)
-    if data.crop_height_px is None or data.crop_width_px is None:
-        return cut
-    return random_cut(cut, rng, data.crop_height_px, data.crop_width_px)
-
-
-def nearest_valid(valid: np.ndarray, drawn: int) -> int | None:
-    """The drawn index if it is valid, else the valid one nearest in the list, the lower one of two; None if none is."""
+def nearest_valid_index(valid: np.ndarray, drawn: int) -> int | None:
+    """Returns the valid index nearest to the drawn one, the lower one of two; None if no index is valid."""
     indices = np.flatnonzero(valid)
     if not len(indices):
         return None
-    # argmin takes the first of equals, and indices rise.
+    # argmin returns the first of equal distances, and indices rise.
     return int(indices[np.abs(indices - drawn).argmin()])
 
 
-def depthvlm_sample(showing: Showing, record: Record, file: Path, rng: np.random.Generator) -> Sample:
-    """The label is at the canonical size (that of the crop, where one is made); the map is resized to it by the loss.
-
-    Nothing is drawn at random.
-    """
-    rgb = read_picture(record.image, record.intrinsics)
-    whole = plain_cut(record.intrinsics, showing.spec.canvas)
-    cut = centre_cut(whole, named(showing.data.centre_crop_px, file))
-    if cut == whole:
-        picture = seen_whole(showing, rgb, record.intrinsics)
-    else:
-        picture = processed(cut.view(record.intrinsics.size_px).image_to_canvas(rgb), showing.spec.canvas)
-    depth_m = label_on(cut, labelled_map(showing, record))
-    if not (depth_m > 0).any():
-        raise BadRecord("depth map without a depth", f"{record.where}: nothing of its depth map is known.")
-    return Sample((picture,), (Turn(DepthVLM.DEPTH_QUESTION, DepthVLM.DEPTH_REPLY),), depth_m)
+def _processor_rule(rule: CanvasRule) -> CanvasRule:
+    return replace(rule, focal_px=None, longest_px=None)
 
 
-def labelled_map(showing: Showing, record: Record) -> np.ndarray:
-    """float32 (h, w), metres as the model is to mean them, NaN unknown. Raises BadRecord."""
-    if record.depth is None:
-        raise BadRecord("record without a depth map", f"{record.where}: there is no depth_path.")
-    try:
-        return read_depth(record.depth) if showing.data.depth_type == "label" else read_z(record)
-    except BadImage as exc:
-        raise BadRecord("depth map unreadable", str(exc)) from exc
+def _any_camera(size_px: Size) -> Intrinsics:
+    """Returns a camera for rules that use its size only."""
+    return Intrinsics(1.0, 1.0, 0.0, 0.0, *size_px)
 
 
-# What is thought is unpublished; the question prescribes the form around it.
-MATCH_REPLY = (
-    "<think> The pixel ({x1}, {y1}) of the first image shows what the pixel ({x2}, {y2}) of the second image shows. "
-    "</think>\n\n({x2}, {y2})"
-)
-
-
-def point_sample(showing: Showing, record: Record, file: Path, rng: np.random.Generator) -> Sample:
-    """Depth at random points of the record, each at most once."""
+def _check_points(record: Record) -> None:
     if not len(record.uv_px):
-        raise BadRecord("record without a usable point", f"{record.where}: no point to ask about.")
-    rgb = read_picture(record.image, record.intrinsics)
-    view = fitted_view(record.intrinsics, showing.spec.canvas)
-    chosen = _drawn(rng, len(record.uv_px), showing.data.questions)
-    truth_m = tuple(float(value) for value in metres(showing, record)[chosen])
-    turns = tuple(
-        Turn(point_text(u, v, view.canvas_size_px, showing.spec.most_coordinate), POINT_REPLY.format(depth_m=value_m))
-        for (u, v), value_m in zip(view.uv_to_canvas(record.uv_px[chosen]).tolist(), truth_m, strict=True)
-    )
-    return Sample((view.image_to_canvas(rgb),), turns, truth_m=truth_m)
+        raise BadRecord("record without a usable point", f"{record.where}: it has no point to ask about.")
 
 
-def object_sample(showing: Showing, record: ObjectRecord, file: Path, rng: np.random.Generator) -> Sample:
-    """Random questions of the record, in its order."""
-    rgb = read_picture(record.image, record.intrinsics)
-    chosen = np.sort(_drawn(rng, len(record.turns), showing.data.questions))
-    turns = tuple(Turn(*record.turns[index]) for index in chosen)
-    return Sample((seen_whole(showing, rgb, record.intrinsics),), turns)
-
-
-def match_sample(showing: Showing, record: PairRecord, file: Path, rng: np.random.Generator) -> Sample:
-    """Where random points of the first image are in the second."""
-    if not len(record.uv_px):
-        raise BadRecord("pair without a match", f"{record.where}: no point to ask about.")
-    pictures, views = _pair(showing, record)
-    chosen = _drawn(rng, len(record.uv_px), showing.data.questions)
-    both = zip(
-        *(_coordinates(view, uv[chosen]) for view, uv in zip(views, (record.uv_px, record.matched_px), strict=True)),
-        strict=True,
-    )
-    turns = tuple(
-        Turn(MATCH_QUESTION.format(x1=x1, y1=y1), MATCH_REPLY.format(x1=x1, y1=y1, x2=x2, y2=y2))
-        for (x1, y1), (x2, y2) in both
-    )
-    return Sample(pictures, turns)
-
-
-def pose_sample(showing: Showing, record: PairRecord, file: Path, rng: np.random.Generator) -> Sample:
-    """Random ones of the four questions, in their order; three at a time are published, which ones is not."""
-    replies = pose_replies(record.rotation, record.translation_m)
-    known = [name for name in QUESTIONS if name in replies]
-    chosen = np.sort(_drawn(rng, len(known), showing.data.questions))
-    turns = tuple(Turn(QUESTIONS[known[index]], replies[known[index]]) for index in chosen)
-    return Sample(_pair(showing, record)[0], turns)
-
-
-def _pair(showing: Showing, record: PairRecord) -> tuple[tuple[np.ndarray, ...], tuple[CanonicalView, ...]]:
-    """Both pictures as the model sees them, and how the images lie in them."""
-    views = tuple(fitted_view(intrinsics, showing.spec.canvas) for intrinsics in record.intrinsics)
-    pictures = tuple(
-        view.image_to_canvas(read_picture(path, intrinsics))
+def _read_pair(context: SampleContext, record: PairRecord) -> tuple[tuple[np.ndarray, ...], tuple[CanonicalView, ...]]:
+    """Returns both images as the model sees them, and how the record's images lie in them."""
+    views = tuple(fitted_view(intrinsics, context.spec.canvas) for intrinsics in record.intrinsics)
+    images = tuple(
+        view.image_to_canvas(read_record_image(path, intrinsics))
         for view, path, intrinsics in zip(views, record.images, record.intrinsics, strict=True)
     )
-    return pictures, views
+    return images, views
 
 
-def _coordinates(view: CanonicalView, uv_px: np.ndarray) -> list[tuple[int, int]]:
-    """Pixels (N, 2) of an image as numbers of 0 to 1000 of the picture."""
+def _match_coordinates(view: CanonicalView, uv_px: np.ndarray) -> list[tuple[int, int]]:
+    """Returns pixels (N, 2) of an image as coordinates from 0 to 1000 of the picture."""
     width, height = view.canvas_size_px
+    scale = MATCH_COORDINATE_SCALE
     return [
-        (normalised(u, width, MATCH_COORDINATE_SCALE), normalised(v, height, MATCH_COORDINATE_SCALE))
+        (normalise_coordinate(u, width, scale), normalise_coordinate(v, height, scale))
         for u, v in view.uv_to_canvas(uv_px).tolist()
     ]
 
 
-def _drawn(rng: np.random.Generator, count: int, most: int) -> np.ndarray:
-    """Indices of at most `most` of `count`, each once, in random order."""
+def _choose(rng: np.random.Generator, count: int, most: int) -> np.ndarray:
+    """Returns the indices of at most `most` of `count`, each once, in random order."""
     return rng.permutation(count)[:most]

@@ -1,4 +1,4 @@
-"""One training step's losses: dense depth and replies, and where a reply looks, in one pass."""
+"""The losses of one training step: dense depth, replies, and the auxiliary losses, in one pass of the model."""
 
 from __future__ import annotations
 
@@ -9,128 +9,116 @@ import torch
 
 from depthlm_ros.nets.positions import PromptLayout
 from depthlm_ros.nets.qwen3vl import Qwen3VLDepth
-from depthlm_ros.nets.text_decoder import Deep, read
-from depthlm_ros.training.losses import gradient, next_token, silog
-from depthlm_ros.training.synthetic.auxiliary_losses import Placing, gaze_loss, naming_loss, placing_loss
-from depthlm_ros.training.synthetic.config import check_limits
-from depthlm_ros.training.synthetic.dataset import Batch
-
-MOST_STEPS = 10**9
-LIMITS = {
-    **dict.fromkeys(("steps", "warmup_steps", "save_every", "memory"), (1, MOST_STEPS)),
-    "again": (0, 1000),
-    "learning_rate": (1e-9, 10.0),
-    "clip": (1e-9, 1e9),
-    **dict.fromkeys(("weight_decay", "hours"), (0.0, 1e6)),
-    **{f"{part}_weight": (0.0, 1e6) for part in ("gradient", "text", "gaze", "naming", "placing")},
-}
+from depthlm_ros.nets.text_decoder import DeepStackTokens, prefill
+from depthlm_ros.training.losses import depth_gradient_loss, next_token_loss, silog_loss
+from depthlm_ros.training.packing import IGNORED, PREFIX, block_mask
+from depthlm_ros.training.synthetic.auxiliary_losses import (
+    GeometryProbe,
+    attention_supervision_loss,
+    geometry_probe_loss,
+    word_alignment_loss,
+)
+from depthlm_ros.training.synthetic.config import SyntheticTrainSettings
+from depthlm_ros.training.synthetic.dataset import SyntheticBatch
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """How long and how fast. Loss = silog + gradient_weight * gradient + text_weight * next_token + gaze_weight *
-    gaze_loss + naming_weight * naming_loss + placing_weight * placing_loss.
+class SyntheticLosses:
+    """The losses of a step, scalars. total is their weighted sum (config.SyntheticTrainSettings)."""
 
-    again: how often, after each new batch, one of the last `memory` is trained on once more (again.py); the memory is
-    the GPU's, and a run that is resumed starts with an empty one.
-    """
-
-    steps: int = 4000
-    warmup_steps: int = 200
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.05
-    clip: float = 1.0
-    gradient_weight: float = 0.5
-    text_weight: float = 0.5
-    gaze_weight: float = 0.5
-    naming_weight: float = 0.3
-    placing_weight: float = 0.3
-    bf16: bool = True
-    save_every: int = 200
-    hours: float = 0.0
-    again: int = 0
-    memory: int = 512
-
-    def __post_init__(self) -> None:
-        check_limits(self, LIMITS)
-
-
-@dataclass(frozen=True)
-class Losses:
     total: torch.Tensor
     silog: torch.Tensor
     gradient: torch.Tensor
     text: torch.Tensor
-    gaze: torch.Tensor
-    naming: torch.Tensor
-    placing: torch.Tensor
+    attention: torch.Tensor
+    words: torch.Tensor
+    geometry: torch.Tensor
 
 
 @dataclass(frozen=True)
-class Affixes:
-    """Token ids of the fixed text before, between and after the images; of naming.WORDS, and of no word."""
+class PromptTokens:
+    """Token ids of the fixed text before, between and after the images; of auxiliary_losses.WORDS, and of no word."""
 
     before: tuple[int, ...]
     between: tuple[int, ...]
     after: tuple[int, ...]
     words: tuple[int, ...]
-    nothing: int
+    no_word: int
 
 
-def forward(model: Qwen3VLDepth, placing: Placing, batch: Batch, affixes: Affixes, config: TrainConfig) -> Losses:
-    """One pass: the prefix of one or two images and all packed questions in one sequence."""
+@dataclass(frozen=True)
+class _Pass:
+    """One pass of the model. tokens: (B, N, C) of each image. deep: (B, M, C) of all images, for each level.
+
+    states: (B, T, C). queries, keys, mask: see auxiliary_losses.attention_supervision_loss.
+    """
+
+    layout: PromptLayout
+    tokens: list[torch.Tensor]
+    deep: list[torch.Tensor]
+    states: torch.Tensor
+    queries: list[torch.Tensor]
+    keys: torch.Tensor
+    mask: torch.Tensor
+
+
+def compute_losses(
+    model: Qwen3VLDepth,
+    probe: GeometryProbe,
+    batch: SyntheticBatch,
+    prompt_tokens: PromptTokens,
+    settings: SyntheticTrainSettings,
+) -> SyntheticLosses:
+    """Returns the losses of a batch. On a GPU no step depends on values, so that a CUDA graph can record it."""
+    done = _run_model(model, batch, prompt_tokens)
+    layout, device = done.layout, batch.ids.device
+    depth_m = model.depth(done.states, done.deep, layout)
+    states, next_id = done.states[:, layout.length :], batch.next_id
+    if not states.is_cuda:
+        # Fewer products; a CUDA graph has to know their number beforehand.
+        states, next_id = states[next_id != IGNORED], next_id[next_id != IGNORED]
+    text = next_token_loss(model.logits(states).flatten(0, -2), next_id.flatten())
+    scaling = model.language.layers[0].self_attn.scaling
+    attention = attention_supervision_loss(done.queries, done.keys, scaling, done.mask, batch.attention, layout)
+    silog, gradient = silog_loss(depth_m, batch.depth_m), depth_gradient_loss(depth_m, batch.depth_m)
+    embeddings = model.embed(ids_on_device(prompt_tokens.words, device))
+    no_word = model.embed(ids_on_device((prompt_tokens.no_word,), device))[0]
+    words = word_alignment_loss(done.tokens[0], embeddings, no_word, batch.token_words)
+    # What the first layers of the language model know about the tokens of the first image.
+    first = layout.images[0].tokens
+    features = done.tokens[0] + sum(level[:, :first] for level in done.deep)
+    geometry = geometry_probe_loss(probe(features), batch.token_geometry)
+    replies = settings.text_weight * text + settings.attention_weight * attention
+    tokens = settings.word_weight * words + settings.geometry_weight * geometry
+    total = silog + settings.gradient_weight * gradient + replies + tokens
+    return SyntheticLosses(total, silog, gradient, text, attention, words, geometry)
+
+
+def _run_model(model: Qwen3VLDepth, batch: SyntheticBatch, prompt_tokens: PromptTokens) -> _Pass:
+    """Runs the prefix of one or two images and all packed questions as one sequence."""
     count, height, width = batch.image.shape[:3]
     images = [batch.image, batch.second] if len(batch.second) else [batch.image]
-    texts = [affixes.before, *[affixes.between] * (len(images) - 1), affixes.after]
-    layout = PromptLayout(tuple(map(len, texts)), (model.span((width, height)),) * len(images))
-    seen = [model.see(image) for image in images]
-    deep = [torch.cat(level, dim=1) for level in zip(*(deep for _, deep in seen), strict=True)]
-    pieces = [model.embed(ids_on(text, batch.ids.device)).expand(count, -1, -1) for text in texts]
-    for index, (tokens, _) in enumerate(seen):
+    texts = [prompt_tokens.before, *[prompt_tokens.between] * (len(images) - 1), prompt_tokens.after]
+    layout = PromptLayout(tuple(map(len, texts)), (model.image_span((width, height)),) * len(images))
+    encoded = [model.encode_image(image) for image in images]
+    deep = [torch.cat(level, dim=1) for level in zip(*(deep for _, deep in encoded), strict=True)]
+    pieces = [model.embed(ids_on_device(text, batch.ids.device)).expand(count, -1, -1) for text in texts]
+    for index, (tokens, _) in enumerate(encoded):
         pieces.insert(2 * index + 1, tokens)
     x = torch.cat([*pieces, model.embed(batch.ids)], dim=1)
     prefix_cos, prefix_sin = (t.expand(count, -1, -1) for t in model.prefix_rope(layout))
     text_cos, text_sin = model.text_rope(batch.offset + layout.next_position)
     cos, sin = torch.cat([prefix_cos, text_cos], 1), torch.cat([prefix_sin, text_sin], 1)
-    mask = block_mask(batch.segment, layout.length)
+    prefix = batch.segment.new_full((count, layout.length), PREFIX)
+    mask = block_mask(torch.cat([prefix, batch.segment], dim=1))
+    # An added mask costs nothing in the backward pass; zeros and infinities are exact in any precision.
+    bias = torch.zeros(mask.shape, dtype=torch.bfloat16, device=mask.device).masked_fill(~mask, -torch.inf)
     queries: list[torch.Tensor] = []
-    # Added, it costs nothing backwards; zeros and infinities are exact in any precision.
-    hidden = torch.zeros(mask.shape, dtype=torch.bfloat16, device=mask.device).masked_fill(~mask, -torch.inf)
-    states, keys, _ = read(model.language, x, cos, sin, hidden, Deep(deep, layout.spans), queries)
-    depth_m = model.depth(states, deep, layout)
-    told, label = states[:, layout.length :], batch.label
-    if not told.is_cuda:
-        # Fewer products; a CUDA graph has to know their number beforehand.
-        told, label = told[label >= 0], label[label >= 0]
-    text = next_token(model.logits(told).flatten(0, -2), label.flatten())
-    scaling = model.language.layers[0].self_attn.scaling
-    looked = gaze_loss(queries, keys, scaling, mask, batch.gaze, layout)
-    dense, edges = silog(depth_m, batch.depth_m), gradient(depth_m, batch.depth_m)
-    named = naming_loss(
-        seen[0][0],
-        model.embed(ids_on(affixes.words, batch.ids.device)),
-        model.embed(ids_on((affixes.nothing,), batch.ids.device))[0],
-        batch.shown,
-    )
-    # What the language model's first layers know of the first picture's tokens.
-    first = layout.images[0].tokens
-    placed = placing_loss(placing(seen[0][0] + sum(level[:, :first] for level in deep)), batch.numbers)
-    words = config.text_weight * text + config.gaze_weight * looked
-    tokens = config.naming_weight * named + config.placing_weight * placed
-    total = dense + config.gradient_weight * edges + words + tokens
-    return Losses(total, dense, edges, text, looked, named, placed)
+    states, keys, _ = prefill(model.language, x, cos, sin, bias, DeepStackTokens(deep, layout.spans), queries)
+    return _Pass(layout, [tokens for tokens, _ in encoded], deep, states, queries, keys, mask)
 
 
 @lru_cache
-def ids_on(ids: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """int64 (N,), copied to the device once: a CUDA graph cannot hold the copy."""
+def ids_on_device(ids: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """Returns int64 (N,). Cached, because a CUDA graph cannot hold the copy to the device."""
     return torch.tensor(ids, device=device)
-
-
-def block_mask(segment: torch.Tensor, prefix: int) -> torch.Tensor:
-    """(B, 1, P + Q, P + Q), True where attention is allowed: causally, within the prefix, from each segment to the
-    prefix, and within each segment."""
-    row = torch.cat([segment.new_full((len(segment), prefix), -2), segment], dim=1)
-    causal = torch.ones(row.shape[1], row.shape[1], dtype=torch.bool, device=row.device).tril()
-    same = (row[:, :, None] == row[:, None, :]) | (row[:, None, :] == -2)
-    return (same & causal)[:, None]

@@ -1,7 +1,7 @@
-"""The embedded model's tokenizer: byte-level BPE, digits one by one, fixed phrases of the prompts as one token each.
+"""The embedded model's tokenizer: byte-level BPE, single digits, and fixed phrases of the prompts as one token each.
 
-A phrase token costs nothing in generality (anything else still falls back to bytes) and shortens a point question
-from about 70 tokens to 13, which is what makes many questions on one look cheap.
+A phrase token does not limit what can be written (other text still becomes bytes). It shortens a question about a point
+from about 70 tokens to 13, which makes many questions about one image cheap.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from depthlm_ros.training.synthetic.prompts import CHAT
 
 PAD = "<|endoftext|>"
 IMAGE = "<|image_pad|>"
-# What stands around the numbers of a pose in words (families/vlm3_pose.py).
+# The text around the numbers of a pose reply (families/vlm3.py).
 POSE_REPLY_WORDS = (
     "Rotation angle: ",
     " degrees",
@@ -31,7 +31,7 @@ CONTROL = (PAD, IMAGE, "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|visi
 
 
 def fixed_phrases() -> tuple[str, ...]:
-    """The unchanging parts of prompts and replies."""
+    """Returns the unchanging parts of prompts and replies."""
     start, _, end = POINT_QUESTION.partition("{nx}, {ny}")
     middle, last = POINT_REPLY.removeprefix(POINT_REPLY_START).split("{depth_m:.2f}")[1:]
     match_start, _, match_end = MATCH_QUESTION.partition("{x1}, {y1}")
@@ -40,15 +40,15 @@ def fixed_phrases() -> tuple[str, ...]:
 
 
 def token_id(tokenizer: Tokenizer, token: str) -> int:
-    """Id of a token that must exist. Raises BadBundle if it does not."""
-    found = tokenizer.token_to_id(token)
-    if found is None:
-        raise BadBundle(f"the tokenizer has no token {token!r}: it is not one that this package made.")
-    return int(found)
+    """Returns the id of a token. Raises BadBundle if the tokenizer does not have it."""
+    number = tokenizer.token_to_id(token)
+    if number is None:
+        raise BadBundle(f"the tokenizer has no token {token!r}: it was not made by this package.")
+    return int(number)
 
 
 def train_tokenizer(texts: Iterable[str], vocab: int) -> Tokenizer:
-    """A tokenizer of `vocab` entries learnt from texts. Deterministic."""
+    """Returns a tokenizer of `vocab` entries learnt from texts. The result is deterministic."""
     tokenizer = Tokenizer(models.BPE())
     # Words with their leading space, single digits, ", " between coordinates, everything else by runs.
     pieces = Regex(r"\d|, | ?[A-Za-z]+|[^\sA-Za-z\d]+|\s+")
