@@ -1,13 +1,13 @@
-"""The whole look in torch and in ONNX Runtime, on the same model and image, run in turns; and the export of a model of
-four billion weights.
+"""Compares the time of one look in torch and in ONNX Runtime, on the same model and image; and measures the export of a
+model with four billion weights.
 
-  python bench/engines.py                 tiny, and a random model of 12 + 12 layers
-  python bench/engines.py --int8          also tiny with its linear layers in int8: what it wins, and what it costs on
+  python bench/engines.py                 tiny, and a random model with 12 + 12 layers
+  python bench/engines.py --int8          also tiny with its linear layers in int8: its speed, and its accuracy on
                                           rendered scenes
-  python bench/engines.py --export-4b     only: time and memory of exporting Qwen3-VL-4B's structure with a DPT head,
-                                          36 layers, random weights in bfloat16 (11 GB of memory, 10 GB of disk)
+  python bench/engines.py --export-4b     only: time and memory for the export of Qwen3-VL-4B's structure with a DPT
+                                          head, 36 layers, random weights in bfloat16 (11 GB of memory, 10 GB of disk)
 
-The last line is JSON: NAME_ratio = seconds of torch / seconds of ONNX Runtime, both the smallest of the repeats.
+The last line is JSON: NAME_ratio = seconds of torch / seconds of ONNX Runtime, each the smallest of the repeats.
 """
 
 from __future__ import annotations
@@ -31,28 +31,29 @@ from depthlm_ros.core import Frame, Intrinsics
 from depthlm_ros.eval.rendered_scenes import validate
 from depthlm_ros.export.parity import sample_image
 from depthlm_ros.export.precision import Precision, set_precision
-from depthlm_ros.export.write_bundle import Wanted, write_engine
+from depthlm_ros.export.write_bundle import ExportOptions, write_engine
+from depthlm_ros.geometry.resize_rules import CanvasRule
 from depthlm_ros.model import load_model
-from depthlm_ros.model_files.bundle import Bundle, find_bundle, load_bundle
-from depthlm_ros.model_files.spec import CanvasRule, ModelSpec
+from depthlm_ros.model_files.bundle import ModelBundle, find_bundle, load_bundle
+from depthlm_ros.model_files.spec import ModelSpec
 from depthlm_ros.nets.backbone import Backbone
 from depthlm_ros.nets.checkpoint import load_checkpoint
 from depthlm_ros.nets.depth_heads import DptConfig
 from depthlm_ros.nets.loading import rebuild_frequencies
 from depthlm_ros.nets.qwen3vl import Qwen3VLDepth
 
-# Sizes of a Qwen3-VL: vision layers, width, feed-forward, heads; the same of the language model, its groups of keys and
-# their width; entries of the vocabulary; the image.
+# Sizes of a Qwen3-VL. vision, text: layers, width, feed-forward width, heads. heads_kv: heads of keys and values.
+# vocab: entries of the vocabulary.
 SMALL = {"vision": (12, 192, 768, 6), "text": (12, 256, 768, 8), "heads_kv": 4, "head_dim": 32, "vocab": 2048}
 FOUR_B = {"vision": (24, 1024, 4096, 16), "text": (36, 2560, 9728, 32), "heads_kv": 8, "head_dim": 128, "vocab": 151936}
-# Images on which int8 is compared.
-RENDERED = 150
+# Images on which the accuracy of int8 is measured.
+RENDERED_IMAGES = 150
 SMALL_CANVAS, FOUR_B_CANVAS = (448, 320), (1152, 864)
-CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
+CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
 
 
 def random_model(sizes: dict, head: DptConfig, dtype: torch.dtype) -> Qwen3VLDepth:
-    """A model of these sizes; its weights are noise, made in place, so that it is in memory once."""
+    """Returns a model of these sizes with random weights, which are made in place, so that it is in memory once."""
     layers, width, feed, heads = sizes["vision"]
     depth, hidden, inner, text_heads = sizes["text"]
     third = sizes["head_dim"] // 6
@@ -96,39 +97,41 @@ def random_model(sizes: dict, head: DptConfig, dtype: torch.dtype) -> Qwen3VLDep
     return model.eval()
 
 
-def export(model: Backbone, size_px: tuple[int, int], folder: Path, precision: Precision, opset: int = 20) -> Bundle:
-    """The model as an engine for one image of this size."""
-    tokenizer = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(CONTROL)}, merges=[]))
-    tokenizer.add_special_tokens(list(CONTROL))
+def export(
+    model: Backbone, size_px: tuple[int, int], folder: Path, precision: Precision, opset: int = 20
+) -> ModelBundle:
+    """Exports the model as an engine for images of this size (width, height)."""
+    tokenizer = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(CONTROL_TOKENS)}, merges=[]))
+    tokenizer.add_special_tokens(list(CONTROL_TOKENS))
     canvas = CanvasRule(1000.0, (size_px,))
     spec = ModelSpec("bench", "depthvlm", "qwen3_vl", "qwen", canvas, model.pixels_per_token, head="dpt")
-    wanted = Wanted(spec, opset, precision=set_precision(model, precision))
-    write_engine(model, tokenizer, wanted, folder, lambda bundle: {}, lambda what, done, of: None)
+    options = ExportOptions(spec, opset, precision=set_precision(model, precision))
+    write_engine(model, tokenizer, options, folder, lambda bundle: {}, lambda stage, done, total: None)
     return load_bundle(folder)
 
 
-def compare(name: str, bundle: Bundle, model: Backbone, threads: int, repeats: int) -> dict[str, float]:
-    """Both looks in turns; their depths must agree."""
+def compare(name: str, bundle: ModelBundle, model: Backbone, threads: int, repeats: int) -> dict[str, float]:
+    """Times both looks in turns. Ends the program if their depths differ in fp32."""
     texts = (bundle.before, bundle.between, bundle.after)
-    ours = OnnxRuntimeBackend(bundle, threads, "cpu")
+    exported = OnnxRuntimeBackend(bundle, threads, "cpu")
     reference = TorchBackend(lambda _: model, texts, threads, "cpu")
     image = sample_image(bundle.canvases_px[0])
-    looks = [backend.look([image]).depth_m for backend in (reference, ours)]
-    apart = float((np.abs(looks[1] - looks[0]) / looks[0]).max())
-    torch_s, ours_s = in_turns([lambda: reference.look([image]), lambda: ours.look([image])], repeats)
+    looks = [backend.look([image]).depth_m for backend in (reference, exported)]
+    difference = float((np.abs(looks[1] - looks[0]) / looks[0]).max())
+    torch_s, ours_s = time_in_turns([lambda: reference.look([image]), lambda: exported.look([image])], repeats)
     width, height = bundle.canvases_px[0]
     print(
         f"{name:10} {width} x {height}, {bundle.precision}: torch {1e3 * torch_s:7.2f} ms, ONNX Runtime "
-        f"{1e3 * ours_s:7.2f} ms, {torch_s / ours_s:.2f} x; depths at most {apart:.1e} apart",
+        f"{1e3 * ours_s:7.2f} ms, {torch_s / ours_s:.2f} x; depths differ by at most {difference:.1e}",
         flush=True,
     )
-    if bundle.precision == "fp32" and apart > 1e-4:
-        raise SystemExit(f"{name}: the two do not compute the same")
+    if bundle.precision == "fp32" and difference > 1e-4:
+        raise SystemExit(f"{name}: torch and ONNX Runtime do not compute the same depth")
     return {f"{name}_torch_s": torch_s, f"{name}_ours_s": ours_s, f"{name}_ratio": round(torch_s / ours_s, 3)}
 
 
-def in_turns(works: list[Callable[[], object]], repeats: int) -> list[float]:
-    """Smallest seconds of each, run one after the other again and again: what disturbs one disturbs all."""
+def time_in_turns(works: list[Callable[[], object]], repeats: int) -> list[float]:
+    """Returns the smallest seconds of each function. They run in turns, so that a disturbance affects all of them."""
     least = [float("inf")] * len(works)
     for _ in range(repeats):
         for index, work in enumerate(works):
@@ -138,9 +141,9 @@ def in_turns(works: list[Callable[[], object]], repeats: int) -> list[float]:
     return least
 
 
-def loading(repeats: int) -> dict[str, float]:
-    """Of tiny, from nothing: every hash checked and the graph of questions loaded; and with the first look, which loads
-    the graph of its canvas."""
+def time_loading(repeats: int) -> dict[str, float]:
+    """Times how long tiny takes to load, with all hashes and the step graph, and how long until the first look is done,
+    which loads the graph of its canvas."""
     load_s, first_look_s = float("inf"), float("inf")
     image = sample_image((640, 480))[0]
     frame = Frame(image, Intrinsics(560.0, 560.0, 319.5, 239.5, 640, 480))
@@ -151,50 +154,51 @@ def loading(repeats: int) -> dict[str, float]:
         model.look(frame)
         load_s = min(load_s, loaded_s - began_s)
         first_look_s = min(first_look_s, time.perf_counter() - began_s)
-    print(f"tiny       loads in {load_s:.2f} s, its first look is done after {first_look_s:.2f} s", flush=True)
+    print(f"tiny       loads in {load_s:.2f} s; its first look ends after {first_look_s:.2f} s", flush=True)
     return {"tiny_load_s": load_s, "tiny_first_look_s": first_look_s}
 
 
-def looks(threads: int, repeats: int, int8: bool) -> dict[str, float]:
+def compare_looks(threads: int, repeats: int, int8: bool) -> dict[str, float]:
+    """Compares torch with ONNX Runtime on tiny, on a random model and, with int8, on tiny in int8."""
     tiny = load_bundle(find_bundle("tiny"))
     model = load_checkpoint(tiny.folder).eval()
-    result = loading(5) | compare("tiny", tiny, model, threads, repeats)
+    result = time_loading(5) | compare("tiny", tiny, model, threads, repeats)
     with tempfile.TemporaryDirectory() as name:
         random = random_model(SMALL, DptConfig(SMALL["text"][1], (32, 48, 64, 96), 64), torch.float32)
         bundle = export(random, SMALL_CANVAS, Path(name) / "random", Precision())
         result |= compare("layers12", bundle, random, threads, repeats)
         if int8:
-            result |= compare("tiny_int8", in_int8(tiny, Path(name) / "int8"), model, threads, repeats)
+            result |= compare("tiny_int8", export_in_int8(tiny, Path(name) / "int8"), model, threads, repeats)
             for label, engine in (("tiny", tiny.folder), ("tiny_int8", Path(name) / "int8")):
-                result |= accuracy(label, engine)
+                result |= measure_accuracy(label, engine)
     return result
 
 
-def in_int8(tiny: Bundle, folder: Path) -> Bundle:
-    """tiny as `depthlm engine build --precision int8` makes it, for its own canvases."""
+def export_in_int8(tiny: ModelBundle, folder: Path) -> ModelBundle:
+    """Exports tiny for its own canvases, in the way of `depthlm engine build --precision int8`."""
     model = load_checkpoint(tiny.folder).eval()
-    wanted = Wanted(load_model("tiny").spec, 20, precision=set_precision(model, Precision("int8")))
+    options = ExportOptions(load_model("tiny").spec, 20, precision=set_precision(model, Precision("int8")))
     tokenizer = Tokenizer.from_file(str(tiny.tokenizer_path))
-    write_engine(model, tokenizer, wanted, folder, lambda bundle: {}, lambda what, done, of: None)
+    write_engine(model, tokenizer, options, folder, lambda bundle: {}, lambda stage, done, total: None)
     return load_bundle(folder)
 
 
-def accuracy(label: str, folder: Path) -> dict[str, float]:
-    """delta1 on rendered scenes, of the map and of depths in words."""
-    report = validate(load_model(str(folder), backend=OnnxRuntimeBackend.name), RENDERED)
+def measure_accuracy(label: str, folder: Path) -> dict[str, float]:
+    """Measures delta1 on rendered scenes, of the depth map and of depths in words."""
+    report = validate(load_model(str(folder), backend=OnnxRuntimeBackend.name), RENDERED_IMAGES)
     print(f"{label:10} delta1 {report.dense.delta1:.4f}, in words {report.words.delta1:.4f}", flush=True)
     return {f"{label}_delta1": report.dense.delta1, f"{label}_words_delta1": report.words.delta1}
 
 
 def export_4b(folder: Path, layers: int) -> dict[str, float]:
-    """Seconds and peak memory of an export, beside the weights."""
+    """Measures the seconds and the peak memory of an export, and prints them beside the size of the weights."""
     sizes = {**FOUR_B, "text": (layers, *FOUR_B["text"][1:])}
     model = random_model(sizes, DptConfig(FOUR_B["text"][1]), torch.bfloat16)
     precision = Precision("bf16", "fp16")
     set_precision(model, precision)
     weights = sum(parameter.nbytes for parameter in model.parameters())
     before = peak_bytes()
-    print(f"weights {weights / 1e9:.2f} GB; the process has used up to {before / 1e9:.2f} GB so far", flush=True)
+    print(f"weights {weights / 1e9:.2f} GB; peak memory before the export {before / 1e9:.2f} GB", flush=True)
     began_s, began_cpu_s = time.perf_counter(), time.process_time()
     bundle = export(model, FOUR_B_CANVAS, folder, precision, 23)
     seconds, cpu_s = time.perf_counter() - began_s, time.process_time() - began_cpu_s
@@ -215,21 +219,26 @@ def export_4b(folder: Path, layers: int) -> dict[str, float]:
 
 
 def peak_bytes() -> int:
+    """Returns the most memory that this process has had in use."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1, help="of both (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=40)
-    parser.add_argument("--int8", action="store_true")
-    parser.add_argument("--export-4b", action="store_true")
-    parser.add_argument("--layers", type=int, default=FOUR_B["text"][0], help="of the language model in --export-4b")
-    parser.add_argument("--folder", type=Path, help="where --export-4b writes (default: a temporary folder)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of both runtimes (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=40, help="looks of each (default: %(default)s)")
+    parser.add_argument("--int8", action="store_true", help="also compare tiny in int8")
+    parser.add_argument("--export-4b", action="store_true", help="only export a model with four billion weights")
+    parser.add_argument(
+        "--layers", type=int, default=FOUR_B["text"][0], help="layers of the language model in --export-4b"
+    )
+    parser.add_argument(
+        "--folder", type=Path, help="folder into which --export-4b writes (default: the system's temporary folder)"
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if not args.export_4b:
-        print(json.dumps({"threads": args.threads} | looks(args.threads, args.repeats, args.int8)))
+        print(json.dumps({"threads": args.threads} | compare_looks(args.threads, args.repeats, args.int8)))
         return
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         print(json.dumps(export_4b(Path(name) / "bench", args.layers)))

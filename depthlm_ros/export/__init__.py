@@ -1,1 +1,20 @@
-"""Checkpoint -> ONNX graphs -> bundle (the build side: torch and transformers live here, not on the robot)."""
+"""Builds engines: a checkpoint becomes ONNX graphs (build, write_bundle), and the graphs become TensorRT plans
+(trt_builder). engine_store manages the folders of built engines.
+
+Graphs need torch and transformers; plans need only onnx and TensorRT.
+"""
+
+__all__ = [
+    "build",
+    "engine_store",
+    "onnx_graphs",
+    "onnx_rewrites",
+    "parity",
+    "precision",
+    "progress",
+    "trt_builder",
+    "trt_support",
+    "trt_support_table",
+    "weights",
+    "write_bundle",
+]

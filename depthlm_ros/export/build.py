@@ -1,6 +1,7 @@
-"""A checkpoint -> graphs for one camera -> TensorRT plans, as one build.
+"""Builds an engine: exports a checkpoint as graphs for one camera, into a folder of its own.
 
-From a camera to the canvas that an engine is built for.
+build_graphs does the export that an EngineRequest describes and returns a BuildReport. camera_of_size makes a camera
+from an image size; fitted_spec chooses the canvas for a camera. TensorRT plans of the graphs: trt_builder.py.
 """
 
 from __future__ import annotations
@@ -13,83 +14,45 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer
 
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.errors import BadIntrinsics, SetupError
-from depthlm_ros.export.engine_store import CHECKPOINT_FILE, building, check_place
-from depthlm_ros.export.parity import can_measure, measure_parity
-from depthlm_ros.export.progress import Bars
-from depthlm_ros.export.trt_support_table import Target
-from depthlm_ros.model import believable_view
-from depthlm_ros.model_files.bundle import TOKENIZER_FILE, Bundle, build_root, read_manifest
-from depthlm_ros.model_files.checkpoint import Checkpoint, find_model
+from depthlm_ros.export.engine_store import build_lock, check_output_folder
+from depthlm_ros.export.parity import Parity, can_measure_parity, measure_parity
+from depthlm_ros.export.progress import BuildProgress, StageProgress
+from depthlm_ros.export.trt_support_table import BuildTarget
+from depthlm_ros.geometry.canonical_view import checked_canonical_view
+from depthlm_ros.model_files.bundle import TOKENIZER_FILE, ModelBundle, read_manifest
+from depthlm_ros.model_files.checkpoint import ModelSource, ReleasedCheckpoint
+from depthlm_ros.model_files.install_paths import default_engine_root
+from depthlm_ros.model_files.safetensors_files import CHECKPOINT_FILE
 from depthlm_ros.model_files.spec import ModelSpec
 
 if TYPE_CHECKING:
     from depthlm_ros.export.precision import Precision
     from depthlm_ros.nets.backbone import Backbone
 
-# What the exported graph of text takes as a prefix, less some text.
-MOST_TOKENS = 16000
-
-
-def camera_of_size(size_px: tuple[int, int], focal_px: float | None, spec: ModelSpec) -> Intrinsics:
-    """A camera (width, height) with its principal point in the middle. focal_px None: the model's canonical one, at
-    which the image is neither enlarged nor shrunk."""
-    width, height = size_px
-    focal_px = focal_px or spec.canvas.focal_px or float(max(size_px))
-    return Intrinsics(focal_px, focal_px, (width - 1) / 2, (height - 1) / 2, width, height)
-
-
-def fitted_spec(spec: ModelSpec, camera: Intrinsics, name: str) -> ModelSpec:
-    """The spec of an engine of that name for a (rectified) camera.
-
-    A model with canvases of its own gets one of whole tokens that shows all of the camera's image at the canonical
-    focal length; a published one the size to which its rule resizes the camera's image. Raises BadIntrinsics for a
-    camera that is absurd, or whose view would be more tokens than a graph takes.
-    """
-    rule, token_px = spec.canvas, spec.pixels_per_token
-    if rule.canvases_px:
-        size_px = _covering(camera, rule.focal_px or camera.fx_px, token_px)
-        fitted = replace(rule, canvases_px=(size_px,), built_px=())
-        believable_view(camera, fitted)
-    else:
-        size_px = believable_view(camera, replace(rule, built_px=())).canvas_size_px
-        fitted = replace(rule, built_px=(size_px,))
-    tokens = math.prod(size_px) // token_px**2
-    if tokens > MOST_TOKENS:
-        raise BadIntrinsics(
-            f"a camera of {camera.width_px} x {camera.height_px} with fx = {camera.fx_px:g} would be seen as "
-            f"{size_px[0]} x {size_px[1]} pixels, {tokens} tokens; at most {MOST_TOKENS} are possible: check the "
-            "calibration, or let the camera send smaller images."
-        )
-    return replace(spec, name=name, canvas=fitted)
-
-
-def _covering(camera: Intrinsics, focal_px: float, token_px: int) -> tuple[int, int]:
-    """Sides of whole tokens around the camera's image, scaled to the canonical focal length."""
-    sides_px = (camera.width_px * focal_px / camera.fx_px, camera.height_px * focal_px / camera.fy_px)
-    # An image that is a hair larger than whole tokens needs no further one.
-    width, height = (max(1, math.ceil(side / token_px - 1e-6)) * token_px for side in sides_px)
-    return width, height
-
-
-# Above this, running the model once more on the CPU takes minutes and as much memory again.
-MOST_BYTES_TO_CHECK = 2e9
-RUNS_ON = {"tensorrt": ("fp32", "fp16", "bf16"), "onnxruntime": ("fp32", "fp16", "int8")}
-EXPORTERS = ("torch", "transformers", "onnxscript", "onnx", "onnxruntime")
+# The step graph takes prefixes of 16384 tokens; the rest is for text.
+MAX_IMAGE_TOKENS = 16000
+# The comparison of a larger model with torch takes minutes on the CPU and as much memory again.
+MAX_BYTES_TO_CHECK = 2e9
+BACKEND_PRECISIONS = {"tensorrt": ("fp32", "fp16", "bf16"), "onnxruntime": ("fp32", "fp16", "int8")}
+# Packages whose versions the manifest notes.
+EXPORT_PACKAGES = ("torch", "transformers", "onnxscript", "onnx", "onnxruntime")
 
 
 @dataclass(frozen=True)
-class EngineOrder:
-    """What is to be built.
+class EngineRequest:
+    """What to build.
 
-    model: as load_model takes it. camera: of the rectified image. precision: of the backbone; head: of the DPT head, ""
-    for what suits the backbone. backend: "onnxruntime" or "tensorrt". opset: of the graphs. check: compare with torch,
-    None: if the model is small. command: what builds the same again, less camera_options and --out.
+    model: as load_model takes it. camera: of the rectified image. precision: of the backbone. backend: "onnxruntime" or
+    "tensorrt". opset: of the graphs. head: precision of the DPT head, "" for one that suits the backbone. target: the
+    machine that runs the engine, None for ONNX Runtime. out: folder of the engine, None for the default one. check:
+    whether to compare with torch, None to do so if the model is small. command: the command that builds the same again,
+    without camera_options and --out.
     """
 
     model: str
@@ -98,7 +61,7 @@ class EngineOrder:
     backend: str
     opset: int
     head: str = ""
-    target: Target | None = None
+    target: BuildTarget | None = None
     only_depth: bool = False
     out: Path | None = None
     check: bool | None = None
@@ -108,158 +71,215 @@ class EngineOrder:
 
 @dataclass(frozen=True)
 class BuildReport:
-    """manifest: of the new engine. seconds: by stage. weight_bytes: of the model as it was exported. peak_bytes: most
-    memory that this process had in use."""
+    """The result of build_graphs.
+
+    canvases_px: sizes (width, height) at which the model sees the camera's image. head: precision of the depth head, ""
+    if there is none. parity: the difference to torch, or the reason why it was not measured. file_bytes: size of each
+    file. seconds: by stage. weight_bytes: of the exported model. peak_bytes: most memory that this process had in use.
+    """
 
     folder: Path
-    manifest: dict[str, Any]
+    camera: Intrinsics
+    canvases_px: tuple[tuple[int, int], ...]
+    opset: int
+    precision: str
+    head: str
+    only_depth: bool
+    parity: Parity | str
+    file_bytes: dict[str, int]
     seconds: dict[str, float]
     weight_bytes: int
     peak_bytes: int
 
 
-def build_graphs(order: EngineOrder, bars: Bars, say: Callable[[str], None]) -> BuildReport:
-    """Exports the model for the order's camera into a folder of its own, from which it can be loaded by name.
+def build_graphs(
+    request: EngineRequest, source: ModelSource, progress: BuildProgress, report: Callable[[str], None]
+) -> BuildReport:
+    """Exports a model for the request's camera into a folder of its own, from which it can be loaded by name.
 
-    Raises UnknownName, BadBundle for a model that is not here, BadIntrinsics for an absurd camera, SetupError for what
-    cannot be built, BackendFailed for a full disk or for graphs that are not what torch computes.
+    source: what find_model returns for request.model. report: called with messages for people. Raises BadIntrinsics for
+    an absurd camera, SetupError for a request that cannot be built, BackendFailed for a full disk or for graphs that do
+    not compute the same as torch.
     """
     from depthlm_ros.export.precision import Precision, set_precision
-    from depthlm_ros.export.write_bundle import Wanted, write_engine
+    from depthlm_ros.export.write_bundle import ExportOptions, write_engine
 
-    check_order(order)
-    source = find_model(order.model)
-    check_source(order, source)
-    folder = order.out or build_root() / engine_name(order, source.spec.name)
-    check_place(folder)
-    spec = fitted_spec(source.spec, order.camera, folder.name)
-    watch, seconds = _Phases(bars), {}
-    with building(folder, say), watch:
+    check_backend_precision(request)
+    check_source(request, source)
+    folder = request.out or default_engine_root() / engine_name(request, source.spec.name)
+    check_output_folder(folder)
+    spec = fitted_spec(source.spec, request.camera, folder.name)
+    seconds: dict[str, float] = {}
+    parity: Parity | str = ""
+    with build_lock(folder, report), StageProgress(progress) as report_stage:
         began_s = time.monotonic()
-        watch("load the checkpoint", 0, 1)
-        model = load_backbone(source, Precision.of(order.precision, order.head))
-        precision = set_precision(model, Precision.of(order.precision, order.head))
+        report_stage("load the checkpoint", 0, 1)
+        model = load_backbone(source, Precision.of(request.precision, request.head))
+        precision = set_precision(model, Precision.of(request.precision, request.head))
         seconds["load"] = time.monotonic() - began_s
         tokenizer = Tokenizer.from_file(str(source.folder / TOKENIZER_FILE))
-        wanted = Wanted(spec, order.opset, order.only_depth, precision, _facts(order, source, folder))
+        origin = _origin_fields(request, source, folder)
+        options = ExportOptions(spec, request.opset, request.only_depth, precision, origin)
         weight_bytes = sum(parameter.nbytes for parameter in model.parameters())
 
-        def inspect(bundle: Bundle) -> dict[str, Any]:
+        def compare(bundle: ModelBundle) -> dict[str, object]:
+            nonlocal parity
             seconds["export"] = time.monotonic() - began_s - seconds["load"]
-            watch("compare with torch", 0, 1)
-            return {"parity": _parity(order, model, bundle, weight_bytes)}
+            report_stage("compare with torch", 0, 1)
+            parity = _compare_with_torch(request, model, bundle, weight_bytes)
+            return {"parity": _parity_fields(parity)}
 
-        manifest = write_engine(model, tokenizer, wanted, folder, inspect, watch)
+        manifest = write_engine(model, tokenizer, options, folder, compare, report_stage)
         seconds["check and finish"] = time.monotonic() - began_s - sum(seconds.values())
-    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return BuildReport(folder, manifest, seconds, weight_bytes, peak_bytes)
+    return BuildReport(
+        folder,
+        request.camera,
+        options.sizes_px,
+        request.opset,
+        precision.backbone,
+        precision.head,
+        request.only_depth,
+        parity,
+        {name: (folder / name).stat().st_size for name in manifest["files"]},
+        seconds,
+        weight_bytes,
+        peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    )
 
 
-def check_order(order: EngineOrder) -> None:
+def check_backend_precision(request: EngineRequest) -> None:
     """Raises SetupError for a precision that the backend does not run."""
-    if order.precision not in RUNS_ON[order.backend]:
-        others = " ".join(f"({name}: {', '.join(taken)})" for name, taken in RUNS_ON.items() if name != order.backend)
+    runs = BACKEND_PRECISIONS[request.backend]
+    if request.precision not in runs:
+        others = {name: precisions for name, precisions in BACKEND_PRECISIONS.items() if name != request.backend}
+        alternatives = " ".join(f"({name}: {', '.join(precisions)})" for name, precisions in others.items())
         raise SetupError(
-            f"backend {order.backend} does not run {order.precision}; it runs {', '.join(RUNS_ON[order.backend])} "
-            f"{others}."
+            f"backend {request.backend} does not run {request.precision}; it runs {', '.join(runs)} {alternatives}."
         )
 
 
-def check_source(order: EngineOrder, source: Bundle | Checkpoint) -> None:
-    """Raises SetupError for a model of which no engine can be made."""
+def check_source(request: EngineRequest, source: ModelSource) -> None:
+    """Raises SetupError for a model from which no engine can be built."""
     if source.spec.family == "depthlm":
         raise SetupError(
-            f"{order.model} is shown every pixel by an arrow in an image of its own, several images at a time, which "
-            "an engine for one image cannot do: use backend torch, or a model that is told pixels in words "
-            "(vlm3-depth)."
+            f"{request.model} needs an arrow at every pixel that it is asked about, each in an image of its own and "
+            "several images at a time, which an engine for one image cannot do: use backend torch, or a model that "
+            "reads pixels from the text (vlm3-depth)."
         )
-    if order.only_depth and not source.spec.head:
+    if request.only_depth and not source.spec.head:
         raise SetupError(
-            f"{order.model} has no depth head, so that --depth-only leaves nothing of it: use depthvlm-4b."
+            f"{request.model} has no depth head, so --depth-only would leave nothing of it: use depthvlm-4b."
         )
-    if isinstance(source, Bundle) and not (source.folder / CHECKPOINT_FILE).is_file():
-        made_of = str(read_manifest(source.folder).get("model", ""))
+    if isinstance(source, ModelBundle) and not (source.folder / CHECKPOINT_FILE).is_file():
+        origin = str(read_manifest(source.folder).get("model", ""))
         raise SetupError(
-            f"{source.spec.name} is itself an engine and holds no checkpoint: build from the model it was made of"
-            f"{f' (--model {made_of})' if made_of else ''}, or leave out camera and size to build its plans."
+            f"{source.spec.name} is itself an engine and holds no checkpoint: build from its source model"
+            f"{f' (--model {origin})' if origin else ''}, or leave out the camera and size to build its plans."
         )
 
 
-def engine_name(order: EngineOrder, model: str) -> str:
-    """Folder and name: model, camera, precision, target, and what is left out, so that none takes another's place."""
-    camera = order.camera
-    parts = [model, f"{camera.width_px}x{camera.height_px}", f"f{camera.fx_px:.0f}", order.precision]
-    parts += [order.target.name] if order.target else []
-    return "-".join(parts + (["depth"] if order.only_depth else []))
+def engine_name(request: EngineRequest, model: str) -> str:
+    """Returns the default name of the engine. Different cameras, precisions, targets and contents give other names."""
+    camera = request.camera
+    parts = [model, f"{camera.width_px}x{camera.height_px}", f"f{camera.fx_px:.0f}", request.precision]
+    parts += [request.target.name] if request.target else []
+    return "-".join(parts + (["depth"] if request.only_depth else []))
 
 
-def load_backbone(source: Bundle | Checkpoint, precision: Precision) -> Backbone:
-    """The model of a checkpoint, or of a bundle of ours that holds one. Raises BadBundle, SetupError."""
-    from depthlm_ros.export.precision import TORCH
+def camera_of_size(size_px: tuple[int, int], focal_px: float | None, spec: ModelSpec) -> Intrinsics:
+    """Returns a camera for images of (width, height) with its principal point in the middle.
+
+    focal_px: None for the model's canonical focal length, at which the image is neither enlarged nor reduced.
+    """
+    width, height = size_px
+    focal_px = focal_px or spec.canvas.focal_px or float(max(size_px))
+    return Intrinsics(focal_px, focal_px, (width - 1) / 2, (height - 1) / 2, width, height)
+
+
+def fitted_spec(spec: ModelSpec, camera: Intrinsics, name: str) -> ModelSpec:
+    """Returns the spec of an engine called `name` for a rectified camera.
+
+    A model with canvases of its own gets one canvas of whole tokens that shows the camera's whole image at the
+    canonical focal length. A published model gets the size to which its rule resizes the camera's image. Raises
+    BadIntrinsics for an absurd camera, or if the image would have more tokens than a graph takes.
+    """
+    rule, token_px = spec.canvas, spec.pixels_per_token
+    if rule.canvases_px:
+        size_px = _covering_canvas(camera, rule.focal_px or camera.fx_px, token_px)
+        fitted = replace(rule, canvases_px=(size_px,), built_px=())
+        checked_canonical_view(camera, fitted)
+    else:
+        size_px = checked_canonical_view(camera, replace(rule, built_px=())).canvas_size_px
+        fitted = replace(rule, built_px=(size_px,))
+    tokens = math.prod(size_px) // token_px**2
+    if tokens > MAX_IMAGE_TOKENS:
+        raise BadIntrinsics(
+            f"a camera of {camera.width_px} x {camera.height_px} with fx = {camera.fx_px:g} would be seen as "
+            f"{size_px[0]} x {size_px[1]} pixels, {tokens} tokens; at most {MAX_IMAGE_TOKENS} are possible: check the "
+            "calibration, or let the camera send smaller images."
+        )
+    return replace(spec, name=name, canvas=fitted)
+
+
+def _covering_canvas(camera: Intrinsics, focal_px: float, token_px: int) -> tuple[int, int]:
+    """Returns the sides, in whole tokens, that cover the camera's image at the canonical focal length."""
+    sides_px = (camera.width_px * focal_px / camera.fx_px, camera.height_px * focal_px / camera.fy_px)
+    # An image that exceeds whole tokens by a rounding error does not need another token.
+    width, height = (max(1, math.ceil(side / token_px - 1e-6)) * token_px for side in sides_px)
+    return width, height
+
+
+def load_backbone(source: ModelSource, precision: Precision) -> Backbone:
+    """Loads the torch model of a released checkpoint or of a bundle with a checkpoint. Raises BadBundle, SetupError."""
+    from depthlm_ros.export.precision import TORCH_TYPES
     from depthlm_ros.nets.checkpoint import load_checkpoint
-    from depthlm_ros.nets.loading import load_released
+    from depthlm_ros.nets.loading import load_released_model
 
-    if isinstance(source, Checkpoint):
-        return load_released(source.folder, source.spec, TORCH[precision.backbone])
+    if isinstance(source, ReleasedCheckpoint):
+        return load_released_model(source, TORCH_TYPES[precision.backbone])
     return load_checkpoint(source.folder).eval().requires_grad_(False)
 
 
-def _facts(order: EngineOrder, source: Bundle | Checkpoint, folder: Path) -> dict[str, Any]:
-    """What the manifest says of where the engine comes from, and what builds it again."""
-    out = "" if order.out is None else f" --out {shlex.quote(str(folder.resolve()))}"
+def _origin_fields(request: EngineRequest, source: ModelSource, folder: Path) -> dict[str, object]:
+    """Returns the manifest's fields that say where the engine comes from and which command builds it again."""
+    out = "" if request.out is None else f" --out {shlex.quote(str(folder.resolve()))}"
     revision = _revision(source)
     return {
-        "model": order.model,
+        "model": request.model,
         "hub": source.spec.hub if revision else "",
         "revision": revision,
-        "camera": asdict(order.camera),
-        "backend": order.backend,
-        "target": order.target.name if order.target else "",
-        "versions": {name: importlib.metadata.version(name) for name in EXPORTERS},
-        "built_by": order.command,
-        "rebuild": f"{order.command} {order.camera_options}{out}",
+        "camera": asdict(request.camera),
+        "backend": request.backend,
+        "target": request.target.name if request.target else "",
+        "versions": {name: importlib.metadata.version(name) for name in EXPORT_PACKAGES},
+        "built_by": request.command,
+        "rebuild": f"{request.command} {request.camera_options}{out}",
     }
 
 
-def _revision(source: Bundle | Checkpoint) -> str:
-    """The commit of a download; of a model of ours the SHA-256 of its checkpoint; "" for any other folder."""
-    if isinstance(source, Bundle):
-        return f"sha256:{read_manifest(source.folder)['files'][CHECKPOINT_FILE]}"
+def _revision(source: ModelSource) -> str:
+    """Returns the commit of a download, the SHA-256 of a bundle's checkpoint, or "" for any other folder."""
+    if isinstance(source, ModelBundle):
+        return f"sha256:{source.digests[CHECKPOINT_FILE]}"
     folder = source.folder.resolve()
     return folder.name if folder.parent.name == "snapshots" else ""
 
 
-def _parity(order: EngineOrder, model: Backbone, bundle: Bundle, weight_bytes: int) -> dict[str, Any]:
-    if not can_measure(bundle):
-        return {"not_measured": f"ONNX Runtime's CPU provider has no {bundle.precision}"}
-    wanted = weight_bytes <= MOST_BYTES_TO_CHECK if order.check is None else order.check
-    if not wanted:
-        return {"not_measured": "the model is large (--check measures it)" if order.check is None else "not asked for"}
-    found = measure_parity(model, bundle)
-    # NaN is no JSON.
-    return {name: None if value != value else value for name, value in asdict(found).items()}
+def _compare_with_torch(
+    request: EngineRequest, model: Backbone, bundle: ModelBundle, weight_bytes: int
+) -> Parity | str:
+    """Returns the difference to torch, or the reason why it is not measured."""
+    if not can_measure_parity(bundle):
+        return f"ONNX Runtime's CPU provider has no {bundle.precision}"
+    if request.check is False:
+        return "not asked for"
+    if request.check is None and weight_bytes > MAX_BYTES_TO_CHECK:
+        return "the model is large (--check measures it)"
+    return measure_parity(model, bundle)
 
 
-class _Phases:
-    """What is reported step by step, as bars: one thing at a time."""
-
-    def __init__(self, bars: Bars) -> None:
-        self._bars, self._current = bars, ""
-
-    def __call__(self, what: str, done: int, of: int) -> None:
-        if what != self._current:
-            self._finish()
-            self._bars.begin(what, None, of)
-            self._current = what
-        self._bars.step(what, done)
-
-    def __enter__(self) -> _Phases:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._finish()
-
-    def _finish(self) -> None:
-        if self._current:
-            self._bars.end(self._current)
-        self._current = ""
+def _parity_fields(parity: Parity | str) -> dict[str, object]:
+    """Returns the manifest's field: None stands for NaN, which JSON does not have."""
+    if isinstance(parity, str):
+        return {"not_measured": parity}
+    return {name: None if value is not None and math.isnan(value) else value for name, value in asdict(parity).items()}

@@ -1,6 +1,8 @@
-"""The engines that are here: what each is, how much room it takes, and what can go.
+"""The folders of built engines: one builder at a time, a list of what exists, checks, and removal.
 
-One builder at a time in a folder.
+build_lock and build_lock_without_waiting lock a folder. list_engine_folders, describe_engine and engine_table say what
+exists. check_output_folder says whether a build may write into a folder. clean_engines removes leftovers, plans or
+whole engines.
 """
 
 from __future__ import annotations
@@ -12,177 +14,226 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
-from depthlm_ros.backends.tensorrt.plan_file import PART, PlanKey, check_plan, key_path, read_key
+from depthlm_ros.backends.tensorrt.plan_file import PARTIAL_FILES, PlanKey, check_plan, key_path, read_key
 from depthlm_ros.errors import BackendFailed, BadBundle, SetupError, UnknownName
 from depthlm_ros.model_files.bundle import (
-    MANIFEST,
+    ENGINE_WEIGHTS_FILE,
     STEP_FILE,
     TOKENIZER_FILE,
-    WEIGHTS_FILE,
-    engine_roots,
+    Manifest,
+    ModelBundle,
+    bundle_from_manifest,
     read_manifest,
 )
+from depthlm_ros.model_files.install_paths import MANIFEST, engine_roots
+from depthlm_ros.model_files.safetensors_files import CHECKPOINT_FILE
 
-LOCK = ".building"
+LOCK_FILE = ".building"
+# Folder inside an engine's folder in which an export writes its files. It holds no manifest, so nothing in it loads.
+WORK_FOLDER = ".export"
+PLAN_PATTERNS = ("look_*.plan", "pair_*.plan", "step.plan")
+PLAN_FILE_PATTERNS = tuple(f"{plan}{ending}" for plan in PLAN_PATTERNS for ending in (".json", ""))
+# The manifest is removed first, so that a half removed engine does not load.
+ENGINE_FILE_PATTERNS = (
+    MANIFEST,
+    *PLAN_FILE_PATTERNS,
+    "look_*.onnx",
+    "pair_*.onnx",
+    STEP_FILE,
+    ENGINE_WEIGHTS_FILE,
+    TOKENIZER_FILE,
+)
 
 
 @contextlib.contextmanager
-def building(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Held while something is built in `folder`. A second builder says so and waits for the first; a lock dies with its
-    process. What a killed builder left half-written is removed. Raises BackendFailed where nothing can be written."""
+def build_lock(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
+    """Locks `folder` for one builder. A second builder reports that it waits, and waits for the first one.
 
-    def wait(file: TextIO) -> None:
-        say(f"process {_holder(file)} is building in {folder}: waiting until it is done.")
-        fcntl.flock(file, fcntl.LOCK_EX)
+    The system releases the lock of a process that ends. Half-written files of a killed builder are removed. Raises
+    BackendFailed if nothing can be written in the folder.
+    """
 
-    with _held(folder, wait):
-        for part in folder.glob(f".*{PART}"):
-            part.unlink(missing_ok=True)
+    def wait(lock: TextIO) -> None:
+        report(f"process {_lock_owner(lock)} is building in {folder}: waiting until it is done.")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+    with _locked(folder, wait):
+        for path in folder.glob(PARTIAL_FILES):
+            path.unlink(missing_ok=True)
         yield
 
 
 @contextlib.contextmanager
-def idle(folder: Path) -> Iterator[None]:
-    """The same for who does not want to wait. Raises BackendFailed where something is being built."""
+def build_lock_without_waiting(folder: Path) -> Iterator[None]:
+    """Locks `folder` as build_lock does. Raises BackendFailed if another process is building in it."""
 
-    def refuse(file: TextIO) -> None:
-        raise BackendFailed(f"process {_holder(file)} is building in {folder}: wait until it is done, or end it.")
+    def refuse(lock: TextIO) -> None:
+        raise BackendFailed(f"process {_lock_owner(lock)} is building in {folder}: wait until it is done, or end it.")
 
-    with _held(folder, refuse):
+    with _locked(folder, refuse):
         yield
 
 
 @contextlib.contextmanager
-def _held(folder: Path, taken: Callable[[TextIO], None]) -> Iterator[None]:
-    """taken: what is done where another process holds the lock; it gets it, or raises. A folder that holds nothing in
-    the end, such as that of a build that failed, goes."""
-    with _locked(folder, taken) as file:
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+def _locked(folder: Path, on_conflict: Callable[[TextIO], None]) -> Iterator[None]:
+    """Locks a folder, and removes it at the end if it holds nothing else, as after a failed build.
+
+    on_conflict: called if another process holds the lock. It waits until the lock is free, or raises.
+    """
+    with _acquire_lock(folder, on_conflict) as lock:
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
         try:
             yield
         finally:
-            if [path.name for path in folder.iterdir()] == [LOCK]:
-                (folder / LOCK).unlink()
-                with contextlib.suppress(OSError):  # somebody has come and begins anew
+            if _holds_only_lock(folder):
+                (folder / LOCK_FILE).unlink()
+                with contextlib.suppress(OSError):  # another builder has started in the meantime
                     folder.rmdir()
 
 
-def _locked(folder: Path, taken: Callable[[TextIO], None]) -> TextIO:
-    """The open file of a lock that is held. One that vanished while it was waited for locks nobody out: again."""
+def _acquire_lock(folder: Path, on_conflict: Callable[[TextIO], None]) -> TextIO:
+    """Returns the open lock file. Starts again if another process removed the file while this one waited."""
     while True:
-        file = _opened(folder)
-        if file is None:
+        lock = _open_lock_file(folder)
+        if lock is None:
             continue
         try:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                taken(file)
-            if _is_still(folder / LOCK, file):
-                return file
+                on_conflict(lock)
+            if _is_same_file(folder / LOCK_FILE, lock):
+                return lock
         except BaseException:
-            file.close()
+            lock.close()
             raise
-        file.close()
+        lock.close()
 
 
-def _opened(folder: Path) -> TextIO | None:
-    """None where the folder, having been left empty, went in between."""
+def _open_lock_file(folder: Path) -> TextIO | None:
+    """Returns None if another process removed the empty folder between the two steps."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            return (folder / LOCK).open("a+")
+            return (folder / LOCK_FILE).open("a+")
         except FileNotFoundError:
             return None
     except OSError as exc:
         raise BackendFailed(f"cannot build in {folder}: {exc.strerror}. Name another folder.") from exc
 
 
-def _is_still(path: Path, file: TextIO) -> bool:
+def _is_same_file(path: Path, file: TextIO) -> bool:
     try:
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))
     except FileNotFoundError:
         return False
 
 
-def _holder(file: TextIO) -> str:
-    file.seek(0)
-    return file.read().strip() or "unknown"
+def _lock_owner(lock: TextIO) -> str:
+    """Returns the process id that the owner wrote into the lock file."""
+    lock.seek(0)
+    return lock.read().strip() or "unknown"
 
 
-# Folder in which an export makes its files, and a checkpoint's weights (export/package.py, nets/checkpoint.py).
-WORK, CHECKPOINT_FILE = ".export", "model.safetensors"
-PLANS = ("look_*.plan", "pair_*.plan", "step.plan")
-PLAN_FILES = tuple(f"{plan}{end}" for plan in PLANS for end in (".json", ""))
-# The manifest first: what is half removed does not load.
-ENGINE_FILES = (MANIFEST, *PLAN_FILES, "look_*.onnx", "pair_*.onnx", STEP_FILE, WEIGHTS_FILE, TOKENIZER_FILE)
+def _holds_only_lock(folder: Path) -> bool:
+    return [path.name for path in folder.iterdir()] == [LOCK_FILE]
 
 
 @dataclass(frozen=True)
-class Shelved:
-    """An engine's folder. manifest: {} if it cannot be read, then fault says why. plans: names of whole ones."""
+class EngineFolder:
+    """One engine on disk.
+
+    manifest: its fields, or {} if it cannot be read; fault then says why. bundle: the model that the manifest
+    describes, None if it cannot be read. size_bytes: of all files. plans: names of the finished plans.
+    """
 
     folder: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
     fault: str
+    bundle: ModelBundle | None
     size_bytes: int
     plans: tuple[str, ...]
 
 
-def shelved() -> list[Shelved]:
-    """Every engine in the engine folders; their files are not checked."""
-    return [look_up(folder.parent) for root in engine_roots() for folder in sorted(root.glob(f"*/{MANIFEST}"))]
+def list_engine_folders() -> list[EngineFolder]:
+    """Returns every engine in the engine folders, without checking its files against the manifest."""
+    folders = [folder.parent for root in engine_roots() for folder in sorted(root.glob(f"*/{MANIFEST}"))]
+    return [read_engine_folder(folder) for folder in folders]
 
 
-def look_up(folder: Path) -> Shelved:
+def read_engine_folder(folder: Path) -> EngineFolder:
+    """Reads the manifest of one engine and lists its plans. Never raises BadBundle: see EngineFolder.fault."""
+    manifest: Manifest = {}
+    bundle, fault = None, ""
     try:
-        manifest, fault = read_manifest(folder), ""
+        manifest = read_manifest(folder)
+        bundle = bundle_from_manifest(folder, manifest)
     except BadBundle as exc:
-        manifest, fault = {}, str(exc)
-    plans = tuple(path.name for path in sorted(folder.glob("*.plan")) if key_path(path).is_file())
-    return Shelved(folder, manifest, fault, _size(folder.rglob("*")), plans)
+        fault = str(exc)
+    except (KeyError, TypeError, ValueError, AttributeError) as exc:
+        fault = f"{folder / MANIFEST}: a field is missing or wrong ({exc!r})"
+    return EngineFolder(folder, manifest, fault, bundle, _total_bytes(folder.rglob("*")), _finished_plans(folder))
 
 
-def table(engines: list[Shelved]) -> str:
-    """For people: one line an engine."""
-    rows = [("engine", "canvas", "precision", "opset", "size", "plans", "folder"), *map(_row, engines)]
+def _finished_plans(folder: Path) -> tuple[str, ...]:
+    """Returns the names of the plans that have their JSON, which is written last."""
+    return tuple(path.name for path in sorted(folder.glob("*.plan")) if key_path(path).is_file())
+
+
+def engine_table(engines: list[EngineFolder]) -> str:
+    """Returns a table for people, with one line per engine."""
+    rows = [("engine", "canvas", "precision", "opset", "size", "plans", "folder"), *map(_table_row, engines)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     return "\n".join(
         "  ".join([*(f"{cell:{width}}" for cell, width in zip(row, widths, strict=False)), row[-1]]) for row in rows
     )
 
 
-def _row(engine: Shelved) -> tuple[str, ...]:
-    manifest = engine.manifest
-    canvases = " ".join(f"{w}x{h}" for w, h in manifest.get("canvases_px", ()))
-    kinds = manifest.get("precision", {}).get("backbone", "fp32") + (" depth" if manifest.get("only_depth") else "")
-    size = f"{engine.size_bytes / 1e6:.0f} MB"
-    if engine.fault:
-        canvases, kinds = "damaged", ""
-    opset = str(manifest.get("opset", ""))
-    return engine.folder.name, canvases, kinds, opset, size, str(len(engine.plans) or "-"), str(engine.folder)
+def _table_row(engine: EngineFolder) -> tuple[str, ...]:
+    canvases, precision, bundle = "damaged", "", engine.bundle
+    if bundle is not None:
+        canvases = " ".join(f"{width}x{height}" for width, height in bundle.canvases_px)
+        precision = bundle.precision + (" depth" if bundle.only_depth else "")
+    opset, size = str(engine.manifest.get("opset", "")), f"{engine.size_bytes / 1e6:.0f} MB"
+    return engine.folder.name, canvases, precision, opset, size, str(len(engine.plans) or "-"), str(engine.folder)
 
 
-def describe(folder: Path) -> dict[str, Any]:
-    """All that is known of an engine: its manifest, sizes of its files, and what its plans were built for.
+@dataclass(frozen=True)
+class EngineDescription:
+    """Everything that is known about one engine. file_bytes: size of each file. plans: what each plan was built for."""
 
-    Raises BadBundle for a plan that is not what its JSON says, or was built from other graphs than those.
+    folder: Path
+    manifest: Manifest
+    file_bytes: Mapping[str, int]
+    plans: Mapping[str, PlanKey]
+
+    def to_json(self) -> dict[str, object]:
+        """Returns the description as one object that JSON can hold."""
+        plans = {name: asdict(key) for name, key in self.plans.items()}
+        return {"folder": str(self.folder), **self.manifest, "bytes": dict(self.file_bytes), "plans": plans}
+
+
+def describe_engine(folder: Path) -> EngineDescription:
+    """Reads the manifest, the file sizes and the plans of one engine.
+
+    Raises BadBundle for a manifest that cannot be read, for a plan that is not the one that its JSON describes, and for
+    a plan that was built from other graphs.
     """
-    found = look_up(folder)
-    files = {
-        path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file() and path.name != LOCK
+    manifest = read_manifest(folder)
+    sizes = {
+        path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file() and path.name != LOCK_FILE
     }
     rebuild = f"depthlm engine build --model {folder.name} --backend tensorrt"
-    plans = {name: asdict(_checked_key(folder / name, found.manifest["files"], rebuild)) for name in found.plans}
-    return {"folder": str(folder), **found.manifest, "bytes": files, "plans": plans}
+    plans = {name: _read_checked_key(folder / name, manifest["files"], rebuild) for name in _finished_plans(folder)}
+    return EngineDescription(folder, manifest, sizes, plans)
 
 
-def _checked_key(plan: Path, files: Mapping[str, str], rebuild: str) -> PlanKey:
-    """For the machine that the plan itself names, which need not be this one."""
+def _read_checked_key(plan: Path, files: Mapping[str, str], rebuild: str) -> PlanKey:
+    """Checks a plan for the machine that its JSON names, which is not always this machine."""
     try:
         machine = read_key(key_path(plan)).machine
     except BadBundle as exc:
@@ -190,92 +241,87 @@ def _checked_key(plan: Path, files: Mapping[str, str], rebuild: str) -> PlanKey:
     return check_plan(plan, machine, files, rebuild)
 
 
-def check_place(folder: Path) -> None:
-    """Raises SetupError unless an engine may be put into a folder: there is none, it is empty, or it is an engine's."""
+def check_output_folder(folder: Path) -> None:
+    """Raises SetupError unless a build may write here: the folder is new, empty, or the folder of an engine."""
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise SetupError(f"{folder} is a file, no folder: name another with --out.")
+        raise SetupError(f"{folder} is a file, not a folder: name another folder with --out.")
     if (folder / CHECKPOINT_FILE).is_file():
         raise SetupError(
-            f"{folder} is a model with its checkpoint, which an engine would take the place of: name another folder "
-            "with --out."
+            f"{folder} is a model with its checkpoint, which an engine would replace: name another folder with --out."
         )
     others = sorted(path.name for path in folder.iterdir())
-    if others and not is_engine(folder):
+    if others and not is_engine_folder(folder):
         raise SetupError(
-            f"{folder} is no engine's folder: it holds {', '.join(others[:3])}{' ...' if len(others) > 3 else ''}. "
-            "Name a new one, or that of an engine, with --out."
+            f"{folder} is not the folder of an engine: it holds {', '.join(others[:3])}"
+            f"{' ...' if len(others) > 3 else ''}. Name a new folder, or the folder of an engine, with --out."
         )
 
 
-def is_engine(folder: Path) -> bool:
-    """Whether an engine was built here, or was about to be."""
-    return (folder / MANIFEST).is_file() or (folder / LOCK).is_file()
+def is_engine_folder(folder: Path) -> bool:
+    """Says whether an engine was built here, or a build has started here."""
+    return (folder / MANIFEST).is_file() or (folder / LOCK_FILE).is_file()
 
 
-def clean(name: str, everything: bool, say: Callable[[str], None]) -> int:
-    """Removes what killed builds left behind and, of the engine `name`, its plans; with everything, the engine itself.
-    Files that no build wrote stay.
+def clean_engines(name: str, everything: bool, report: Callable[[str], None]) -> int:
+    """Removes the leftovers of killed builds and, of the engine `name`, its plans. Returns the number of freed bytes.
 
-    name "": only leftovers, everywhere; where something is being built just now, nothing. Returns the bytes that became
-    free. Raises UnknownName for no engine, SetupError for a model that no command here can build again, BackendFailed
-    for an engine that is being built.
+    name: a name or folder; "" removes only leftovers, in all engine folders where no build is running. everything:
+    removes the engine itself too. Files that no build wrote stay. Raises UnknownName if there is no such engine,
+    SetupError for a model that no command here can build again, BackendFailed if a build of the engine is running.
     """
     if name:
-        folder = _engine(name)
+        folder = _find_engine_folder(name)
         if everything:
-            _may_go(folder)
-        return _remove(folder, ENGINE_FILES if everything else PLAN_FILES, say)
+            _check_removable(folder)
+        return _remove_files(folder, ENGINE_FILE_PATTERNS if everything else PLAN_FILE_PATTERNS, report)
     freed = 0
     for folder in _engine_folders():
-        if not (any(_leftovers(folder)) or _is_bare(folder)):
+        # A folder with nothing but its lock is removed as soon as the lock is acquired and released.
+        if not (any(_leftovers(folder)) or _holds_only_lock(folder)):
             continue
         try:
-            freed += _remove(folder, (), say)
+            freed += _remove_files(folder, (), report)
         except BackendFailed as exc:
-            say(f"left alone: {exc}")
+            report(f"left alone: {exc}")
     return freed
 
 
-def _remove(folder: Path, patterns: Iterable[str], say: Callable[[str], None]) -> int:
-    """Leftovers, and what fits the patterns, in this order."""
+def _remove_files(folder: Path, patterns: Iterable[str], report: Callable[[str], None]) -> int:
+    """Removes leftovers, and then the files that match the patterns, in the order of the patterns."""
     freed = 0
-    with idle(folder):
-        found = (path for pattern in patterns for path in sorted(folder.glob(pattern)))
-        for path in dict.fromkeys([*_leftovers(folder), *found]):
-            freed += _size([path, *path.rglob("*")])
-            say(f"removing {path}")
+    with build_lock_without_waiting(folder):
+        matches = (path for pattern in patterns for path in sorted(folder.glob(pattern)))
+        for path in dict.fromkeys([*_leftovers(folder), *matches]):
+            freed += _total_bytes([path, *path.rglob("*")])
+            report(f"removing {path}")
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        others = sorted(path.name for path in folder.iterdir() if path.name != LOCK)
+        others = sorted(path.name for path in folder.iterdir() if path.name != LOCK_FILE)
         if others and MANIFEST in patterns:
-            say(f"{folder} stays, with {', '.join(others)}, which no build wrote")
+            report(f"{folder} stays, because it holds {', '.join(others)}, which no build wrote")
     return freed
 
 
 def _leftovers(folder: Path) -> Iterator[Path]:
-    yield from folder.glob(f".*{PART}")
-    if (folder / WORK).is_dir():
-        yield folder / WORK
-    yield from (plan for plan in _globbed(folder, PLANS) if not key_path(plan).is_file())
-
-
-def _is_bare(folder: Path) -> bool:
-    """Left with nothing but its lock, and gone as soon as that is held and given back."""
-    return [path.name for path in folder.iterdir()] == [LOCK]
+    """Yields what a killed build left: partial files, the work folder, and plans without their JSON."""
+    yield from folder.glob(PARTIAL_FILES)
+    if (folder / WORK_FOLDER).is_dir():
+        yield folder / WORK_FOLDER
+    plans = (plan for pattern in PLAN_PATTERNS for plan in folder.glob(pattern))
+    yield from (plan for plan in plans if not key_path(plan).is_file())
 
 
 def _engine_folders() -> list[Path]:
-    return [path for root in engine_roots() for path in root.iterdir() if path.is_dir() and is_engine(path)]
+    return [path for root in engine_roots() for path in root.iterdir() if path.is_dir() and is_engine_folder(path)]
 
 
-def _engine(name: str) -> Path:
-    folders = _engine_folders()
-    known = {folder.name: folder for folder in reversed(folders)}
+def _find_engine_folder(name: str) -> Path:
+    known = {folder.name: folder for folder in reversed(_engine_folders())}
     given = Path(name).expanduser()
     if name in known:
         return known[name]
-    if given.is_dir() and is_engine(given):
+    if given.is_dir() and is_engine_folder(given):
         return given
     raise UnknownName(
         f"{name!r} is neither the folder of an engine nor one of {', '.join(sorted(known)) or 'none'}; looked in "
@@ -283,17 +329,13 @@ def _engine(name: str) -> Path:
     )
 
 
-def _may_go(folder: Path) -> None:
+def _check_removable(folder: Path) -> None:
     if (folder / CHECKPOINT_FILE).is_file():
         raise SetupError(
             f"{folder} is a model with its checkpoint, not an engine that could be built again: remove it by hand if "
-            "that is what you want."
+            "you are sure."
         )
 
 
-def _globbed(folder: Path, patterns: Iterable[str]) -> Iterator[Path]:
-    return (path for pattern in patterns for path in folder.glob(pattern))
-
-
-def _size(paths: Any) -> int:
+def _total_bytes(paths: Iterable[Path]) -> int:
     return sum(path.stat().st_size for path in paths if path.is_file())

@@ -1,10 +1,9 @@
-"""torch modules -> ONNX models in memory.
+"""Exports torch modules as ONNX models in memory.
 
-Precision is in the graph, that of the modules' own weights: networks in TensorRT are strongly typed. The look graph is
-of fixed sizes; the step graph takes any number of rows, tokens and slots, so that reading a question (append) and
-decoding are one graph with one copy of the weights.
-
-The form of a norm that runtimes know.
+export_look_graph and export_step_graph export the two graphs of a model; fold_constants and save_model finish them.
+The precision of a graph is the precision of the module's own weights, because TensorRT networks are strongly typed.
+The look graph has fixed sizes. The step graph takes any number of rows, tokens and slots: reading a question and
+decoding its answer are therefore one graph, with one copy of the weights.
 """
 
 from __future__ import annotations
@@ -23,50 +22,26 @@ from depthlm_ros.errors import SetupError
 from depthlm_ros.nets.backbone import Backbone
 from depthlm_ros.nets.graphs import LookGraph, StepGraph
 
-
-def divide_by_roots(model: ir.Model) -> None:
-    """Writes x * reciprocal(sqrt(y)) as x / sqrt(y): ONNX Runtime makes one operator of a root-mean-square norm in the
-    second form only."""
-    for node in model.graph.all_nodes():
-        if node.op_type != "Mul":
-            continue
-        for index, factor in enumerate(node.inputs):
-            root = _reciprocal_of_root(factor)
-            if root is not None:
-                other = node.inputs[1 - index]
-                node.op_type = "Div"
-                node.replace_input_with(0, other)
-                node.replace_input_with(1, root)
-                break
-    optimizer.remove_unused_nodes(model)
-
-
-def _reciprocal_of_root(value: ir.Value | None) -> ir.Value | None:
-    """y of reciprocal(y) where y is a square root, else None."""
-    reciprocal = None if value is None else value.producer()
-    if reciprocal is None or reciprocal.op_type != "Reciprocal":
-        return None
-    root = reciprocal.inputs[0]
-    above = None if root is None else root.producer()
-    return root if above is not None and above.op_type == "Sqrt" else None
-
-
-# Read by ONNX Runtime 1.17 and TensorRT 10.3 (JetPack 6.2) alike.
+# Both ONNX Runtime 1.17 and TensorRT 10.3 (JetPack 6.2) read this opset.
 OPSET = 20
-# Constants of a canvas (resampled positions, angles, weights transposed) are folded up to this many values.
-MOST_FOLDED = 1 << 30
-IMAGES = ("image", "second")
-DEPTH, KEPT, LOGITS = "depth_m", ("keys", "values"), "logits"
+# Constants that depend on the canvas (resampled positions, angles, transposed weights) are folded up to this size.
+MAX_FOLDED_VALUES = 1 << 30
+IMAGE_INPUTS = ("image", "second")
+DEPTH_OUTPUT, CACHE_OUTPUTS, LOGITS_OUTPUT = "depth_m", ("keys", "values"), "logits"
 
-Texts = Sequence[Sequence[int]]
-Sizes = Sequence[tuple[int, int]]
+# Token ids before, between and after the images.
+TokenTexts = Sequence[Sequence[int]]
+ImageSizes = Sequence[tuple[int, int]]
 
 
 class LookModule(nn.Module):
-    """A LookGraph as it is exported: bytes are made floats before all else, since TensorRT takes bytes as a network's
-    input only; without keys and values if only the depth is wanted."""
+    """A LookGraph in the form in which it is exported.
 
-    def __init__(self, model: Backbone, texts: Texts, sizes_px: Sizes, only_depth: bool) -> None:
+    uint8 images become floats before anything else, because TensorRT takes uint8 only as the input of a network. If
+    only the depth is wanted, keys and values are not outputs.
+    """
+
+    def __init__(self, model: Backbone, texts: TokenTexts, sizes_px: ImageSizes, only_depth: bool) -> None:
         super().__init__()
         self.look, self.only_depth = LookGraph(model, texts, sizes_px), only_depth
 
@@ -76,40 +51,43 @@ class LookModule(nn.Module):
 
 
 class StepModule(nn.Module):
-    """A StepGraph as it is exported: logits are float32, whatever the weights are."""
+    """A StepGraph in the form in which it is exported: its logits are float32 for weights of every precision."""
 
     def __init__(self, model: Backbone) -> None:
         super().__init__()
         self.step = StepGraph(model)
 
+    # The exporter orders the nodes of the graph by this parameter's name: another name gives another file.
     def forward(self, *given: torch.Tensor) -> tuple[torch.Tensor, ...]:
         logits, keys, values = self.step(*given)
         return logits.float(), keys, values
 
 
-def look_model(
-    model: Backbone, texts: Texts, sizes_px: Sizes, opset: int = OPSET, only_depth: bool = False
+def export_look_graph(
+    model: Backbone, texts: TokenTexts, sizes_px: ImageSizes, opset: int = OPSET, only_depth: bool = False
 ) -> ir.Model:
-    """The look at one or two images of sizes_px (width, height): uint8 (1, H, W, 3) -> float32 depth_m (1, H, W) of
-    the first, where the model has a depth head, and keys and values of the prefix.
+    """Exports the look at one or two images.
 
-    texts: token ids before, between and after the images. only_depth: for depth the text behind the image is left out
-    too, exactly, because attention is causal. Raises SetupError for only_depth of a model that has no depth head.
+    Inputs: uint8 images (1, H, W, 3). Outputs: depth_m, float32 (1, H, W), of the first image if the model has a depth
+    head; keys and values of the prefix. texts: token ids before, between and after the images. sizes_px: (width,
+    height) of each image. only_depth: leave out keys and values, and the text after the image, which cannot change the
+    depth because attention is causal. Raises SetupError for only_depth of a model without a depth head.
     """
     if only_depth and model.depth_head is None:
-        raise SetupError("the model has no depth head, so that nothing would be left of it with --depth-only.")
+        raise SetupError("the model has no depth head, so --depth-only would leave nothing of it.")
     texts = (*texts[:-1], ()) if only_depth else tuple(texts)
-    # Distinct tensors: the exporter takes one tensor given twice for one input.
+    # The tensors must differ: the exporter takes one tensor that is passed twice for one input.
     images = tuple(torch.zeros(1, height, width, 3, dtype=torch.uint8) for width, height in sizes_px)
-    outputs = [*([DEPTH] if model.depth_head is not None else []), *([] if only_depth else KEPT)]
+    outputs = [*([DEPTH_OUTPUT] if model.depth_head is not None else []), *([] if only_depth else CACHE_OUTPUTS)]
     module = LookModule(model, texts, sizes_px, only_depth)
-    return _export(module, images, IMAGES[: len(images)], outputs, ((None,) * len(images),), opset)
+    return _export(module, images, IMAGE_INPUTS[: len(images)], outputs, ((None,) * len(images),), opset)
 
 
-def step_model(model: Backbone, opset: int = OPSET) -> ir.Model:
-    """Text behind a look, for rows that share one prefix; rows, tokens and lengths are dynamic.
+def export_step_graph(model: Backbone, opset: int = OPSET) -> ir.Model:
+    """Exports the step: text after a look, for rows that share one prefix. Rows, tokens and lengths are dynamic.
 
-    Inputs and outputs are those of StepGraph; keys and values in the backbone's precision, mask and logits float32.
+    Inputs and outputs are those of StepGraph. Keys and values have the backbone's precision; the mask and the logits
+    are float32.
     """
     attention = model.language.layers[0].self_attn
     layers, size, dtype = len(model.language.layers), attention.head_dim, attention.k_proj.weight.dtype
@@ -122,7 +100,7 @@ def step_model(model: Backbone, opset: int = OPSET) -> ir.Model:
     n, t, p, s = (
         torch.export.Dim(name, min=1, max=limit) for name, limit in (("n", 512), ("t", 1024), ("p", 16384), ("s", 4096))
     )
-    named = {
+    inputs = {
         "ids": (torch.zeros(rows, count, dtype=torch.int64), {0: n, 1: t}),
         "positions": (torch.zeros(rows, count, dtype=torch.int64), {0: n, 1: t}),
         "last": (torch.full((rows,), count - 1), {0: n}),
@@ -132,19 +110,18 @@ def step_model(model: Backbone, opset: int = OPSET) -> ir.Model:
         "own_values": (cache(rows, own), {1: n, 3: s}),
         "own_mask": (torch.zeros(rows, own), {0: n, 1: s}),
     }
-    arguments, shapes = zip(*named.values(), strict=True)
-    return _export(StepModule(model), arguments, tuple(named), [LOGITS, *KEPT], (shapes,), opset)
+    arguments, shapes = zip(*inputs.values(), strict=True)
+    return _export(StepModule(model), arguments, tuple(inputs), [LOGITS_OUTPUT, *CACHE_OUTPUTS], (shapes,), opset)
 
 
-def fold(model: ir.Model) -> None:
-    """Computes what depends on weights and sizes only, so that nobody does it again: what is left are the operators of
-    the look itself."""
-    optimizer.fold_constants(model, input_size_limit=MOST_FOLDED, output_size_limit=MOST_FOLDED)
+def fold_constants(model: ir.Model) -> None:
+    """Computes everything that depends only on weights and sizes, so that no runtime computes it again."""
+    optimizer.fold_constants(model, input_size_limit=MAX_FOLDED_VALUES, output_size_limit=MAX_FOLDED_VALUES)
     optimizer.remove_unused_nodes(model)
 
 
-def save(model: ir.Model, path: Path) -> None:
-    """Writes an ONNX file, its weights beside it (path + ".data")."""
+def save_model(model: ir.Model, path: Path) -> None:
+    """Writes an ONNX file, and its weights into a file beside it (path + ".data")."""
     ir.save(model, path, external_data=f"{path.name}.data")
 
 
@@ -157,7 +134,7 @@ def _export(
     opset: int,
 ) -> ir.Model:
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), _quiet_exporter():
             program = torch.onnx.export(
                 module.eval(),
                 arguments,
@@ -170,23 +147,52 @@ def _export(
                 optimize=True,
             )
     except torch.onnx.OnnxExporterError as exc:
-        raise _refused(str(exc.__cause__ or exc)) from exc
+        raise _export_error(str(exc.__cause__ or exc)) from exc
     if program is None:
-        raise _refused("it returns no program")
-    divide_by_roots(program.model)
-    _forget_origins(program.model)
+        raise _export_error("it returns no program")
+    _write_norms_as_divisions(program.model)
+    _remove_source_metadata(program.model)
     return program.model
 
 
-def _refused(why: str) -> SetupError:
+def _export_error(reason: str) -> SetupError:
     return SetupError(
-        f"torch {torch.__version__} does not export this model in ONNX ({why}): use the versions in "
-        "requirements/torch.txt; if it is those, report it with this message."
+        f"torch {torch.__version__} does not export this model in ONNX ({reason}): use the versions in "
+        "requirements/torch.txt; if you use those, report it with this message."
     )
 
 
-def _forget_origins(model: ir.Model) -> None:
-    """Takes out what the exporter notes about every node: lines and paths of this machine's sources, megabytes."""
+def _write_norms_as_divisions(model: ir.Model) -> None:
+    """Replaces x * reciprocal(sqrt(y)) by x / sqrt(y).
+
+    ONNX Runtime fuses a root-mean-square norm into one operator only in the second form.
+    """
+    for node in model.graph.all_nodes():
+        if node.op_type != "Mul":
+            continue
+        for index, factor in enumerate(node.inputs):
+            root = _root_of_reciprocal(factor)
+            if root is not None:
+                other = node.inputs[1 - index]
+                node.op_type = "Div"
+                node.replace_input_with(0, other)
+                node.replace_input_with(1, root)
+                break
+    optimizer.remove_unused_nodes(model)
+
+
+def _root_of_reciprocal(value: ir.Value | None) -> ir.Value | None:
+    """Returns y if the value is reciprocal(y) and y is a square root, else None."""
+    reciprocal = None if value is None else value.producer()
+    if reciprocal is None or reciprocal.op_type != "Reciprocal":
+        return None
+    root = reciprocal.inputs[0]
+    producer = None if root is None else root.producer()
+    return root if producer is not None and producer.op_type == "Sqrt" else None
+
+
+def _remove_source_metadata(model: ir.Model) -> None:
+    """Removes what the exporter notes about every node: lines and paths of source files, which take megabytes."""
     model.doc_string, model.graph.doc_string = None, None
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
@@ -200,8 +206,8 @@ def _forget_origins(model: ir.Model) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks on packages that it could also make use of."""
+def _quiet_exporter() -> Iterator[None]:
+    """Hides the exporter's remarks about optional packages."""
     exporter = logging.getLogger("torch.onnx")
     level = exporter.level
     exporter.setLevel(logging.ERROR)

@@ -1,4 +1,8 @@
-"""Progress of a build as lines of text: one bar a phase on a terminal, one line a phase elsewhere."""
+"""Progress of an engine build.
+
+BuildProgress shows phases that run inside each other, as TensorRT's progress monitor reports them. StageProgress shows
+the stages of an export, which follow each other.
+"""
 
 from __future__ import annotations
 
@@ -6,65 +10,97 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
-from typing import TextIO
+from typing import Protocol, TextIO
 
-BAR = 24
-# A terminal is redrawn at most this often; TensorRT reports every tactic.
-REDRAW_S = 0.1
+from depthlm_ros.progress import progress_bar
 
 
-@dataclass
-class _Phase:
-    steps: int
-    done: int
-    began_s: float
+class _Bar(Protocol):
+    """The part of a tqdm bar that is used here."""
+
+    n: float
+
+    def update(self, n: float) -> object: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class _BuildPhase:
+    """depth: number of phases around this one. bar: None where there is no terminal."""
+
     depth: int
+    steps: int
+    began_s: float
+    bar: _Bar | None
 
 
-class Bars:
-    """Phases that begin inside each other, as TensorRT's progress monitor reports them.
+class BuildProgress:
+    """Shows one bar per running phase on a terminal. Elsewhere it writes one line per finished phase.
 
-    May be told by several threads at once. Unknown names are ignored: a monitor must never break a build.
+    Several threads may call it at once. Unknown names are ignored, because a progress monitor must never break a build.
     """
 
     def __init__(self, out: TextIO | None = None) -> None:
         self._out = out or sys.stderr
-        self._live = self._out.isatty()
-        self._phases: dict[str, _Phase] = {}
-        self._drawn_s = 0.0
+        self._is_terminal = self._out.isatty()
+        self._phases: dict[str, _BuildPhase] = {}
         self._lock = threading.Lock()
 
     def begin(self, name: str, parent: str | None, steps: int) -> None:
+        """Starts the phase `name` inside the phase `parent`, or at the top if `parent` is None or unknown."""
         with self._lock:
             outer = self._phases.get(parent or "")
-            self._phases[name] = _Phase(max(steps, 1), 0, time.monotonic(), outer.depth + 1 if outer else 0)
-            self._draw(name)
+            depth, steps = outer.depth + 1 if outer else 0, max(steps, 1)
+            bar = self._open_bar(name, depth, steps) if self._is_terminal else None
+            self._phases[name] = _BuildPhase(depth, steps, time.monotonic(), bar)
 
     def step(self, name: str, step: int) -> None:
-        """step counts from 0."""
+        """Reports that step number `step` of the phase is done. The first step is number 0."""
         with self._lock:
             phase = self._phases.get(name)
-            if phase is not None:
-                phase.done = min(step + 1, phase.steps)
-                if time.monotonic() - self._drawn_s >= REDRAW_S:
-                    self._draw(name)
+            if phase is not None and phase.bar is not None:
+                phase.bar.update(min(step + 1, phase.steps) - phase.bar.n)
 
     def end(self, name: str) -> None:
+        """Finishes the phase."""
         with self._lock:
             phase = self._phases.pop(name, None)
-            # On a terminal, what is inside other phases is not worth a line that stays.
-            if phase is not None and (phase.depth == 0 or not self._live):
-                self._write(f"{'  ' * phase.depth}{name}: done in {time.monotonic() - phase.began_s:.1f} s", "\n")
+            if phase is None:
+                return
+            if phase.bar is not None:
+                phase.bar.close()
+                return
+            self._out.write(f"{'  ' * phase.depth}{name}: done in {time.monotonic() - phase.began_s:.1f} s\n")
+            self._out.flush()
 
-    def _draw(self, name: str) -> None:
-        if self._live:
-            self._drawn_s = time.monotonic()
-            phase = self._phases[name]
-            full = BAR * phase.done // phase.steps
-            bar = f"[{'#' * full}{'.' * (BAR - full)}] {phase.done}/{phase.steps}"
-            self._write(f"{'  ' * phase.depth}{name} {bar}", "")
+    def _open_bar(self, name: str, depth: int, steps: int) -> _Bar:
+        # Only the bars of outer phases stay on the screen.
+        title = f"{'  ' * depth}{name}"
+        return progress_bar(title, steps, unit="steps", out=self._out, position=depth, leave=depth == 0)
 
-    def _write(self, text: str, end: str) -> None:
-        clear = "\r\x1b[K" if self._live else ""
-        self._out.write(f"{clear}{text}{end}")
-        self._out.flush()
+
+class StageProgress:
+    """Shows stages that follow each other: a stage ends when the next one begins, or at the end of the `with` block."""
+
+    def __init__(self, progress: BuildProgress) -> None:
+        self._progress, self._current = progress, ""
+
+    def __enter__(self) -> StageProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._finish()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Reports that step number `done` of `total` steps of the stage is done. The first step is number 0."""
+        if stage != self._current:
+            self._finish()
+            self._progress.begin(stage, None, total)
+            self._current = stage
+        self._progress.step(stage, done)
+
+    def _finish(self) -> None:
+        if self._current:
+            self._progress.end(self._current)
+        self._current = ""

@@ -1,18 +1,19 @@
-"""What the ONNX parser of TensorRT 10.3 to 11.4 takes, as a table.
+"""What the ONNX parser of TensorRT 10.3 to 11.4 supports, as tables, and the machines for which engines are built.
 
-Sources, read on 2026-11-21:
+OPERATORS, ATTRIBUTES and the tables after them are the rules that trt_support.py applies. TARGETS lists the machines,
+their TensorRT versions and the ONNX opset of the graphs for them; target_named and target_for choose one.
+
+Sources of the tables, read on 2026-11-21:
 - onnx-tensorrt, docs/operators.md as of TensorRT 10.6 (commit 0137504e) and of TensorRT 10.15 (commit fa5aa9f6):
-  operators, types and restrictions. What the two disagree on is dated by the next source.
+  operators, types and restrictions. Where the two differ, the next source gives the version of the change.
 - onnx-tensorrt, docs/Changelog.md as of TensorRT 10.15: the version that brought each operator or lifted a
   restriction. (ScatterND's entry of 10.9, "fixed support for opset 18+", is the `reduction` attribute.)
 - TensorRT's release pages 11.0 (Swish), 11.2 (DFT, GridSample of 5-D tensors) and 11.4 (no change of the parser's
   operators); none for 10.16. "ONNX Opset Guide" of TensorRT 11 (opsets).
 - TensorRT's Python API, DataType: uint8 becomes fp32 or fp16 and nothing else; operators.md: uint8 only as input or
   output of the network.
-The parser itself was not run: a graph without problems here is a graph whose operators, types and attributes the
-documents allow, not one that was parsed. ONNX types are named as in those documents.
-
-The machines engines are made for: which TensorRT they have, and in which ONNX opset a graph for it is written.
+The parser itself was not run. A graph without problems is a graph whose operators, types and attributes these documents
+allow; it was not parsed. ONNX types have the names of these documents.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ Version = tuple[int, int]
 OLDEST: Version = (10, 3)
 ALWAYS: Version = (0, 0)
 
-# TensorRT -> newest opset its parser reads (10.3 as 10.0 to 10.5; the documents name no other versions).
+# TensorRT -> newest opset that its parser reads (10.3 like 10.0 to 10.5; the documents name no other versions).
 OPSETS: Mapping[Version, int] = {(10, 0): 20, (10, 6): 22, (10, 15): 24, (11, 0): 25}
 OLDEST_OPSET = 9
 
@@ -35,7 +36,7 @@ _FLOATS = "FP32 FP16 BF16"
 _NUMBERS = f"{_FLOATS} INT32 INT64"
 _ALL = f"{_NUMBERS} BOOL"
 
-# Types of an operator's data -> operators that take them, from every version in the table on.
+# Types of an operator's data -> operators that support them in every version of this table.
 _BY_TYPES: Mapping[str, str] = {
     _FLOATS: (
         "Acos Acosh Asin Asinh Atan Atanh AveragePool BatchNormalization Ceil Celu Clip Conv ConvTranspose Cos Cosh "
@@ -62,7 +63,7 @@ _BY_TYPES: Mapping[str, str] = {
     "INT8 FP8 INT4": "DequantizeLinear",
 }
 
-# Operators that came later: version and types.
+# Operators of later versions: the first version, and the types.
 _LATER: Mapping[str, tuple[Version, str]] = {
     "BlackmanWindow": ((10, 4), "FP32 FP16 INT32 INT64"),
     "HammingWindow": ((10, 4), "FP32 FP16 INT32 INT64"),
@@ -78,27 +79,27 @@ _LATER: Mapping[str, tuple[Version, str]] = {
 
 
 @dataclass(frozen=True)
-class Operator:
-    """since: the first version that takes it. types: of its data."""
+class OperatorSupport:
+    """since: the first version that supports the operator. types: of its data."""
 
     since: Version
     types: frozenset[str]
 
 
-OPERATORS: Mapping[str, Operator] = {
-    **{
-        name: Operator(ALWAYS, frozenset(types.split())) for types, names in _BY_TYPES.items() for name in names.split()
-    },
-    **{name: Operator(since, frozenset(types.split())) for name, (since, types) in _LATER.items()},
-}
+OPERATORS: Mapping[str, OperatorSupport] = {
+    name: OperatorSupport(ALWAYS, frozenset(types.split()))
+    for types, names in _BY_TYPES.items()
+    for name in names.split()
+} | {name: OperatorSupport(since, frozenset(types.split())) for name, (since, types) in _LATER.items()}
 
-# Input whose type is the operator's, where it is not the first.
+# Index of the input whose type is the operator's type, if that is not the first input.
 DATA_INPUT: Mapping[str, int] = {"Where": 1, "OneHot": 2}
 
 
 @dataclass(frozen=True)
-class Allowed:
-    """Values an attribute may have; `values` empty: it may not be there at all. before: lifted in that version."""
+class AttributeRule:
+    """values: the supported values of an attribute, empty if the attribute must not be given. before: the version that
+    lifted the rule, None if none did."""
 
     operator: str
     attribute: str
@@ -107,29 +108,29 @@ class Allowed:
 
 
 _COORDINATES = ("half_pixel", "pytorch_half_pixel", "tf_half_pixel_for_nn", "asymmetric", "align_corners")
-ATTRIBUTES: tuple[Allowed, ...] = (
-    Allowed("Attention", "softcap", (0,)),
-    Allowed("Attention", "qk_matmul_output_mode", (0,)),
-    Allowed("AveragePool", "dilations", (1,)),
-    Allowed("BatchNormalization", "training_mode", (0,)),
-    Allowed("Constant", "sparse_value", ()),
-    Allowed("Constant", "value_string", ()),
-    Allowed("Constant", "value_strings", ()),
-    Allowed("LSTM", "input_forget", (0,)),
-    Allowed("LSTM", "layout", (0,)),
-    Allowed("LpPool", "dilations", (1,)),
-    Allowed("MaxPool", "dilations", (1,)),
-    Allowed("Resize", "antialias", (0,)),
-    Allowed("Resize", "coordinate_transformation_mode", _COORDINATES),
-    Allowed("Resize", "keep_aspect_ratio_policy", ("stretch",)),
-    Allowed("Resize", "mode", ("nearest", "linear")),
-    Allowed("ScatterND", "reduction", (), before=(10, 9)),
-    Allowed("ScatterND", "reduction", ("none",)),
-    Allowed("TensorScatter", "axis", (-2,)),
-    Allowed("TopK", "sorted", (1,)),
+ATTRIBUTES: tuple[AttributeRule, ...] = (
+    AttributeRule("Attention", "softcap", (0,)),
+    AttributeRule("Attention", "qk_matmul_output_mode", (0,)),
+    AttributeRule("AveragePool", "dilations", (1,)),
+    AttributeRule("BatchNormalization", "training_mode", (0,)),
+    AttributeRule("Constant", "sparse_value", ()),
+    AttributeRule("Constant", "value_string", ()),
+    AttributeRule("Constant", "value_strings", ()),
+    AttributeRule("LSTM", "input_forget", (0,)),
+    AttributeRule("LSTM", "layout", (0,)),
+    AttributeRule("LpPool", "dilations", (1,)),
+    AttributeRule("MaxPool", "dilations", (1,)),
+    AttributeRule("Resize", "antialias", (0,)),
+    AttributeRule("Resize", "coordinate_transformation_mode", _COORDINATES),
+    AttributeRule("Resize", "keep_aspect_ratio_policy", ("stretch",)),
+    AttributeRule("Resize", "mode", ("nearest", "linear")),
+    AttributeRule("ScatterND", "reduction", (), before=(10, 9)),
+    AttributeRule("ScatterND", "reduction", ("none",)),
+    AttributeRule("TensorScatter", "axis", (-2,)),
+    AttributeRule("TopK", "sorted", (1,)),
 )
 
-# Inputs (by index) that must be known when the engine is built; the version that lifted it, or None.
+# Index of an input that must be a constant; the version that lifted the rule, or None.
 CONSTANT_INPUTS: Mapping[str, tuple[int, Version | None]] = {
     **{name: (1, None) for name in OPERATORS if name.startswith("Reduce")},
     "CumSum": (1, None),
@@ -138,34 +139,34 @@ CONSTANT_INPUTS: Mapping[str, tuple[int, Version | None]] = {
     "Unsqueeze": (1, (10, 7)),
 }
 
-# Inputs that must not be given; the version that lifted it, or None.
+# Indices of inputs that must not be given; the version that lifted the rule, or None.
 FORBIDDEN_INPUTS: Mapping[str, tuple[tuple[int, ...], Version | None]] = {
     "Attention": ((4, 5, 6), None),
     "Pad": ((3,), (10, 4)),
 }
-# Outputs that an operator may have at most.
-MOST_OUTPUTS: Mapping[str, int] = {"Attention": 1, "LayerNormalization": 1, "MaxPool": 1}
-# Input index -> rank it must have; the version that lifted it, or None.
+# Largest number of outputs of an operator.
+MAX_OUTPUTS: Mapping[str, int] = {"Attention": 1, "LayerNormalization": 1, "MaxPool": 1}
+# Index of an input -> its only supported rank; the version that lifted the rule, or None.
 RANKS: Mapping[str, tuple[Mapping[int, int], Version | None]] = {
     "Attention": ({0: 4, 1: 4, 2: 4, 3: 4}, None),
     "GridSample": ({0: 4}, (11, 2)),
     "TensorScatter": ({0: 4, 1: 4}, None),
 }
-# Operators whose definition of a later opset is taken only from a version on: opset, version.
+# Operators whose definition of a later opset is supported only from a version on: opset, version.
 LATER_OPSETS: Mapping[str, tuple[int, Version]] = {"GroupNormalization": (21, (10, 9))}
-# Largest number that TopK returns (exclusive).
+# TopK returns fewer values than this.
 TOP_K_LIMIT = 3840
-# Operators whose integer inputs came later: input index -> version.
+# Operators that support integer inputs only from a version on: index of the input -> version.
 INTEGER_SINCE: Mapping[str, Mapping[int, Version]] = {"Pow": {0: (10, 12), 1: (10, 8)}}
-# Types to which uint8 is cast.
+# Types to which uint8 can be cast.
 UINT8_TO = ("FP32", "FP16")
-# Einsum with an ellipsis or a letter twice in one operand.
+# First version that supports an Einsum with an ellipsis, or with one letter twice in an operand.
 EINSUM_DIAGONALS_SINCE: Version = (10, 12)
 
 
 @dataclass(frozen=True)
-class Target:
-    """tensorrt: (major, minor) that the machine's software brings. opset: that in which to export for it."""
+class BuildTarget:
+    """A machine for which engines are built. tensorrt: the version in its software. opset: of the graphs for it."""
 
     name: str
     machine: str
@@ -174,66 +175,66 @@ class Target:
     notes: str
 
 
-# JetPack's TensorRT versions are those of its release notes.
+# The TensorRT versions of JetPack come from its release notes.
 _TARGETS = (
-    Target(
+    BuildTarget(
         "jetpack6",
         "Jetson Orin, JetPack 6.2",
         (10, 3),
         20,
-        "No native Attention or RMSNormalization; ONNX knows no bfloat16 convolution in this opset, so what convolves "
-        "is fp16 or fp32; memory is shared with the CPU, so cap the builder's workspace.",
+        "No native Attention or RMSNormalization; ONNX has no bfloat16 convolution in this opset, so convolutions are "
+        "fp16 or fp32; the GPU shares its memory with the CPU, so limit the builder's workspace.",
     ),
-    Target(
+    BuildTarget(
         "jetpack7.1",
         "Jetson Thor, JetPack 7.1",
         (10, 13),
         22,
         "bfloat16 throughout; no native Attention or RMSNormalization.",
     ),
-    Target(
+    BuildTarget(
         "jetpack7.2",
         "Jetson Thor and Orin, JetPack 7.2",
         (10, 16),
         23,
         "Native Attention (4-D, without past), RMSNormalization and RotaryEmbedding.",
     ),
-    Target(
+    BuildTarget(
         "desktop",
         "discrete GPU, JetPack 7.2.2 and later",
         (11, 4),
         23,
-        "Networks are always strongly typed; otherwise as jetpack7.2.",
+        "Networks are always strongly typed; otherwise like jetpack7.2.",
     ),
 )
 TARGETS = {target.name: target for target in _TARGETS}
 
 
-def target_named(name: str) -> Target:
-    """Raises UnknownName listing the targets that exist."""
+def target_named(name: str) -> BuildTarget:
+    """Returns the target of that name. Raises UnknownName with the targets that exist."""
     if name not in TARGETS:
         known = ", ".join(f"{target.name} ({target.machine})" for target in _TARGETS)
         raise UnknownName(f"target {name!r} is not one of {known}.")
     return TARGETS[name]
 
 
-def target_for(tensorrt: Version) -> Target:
-    """The newest target whose TensorRT is not newer than the given one: what it takes, later versions take.
+def target_for(tensorrt: Version) -> BuildTarget:
+    """Returns the newest target whose TensorRT is not newer than the given one. Later versions read its graphs too.
 
-    Raises UnknownName for a TensorRT older than every target's.
+    Raises UnknownName for a TensorRT that is older than that of every target.
     """
     fitting = [target for target in _TARGETS if target.tensorrt <= tensorrt]
     if not fitting:
         raise UnknownName(
             f"TensorRT {tensorrt[0]}.{tensorrt[1]} is too old: {_TARGETS[0].tensorrt[0]}.{_TARGETS[0].tensorrt[1]} is "
-            "the oldest for which engines are made. Update JetPack, or use backend onnxruntime."
+            "the oldest version for which engines are built. Update JetPack, or use backend onnxruntime."
         )
     return fitting[-1]
 
 
 def parse_version(text: str) -> Version:
-    """(major, minor) of "10.3", "10.13.3.9.post1" and the like. Raises UnknownName for what is no version."""
+    """Returns (major, minor) of "10.3", "10.13.3.9.post1" and so on. Raises UnknownName for any other text."""
     match = re.match(r"(\d+)\.(\d+)(?!\d)", text.strip())
     if match is None:
-        raise UnknownName(f"{text!r} is no TensorRT version: expected for example 10.3.")
+        raise UnknownName(f"{text!r} is not a TensorRT version: expected for example 10.3.")
     return int(match[1]), int(match[2])

@@ -1,14 +1,12 @@
-"""Lets several ONNX graphs share one safetensors file of weights.
+"""Files of weights that several ONNX graphs share.
 
-ONNX external data is a file name, an offset and a length, and a safetensors file is a header followed by plain
-tensors: so a graph can point straight into the checkpoint. Weights are found by content, as they are or transposed
-(the exporter folds the transpose of every linear layer). What is stored in half precision gets a Cast, what was
-transposed a Transpose; ONNX Runtime folds both when it loads the graph.
+share_weights lets a graph point into a safetensors checkpoint: ONNX external data is a file name, an offset and a
+length, and a safetensors file is a header followed by plain tensors. The weights are found by content, as they are or
+transposed (the exporter folds the transpose of every linear layer). A tensor that is stored in half precision gets a
+Cast, a transposed one a Transpose; ONNX Runtime folds both when it loads the graph.
 
-One file for the weights of all graphs of an engine, in the graphs' own precision.
-
-Tensors are written one by one, so that a model is never in memory twice, and equal ones only once: look and step hold
-the same language model.
+WeightFile writes one file for all graphs of an engine, in the graphs' own precision. It writes the tensors one by one,
+so that a model is never twice in memory, and equal tensors only once: look and step contain the same language model.
 """
 
 from __future__ import annotations
@@ -25,13 +23,17 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnxscript import ir
 
-# Smaller tensors are not worth an external reference each.
-SMALLEST = 512
+# A tensor with fewer values is not worth an external reference to the checkpoint.
+MIN_SHARED_VALUES = 512
+# A smaller tensor stays in the graph. Shapes and axes are such tensors, and a reader of the graph alone needs them.
+MIN_EXTERNAL_BYTES = 1024
+# ONNX Runtime maps external data into memory if its offset is a multiple of the page size.
+PAGE_BYTES = 4096
 
 
 @dataclass(frozen=True)
-class Stored:
-    """Where a float16 tensor lies in the weights file."""
+class StoredTensor:
+    """Where a float16 tensor lies in the checkpoint's file. transposed: the graph holds its transpose."""
 
     name: str
     dims: tuple[int, ...]
@@ -41,37 +43,38 @@ class Stored:
 
 
 def share_weights(path: Path, weights: Path) -> int:
-    """Rewrites the ONNX file at `path` (with any external data of its own) to point into `weights`, which must lie
-    in the folder in which the graph will live. Returns how many tensors are shared."""
+    """Rewrites the ONNX file at `path`, with its external data, so that it points into the file `weights`.
+
+    The graph must later lie in the folder of `weights`. Returns the number of shared tensors.
+    """
     model = onnx.load(path)
     stored = index_weights(weights)
-    shared, prologue = 0, []
+    shared, restoring_nodes = 0, []
     for tensor in list(model.graph.initializer):
-        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < SMALLEST:
+        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < MIN_SHARED_VALUES:
             continue
-        found = stored.get(_key(numpy_helper.to_array(tensor)))
-        if found is None:
+        place = stored.get(_content_key(numpy_helper.to_array(tensor)))
+        if place is None:
             continue
         model.graph.initializer.remove(tensor)
-        model.graph.initializer.append(_external(f"{tensor.name}.half", found, weights.name))
-        prologue += _restore(tensor.name, found)
+        model.graph.initializer.append(_external_tensor(f"{tensor.name}.half", place, weights.name))
+        restoring_nodes += _restoring_nodes(tensor.name, place)
         shared += 1
-    nodes = [*prologue, *model.graph.node]
+    nodes = [*restoring_nodes, *model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    # Value types that the exporter noted for the old initialisers are gone with them.
     onnx.save(model, path)
     path.with_name(path.name + ".data").unlink(missing_ok=True)
     return shared
 
 
-def index_weights(weights: Path) -> dict[bytes, Stored]:
-    """Content key -> place, for every float16 tensor of a safetensors file, as it is and transposed."""
+def index_weights(weights: Path) -> dict[bytes, StoredTensor]:
+    """Returns the place of every float16 tensor of a safetensors file by its content, plain and transposed."""
     raw = weights.read_bytes()
     header_size = struct.unpack("<Q", raw[:8])[0]
     header = json.loads(raw[8 : 8 + header_size])
     header.pop("__metadata__", None)
-    places: dict[bytes, Stored] = {}
+    places: dict[bytes, StoredTensor] = {}
     for name, entry in header.items():
         if entry["dtype"] != "F16":
             continue
@@ -79,17 +82,17 @@ def index_weights(weights: Path) -> dict[bytes, Stored]:
         array = np.frombuffer(raw[begin:end], np.float16).reshape(entry["shape"]).astype(np.float32)
         dims = tuple(entry["shape"])
         if array.ndim == 2:
-            places[_key(array.T)] = Stored(name, dims, begin, end - begin, True)
-        places[_key(array)] = Stored(name, dims, begin, end - begin, False)
+            places[_content_key(array.T)] = StoredTensor(name, dims, begin, end - begin, True)
+        places[_content_key(array)] = StoredTensor(name, dims, begin, end - begin, False)
     return places
 
 
-def _key(array: np.ndarray) -> bytes:
+def _content_key(array: np.ndarray) -> bytes:
     array = np.ascontiguousarray(array, np.float32)
     return hashlib.sha256(str(array.shape).encode() + array.tobytes()).digest()
 
 
-def _external(name: str, place: Stored, file_name: str) -> TensorProto:
+def _external_tensor(name: str, place: StoredTensor, file_name: str) -> TensorProto:
     tensor = TensorProto(name=name, data_type=TensorProto.FLOAT16, dims=place.dims)
     tensor.data_location = TensorProto.EXTERNAL
     for key, value in (("location", file_name), ("offset", place.offset), ("length", place.length)):
@@ -97,7 +100,8 @@ def _external(name: str, place: Stored, file_name: str) -> TensorProto:
     return tensor
 
 
-def _restore(name: str, place: Stored) -> list[onnx.NodeProto]:
+def _restoring_nodes(name: str, place: StoredTensor) -> list[onnx.NodeProto]:
+    """Returns the nodes that make the graph's float32 tensor `name` of the stored one."""
     if not place.transposed:
         return [helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT)]
     return [
@@ -106,14 +110,8 @@ def _restore(name: str, place: Stored) -> list[onnx.NodeProto]:
     ]
 
 
-# Smaller tensors stay in the graph; shapes and axes among them must be known to whoever reads it without this file.
-SMALLEST_BYTES = 1024
-# ONNX Runtime maps external data into memory where offsets are whole pages.
-PAGE = 4096
-
-
 class WeightFile:
-    """The file while it is written: `with WeightFile(path) as weights: weights.take(...)`."""
+    """A file of weights while it is written: `with WeightFile(path) as weights: weights.add_model(...)`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -126,22 +124,26 @@ class WeightFile:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def take(self, model: ir.Model, path: Path, watch: Callable[[int, int], None] = lambda done, of: None) -> None:
-        """Writes the model's weights here and the rest of it to `path`, in the same folder. watch: told how many
-        tensors of how many are done."""
+    def add_model(
+        self, model: ir.Model, path: Path, report: Callable[[int, int], None] = lambda done, total: None
+    ) -> None:
+        """Writes the model's weights to this file and the rest of the model to `path`, in the same folder.
+
+        report: called with the number of finished tensors and the number of all tensors.
+        """
         values = list(model.graph.initializers.values())
         for index, value in enumerate(values):
             tensor = value.const_value
-            if tensor is not None and tensor.nbytes >= SMALLEST_BYTES:
-                value.const_value = self._keep(value.name or "", tensor)
-            watch(index, len(values))
+            if tensor is not None and tensor.nbytes >= MIN_EXTERNAL_BYTES:
+                value.const_value = self._store(value.name or "", tensor)
+            report(index, len(values))
         ir.save(model, path)
 
-    def _keep(self, name: str, tensor: ir.TensorProtocol) -> ir.ExternalTensor:
+    def _store(self, name: str, tensor: ir.TensorProtocol) -> ir.ExternalTensor:
         content = tensor.tobytes()
         key = hashlib.sha256(content).digest()
         if key not in self._places:
-            self._file.write(bytes(-self._file.tell() % PAGE))
+            self._file.write(bytes(-self._file.tell() % PAGE_BYTES))
             self._places[key] = (self._file.tell(), len(content))
             self._file.write(content)
         offset, length = self._places[key]

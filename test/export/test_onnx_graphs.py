@@ -1,5 +1,7 @@
-"""What is exported is what torch computes: every graph, at two sizes and three opsets, in every precision, and nothing
-in it that a TensorRT of that opset would not take."""
+"""Exported graphs compute the same as torch, at two sizes, in three opsets and in every precision.
+
+They contain nothing that a TensorRT for that opset would refuse.
+"""
 
 import numpy as np
 import pytest
@@ -14,14 +16,15 @@ from depthlm_ros.backends.generation import Query, generate  # noqa: E402
 from depthlm_ros.backends.onnx_runtime import OnnxRuntimeBackend  # noqa: E402
 from depthlm_ros.backends.torch_backend import TorchBackend  # noqa: E402
 from depthlm_ros.errors import BackendFailed, BadQuestion, SetupError  # noqa: E402
-from depthlm_ros.export.onnx_graphs import look_model  # noqa: E402
+from depthlm_ros.export.onnx_graphs import export_look_graph  # noqa: E402
 from depthlm_ros.export.parity import sample_image  # noqa: E402
 from depthlm_ros.export.precision import Precision, set_precision  # noqa: E402
 from depthlm_ros.export.trt_support import check_onnx  # noqa: E402
 from depthlm_ros.export.trt_support_table import TARGETS  # noqa: E402
-from depthlm_ros.export.write_bundle import Wanted, check_canvases, write_engine  # noqa: E402
+from depthlm_ros.export.write_bundle import ExportOptions, check_canvases, write_engine  # noqa: E402
+from depthlm_ros.geometry.resize_rules import CanvasRule  # noqa: E402
 from depthlm_ros.model_files.bundle import load_bundle  # noqa: E402
-from depthlm_ros.model_files.spec import CanvasRule, ModelSpec  # noqa: E402
+from depthlm_ros.model_files.spec import ModelSpec  # noqa: E402
 from depthlm_ros.nets.depth_heads import DptConfig  # noqa: E402
 from depthlm_ros.nets.pixels import PixelRule  # noqa: E402
 from depthlm_ros.nets.qwen3vl import Qwen3VLDepth  # noqa: E402
@@ -32,20 +35,20 @@ pytestmark = pytest.mark.torch
 VOCAB = 512
 WATCHED = np.array([3, 7])
 SINGLE = Precision()
-# Oldest and newest TensorRT of each opset's targets.
+# Opset -> the oldest and the newest TensorRT of its targets.
 PARSERS = {18: ("10.3",), 20: ("10.3",), 22: ("10.13",), 23: ("10.16", "11.4")}
 slow = pytest.mark.slow
 
 
 def qwen3(head=True):
-    """A Qwen3-VL whose last states matter to the depth, with or without DepthVLM's head."""
+    """Returns a random Qwen3-VL with or without DepthVLM's head. Its depth depends on the last hidden states."""
     config = qwen3_config()
     config.text_config.vocab_size = VOCAB
     config.tie_word_embeddings = True
     torch.manual_seed(1)
     head_config = DptConfig(48, (8, 8, 16, 16), 16) if head else None
     model = roughen(Qwen3VLDepth(config, head_config), 0.05)
-    # Depths of a few metres, where half precision has steps of millimetres.
+    # The depths are a few metres, where half precision has steps of millimetres.
     if head:
         model.depth_head.out_conv3.bias.data.fill_(2.0)
     return model
@@ -66,15 +69,18 @@ MODELS = {
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """Exports a small random model, once for all tests: the engine, its torch twin in fp32, the manifest."""
+    """Returns a function that exports a small random model, once for all tests with the same arguments.
+
+    The function returns the engine, the same model in torch in fp32, and the manifest.
+    """
     tokenizer = train_tokenizer(["How far is the red box? It is 2.31 meters away."] * 3, VOCAB)
-    made = {}
+    exports = {}
 
     def export(architecture="qwen3_vl", precision=SINGLE, opset=20, only_depth=False, head="dpt", sizes=1):
         key = (architecture, precision, opset, only_depth, head, sizes)
-        if key not in made:
-            made[key] = make_engine(tmp_path_factory.mktemp("engine") / "small", tokenizer, *key)
-        return made[key]
+        if key not in exports:
+            exports[key] = make_engine(tmp_path_factory.mktemp("engine") / "small", tokenizer, *key)
+        return exports[key]
 
     return export
 
@@ -84,8 +90,10 @@ def make_engine(folder, tokenizer, architecture, precision, opset, only_depth, h
     model, twin = make(bool(head)), make(bool(head))
     canvas = CanvasRule(100.0, sizes_px[:sizes])
     spec = ModelSpec("small", "qwen3-vl", architecture, "qwen", canvas, token_px, head=head, system="Look.")
-    wanted = Wanted(spec, opset, only_depth, set_precision(model, precision))
-    manifest = write_engine(model.eval(), tokenizer, wanted, folder, lambda bundle: {}, lambda what, done, of: None)
+    options = ExportOptions(spec, opset, only_depth, set_precision(model, precision))
+    manifest = write_engine(
+        model.eval(), tokenizer, options, folder, lambda bundle: {}, lambda stage, done, total: None
+    )
     return load_bundle(folder), twin.eval(), manifest
 
 
@@ -94,25 +102,25 @@ def backends(bundle, twin):
     return OnnxRuntimeBackend(bundle, 1, "cpu"), TorchBackend(lambda _: twin, texts, 1, "cpu")
 
 
-def relative(found_m, expected_m):
-    return np.abs(found_m - expected_m) / expected_m
+def relative_difference(depth_m, expected_m):
+    return np.abs(depth_m - expected_m) / expected_m
 
 
 def replies(backend, look):
-    """Rows of different lengths, appended and then decoded; padding and own slots come into play."""
+    """Appends and decodes rows of different lengths, so that padding and the rows' own slots are used."""
     stops = np.zeros(VOCAB, bool)
     queries = [Query([9, 8, 7, 6, 5, 4][:n], stops, 8) for n in (6, 2, 4)]
     return generate(backend, look, queries, WATCHED)
 
 
 @pytest.mark.parametrize("opset", [pytest.param(18, marks=slow), 20, pytest.param(23, marks=slow)])
-def test_every_graph_of_qwen3_with_a_depth_head_is_torch(exported, opset):
+def test_every_graph_of_qwen3_with_a_depth_head_agrees_with_torch(exported, opset):
     bundle, twin, _ = exported(opset=opset, sizes=2)
     ours, reference = backends(bundle, twin)
     for size_px in bundle.canvases_px:
         looks = [backend.look([sample_image(size_px)]) for backend in (ours, reference)]
         assert looks[0].depth_m.dtype == np.float32
-        assert relative(looks[0].depth_m, looks[1].depth_m).max() <= 1e-4
+        assert relative_difference(looks[0].depth_m, looks[1].depth_m).max() <= 1e-4
         for left, right in zip(looks[0].prefix, looks[1].prefix, strict=True):
             np.testing.assert_allclose(left.numpy(), right, atol=1e-4)
         assert (looks[0].length, looks[0].next_position) == (looks[1].length, looks[1].next_position)
@@ -125,7 +133,7 @@ def test_every_graph_of_qwen3_with_a_depth_head_is_torch(exported, opset):
 
 
 @pytest.mark.parametrize("opset", [pytest.param(18, marks=slow), 20, pytest.param(23, marks=slow)])
-def test_the_text_path_of_qwen25_is_torch(exported, opset):
+def test_text_of_qwen25_agrees_with_torch(exported, opset):
     bundle, twin, _ = exported("qwen2_5_vl", opset=opset, head="")
     ours, reference = backends(bundle, twin)
     for size_px in bundle.canvases_px:
@@ -139,8 +147,8 @@ def test_the_text_path_of_qwen25_is_torch(exported, opset):
 
 
 @slow
-def test_without_a_head_the_last_layer_computes_keys_and_values_only(exported):
-    """Its attention and its feed-forward part would serve nobody; what they weigh is not in the graph either."""
+def test_without_a_head_the_last_layer_computes_only_keys_and_values(exported):
+    """Nothing would use its attention and its feed-forward part, so their weights are not in the graph either."""
     bundle, twin, _ = exported(head="")
     ours, reference = backends(bundle, twin)
     looks = [backend.look([sample_image(bundle.canvases_px[0])]) for backend in (ours, reference)]
@@ -153,26 +161,26 @@ def test_without_a_head_the_last_layer_computes_keys_and_values_only(exported):
     assert len(wide) == 2 * (layers - 1)
 
 
-def test_for_depth_only_what_questions_need_is_left_out_and_the_depth_is_the_same(exported):
+def test_depth_only_leaves_out_what_questions_need_and_keeps_the_depth(exported):
     bundle, twin, manifest = exported(only_depth=True)
     ours, _ = backends(bundle, twin)
     look = ours.look([sample_image(bundle.canvases_px[0])])
     whole = TorchBackend(lambda _: twin, (bundle.before, (), (1, 2, 3)), 1, "cpu")
-    assert relative(look.depth_m, whole.look([sample_image(bundle.canvases_px[0])]).depth_m).max() <= 1e-4
+    assert relative_difference(look.depth_m, whole.look([sample_image(bundle.canvases_px[0])]).depth_m).max() <= 1e-4
     assert look.prefix is None and not bundle.step_path.exists() and "step.onnx" not in manifest["files"]
     with pytest.raises(BadQuestion, match="depth only: build it without --depth-only"):
         ours.cache(look, 1, 4)
     assert_clean(bundle, 20)
     with pytest.raises(SetupError, match="no depth head"):
-        look_model(qwen3(False), ([1], [2]), ((128, 96),), only_depth=True)
+        export_look_graph(qwen3(False), ([1], [2]), ((128, 96),), only_depth=True)
 
 
-def test_a_head_in_half_precision_differs_little(exported):
+def test_head_in_half_precision_differs_little(exported):
     bundle, twin, manifest = exported(precision=Precision("fp32", "fp16"), only_depth=True)
     ours, reference = backends(bundle, twin)
     for size_px in bundle.canvases_px:
         found, expected = (backend.look([sample_image(size_px)]).depth_m for backend in (ours, reference))
-        assert 0 < relative(found, expected).mean() <= 0.002
+        assert 0 < relative_difference(found, expected).mean() <= 0.002
     kinds = {t.data_type for t in graph_of(bundle.look_path(bundle.canvases_px[0])).initializer}
     assert {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16} <= kinds
     assert manifest["precision"] == {"backbone": "fp32", "head": "fp16"}
@@ -181,14 +189,14 @@ def test_a_head_in_half_precision_differs_little(exported):
 
 @slow
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_rounded_models_still_see_and_speak(exported, precision):
+def test_models_in_low_precision_stay_close_to_torch(exported, precision):
     bundle, twin, _ = exported(precision=Precision.of(precision))
     ours, reference = backends(bundle, twin)
     looks = [backend.look([sample_image(bundle.canvases_px[0])]) for backend in (ours, reference)]
-    assert 0 < relative(looks[0].depth_m, looks[1].depth_m).mean() <= (0.01 if precision == "fp16" else 0.1)
+    assert 0 < relative_difference(looks[0].depth_m, looks[1].depth_m).mean() <= (0.01 if precision == "fp16" else 0.1)
     assert looks[0].prefix[0].numpy().dtype == (np.float16 if precision == "fp16" else np.float32)
-    told, expected = (replies(backend, look) for backend, look in zip((ours, reference), looks, strict=True))
-    np.testing.assert_allclose(told[0].watched[0], expected[0].watched[0], atol=0.3)
+    ours_replies, expected = (replies(backend, look) for backend, look in zip((ours, reference), looks, strict=True))
+    np.testing.assert_allclose(ours_replies[0].watched[0], expected[0].watched[0], atol=0.3)
     if precision == "int8":
         graph = graph_of(bundle.look_path(bundle.canvases_px[0]))
         assert sum(node.op_type == "MatMulInteger" for node in graph.node) > 20
@@ -197,8 +205,8 @@ def test_rounded_models_still_see_and_speak(exported, precision):
 
 @slow
 @pytest.mark.parametrize("opset", [20, 22, 23])
-def test_bfloat16_is_what_tensorrt_of_that_opset_takes(exported, opset):
-    """No runtime here computes in bfloat16: types and operators are checked, and that ONNX Runtime says no."""
+def test_bfloat16_graphs_are_supported_by_tensorrt_for_that_opset(exported, opset):
+    """No runtime here computes in bfloat16, so the types and operators are checked, and that ONNX Runtime refuses."""
     bundle, _, _ = exported(precision=Precision.of("bf16"), opset=opset)
     assert_clean(bundle, opset)
     types = {value.name: value.type.tensor_type.elem_type for value in graph_of(bundle.graphs[0]).output}
@@ -213,7 +221,7 @@ def test_bfloat16_is_what_tensorrt_of_that_opset_takes(exported, opset):
         OnnxRuntimeBackend(bundle)
 
 
-def test_a_weight_is_stored_once_for_all_graphs(exported):
+def test_every_weight_is_stored_once_for_all_graphs(exported):
     bundle, twin, manifest = exported(sizes=2)
     weights = sum(parameter.nbytes for parameter in twin.parameters())
     constants = 300_000  # positions and angles of two canvases
@@ -221,19 +229,19 @@ def test_a_weight_is_stored_once_for_all_graphs(exported):
     assert set(manifest["files"]) == {path.name for path in bundle.folder.iterdir()} - {"manifest.json"}
 
 
-@pytest.mark.parametrize("given", [("fp8", ""), ("fp32", "bf16"), ("bf16", "bf16")])
-def test_precisions_that_there_are_not_are_refused(given):
+@pytest.mark.parametrize("names", [("fp8", ""), ("fp32", "bf16"), ("bf16", "bf16")])
+def test_unknown_precisions_are_refused(names):
     with pytest.raises(SetupError, match="fp32, fp16, bf16, int8"):
-        Precision.of(*given)
+        Precision.of(*names)
 
 
-def test_a_size_that_is_no_multiple_of_a_token_is_refused():
+def test_canvas_size_that_is_not_a_multiple_of_a_token_is_refused():
     check_canvases(((96, 64), (16, 16)), 16)
     with pytest.raises(SetupError, match="canvas 100 x 70: both sides must be a multiple of 16 px"):
         check_canvases(((96, 64), (100, 70)), 16)
 
 
-def test_every_target_has_its_opset_exported_here():
+def test_the_opset_of_every_target_is_tested_here():
     assert {target.opset for target in TARGETS.values()} <= set(PARSERS)
 
 
@@ -242,7 +250,10 @@ def graph_of(path):
 
 
 def assert_clean(bundle, opset):
-    """Nothing that a parser of this opset would refuse, no text embeddings in a look, no traces of this machine."""
+    """Checks that a parser for this opset accepts the graphs, and that they hold no source paths.
+
+    A look graph must not hold the text embeddings.
+    """
     for path in bundle.graphs:
         for version in PARSERS[opset]:
             assert [str(problem) for problem in check_onnx(path, version)] == []
@@ -255,7 +266,7 @@ def assert_clean(bundle, opset):
             assert not [t.name for t in model.graph.initializer if VOCAB in t.dims]
 
 
-def test_onnx_runtime_makes_one_operator_of_a_root_mean_square_norm(exported, tmp_path):
+def test_onnx_runtime_fuses_every_root_mean_square_norm_into_one_operator(exported, tmp_path):
     import onnxruntime
 
     bundle, twin, _ = exported(sizes=2)
@@ -265,6 +276,7 @@ def test_onnx_runtime_makes_one_operator_of_a_root_mean_square_norm(exported, tm
     path = bundle.look_path(bundle.canvases_px[0], 1)
     onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx", load_external_data=False).graph.node]
-    # Before attention, of queries and keys, before the feed-forward of each layer; and the last.
+    # Each layer has a norm before attention, of the queries, of the keys, and before the feed-forward part; one more
+    # follows the last layer.
     assert kinds.count("SimplifiedLayerNormalization") == 4 * len(twin.language.layers) + 1
     assert not {"Reciprocal", "Sqrt"} & set(kinds)

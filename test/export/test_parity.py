@@ -1,4 +1,4 @@
-"""The exported graphs say what torch says: look, append and decode, on a freshly exported model and on tiny."""
+"""Exported graphs agree with torch: look, append and decode, on a freshly exported model and on tiny."""
 
 import numpy as np
 import pytest
@@ -10,9 +10,10 @@ from depthlm_ros.backends.base import StepInput  # noqa: E402
 from depthlm_ros.backends.generation import Query, generate  # noqa: E402
 from depthlm_ros.backends.registry import open_backend  # noqa: E402
 from depthlm_ros.export.write_bundle import write_bundle  # noqa: E402
+from depthlm_ros.geometry.resize_rules import CanvasRule  # noqa: E402
 from depthlm_ros.model_files.bundle import find_bundle, load_bundle  # noqa: E402
-from depthlm_ros.model_files.spec import CanvasRule, ModelSpec  # noqa: E402
-from depthlm_ros.nets.checkpoint import SmallConfig, build  # noqa: E402
+from depthlm_ros.model_files.spec import ModelSpec  # noqa: E402
+from depthlm_ros.nets.checkpoint import SmallModelConfig, build_small_model  # noqa: E402
 from depthlm_ros.training.synthetic.tokenizer import IMAGE, PAD, train_tokenizer  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -21,10 +22,10 @@ WATCHED = np.array([3, 7])
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory):
-    """A random model with another patch size than the embedded one, exported at two canvas sizes."""
+    """Exports a random model at two canvas sizes. Its patch size differs from that of the embedded model."""
     torch.manual_seed(3)
     tokenizer = train_tokenizer(["How far is the red box? It is 2.31 meters away."] * 3, 512)
-    config = SmallConfig(
+    config = SmallModelConfig(
         vocab=512,
         patch_px=16,
         vision_width=48,
@@ -39,7 +40,7 @@ def fresh(tmp_path_factory):
         head_projected=(8, 8, 8, 8),
         head_features=8,
     )
-    model = build(config, tokenizer.token_to_id(IMAGE), tokenizer.token_to_id(PAD))
+    model = build_small_model(config, tokenizer.token_to_id(IMAGE), tokenizer.token_to_id(PAD))
     canvas = CanvasRule(100.0, ((96, 64), (64, 64)))
     spec = ModelSpec("fresh", "tiny", "qwen3_vl", "qwen", canvas, model.pixels_per_token, head="dpt")
     folder = tmp_path_factory.mktemp("fresh") / "fresh"
@@ -49,7 +50,7 @@ def fresh(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["fresh", "tiny"])
 def pair(request):
-    """(onnxruntime, torch, bundle) of one model."""
+    """Returns (backend onnxruntime, backend torch, bundle) of one model."""
     bundle = request.getfixturevalue("fresh") if request.param == "fresh" else load_bundle(find_bundle("tiny"))
     texts = (bundle.before, bundle.between, bundle.after)
     return *(open_backend(name, bundle, texts, 1, "cpu") for name in ("onnxruntime", "torch")), bundle
@@ -60,14 +61,14 @@ def canvas(size_px, seed=0):
 
 
 def question(look, ids, last, shift=0):
-    """Rows of text as the first step behind a look."""
+    """Returns rows of text as the first step after a look."""
     ids = np.asarray(ids)
     positions = np.broadcast_to(look.next_position + shift + np.arange(ids.shape[1]), ids.shape).copy()
     mask = np.full((len(ids), ids.shape[1] + 4), -np.inf, np.float32)
     return StepInput(ids, positions, np.asarray(last), mask, 0, WATCHED)
 
 
-def test_look_agrees_at_every_canvas_size(pair):
+def test_look_agrees_with_torch_at_every_canvas_size(pair):
     ours, reference, bundle = pair
     for size_px in bundle.canvases_px:
         a, b = ours.look([canvas(size_px)]), reference.look([canvas(size_px)])
@@ -78,7 +79,7 @@ def test_look_agrees_at_every_canvas_size(pair):
         assert (a.length, a.next_position, a.prompts) == (b.length, b.next_position, b.prompts)
 
 
-def test_two_images_agree_and_the_first_is_seen_as_alone(pair):
+def test_look_at_two_images_agrees_with_torch_and_keeps_the_depth_of_the_first(pair):
     ours, reference, bundle = pair
     if not bundle.pairs:
         pytest.skip("this model was exported for one image")
@@ -92,7 +93,7 @@ def test_two_images_agree_and_the_first_is_seen_as_alone(pair):
         assert (a.length, a.next_position) == (b.length, b.next_position)
 
 
-def test_append_and_decode_agree(pair):
+def test_append_and_decode_agree_with_torch(pair):
     ours, reference, bundle = pair
     rng = np.random.default_rng(2)
     ids, more = rng.integers(0, 200, (3, 9)), rng.integers(0, 200, (3, 1))
@@ -104,22 +105,22 @@ def test_append_and_decode_agree(pair):
         mask = first.mask.copy()
         mask[:, :9] = 0.0
         then = StepInput(more, np.full((3, 1), look.next_position + 9), np.zeros(3, np.int64), mask, 9, WATCHED)
-        outputs.append([backend.step(cache, given) for given in (first, then)])
+        outputs.append([backend.step(cache, text) for text in (first, then)])
     for a, b in zip(*outputs, strict=True):
         assert a.chosen.tolist() == b.chosen.tolist()
         np.testing.assert_allclose(a.log_probability, b.log_probability, atol=1e-3)
         np.testing.assert_allclose(a.watched, b.watched, atol=2e-3)
 
 
-def test_positions_matter(pair):
-    """A graph whose inputs were confused (ids taken for positions) would not notice a shift."""
+def test_positions_change_the_result(pair):
+    """If the inputs of a graph were mixed up (ids used as positions), a shift would change nothing."""
     ours, _, bundle = pair
     look = ours.look([canvas(bundle.canvases_px[0])])
     outputs = [ours.step(ours.cache(look, 1, 7), question(look, [[3, 4, 5]], [2], shift)).watched for shift in (0, 40)]
     assert np.abs(outputs[0] - outputs[1]).max() > 1e-4
 
 
-def test_replies_are_equal_token_for_token(pair):
+def test_replies_agree_with_torch_token_by_token(pair):
     ours, reference, bundle = pair
     stops = np.zeros(2048, bool)
     queries = [Query([5, 6, 7, 8][:n], stops, 10) for n in (4, 2, 3)]
@@ -133,8 +134,8 @@ def test_replies_are_equal_token_for_token(pair):
         np.testing.assert_allclose(left.watched, right.watched, atol=2e-3)
 
 
-def test_asking_together_is_asking_one_by_one(pair):
-    """Also with questions of different lengths, and behind prefixes of their own, looked at in one batch."""
+def test_questions_in_one_batch_get_the_same_replies_as_one_by_one(pair):
+    """The questions have different lengths and follow prefixes of their own, which were computed in one batch."""
     _, reference, bundle = pair
     stops = np.zeros(2048, bool)
     queries = [Query([9, 8, 7, 6, 5, 4][:n], stops, 6) for n in (6, 3, 1)]
@@ -146,8 +147,8 @@ def test_asking_together_is_asking_one_by_one(pair):
         np.testing.assert_allclose(alone.log_probability, reply.log_probability, atol=1e-3)
 
 
-def test_all_graphs_share_one_file_of_weights(fresh):
-    """The checkpoint holds every weight once; what the graphs keep for themselves is small beside it."""
+def test_all_graphs_share_one_weights_file(fresh):
+    """The checkpoint holds every weight once, and the graphs' own data are small compared with it."""
     weights = (fresh.folder / "model.safetensors").stat().st_size
     graphs = sum(path.stat().st_size for path in fresh.folder.glob("*.onnx"))
     assert not list(fresh.folder.glob("*.data"))

@@ -1,13 +1,15 @@
-"""Building plans: what is asked of TensorRT, what is kept on disk, and what is said when it goes wrong.
+"""Building plans: the calls to TensorRT, the files on disk, and the error messages.
 
-TensorRT and CUDA are doubles here (tensorrt_double.py); a build with the real ones is in test_tensorrt.py.
+TensorRT and CUDA are replaced by doubles (tensorrt_double.py). test_tensorrt.py builds with the real ones.
 """
 
 import io
 import json
 import os
+import re
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -22,20 +24,20 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from support import tensorrt_double  # noqa: E402
 from support.paths import ROOT  # noqa: E402
 
-from depthlm_ros.backends.onnx_runtime import most_probable  # noqa: E402
+from depthlm_ros.backends.onnx_runtime import pick_most_probable  # noqa: E402
 from depthlm_ros.backends.tensorrt.cuda_device import DeviceFacts, open_device  # noqa: E402
-from depthlm_ros.backends.tensorrt.plan_file import key_path, read_key, stale  # noqa: E402
+from depthlm_ros.backends.tensorrt.plan_file import key_path, plan_differences, read_key  # noqa: E402
 from depthlm_ros.errors import BackendFailed, BadBundle, OutOfMemory, SetupError  # noqa: E402
-from depthlm_ros.export.engine_store import building  # noqa: E402
-from depthlm_ros.export.onnx_rewrites import cast_bytes_first, choose_tokens, depth_only, file_digests, graph_files  # noqa: E402  # noqa: E402
-from depthlm_ros.export.progress import Bars  # noqa: E402
+from depthlm_ros.export.engine_store import build_lock  # noqa: E402
+from depthlm_ros.export.onnx_rewrites import cast_bytes_first, choose_tokens, depth_only, file_digests, graph_files  # noqa: E402
+from depthlm_ros.export.progress import BuildProgress  # noqa: E402
 from depthlm_ros.export.trt_builder import (  # noqa: E402
-    Limits,
-    PlanOrder,
+    PlanRequest,
+    StepLimits,
     build_plan,
     default_workspace,
     plan_key,
-    plan_orders,
+    plan_requests,
     step_profiles,
     timing_cache_path,
 )
@@ -54,37 +56,43 @@ def double(monkeypatch):
 
 @pytest.fixture
 def graph(tmp_path):
-    """A matrix product whose weights lie in a file of their own."""
+    """Writes a matrix product with its weights in a separate file, and returns the path of the graph."""
     weights = numpy_helper.from_array(np.eye(8, dtype=np.float32), "w")
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 8]) for name in "xy"]
-    made = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", values[:1], values[1:], [weights])
-    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    product = helper.make_node("MatMul", ["x", "w"], ["y"])
+    graph = helper.make_graph([product], "g", values[:1], values[1:], [weights])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     path = tmp_path / "graph" / "g.onnx"
     path.parent.mkdir()
     onnx.save(model, path, save_as_external_data=True, location="g.data", size_threshold=0)
     return path
 
 
-SPAN = {"x": ((1, 8), (4, 8), (16, 8))}
+SHAPES = {"x": ((1, 8), (4, 8), (16, 8))}
 
 
-def order(graph, **changes):
-    given = PlanOrder(graph, graph.parent.parent / "plans" / "g.plan", "fp16", 1 << 28, (SPAN,))
-    return replace(given, **changes)
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
 
 
-def build(given, facts=FACTS, said=None, bars=None):
-    timings = given.plan.parent / "timings.cache"
-    return build_plan(given, facts, timings, bars or Bars(io.StringIO()), (said or []).append)
+def request_for(graph, **changes):
+    request = PlanRequest(graph, graph.parent.parent / "plans" / "g.plan", "fp16", 1 << 28, (SHAPES,))
+    return replace(request, **changes)
 
 
-def test_a_plan_and_what_it_was_built_for_are_put_down(graph, double):
-    report = build(order(graph))
+def build(request, facts=FACTS, progress=None):
+    timings = request.plan.parent / "timings.cache"
+    return build_plan(request, facts, timings, progress or BuildProgress(io.StringIO()), [].append)
+
+
+def test_plan_and_its_key_are_written(graph, double):
+    report = build(request_for(graph))
     assert report.built and report.plan_bytes == report.plan.stat().st_size and report.layers == 1
     key = read_key(key_path(report.plan))
     assert set(key.files) == {"g.onnx", "g.data"}
     assert (key.machine.tensorrt, key.machine.gpu, key.machine.sm) == ("10.3.0", "Double GPU", "8.7")
-    assert key.precision == "fp16" and key.shapes == (SPAN,)
+    assert key.precision == "fp16" and key.shapes == (SHAPES,)
     assert sorted(path.name for path in report.plan.parent.iterdir()) == [
         ".building",
         "g.plan",
@@ -93,24 +101,24 @@ def test_a_plan_and_what_it_was_built_for_are_put_down(graph, double):
     ]
 
 
-def test_the_builder_is_told_its_limits(graph, double):
-    build(order(graph, optimization_level=5))
-    build(order(graph, precision="fp32"))
+def test_builder_gets_its_limits(graph, double):
+    build(request_for(graph, optimization_level=5))
+    build(request_for(graph, precision="fp32"))
     first, second = double.built
     assert first.pools == {double.MemoryPoolType.WORKSPACE: 1 << 28}
     assert (first.builder_optimization_level, second.builder_optimization_level) == (5, 3)
     assert (first.cleared, second.cleared) == ([], [double.BuilderFlag.TF32])
-    assert first.profiles == [{"x": list(SPAN["x"])}]
+    assert first.profiles == [{"x": list(SHAPES["x"])}]
 
 
-def test_a_plan_that_fits_is_not_built_again(graph, double):
-    assert build(order(graph)).built
-    assert not build(order(graph)).built
+def test_plan_that_is_up_to_date_is_not_built_again(graph, double):
+    assert build(request_for(graph)).built
+    assert not build(request_for(graph)).built
     assert len(double.built) == 1
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "field"),
     [
         ({"precision": "bf16"}, "precision"),
         ({"profiles": ({"x": ((1, 8), (4, 8), (32, 8))},)}, "shapes"),
@@ -118,91 +126,91 @@ def test_a_plan_that_fits_is_not_built_again(graph, double):
         ({"prepare": (cast_bytes_first,)}, "builder flags"),
     ],
 )
-def test_another_order_builds_anew(graph, double, change, said):
-    build(order(graph))
-    wanted = plan_key(order(graph, **change), FACTS, "10.3.0")
-    assert [text.split(" is ")[0] for text in stale(key_path(order(graph).plan), wanted)] == [said]
-    assert build(order(graph, **change)).built
+def test_plan_is_built_again_if_the_request_changes(graph, double, change, field):
+    build(request_for(graph))
+    key = plan_key(request_for(graph, **change), FACTS, "10.3.0")
+    assert [text.split(" is ")[0] for text in plan_differences(key_path(request_for(graph).plan), key)] == [field]
+    assert build(request_for(graph, **change)).built
 
 
-def test_changed_weights_another_gpu_and_a_cut_plan_build_anew(graph, double):
-    plan = build(order(graph)).plan
+def test_plan_is_built_again_for_changed_weights_another_gpu_or_a_damaged_plan(graph, double):
+    plan = build(request_for(graph)).plan
     data = graph.parent / "g.data"
     data.write_bytes(data.read_bytes()[::-1])
-    assert build(order(graph)).built
-    assert build(order(graph), replace(FACTS, name="Other GPU")).built
+    assert build(request_for(graph)).built
+    assert build(request_for(graph), replace(FACTS, name="Other GPU")).built
     plan.write_bytes(plan.read_bytes()[:-1])
-    assert build(order(graph), replace(FACTS, name="Other GPU")).built
+    assert build(request_for(graph), replace(FACTS, name="Other GPU")).built
     key_path(plan).write_text("{")
-    assert build(order(graph)).built
+    assert build(request_for(graph)).built
 
 
-def test_timings_are_kept_and_a_damaged_file_of_them_is_started_anew(graph, double):
-    build(order(graph))
-    timings = order(graph).plan.parent / "timings.cache"
-    build(order(graph, precision="fp32"))
+def test_timings_are_kept_and_a_damaged_timing_file_is_replaced(graph, double):
+    build(request_for(graph))
+    timings = request_for(graph).plan.parent / "timings.cache"
+    build(request_for(graph, precision="fp32"))
     assert double.built[1].timings.content == timings.read_bytes() == b"timings"
     timings.write_bytes(b"damaged")
-    build(order(graph))
+    build(request_for(graph))
     assert double.built[2].timings.content == b"" and timings.read_bytes() == b"timings"
     assert timing_cache_path(Path("a"), FACTS, "10.3.0").name == "timings-10.3.0-Double-GPU.cache"
 
 
-def test_a_refused_graph_names_every_node_that_the_parser_named(graph, double):
+def test_refused_graph_names_every_node_that_the_parser_names(graph, double):
     double.parser_errors = [("Foo", "/a/foo", "no importer"), ("Bar", "/b/bar", "bad type")]
     with pytest.raises(
         BackendFailed, match=r"10\.3\.0 does not read .*Foo '/a/foo': no importer; Bar '/b/bar': bad type"
     ):
-        build(order(graph))
-    assert not order(graph).plan.exists()
+        build(request_for(graph))
+    assert not request_for(graph).plan.exists()
 
 
-def test_what_the_table_does_not_allow_is_told_before_tensorrt_is_asked(graph, double):
+def test_unsupported_operator_is_reported_before_tensorrt_parses_the_graph(graph, double):
     model = onnx.load(graph, load_external_data=False)
     model.graph.node[0].op_type, model.graph.node[0].name = "Bernoulli", "/dice"
     del model.graph.node[0].input[1:]
     onnx.save(model, graph)
-    with pytest.raises(BadBundle, match=r"does not take .*Bernoulli '/dice'"):
-        build(order(graph))
+    with pytest.raises(BadBundle, match=r"does not support .*Bernoulli '/dice'"):
+        build(request_for(graph))
 
 
-def test_a_failed_build_tells_tensorrts_last_words(graph, double):
+def test_failed_build_reports_tensorrts_last_messages(graph, double):
     double.refusal = "could not find any implementation for node MatMul"
     with pytest.raises(BackendFailed, match=r"g\.onnx with 0\.3 GB of workspace: could not find any implementation"):
-        build(order(graph))
+        build(request_for(graph))
     double.refusal = "Requested amount of GPU memory failed: CUDA out of memory"
     with pytest.raises(OutOfMemory, match="--depth-only"):
-        build(order(graph))
-    assert not order(graph).plan.parent.exists()
+        build(request_for(graph))
+    assert not request_for(graph).plan.parent.exists()
 
 
-def test_sizes_must_be_given_for_exactly_what_varies(graph, double):
+def test_sizes_must_be_given_for_exactly_the_inputs_that_vary(graph, double):
     with pytest.raises(BackendFailed, match=r"\['x'\] vary in size, but sizes are given for \['z'\]"):
-        build(order(graph, profiles=({"z": SPAN["x"]},)))
+        build(request_for(graph, profiles=({"z": SHAPES["x"]},)))
 
 
 @pytest.mark.parametrize(("precision", "sm"), [("bf16", "7.2"), ("fp16", "5.2")])
-def test_a_precision_that_the_gpu_lacks_is_refused(graph, double, precision, sm):
+def test_precision_that_the_gpu_lacks_is_refused(graph, double, precision, sm):
     with pytest.raises(SetupError, match=rf"{precision} needs .* {sm}: export with --precision"):
-        build(order(graph, precision=precision), replace(FACTS, sm=sm))
+        build(request_for(graph, precision=precision), replace(FACTS, sm=sm))
 
 
-def test_an_unknown_precision_lists_the_known(graph, double):
+def test_unknown_precision_lists_the_known_ones(graph, double):
     with pytest.raises(SetupError, match="'int3' is not one of fp32, fp16, bf16"):
-        build(order(graph, precision="int3"))
+        build(request_for(graph, precision="int3"))
 
 
-def test_missing_weights_are_named(graph, double):
+def test_missing_or_short_weights_are_named(graph, double):
     data = graph.parent / "g.data"
     data.write_bytes(data.read_bytes()[:-1])
     with pytest.raises(BadBundle, match=r"g\.data has 255 bytes, but g\.onnx needs 256"):
-        build(order(graph))
+        build(request_for(graph))
     data.unlink()
     with pytest.raises(BadBundle, match=r"keeps its weights in g\.data, which is not in"):
-        build(order(graph))
+        build(request_for(graph))
 
 
-def test_weights_outside_the_folder_are_refused(graph):
+def test_weights_outside_the_graphs_folder_are_refused(graph):
     model = onnx.load(graph, load_external_data=False)
     model.graph.initializer[0].external_data[0].value = "../../secret"
     onnx.save(model, graph)
@@ -211,123 +219,142 @@ def test_weights_outside_the_folder_are_refused(graph):
 
 
 def test_ctrl_c_ends_a_build_and_leaves_no_plan(graph, double):
-    class Interrupted(io.StringIO):
+    class Interrupted(Terminal):
         def write(self, text):
             raise KeyboardInterrupt
 
-        def isatty(self):
-            return True
-
     with pytest.raises(KeyboardInterrupt):
-        build(order(graph), bars=Bars(Interrupted()))
-    assert not order(graph).plan.exists()
+        build(request_for(graph), progress=BuildProgress(Interrupted()))
+    assert not request_for(graph).plan.exists()
 
 
-def test_a_closed_terminal_does_not_end_a_build(graph, double):
-    gone = io.StringIO()
-    bars = Bars(gone)
-    gone.close()
-    assert build(order(graph), bars=bars).built
+def test_closed_terminal_does_not_end_a_build(graph, double):
+    terminal = Terminal()
+    progress = BuildProgress(terminal)
+    terminal.close()
+    assert build(request_for(graph), progress=progress).built
 
 
-SECOND = """
+SECOND_BUILDER = """
 import sys
 from pathlib import Path
-from depthlm_ros.export.engine_store import building
-with building(Path(sys.argv[1]), lambda text: print(text, flush=True)):
-    print("mine", flush=True)
+from depthlm_ros.export.engine_store import build_lock
+with build_lock(Path(sys.argv[1]), lambda text: print(text, flush=True)):
+    print("locked", flush=True)
 """
 
 
-def test_a_second_builder_says_so_and_waits_for_the_first(tmp_path):
-    with building(tmp_path, print):
-        (tmp_path / ".look.plan.abc.part").write_text("half")
-        command = [sys.executable, "-c", SECOND, str(tmp_path)]
+def test_second_builder_reports_that_it_waits_for_the_first(tmp_path):
+    with build_lock(tmp_path, print):
+        (tmp_path / "partial-look.plan").write_text("half")
+        command = [sys.executable, "-c", SECOND_BUILDER, str(tmp_path)]
         second = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         assert f"process {os.getpid()} is building" in second.stdout.readline()
-        assert second.poll() is None and (tmp_path / ".look.plan.abc.part").exists()
-    assert second.stdout.readline() == "mine\n"
+        assert second.poll() is None and (tmp_path / "partial-look.plan").exists()
+    assert second.stdout.readline() == "locked\n"
     assert second.wait(60) == 0
-    # What a killed builder left is gone.
-    assert not (tmp_path / ".look.plan.abc.part").exists()
+    # The leftover of the killed builder was removed.
+    assert not (tmp_path / "partial-look.plan").exists()
 
 
-def test_a_killed_builder_locks_nobody_out(tmp_path):
-    code = SECOND + "\n    import time; time.sleep(600)"
+def test_lock_of_a_killed_builder_is_free(tmp_path):
+    code = SECOND_BUILDER + "\n    import time; time.sleep(600)"
     first = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert first.stdout.readline() == "mine\n"
+    assert first.stdout.readline() == "locked\n"
     first.kill()
     first.wait(60)
-    said = []
-    with building(tmp_path, said.append):
-        assert said == []
+    messages = []
+    with build_lock(tmp_path, messages.append):
+        assert messages == []
 
 
-def test_a_folder_where_nothing_can_be_written_is_told(tmp_path):
+def test_folder_that_cannot_be_written_is_reported(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(BackendFailed, match="cannot build in"), building(tmp_path / "file" / "plans", print):
+    with pytest.raises(BackendFailed, match="cannot build in"), build_lock(tmp_path / "file" / "plans", print):
         pass
 
 
-def test_half_of_the_free_memory_is_the_builders(double):
+def test_builder_gets_half_of_the_free_memory(double):
     assert default_workspace(open_device().facts()) == 1 << 32
 
 
-def test_bars_are_redrawn_on_a_terminal_and_one_line_a_phase_elsewhere():
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    drawn = {}
-    for name, out in (("file", io.StringIO()), ("terminal", Terminal())):
-        bars = Bars(out)
-        bars.begin("Building", None, 4)
-        bars.begin("Tactics", "Building", 2)
-        time.sleep(0.12)
-        bars.step("Tactics", 0)
-        bars.end("Tactics")
-        bars.step("unknown", 1)
-        bars.end("unknown")
-        bars.end("Building")
-        drawn[name] = out.getvalue()
-    assert [line.split(":")[0] for line in drawn["file"].splitlines()] == ["  Tactics", "Building"]
-    assert "Tactics [############............] 1/2" in drawn["terminal"]
-    assert drawn["terminal"].count("\n") == 1
+def report_nested_phases(out):
+    progress = BuildProgress(out)
+    progress.begin("Building", None, 4)
+    progress.begin("Tactics", "Building", 2)
+    time.sleep(0.12)
+    progress.step("Tactics", 0)
+    progress.end("Tactics")
+    progress.step("unknown", 1)
+    progress.end("unknown")
+    progress.end("Building")
+    return out.getvalue()
 
 
-def test_every_graph_of_a_bundle_is_ordered(tmp_path):
+def test_progress_without_a_terminal_is_one_line_per_phase():
+    lines = report_nested_phases(io.StringIO()).splitlines()
+    assert [line.split(":")[0] for line in lines] == ["  Tactics", "Building"]
+
+
+def test_progress_on_a_terminal_is_a_bar_per_phase_and_the_outer_bar_stays():
+    drawn = report_nested_phases(Terminal())
+    assert re.search(r"  Tactics: .* 1/2 ", drawn) and re.search(r"Building: .* 0/4 ", drawn)
+    # The last line that is not empty is the outer phase; the row of the inner one was cleared.
+    assert drawn.endswith("\n") and "Building" in drawn.rstrip().rpartition("\r")[2]
+
+
+def test_interrupted_drawing_does_not_keep_the_lock_of_the_progress_bars():
+    class InterruptedOnce(Terminal):
+        interrupts = 1
+
+        def write(self, text):
+            if self.interrupts:
+                self.interrupts = 0
+                raise KeyboardInterrupt
+            return super().write(text)
+
+    progress = BuildProgress(InterruptedOnce())
+    with pytest.raises(KeyboardInterrupt):
+        progress.begin("Building", None, 2)
+    other_thread = threading.Thread(target=progress.begin, args=("Tactics", None, 2), daemon=True)
+    other_thread.start()
+    other_thread.join(20)
+    assert not other_thread.is_alive()
+
+
+def test_every_graph_of_a_bundle_gets_a_plan_request(tmp_path):
     single = replace(BUNDLE, pairs=False)
-    orders = plan_orders(single, tmp_path, "fp16", 5, Limits(rows=4, tokens=24, slots=40, watched=8))
-    assert [given.plan.name for given in orders] == ["look_128x96.plan", "look_192x128.plan", "step.plan"]
-    text, decode = orders[2].profiles
+    requests = plan_requests(single, tmp_path, "fp16", 5, StepLimits(rows=4, tokens=24, slots=40, watched=8))
+    assert [request.plan.name for request in requests] == ["look_128x96.plan", "look_192x128.plan", "step.plan"]
+    text, decode = requests[2].profiles
     assert text["ids"] == ((1, 1), (4, 24), (4, 24)) and decode["ids"] == ((1, 1), (4, 1), (4, 1))
     assert text["own_mask"][2] == (4, 40) and text["watched"][2] == (8,)
-    # Prefixes of both canvases, and what lies between.
+    # From the prefix of the small canvas to that of the large one.
     assert [shape[3] for shape in text["prefix_keys"]] == [54, 102, 102]
-    only_depth = plan_orders(single, tmp_path, "fp16", 5, only_depth=True)
-    assert [given.plan.name for given in only_depth] == ["look_128x96.plan", "look_192x128.plan"]
+    only_depth = plan_requests(single, tmp_path, "fp16", 5, only_depth=True)
+    assert [request.plan.name for request in only_depth] == ["look_128x96.plan", "look_192x128.plan"]
 
 
-def test_an_unknown_dimension_is_told(tmp_path):
+def test_unknown_dimension_is_reported(tmp_path):
     model = onnx.load(BUNDLE.step_path, load_external_data=False)
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "rows"
     onnx.save(model, tmp_path / "step.onnx")
     with pytest.raises(BadBundle, match="unknown dimension rows"):
-        step_profiles(tmp_path / "step.onnx", [54], Limits())
+        step_profiles(tmp_path / "step.onnx", [54], StepLimits())
 
 
 @pytest.mark.parametrize("version", [(10, 3), (10, 13), (10, 16), (11, 4)])
 @pytest.mark.parametrize("only_depth", [False, True])
-def test_every_plan_of_the_embedded_model_is_taken_by_every_parser(version, only_depth, tmp_path):
-    for given in plan_orders(BUNDLE, tmp_path, "fp16", 5, only_depth=only_depth):
-        model = onnx.load(given.graph, load_external_data=False)
-        for change in given.prepare:
+def test_every_graph_of_the_embedded_model_is_supported_by_every_parser(version, only_depth, tmp_path):
+    for request in plan_requests(BUNDLE, tmp_path, "fp16", 5, only_depth=only_depth):
+        model = onnx.load(request.graph, load_external_data=False)
+        for change in request.prepare:
             change(model)
         assert [str(problem) for problem in check_model(model, version)] == []
 
 
-def test_the_choice_in_the_graph_is_that_of_the_host():
-    """Logits far above what an exponential holds."""
+def test_tokens_chosen_in_the_graph_are_those_of_the_host():
+    """The logits are far above the range of an exponential."""
     rng = np.random.default_rng(4)
     logits = rng.normal(0, 300, (5, 64)).astype(np.float32)
     watched = np.array([3, 63, 0])
@@ -342,7 +369,7 @@ def test_the_choice_in_the_graph_is_that_of_the_host():
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     names = ["chosen", "log_probability", "watched_log_probability"]
     chosen, log_probability, watched_log = session.run(names, {"x": logits, "watched": watched})
-    host = most_probable(logits, watched)
+    host = pick_most_probable(logits, watched)
     np.testing.assert_array_equal(chosen, host.chosen)
     np.testing.assert_allclose(log_probability, host.log_probability, atol=1e-4)
     np.testing.assert_allclose(watched_log, host.watched, atol=1e-3)
@@ -352,7 +379,7 @@ def test_the_choice_in_the_graph_is_that_of_the_host():
 
 
 @pytest.mark.parametrize("change", [cast_bytes_first, depth_only])
-def test_a_rewritten_look_tells_the_same_depth(change):
+def test_rewritten_look_graph_gives_the_same_depth(change):
     path = BUNDLE.look_path(BUNDLE.canvases_px[0])
     model = onnx.load(path)
     change(model)
@@ -364,14 +391,14 @@ def test_a_rewritten_look_tells_the_same_depth(change):
     np.testing.assert_allclose(depths_m[0], depths_m[1], rtol=1e-6)
 
 
-def test_a_model_without_a_depth_head_is_not_built_for_depth_only():
+def test_model_without_a_depth_head_is_not_built_for_depth_only():
     model = onnx.load(BUNDLE.look_path(BUNDLE.canvases_px[0]), load_external_data=False)
     del model.graph.output[0]
     with pytest.raises(BadBundle, match="no depth"):
         depth_only(model)
 
 
-def test_digests_are_those_of_the_manifest():
+def test_file_digests_agree_with_the_manifest():
     manifest = json.loads((BUNDLE.folder / "manifest.json").read_text())["files"]
     for path in (BUNDLE.step_path, BUNDLE.look_path(BUNDLE.canvases_px[0])):
         digests = file_digests(path)

@@ -1,4 +1,4 @@
-"""Graphs that a TensorRT version's parser does not take are found before anything is built."""
+"""Graphs that the parser of a TensorRT version refuses are found before anything is built."""
 
 import numpy as np
 import pytest
@@ -17,12 +17,12 @@ VERSIONS = ("10.3", "10.13", "10.16", "11.4")
 
 
 def problems(text, version, opset=18, functions=""):
-    """Of a graph in ONNX's text form, as strings."""
+    """Returns the problems of a graph in ONNX's text form, as strings."""
     model = parser.parse_model(f'<ir_version: 8, opset_import: ["": {opset}, "com.microsoft": 1]>\n{text}{functions}')
     return [str(problem) for problem in check_model(model, parse_version(version))]
 
 
-# graph, opset, versions in which something is wrong, a part of what is said
+# Graph, opset, the versions that refuse it, a part of the problem's text.
 CASES = {
     "an operator of another runtime": (
         "g (float[2,4] x) => (float[2,4] y) { y = com.microsoft.FastGelu(x) }",
@@ -30,11 +30,11 @@ CASES = {
         VERSIONS,
         "'com.microsoft' is not ONNX's",
     ),
-    "an operator no parser takes": (
+    "an operator that no parser supports": (
         "g (float[2,4] x) => (float[2,4] y) { y = Bernoulli(x) }",
         18,
         VERSIONS,
-        "no TensorRT parser takes this operator",
+        "no TensorRT parser supports this operator",
     ),
     "attention": (
         "g (float[1,2,3,4] q, float[1,2,3,4] k, float[1,2,3,4] v) => (float[1,2,3,4] y) { y = Attention(q, k, v) }",
@@ -89,7 +89,7 @@ CASES = {
         " { y = GroupNormalization <num_groups=2> (x, s, b) }",
         21,
         ("10.3",),
-        "form of opset 21 is taken from 10.9",
+        "form of opset 21 is supported from 10.9",
     ),
     "a sum over computed axes": (
         "g (float[2,4] x, int64[1] a) => (float[2] y) { y = ReduceSum <keepdims=0> (x, a) }",
@@ -116,26 +116,26 @@ CASES = {
         ("10.3",),
         "no input 3",
     ),
-    "nothing at all": (
+    "a tensor without elements": (
         "g (float[2,4] x) => (float[2,0] y) { s = Constant <value_ints=[0]> () e = Constant <value_ints=[0]> ()"
         " a = Constant <value_ints=[1]> () y = Slice(x, s, e, a) }",
         18,
         VERSIONS,
         "'y' has no elements",
     ),
-    "an image transposed as bytes": (
+    "uint8 image that is transposed first": (
         "g (uint8[1,4,6,3] x) => (float[1,3,4,6] y) { t = Transpose <perm=[0,3,1,2]> (x) y = Cast <to=1> (t) }",
         18,
         VERSIONS,
         "works on UINT8",
     ),
-    "bytes inside a graph that notes no types": (
+    "uint8 inside a graph that notes no types": (
         "g (float[4,6] x) => (float[6,4] y) { b = Cast <to=2> (x) t = Transpose(b) y = Cast <to=1> (t) }",
         18,
         VERSIONS,
         "works on UINT8",
     ),
-    "bytes straight to bfloat16": (
+    "uint8 cast to bfloat16": (
         "g (uint8[4] x) => (bfloat16[4] y) { y = Cast <to=16> (x) }",
         18,
         VERSIONS,
@@ -153,7 +153,7 @@ CASES = {
         VERSIONS,
         "for BF16 from opset 22",
     ),
-    "integers to a power": (
+    "power of integers": (
         "g (int64[4] x, float[1] p) => (int64[4] y) { y = Pow(x, p) }",
         18,
         ("10.3",),
@@ -173,19 +173,19 @@ CASES = {
         VERSIONS,
         "antialias = 1",
     ),
-    "a diagonal": (
+    "an Einsum with a diagonal": (
         'g (float[3,3] x) => (float[3] y) { y = Einsum <equation="ii->i"> (x) }',
         18,
         ("10.3",),
         "'ii->i'",
     ),
-    "indices of a pooling": (
+    "a pooling with indices": (
         "g (float[1,1,4,4] x) => (float[1,1,2,2] y) { y, i = MaxPool <kernel_shape=[2,2], strides=[2,2]> (x) }",
         18,
         VERSIONS,
         "2 outputs",
     ),
-    "too many of the largest": (
+    "a TopK with a large k": (
         "g (float[5000] x) => (float[4000] y) { k = Constant <value_ints=[4000]> () y, i = TopK(x, k) }",
         18,
         VERSIONS,
@@ -197,7 +197,7 @@ CASES = {
         ("10.3", "10.13", "10.16"),
         "5-D",
     ),
-    "inside a branch": (
+    "an operator inside a branch": (
         "g (bool b, float[2] x) => (float[2] y) { y = If (b) <then_branch = t () => (float[2] o) { o = Bernoulli(x) },"
         " else_branch = e () => (float[2] p) { p = Identity(x) }> }",
         18,
@@ -209,10 +209,10 @@ CASES = {
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("case", CASES)
-def test_what_a_parser_does_not_take_is_told(case, version):
-    text, opset, wrong_in, said = CASES[case]
-    found = [problem for problem in problems(text, version, opset) if said in problem]
-    assert bool(found) == (version in wrong_in), problems(text, version, opset)
+def test_unsupported_graphs_are_reported_for_the_versions_that_refuse_them(case, version):
+    text, opset, refused_by, part = CASES[case]
+    found = [problem for problem in problems(text, version, opset) if part in problem]
+    assert bool(found) == (version in refused_by), problems(text, version, opset)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -229,11 +229,11 @@ def test_what_a_parser_does_not_take_is_told(case, version):
         " y = ReduceMax <keepdims=0> (f) }",
     ],
 )
-def test_what_every_parser_takes_passes(text, version):
+def test_graphs_that_every_parser_supports_have_no_problems(text, version):
     assert problems(text, version) == []
 
 
-def test_a_function_of_the_model_is_looked_into():
+def test_functions_of_the_model_are_checked():
     function = '<domain: "mine", opset_import: ["": 18]> twice (x) => (y) { z = Bernoulli(x) y = Add(z, z) }'
     model = parser.parse_model(
         '<ir_version: 8, opset_import: ["": 18, "mine": 1]> g (float[2] x) => (float[2] y) { y = mine.twice(x) }'
@@ -243,7 +243,7 @@ def test_a_function_of_the_model_is_looked_into():
     assert len(found) == 1 and "Bernoulli" in found[0]
 
 
-def test_a_problem_names_node_operator_reason_and_remedy(tmp_path):
+def test_problem_names_node_operator_reason_and_remedy(tmp_path):
     node = helper.make_node("ScatterND", ["x", "i", "u"], ["y"], name="/depth/scatter", reduction="add")
     values = [helper.make_tensor_value_info(name, kind, shape) for name, kind, shape in _SCATTER]
     graph = helper.make_graph([node], "g", values[:3], values[3:])
@@ -262,8 +262,8 @@ _SCATTER = [
 ]
 
 
-def test_external_data_need_not_be_there(tmp_path):
-    """A graph of eight gigabytes is checked by its graph alone."""
+def test_external_data_are_not_needed(tmp_path):
+    """A model of eight gigabytes is checked without its weights."""
     weights = numpy_helper.from_array(np.zeros((64, 64), np.float32), "w")
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 64]) for name in "xy"]
     graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", values[:1], values[1:], [weights])
@@ -274,12 +274,12 @@ def test_external_data_need_not_be_there(tmp_path):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_graph_of_text_is_taken_by_every_parser(version):
-    """Of the embedded model, as it was exported: rows, tokens and past of any number."""
+def test_step_graph_of_the_embedded_model_is_supported_by_every_parser(version):
+    """The exported graph takes any number of rows, tokens and past tokens."""
     assert check_onnx(TINY / "step.onnx", version) == []
 
 
-def test_a_file_that_is_no_graph_is_refused_by_name(tmp_path):
+def test_file_that_is_not_a_graph_is_refused_by_name(tmp_path):
     for content in (b"", b"not a graph at all"):
         (tmp_path / "g.onnx").write_bytes(content)
         with pytest.raises(BadBundle, match=r"g\.onnx"):
@@ -288,23 +288,23 @@ def test_a_file_that_is_no_graph_is_refused_by_name(tmp_path):
         check_onnx(tmp_path / "missing.onnx", "10.3")
 
 
-def test_a_tensorrt_older_than_the_table_is_told():
+def test_tensorrt_older_than_the_table_is_reported():
     assert "older than 10.3" in problems("g (float[2] x) => (float[2] y) { y = Abs(x) }", "8.6")[0]
 
 
 @pytest.mark.parametrize("text", ["", "new", "10", "10.x"])
-def test_what_is_no_version_is_refused(text):
-    with pytest.raises(UnknownName, match="no TensorRT version"):
+def test_text_that_is_not_a_version_is_refused(text):
+    with pytest.raises(UnknownName, match="is not a TensorRT version"):
         parse_version(text)
 
 
-def test_every_target_exports_in_an_opset_that_its_parser_reads():
+def test_parser_of_every_target_reads_the_opset_of_its_graphs():
     for target in TARGETS.values():
         text = "g (float[2] x) => (float[2] y) { y = Abs(x) }"
         assert problems(text, "{}.{}".format(*target.tensorrt), target.opset) == [], target.name
 
 
-def test_targets_by_name_and_by_what_is_installed():
+def test_targets_are_chosen_by_name_and_by_installed_version():
     assert target_named("jetpack6").tensorrt == (10, 3)
     assert target_for((10, 3)).name == "jetpack6"
     assert target_for((10, 15)).name == "jetpack7.1"
