@@ -1,5 +1,7 @@
-"""Synthetic rooms with exact depth: sampled scenes, a ray caster, photographs and true questions.
+"""Rendered scenes with exact truth: furnished rooms, a ray caster, cameras, and questions with true replies.
 
-World frame: metres, z up. A pose is the camera's optical frame (x right, y down, z forward) in it.
-numba is needed here and nowhere else (extra [scenes]).
+The world frame is in metres with z up; a pose is a camera's optical frame (x right, y down, z forward) in it. Scenes,
+pictures and questions depend only on the seed. Only this folder needs numba (extra [scenes]).
 """
+
+__all__ = ["camera", "questions", "renderer", "world", "write_dataset"]

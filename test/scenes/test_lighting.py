@@ -1,4 +1,4 @@
-"""Shadows, colours and reflections are where light would put them, and a seed always gives the same picture."""
+"""Light, shadows, reflections and photographs are plausible, and a seed always gives the same picture."""
 
 import math
 import shutil
@@ -12,14 +12,15 @@ import pytest
 from support.small_scenes import GREY, SMALL, alone, along_y, random_pictures, scene_with, world_points
 
 import depthlm_ros.scenes
-from depthlm_ros.scenes.camera.photo import developed, photograph, recoloured
+from depthlm_ros.scenes.camera.photo import jitter_tones, photograph, recolour
 from depthlm_ros.scenes.camera.viewpoints import sample_pose
-from depthlm_ros.scenes.questions.generate import ask_about
-from depthlm_ros.scenes.questions.visibility import sightings
+from depthlm_ros.scenes.questions.generate import sample_questions
+from depthlm_ros.scenes.questions.visibility import find_sightings
+from depthlm_ros.scenes.renderer.jit import DIGEST, digest_of_sources
 from depthlm_ros.scenes.renderer.render import render
 from depthlm_ros.scenes.world import clutter, colours
 from depthlm_ros.scenes.world.dice import Dice
-from depthlm_ros.scenes.world.primitives import SIMPLE_KINDS, Paint, Piece, Placed, box
+from depthlm_ros.scenes.world.primitives import SIMPLE_KINDS, Paint, Piece, PlacedPiece, box
 from depthlm_ros.scenes.world.sample import sample_scene
 
 
@@ -28,7 +29,7 @@ def pictures():
     return random_pictures()
 
 
-def test_a_shadow_falls_below_a_plate_under_the_lamp():
+def test_plate_under_a_lamp_casts_a_shadow():
     plate = alone(box((4.0, 5.0, 1.5), (1.0, 1.0, 0.05), GREY))
     pose = along_y(-0.5)
     lit, dark = render(scene_with(), pose, SMALL), render(scene_with(plate), pose, SMALL)
@@ -40,7 +41,7 @@ def test_a_shadow_falls_below_a_plate_under_the_lamp():
     assert abs(dark.rgb[aside].mean() / lit.rgb[aside].mean() - 1) < 0.02
 
 
-def test_a_polished_floor_shows_what_stands_on_it_upside_down():
+def test_polished_floor_reflects_the_objects_on_it():
     white = Paint((0.9, 0.9, 0.9), emission=2.0)
     pole = alone(box((4.0, 6.0, 1.0), (0.5, 0.1, 2.0), white))
     pose = along_y(-0.35)
@@ -51,38 +52,39 @@ def test_a_polished_floor_shows_what_stands_on_it_upside_down():
     gain = (shiny.rgb - dull.rgb).mean(2)
     floor = np.abs(world_points(dull, SMALL)[..., 2]) < 0.01
     assert (gain[floor] >= 0).all() and np.abs(gain[~floor & (dull.object_id >= 0)]).max() < 1e-6
-    # The pole's foot is 4 m away; its mirror image lies nearer, straight below it.
+    # The pole's foot is 4 m away; its mirror image is closer, directly below it.
     below = floor & (np.abs(world_points(dull, SMALL)[..., 0] - 4.0) < 0.1) & (dull.depth_m > 2.8)
     aside = floor & (np.abs(world_points(dull, SMALL)[..., 0] - 4.9) < 0.1) & (dull.depth_m > 2.8)
     assert below.sum() > 10 and gain[below].mean() > 2 * gain[aside].mean()
 
 
-@pytest.mark.parametrize("colour", colours.NAMED)
+@pytest.mark.parametrize("colour", colours.NAMED_COLOURS)
 @pytest.mark.parametrize("kind", SIMPLE_KINDS)
-def test_every_colour_and_kind_is_seen_by_its_name_and_hue(colour, kind):
-    piece = clutter.coloured(Dice(np.random.default_rng(1)), kind, colour, 0.8)
-    scene = scene_with(Placed(piece, (4.0, 3.8, 0.0), 0.3))
+def test_every_named_object_is_found_with_its_hue(colour, kind):
+    piece = clutter.coloured_object(Dice(np.random.default_rng(1)), kind, colour, 0.8)
+    scene = scene_with(PlacedPiece(piece, (4.0, 3.8, 0.0), 0.3))
     rendered = render(scene, along_y(-0.4), SMALL)
-    (seen,) = sightings(scene, rendered, SMALL)
-    assert seen.thing.name == f"{colour} {kind}" and seen.whole
-    # The same shape in grey tells the light; what is left is the paint.
+    (seen,) = find_sightings(scene, rendered, SMALL)
+    assert seen.thing.name == f"{colour} {kind}" and seen.is_complete
+    # The same shape in grey gives the light; divided by it, the picture gives the paint.
     grey = Piece("thing", "", tuple(part._replace(paint=GREY) for part in piece.parts), piece.size_m)
-    light = render(scene_with(Placed(grey, (4.0, 3.8, 0.0), 0.3)), along_y(-0.4), SMALL).rgb / 0.5
+    light = render(scene_with(PlacedPiece(grey, (4.0, 3.8, 0.0), 0.3)), along_y(-0.4), SMALL).rgb / 0.5
     inside = rendered.object_id == seen.thing.object_id
     paint = (rendered.rgb[inside] / light[inside]).mean(0)
-    assert min(colours.NAMED, key=lambda name: _apart(paint, np.array(colours.NAMED[name]))) == colour
+    named = {name: np.array(rgb) for name, rgb in colours.NAMED_COLOURS.items()}
+    assert min(named, key=lambda name: _colour_distance(paint, named[name])) == colour
 
 
-def _apart(a, b):
+def _colour_distance(a, b):
     return np.linalg.norm(a / a.sum() - b / b.sum()) + 0.1 * abs(math.log(a.max() / b.max()))
 
 
-def test_the_same_seed_gives_the_same_picture_and_another_seed_another():
+def test_seed_determines_the_picture():
     def picture(seed):
         rng = np.random.default_rng(seed)
         scene = sample_scene(rng)
         rendered = render(scene, sample_pose(rng, scene), SMALL)
-        return rendered, photograph(rng, rendered), ask_about(rng, scene, rendered, SMALL, 8)
+        return rendered, photograph(rng, rendered), sample_questions(rng, scene, rendered, SMALL, 8)
 
     (one, photo, asked), (two, photo2, asked2), (three, *_) = picture(7), picture(7), picture(8)
     assert np.array_equal(one.depth_m, two.depth_m) and np.array_equal(one.rgb, two.rgb)
@@ -90,19 +92,19 @@ def test_the_same_seed_gives_the_same_picture_and_another_seed_another():
     assert not np.array_equal(one.depth_m, three.depth_m)
 
 
-def test_a_photograph_is_bytes_and_neither_black_nor_white(pictures):
+def test_photograph_is_uint8_and_well_exposed(pictures):
     for seed, (_, rendered) in enumerate(pictures):
         photo = photograph(np.random.default_rng(seed), rendered)
         assert photo.dtype == np.uint8 and photo.shape == (96, 128, 3)
         assert 25 < photo.mean() < 230
 
 
-def test_developed_otherwise_a_picture_keeps_its_shapes_and_its_colours_their_order(pictures):
+def test_jitter_tones_keeps_shapes_and_the_order_of_values(pictures):
     changed = 0
     for seed, (_, rendered) in enumerate(pictures):
         photo = photograph(np.random.default_rng(seed), rendered)
         kept = photo.copy()
-        other = developed(np.random.default_rng(seed), photo)
+        other = jitter_tones(np.random.default_rng(seed), photo)
         assert np.array_equal(photo, kept) and other.dtype == np.uint8 and other.shape == photo.shape
         for channel in range(3):
             order = np.argsort(photo[..., channel], axis=None)
@@ -111,26 +113,26 @@ def test_developed_otherwise_a_picture_keeps_its_shapes_and_its_colours_their_or
     assert 0.3 < changed / len(pictures) < 0.7
 
 
-def test_recoloured_a_picture_keeps_its_shapes_and_not_its_colours(pictures):
+def test_recolour_keeps_shapes_and_changes_colours(pictures):
     shapes, tints = [], []
     for seed, (_, rendered) in enumerate(pictures):
         photo = photograph(np.random.default_rng(seed), rendered)
         kept = photo.copy()
-        other = recoloured(np.random.default_rng(seed), photo, rendered.object_id)
+        other = recolour(np.random.default_rng(seed), photo, rendered.object_id)
         assert np.array_equal(photo, kept) and other.dtype == np.uint8 and other.shape == photo.shape
         both = [image.astype(float) for image in (photo, other)]
-        shapes.append(_alike(*(image.mean(2) for image in both)))
-        tints.append(_alike(*(image[..., 0] - image[..., 1] for image in both)))
+        shapes.append(_correlation(*(image.mean(2) for image in both)))
+        tints.append(_correlation(*(image[..., 0] - image[..., 1] for image in both)))
     assert np.median(shapes) > 0.8
     assert np.median(tints) < 0.5
 
 
-def _alike(a, b):
-    """Correlation, 0 for something flat."""
+def _correlation(a, b):
+    """Returns the correlation, 0 for a constant array."""
     return np.corrcoef(a.ravel(), b.ravel())[0, 1] if a.std() > 0 and b.std() > 0 else 0.0
 
 
-def test_compiled_kernels_follow_an_edit_in_any_file_of_the_room(tmp_path):
+def test_compiled_kernels_are_renewed_after_an_edit_of_a_function_they_call(tmp_path):
     package = Path(depthlm_ros.scenes.__file__).parent.parent
     copy = tmp_path / "depthlm_ros"
     shutil.copytree(package / "scenes", copy / "scenes", ignore=shutil.ignore_patterns("__pycache__"))
@@ -144,11 +146,29 @@ def test_compiled_kernels_follow_an_edit_in_any_file_of_the_room(tmp_path):
         "print((lists >= 0).sum())"
     )
 
-    def listed():
+    def count_listed():
         return int(subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=True).stdout)
 
-    before = listed()
-    assert 0 < before == listed()
-    raycast = copy / "scenes" / "raycast.py"
-    raycast.write_text(raycast.read_text().replace("return near if (near <= far)", "return near if (near > far)"))
-    assert listed() != before
+    before = count_listed()
+    assert 0 < before == count_listed()
+    raycast = copy / "scenes" / "renderer" / "raycast.py"
+    source = raycast.read_text()
+    edited = source.replace("return near if (near <= far)", "return near if (near > far)")
+    assert edited != source
+    raycast.write_text(edited)
+    assert count_listed() != before
+
+
+def test_cache_digest_changes_with_every_source_file(tmp_path):
+    scenes = tmp_path / "scenes"
+    shutil.copytree(Path(depthlm_ros.scenes.__file__).parent, scenes, ignore=shutil.ignore_patterns("__pycache__"))
+    digests = {DIGEST}
+    assert digest_of_sources(scenes) == DIGEST
+    sources = sorted(scenes.rglob("*.py"))
+    assert {path.parent.name for path in sources} == {"scenes", "camera", "questions", "renderer", "world"}
+    for path in sources:
+        path.write_text(path.read_text() + "# edited\n")
+        digests.add(digest_of_sources(scenes))
+    sources[0].rename(scenes / "renamed.py")
+    digests.add(digest_of_sources(scenes))
+    assert len(digests) == len(sources) + 2

@@ -1,4 +1,4 @@
-"""The renderer's depth is exact: every ray ends on the surface that it shows."""
+"""The depth of the renderer is exact: every ray ends on the surface that its pixel shows."""
 
 import math
 
@@ -18,7 +18,7 @@ from support.small_scenes import (
 
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.geometry.pinhole import rays
-from depthlm_ros.scenes.camera.viewpoints import look
+from depthlm_ros.scenes.camera.viewpoints import pose_from_angles
 from depthlm_ros.scenes.renderer.render import render
 from depthlm_ros.scenes.world.primitives import SKY, ball, box, frustum
 
@@ -31,29 +31,31 @@ def pictures():
 
 
 @pytest.mark.parametrize("camera", [SMALL, ODD])
-def test_a_wall_straight_ahead_has_its_distance_at_every_pixel(camera):
+def test_wall_ahead_has_its_depth_at_every_pixel(camera):
     depth_m = render(scene_with(), along_y(), camera).depth_m
     row = int(camera.cy_px)
     slope = np.abs(np.arange(camera.width_px) - camera.cx_px) / camera.fx_px
-    # The end wall is 8 m ahead, the side walls 4 m to the left and right.
+    # The end wall is 8 m ahead; the side walls are 4 m to the left and right.
     assert np.abs(depth_m[row] - np.minimum(8.0, 4.0 / np.maximum(slope, 1e-9))).max() < 1e-4
 
 
 @pytest.mark.parametrize("camera", [SMALL, ODD])
 @pytest.mark.parametrize("pitch", [-0.6, 0.1])
-def test_every_ray_into_an_empty_room_ends_on_its_shell(camera, pitch):
+def test_every_ray_in_an_empty_room_ends_on_the_shell(camera, pitch):
     points = world_points(render(scene_with(), along_y(pitch), camera), camera)
     gap = np.minimum(np.abs(points), np.abs(points - np.array(ROOM_M))).min(-1)
     assert gap.max() < 1e-4
 
 
-def test_a_ray_that_ends_nowhere_near_has_no_depth():
+def test_surface_beyond_the_far_limit_has_no_depth():
     scene = scene_with(size=(500.0, 500.0, 500.0))
-    assert np.isnan(render(scene, look(np.array([250.0, 1.0, 250.0]), math.pi / 2, 0.0), SMALL).depth_m[48, 64])
+    assert np.isnan(
+        render(scene, pose_from_angles(np.array([250.0, 1.0, 250.0]), math.pi / 2, 0.0), SMALL).depth_m[48, 64]
+    )
 
 
 @pytest.mark.parametrize("distance_m", [0.6, 3.0, 6.5])
-def test_a_ball_has_its_radius(distance_m):
+def test_ball_has_its_radius(distance_m):
     centre, radius = CAMERA_M + np.array([0.2, distance_m, -0.1]), 0.25
     rendered = render(scene_with(alone(ball(tuple(centre), (2 * radius,) * 3, GREY))), along_y(), SMALL)
     hit = rendered.object_id == 0
@@ -62,7 +64,7 @@ def test_a_ball_has_its_radius(distance_m):
 
 
 @pytest.mark.parametrize("yaw", [0.0, 0.7])
-def test_a_box_has_its_faces(yaw):
+def test_box_has_its_faces(yaw):
     size, foot = np.array([0.8, 0.5, 1.1]), np.array([4.1, 4.5, 0.3])
     part = box((0.0, 0.0, size[2] / 2), tuple(size), GREY)
     rendered = render(scene_with(alone(part, tuple(foot), yaw)), along_y(-0.2), SMALL)
@@ -74,7 +76,7 @@ def test_a_box_has_its_faces(yaw):
 
 
 @pytest.mark.parametrize("taper", [0.0, 0.5, 0.97])
-def test_a_cylinder_or_cone_has_its_side_and_top(taper):
+def test_cylinder_and_cone_have_their_side_and_top(taper):
     radius, height, foot = 0.4, 0.9, np.array([4.0, 4.0, 0.0])
     rendered = render(scene_with(alone(frustum(tuple(foot), radius, height, GREY, taper))), along_y(-0.4), SMALL)
     points = world_points(rendered, SMALL)[rendered.object_id == 0] - foot
@@ -85,7 +87,7 @@ def test_a_cylinder_or_cone_has_its_side_and_top(taper):
     assert np.minimum(on_side, on_top).max() < 2e-4
 
 
-def test_a_bucket_widens_upwards():
+def test_negative_taper_widens_upwards():
     part = frustum((4.0, 4.0, 0.0), 0.3, 0.8, GREY, -0.5)
     rendered = render(scene_with(alone(part)), along_y(-0.2), SMALL)
     points = world_points(rendered, SMALL)[rendered.object_id == 0] - (4.0, 4.0, 0.0)
@@ -95,18 +97,18 @@ def test_a_bucket_widens_upwards():
     assert (on_side | on_top).all() and on_side.sum() > 100 and on_top.sum() > 20
 
 
-def test_a_tilted_part_lies_where_its_pitch_puts_it():
+def test_pitched_part_is_tilted_about_its_x_axis():
     pitch, centre = -0.3, np.array([4.0, 4.0, 1.2])
     part = box(tuple(centre), (1.0, 0.02, 0.8), GREY, pitch=pitch)
     rendered = render(scene_with(alone(part)), along_y(), SMALL)
     points = world_points(rendered, SMALL)[rendered.object_id == 0] - centre
-    # A negative pitch leans the top towards +y, as chair backs lean.
+    # A negative pitch tilts the top towards +y, as the back of a chair.
     normal = np.array([0.0, math.cos(pitch), math.sin(pitch)])
     assert points[points[:, 2] > 0.1][:, 1].mean() > points[points[:, 2] < -0.1][:, 1].mean()
     assert np.abs(np.abs(points @ normal) - 0.01).max() < 1e-2
 
 
-def test_the_nearer_of_two_things_is_seen():
+def test_nearer_of_two_objects_hides_the_other():
     near, far = alone(box((4.0, 4.0, 1.5), (0.4,) * 3, GREY)), alone(box((4.0, 5.0, 1.5), (2.0,) * 3, GREY))
     for order, id_near in (((near, far), 0), ((far, near), 1)):
         rendered = render(scene_with(*order), along_y(), SMALL)
@@ -114,7 +116,7 @@ def test_the_nearer_of_two_things_is_seen():
         assert abs(rendered.depth_m[48, 64] - 1.8) < 1e-4
 
 
-def test_a_thing_that_reaches_behind_the_camera_is_still_seen():
+def test_object_that_reaches_behind_the_camera_is_still_visible():
     table = alone(box((4.0, 3.0, 0.7), (3.0, 6.0, 0.05), GREY))
     rendered = render(scene_with(table), along_y(-0.5), SMALL)
     seen = rendered.object_id == 0
@@ -122,18 +124,18 @@ def test_a_thing_that_reaches_behind_the_camera_is_still_seen():
     assert np.abs(world_points(rendered, SMALL)[seen][:, 2] - 0.725).max() < 1e-4
 
 
-def test_ids_change_where_depth_jumps(pictures):
+def test_depth_is_continuous_within_one_ball_or_cube(pictures):
     for scene, rendered in pictures:
         ids, depth = rendered.object_id.astype(int), rendered.depth_m
         things = {o.object_id for o in scene.objects if o.kind in ("ball", "box") and o.tall_m == o.wide_m}
         for k in things & set(np.unique(ids)):
-            # Within one ball no two neighbours differ by more than its size.
+            # Neighbours on one ball differ by no more than its size.
             tall = next(o.tall_m for o in scene.objects if o.object_id == k)
             same = (ids[:, 1:] == k) & (ids[:, :-1] == k)
             assert (np.abs(np.diff(depth, axis=1))[same] <= tall + 1e-3).all()
 
 
-def test_every_pixel_has_a_depth_but_the_sky(pictures):
+def test_every_pixel_except_sky_has_a_depth(pictures):
     outdoors = 0
     for scene, rendered in pictures:
         known = np.isfinite(rendered.depth_m)
@@ -144,7 +146,7 @@ def test_every_pixel_has_a_depth_but_the_sky(pictures):
             continue
         outdoors += 1
         up = (rays(SMALL).astype(float) @ rendered.pose.R.T)[..., 2]
-        # Nothing solid is unknown, and the ground is known to 20 m at least.
+        # Every object has a depth, and the ground has a depth to at least 20 m.
         assert (rendered.object_id[~known] == -1).all()
         assert known[rendered.pose.t[2] < -20 * up].all()
     assert outdoors > 0

@@ -1,4 +1,4 @@
-"""Two pictures of a scene: matched pixels show the same point, and the pose between them is the true one."""
+"""Pairs of pictures of a scene: matched pixels show the same point, and the relative pose is true."""
 
 from dataclasses import replace
 
@@ -7,8 +7,8 @@ import pytest
 
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.geometry.rotations import rotation_angle_deg
-from depthlm_ros.scenes.camera.viewpoints import CLEAR_M, clearance_m, look
-from depthlm_ros.scenes.questions.view_pairs import COVISIBLE, match, relative_pose, sample_pair
+from depthlm_ros.scenes.camera.viewpoints import CLEARANCE_M, clearance_m, pose_from_angles
+from depthlm_ros.scenes.questions.view_pairs import MIN_COVISIBLE_SHARE, relative_pose, reproject_pixels, sample_pair
 from depthlm_ros.scenes.renderer.render import render
 from depthlm_ros.scenes.world.sample import sample_scene
 
@@ -17,12 +17,12 @@ SMALL = Intrinsics(96.0, 96.0, 63.5, 47.5, 128, 96)
 
 @pytest.fixture(scope="module")
 def pairs():
-    made = []
+    sampled = []
     for seed in range(30):
         rng = np.random.default_rng([4, seed])
         scene = sample_scene(rng)
-        made.append((scene, sample_pair(rng, scene, SMALL)))
-    return made
+        sampled.append((scene, sample_pair(rng, scene, SMALL)))
+    return sampled
 
 
 def _rays(uv_px, camera):
@@ -31,13 +31,13 @@ def _rays(uv_px, camera):
     return np.column_stack([x, y, np.ones(len(uv))])
 
 
-def test_a_matched_pixel_seen_from_the_second_camera_reprojects_onto_the_first(pairs):
+def test_matched_pixels_reproject_onto_the_first_picture(pairs):
     checked = 0
     for scene, pair in pairs:
-        for uv, there in list(zip(pair.uv_px, pair.matched_px, strict=True))[:4]:
-            # The second camera again, its principal point moved so that the match is the centre of a pixel.
-            at = np.rint(there).astype(int)
-            moved = replace(SMALL, cx_px=SMALL.cx_px - (there - at)[0], cy_px=SMALL.cy_px - (there - at)[1])
+        for uv, match_px in list(zip(pair.uv_px, pair.matched_px, strict=True))[:4]:
+            # Render the second picture again with a shifted principal point, so that the match is a pixel centre.
+            at = np.rint(match_px).astype(int)
+            moved = replace(SMALL, cx_px=SMALL.cx_px - (match_px - at)[0], cy_px=SMALL.cy_px - (match_px - at)[1])
             depth_m = float(render(scene, pair.second.pose, moved).depth_m[at[1], at[0]])
             point = pair.rotation @ (_rays([at], moved)[0] * depth_m) + pair.translation_m
             back = point[:2] / point[2] * 96.0 + (SMALL.cx_px, SMALL.cy_px)
@@ -47,9 +47,9 @@ def test_a_matched_pixel_seen_from_the_second_camera_reprojects_onto_the_first(p
     assert checked > 100
 
 
-def test_a_quarter_of_the_first_picture_at_least_is_in_the_second(pairs):
+def test_second_picture_shows_at_least_a_quarter_of_the_first(pairs):
     for _, pair in pairs:
-        assert pair.covisible > 0.8 * COVISIBLE
+        assert pair.covisible > 0.8 * MIN_COVISIBLE_SHARE
         assert len(pair.uv_px) == len(pair.matched_px) == 64
         assert (pair.matched_px > -0.5).all() and (pair.matched_px < (127.5, 95.5)).all()
     turns = [rotation_angle_deg(pair.rotation) for _, pair in pairs]
@@ -57,7 +57,7 @@ def test_a_quarter_of_the_first_picture_at_least_is_in_the_second(pairs):
     assert max(turns) > 25 and max(moves) > 1.0 and min(turns) < 8
 
 
-def test_the_pose_takes_points_of_camera_two_into_camera_one(pairs):
+def test_pose_transforms_points_from_camera_two_into_camera_one(pairs):
     point = np.array([0.3, -0.2, 2.0])
     for _, pair in pairs:
         one, two = pair.first.pose, pair.second.pose
@@ -65,39 +65,39 @@ def test_the_pose_takes_points_of_camera_two_into_camera_one(pairs):
         assert np.allclose(pair.rotation @ point + pair.translation_m, one.R.T @ (world - one.t))
 
 
-def test_what_stands_in_between_hides_a_pixel(pairs):
+def test_objects_in_between_hide_matched_pixels(pairs):
     hidden = 0
     for scene, pair in pairs:
         v, u = np.mgrid[2:96:5, 2:128:5].reshape(2, -1)
         depth_m = pair.first.depth_m[v, u]
         uv_px = np.column_stack([u, v])
-        matched, shown = match(scene, pair.first.pose, pair.second.pose, uv_px, depth_m, SMALL)
+        matched, visible = reproject_pixels(scene, pair.first.pose, pair.second.pose, uv_px, depth_m, SMALL)
         inside = np.isfinite(matched).all(1) & (matched > -0.5).all(1) & (matched < (127.5, 95.5)).all(1)
         z = ((_rays(uv_px, SMALL) * depth_m[:, None]) @ pair.rotation - pair.translation_m @ pair.rotation)[:, 2]
         at = np.rint(matched[inside]).astype(int)
         seen = pair.second.depth_m[at[:, 1], at[:, 0]]
-        # The second picture's own depth says the same, but for pixels at edges.
+        # The depth of the second picture agrees, except at edges.
         nearer = seen < 0.93 * z[inside]
-        agree = nearer == ~shown[inside]
+        agree = nearer == ~visible[inside]
         assert agree[z[inside] > 0].mean() > 0.9
-        hidden += int((nearer & ~shown[inside]).sum())
+        hidden += int((nearer & ~visible[inside]).sum())
     assert hidden > 100
 
 
-def test_second_cameras_stand_free(pairs):
+def test_second_camera_keeps_its_clearance(pairs):
     for scene, pair in pairs:
-        assert clearance_m(scene, pair.second.pose.t) >= CLEAR_M
+        assert clearance_m(scene, pair.second.pose.t) >= CLEARANCE_M
 
 
-def test_the_same_seed_gives_the_same_pair(pairs):
+def test_seed_determines_the_pair(pairs):
     rng = np.random.default_rng([4, 3])
     again = sample_pair(rng, sample_scene(rng), SMALL)
     assert np.array_equal(again.second.rgb, pairs[3][1].second.rgb)
     assert np.array_equal(again.matched_px, pairs[3][1].matched_px)
 
 
-def test_a_turn_to_the_right_is_a_rotation_about_the_axis_that_points_down():
-    one, two = look(np.zeros(3), 0.5, 0.0), look(np.zeros(3), 0.4, 0.0)
+def test_turn_to_the_right_is_a_rotation_about_the_down_axis():
+    one, two = pose_from_angles(np.zeros(3), 0.5, 0.0), pose_from_angles(np.zeros(3), 0.4, 0.0)
     rotation, centre = relative_pose(one, two)
     # Camera 2 looks to the right of camera 1: its forward axis has a positive x there.
     assert rotation[0, 2] == pytest.approx(np.sin(0.1)) and not centre.any()

@@ -1,4 +1,4 @@
-"""Small scenes of known geometry, and random ones, for the tests of the renderer."""
+"""Small scenes of known geometry, and random scenes, for tests of the renderer."""
 
 import functools
 import math
@@ -6,11 +6,11 @@ import math
 import numpy as np
 
 from depthlm_ros.core import Intrinsics
-from depthlm_ros.scenes.camera.viewpoints import look, sample_pose
+from depthlm_ros.scenes.camera.viewpoints import pose_from_angles, sample_pose
 from depthlm_ros.scenes.renderer.render import render
 from depthlm_ros.scenes.world.dice import Dice
-from depthlm_ros.scenes.world.primitives import Paint, Piece, Placed
-from depthlm_ros.scenes.world.sample import assemble, sample_scene
+from depthlm_ros.scenes.world.primitives import Paint, Piece, PlacedPiece
+from depthlm_ros.scenes.world.sample import assemble_scene, sample_scene
 
 SMALL = Intrinsics(96.0, 96.0, 63.5, 47.5, 128, 96)
 GREY = Paint((0.5, 0.5, 0.5))
@@ -20,19 +20,22 @@ PICTURES = 60
 
 
 def scene_with(*pieces, size=ROOM_M, lights=((4.0, 5.0, 3.5, 0.1, 9.0, 9.0, 9.0, 0.0, 0.0, -1.0),)):
-    return assemble(list(pieces), (GREY,) * 6, size, list(lights), Dice(np.random.default_rng(0)), "test")
+    """Returns an empty grey room with these placed pieces."""
+    return assemble_scene(list(pieces), (GREY,) * 6, size, list(lights), Dice(np.random.default_rng(0)), "test")
 
 
 def alone(part, xyz=(0.0, 0.0, 0.0), yaw=0.0, kind="thing"):
-    return Placed(Piece(kind, "", (part,), (1.0, 1.0, 1.0)), xyz, yaw)
+    """Returns a placed piece that consists of one part."""
+    return PlacedPiece(Piece(kind, "", (part,), (1.0, 1.0, 1.0)), xyz, yaw)
 
 
 def along_y(pitch=0.0):
-    return look(CAMERA_M, math.pi / 2, pitch)
+    """Returns a camera that looks along +y from CAMERA_M."""
+    return pose_from_angles(CAMERA_M, math.pi / 2, pitch)
 
 
 def world_points(rendered, camera):
-    """(H, W, 3) float64: where each pixel's ray ends."""
+    """Returns (H, W, 3) float64, the point in the world where the ray of each pixel ends."""
     v, u = np.mgrid[: camera.height_px, : camera.width_px].astype(float)
     rays = np.stack([(u - camera.cx_px) / camera.fx_px, (v - camera.cy_px) / camera.fy_px, np.ones_like(u)], -1)
     return rendered.pose.t + (rays * rendered.depth_m[..., None].astype(float)) @ rendered.pose.R.T
@@ -40,10 +43,10 @@ def world_points(rendered, camera):
 
 @functools.cache
 def random_pictures():
-    """Random scenes, one picture each."""
-    made = []
+    """Returns random scenes with one picture each."""
+    pictures = []
     for seed in range(PICTURES):
         rng = np.random.default_rng(seed)
         scene = sample_scene(rng)
-        made.append((scene, render(scene, sample_pose(rng, scene), SMALL)))
-    return made
+        pictures.append((scene, render(scene, sample_pose(rng, scene), SMALL)))
+    return pictures

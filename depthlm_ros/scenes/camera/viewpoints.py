@@ -1,4 +1,8 @@
-"""Random cameras that a person or a robot could hold: inside the room, upright, with free space ahead."""
+"""Random camera poses as a person or a robot would hold a camera: inside the room, upright, with free space ahead.
+
+`sample_pose` draws one for a scene, `sample_scene_and_pose` draws a scene too. `pose_from_angles`, `yaw_pitch_toward`,
+`clearance_m` and `coarse_view` are the tools for making and checking poses.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,16 @@ import math
 import numpy as np
 
 from depthlm_ros.scenes.renderer.raycast import geometry, trace
-from depthlm_ros.scenes.world.primitives import Pose, Scene, gap_m
+from depthlm_ros.scenes.world.primitives import Pose, Scene, distance_to_solids_m
+from depthlm_ros.scenes.world.sample import sample_scene
 
-CLEAR_M = 0.25
-AHEAD_M = 0.5
+# Least distance of a camera to everything, and least depth in the middle of its picture.
+CLEARANCE_M = 0.25
+FREE_AHEAD_M = 0.5
 
 
-def look(t: np.ndarray, yaw: float, pitch: float, roll: float = 0.0) -> Pose:
-    """Camera at t; yaw about z from +x, pitch up, roll clockwise, radians."""
+def pose_from_angles(t: np.ndarray, yaw: float, pitch: float, roll: float = 0.0) -> Pose:
+    """Returns the pose of a camera at t (3,), metres; yaw about z from +x, pitch up, roll clockwise, radians."""
     cy, sy, cp, sp = math.cos(yaw), math.sin(yaw), math.cos(pitch), math.sin(pitch)
     ahead = np.array([cy * cp, sy * cp, sp])
     right = np.array([sy, -cy, 0.0])
@@ -24,82 +30,97 @@ def look(t: np.ndarray, yaw: float, pitch: float, roll: float = 0.0) -> Pose:
 
 
 def clearance_m(scene: Scene, t: np.ndarray) -> float:
-    """Distance from a point to the nearest solid's box or to the shell (0 inside a solid)."""
-    return float(min(gap_m(scene.solids, t), (t - scene.shell_m[0]).min(), (scene.shell_m[1] - t).min()))
+    """Returns the distance from point t (3,) to the nearest bounding box or to the shell, metres; 0 inside a box."""
+    return float(min(distance_to_solids_m(scene.solids, t), (t - scene.shell_m[0]).min(), (scene.shell_m[1] - t).min()))
 
 
-def glance(scene: Scene, pose: Pose) -> tuple[np.ndarray, int]:
-    """float64 (9, 12): a very small depth picture of 67 by 53 degrees, and how many different things it shows."""
+def coarse_view(scene: Scene, pose: Pose) -> tuple[np.ndarray, int]:
+    """Renders a very small depth map of 67 by 53 degrees.
+
+    Returns z-depth float64 (9, 12), metres, and the number of different objects and shell faces that it shows.
+    """
     cam = np.array([9.0, 9.0, 5.5, 4.0])
     depth, hit = trace(geometry(scene.solids), scene.shell_m, pose.R, pose.t, cam, 0.0, 9, 12, None)
-    things = np.unique(np.where(hit >= 0, scene.object_of[np.maximum(hit, 0)], hit - 1))
-    return depth, len(things)
+    visible = np.unique(np.where(hit >= 0, scene.object_of[np.maximum(hit, 0)], hit - 1))
+    return depth, len(visible)
 
 
-def toward(t: np.ndarray, aim: np.ndarray) -> tuple[float, float]:
-    """Yaw and pitch, radians, from t to aim."""
+def yaw_pitch_toward(t: np.ndarray, aim: np.ndarray) -> tuple[float, float]:
+    """Returns yaw and pitch, radians, of the direction from point t to point aim."""
     x, y, z = aim - t
     return math.atan2(y, x), math.atan2(z, math.hypot(x, y))
 
 
 def _height_m(rng: np.random.Generator, ceiling_m: float) -> float:
-    """Hand-held, on a tripod, on a robot, now and then near the floor."""
+    """Draws the camera height: hand-held, on a tripod, on a robot, sometimes near the floor."""
     kind = rng.random()
     height_m = rng.normal(1.4, 0.17) if kind < 0.6 else rng.uniform(0.8, 1.8) if kind < 0.85 else rng.uniform(0.35, 1.0)
     return float(min(max(height_m, 0.3), ceiling_m - 0.3))
 
 
 def _propose(rng: np.random.Generator, scene: Scene) -> Pose:
-    """A camera held anywhere in the part of a scene that is walked in; which way it looks is one of six habits."""
+    """Draws a camera anywhere in the space for cameras; its direction follows one of six habits of photographers."""
     low, high = scene.roam_m.astype(np.float64)
     t = low + (high - low) * rng.random(3)
     t[2] = _height_m(rng, high[2])
     yaw, pitch = rng.uniform(-math.pi, math.pi), math.radians(rng.normal(-5, 6))
     habit, middle = rng.random(), (low + high) / 2
     if habit < 0.3:
-        # Back to a wall, across the room: how rooms are photographed.
+        # With the back to a wall, across the room, as rooms are photographed.
         axis = int(rng.integers(2))
         t[axis] = rng.choice((low[axis] + rng.uniform(0.3, 0.9), high[axis] - rng.uniform(0.3, 0.9)))
-        yaw = toward(t, middle)[0] + rng.normal(0, 0.35)
+        yaw = yaw_pitch_toward(t, middle)[0] + rng.normal(0, 0.35)
     elif habit < 0.5:
         # From a corner along the room.
         for axis in range(2):
             t[axis] = rng.choice((low[axis] + rng.uniform(0.3, 1.2), high[axis] - rng.uniform(0.3, 1.2)))
-        yaw = toward(t, middle)[0] + rng.normal(0, 0.3)
+        yaw = yaw_pitch_toward(t, middle)[0] + rng.normal(0, 0.3)
     elif habit < 0.72 and scene.objects:
-        yaw, slope = toward(t, np.array(scene.objects[rng.integers(len(scene.objects))].centre_m))
+        yaw, slope = yaw_pitch_toward(t, np.array(scene.objects[rng.integers(len(scene.objects))].centre_m))
         yaw, pitch = yaw + rng.normal(0, 0.25), slope * rng.uniform(0.2, 0.9) + math.radians(rng.normal(0, 5))
     elif habit < 0.8:
         pitch = math.radians(rng.uniform(-32, -14))
     elif habit < 0.94:
-        # Along the longer side of the room: corridors and halls are seen in depth.
+        # Along the longer side of the room, so that corridors and halls are visible in their full depth.
         axis = 0 if high[0] - low[0] > high[1] - low[1] else 1
         ahead = -1.0 if t[axis] > middle[axis] else 1.0
         yaw = math.atan2(ahead * axis, ahead * (1 - axis)) + rng.normal(0, 0.3)
-    return look(t, yaw, float(np.clip(pitch, math.radians(-38), math.radians(15))), math.radians(rng.normal(0, 1.5)))
+    return pose_from_angles(
+        t, yaw, float(np.clip(pitch, math.radians(-38), math.radians(15))), math.radians(rng.normal(0, 1.5))
+    )
 
 
-def _is_worth(rng: np.random.Generator, depth: np.ndarray, things: int) -> bool:
-    """Most pictures people take show many things, from about one to eight metres away."""
+def _is_worth_taking(rng: np.random.Generator, depth: np.ndarray, objects: int) -> bool:
+    """Accepts most views with many objects at one to eight metres, as in most pictures that people take."""
     median_m = float(np.median(depth))
     if median_m < 1.3 and rng.random() > (median_m / 1.3) ** 4:
         return False
-    return rng.random() < ((things - 1) / 9) ** 2
+    return rng.random() < ((objects - 1) / 9) ** 2
 
 
 def sample_pose(rng: np.random.Generator, scene: Scene) -> Pose:
-    """A camera 0.3 to 2 m above the floor with at least 0.5 m free ahead.
+    """Draws a camera 0.3 to 2 m above the floor with at least 0.5 m of free space ahead.
 
-    Views that are very close or show few different things are mostly refused. Raises RuntimeError if there is no
-    free place.
+    Rejects most views that are very close to a surface or show few different objects. Raises RuntimeError if it finds
+    no free place.
     """
     for attempt in range(400):
         pose = _propose(rng, scene)
-        if clearance_m(scene, pose.t) < CLEAR_M:
+        if clearance_m(scene, pose.t) < CLEARANCE_M:
             continue
-        depth, things = glance(scene, pose)
-        if depth.min() < AHEAD_M * 0.7 or depth[3:6, 4:8].min() < AHEAD_M:
+        depth, objects = coarse_view(scene, pose)
+        if depth.min() < FREE_AHEAD_M * 0.7 or depth[3:6, 4:8].min() < FREE_AHEAD_M:
             continue
-        if attempt >= 200 or _is_worth(rng, depth, things):
+        if attempt >= 200 or _is_worth_taking(rng, depth, objects):
             return pose
-    raise RuntimeError(f"no free place for a camera in a {scene.room} of {scene.shell_m[1]} m")
+    raise RuntimeError(f"found no free place for a camera in a {scene.room} of size {scene.shell_m[1]} m")
+
+
+def sample_scene_and_pose(rng: np.random.Generator, scene: Scene | None = None) -> tuple[Scene, Pose]:
+    """Returns the scene with a camera in it, or a new scene if it is None or too full for a camera."""
+    while True:
+        scene = scene or sample_scene(rng)
+        try:
+            return scene, sample_pose(rng, scene)
+        except RuntimeError:
+            scene = None

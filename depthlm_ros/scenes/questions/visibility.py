@@ -1,4 +1,9 @@
-"""How well each object is seen: visible pixels, pixels without occluders, share inside the picture, distance."""
+"""How well each object is visible in a rendered picture.
+
+`find_sightings` returns a `Sighting` for every named object with a visible pixel: its pixels, its box, its distance,
+and how much of it is hidden or outside the picture. `is_clear` decides whether that is enough to recognise it.
+`bounding_region` returns the box around pixels.
+"""
 
 from __future__ import annotations
 
@@ -7,29 +12,32 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from depthlm_ros.core import Intrinsics
+from depthlm_ros.core import Intrinsics, Region
 from depthlm_ros.geometry.pinhole import range_from_z
-from depthlm_ros.scenes.renderer.jit import cached
+from depthlm_ros.scenes.renderer.jit import cached_kernel
 from depthlm_ros.scenes.renderer.raycast import BIG, geometry, pixel_window, ray_planes, screen_rect, solid_entry
-from depthlm_ros.scenes.renderer.render import Rendered, camera_vector
+from depthlm_ros.scenes.renderer.render import RenderedImage, camera_vector
 from depthlm_ros.scenes.world.primitives import Scene, SceneObject
 
-# Enough to recognise an object by, at 128 x 96 pixels; in proportion for other sizes.
+# An object is clear with this many visible pixels in a picture of 128 x 96, and in proportion for other sizes, ...
 CLEAR_PX = 12
 CLEAR_PICTURE_PX = 128 * 96
+# ... and if at least these shares of it are not hidden, and lie inside the picture.
 CLEAR_SHARE = 0.4
 CLEAR_INSIDE = 0.35
-WHOLE_SHARE = 0.75
-WHOLE_INSIDE = 0.95
+# Its size can be judged from these shares.
+COMPLETE_SHARE = 0.75
+COMPLETE_INSIDE = 0.95
 
 
 @dataclass(frozen=True)
 class Sighting:
     """An object in a picture.
 
-    pixels: visible ones. edges_px: box around them as pixel edges (left, top, right, bottom), right and bottom past
-    the last pixel. range_m: median distance along the rays over the visible pixels. share: visible pixels over those
-    it would have with nothing in front. inside: share of its projected bounding box that lies in the picture.
+    pixels: number of visible pixels. edges_px: the box around them as pixel edges (left, top, right, bottom); right
+    and bottom are one past the last pixel. range_m: median distance from the camera over the visible pixels, NaN if
+    the object is not clear. share: visible pixels divided by the pixels that it would have with nothing in front of
+    it. inside: share of its projected bounding box that lies in the picture.
     """
 
     thing: SceneObject
@@ -40,14 +48,49 @@ class Sighting:
     inside: float
 
     @property
-    def whole(self) -> bool:
-        """Enough of it is seen to tell its size."""
-        return self.share >= WHOLE_SHARE and self.inside >= WHOLE_INSIDE
+    def is_complete(self) -> bool:
+        """True if enough of the object is visible to judge its size."""
+        return self.share >= COMPLETE_SHARE and self.inside >= COMPLETE_INSIDE
 
 
-@cached
-def _stamp(geo, R, t, cam, height, width, object_of, count):
-    """int64 (count,): pixels of each object alone; float64 (count, 4): its projected bounds, pixels."""
+def find_sightings(scene: Scene, rendered: RenderedImage, intrinsics: Intrinsics) -> list[Sighting]:
+    """Returns a sighting of every named object that has at least one visible pixel.
+
+    share and inside are computed without lens distortion, which would change them by a few pixels.
+    """
+    count = int(scene.object_of.max(initial=-1)) + 1
+    height, width = rendered.depth_m.shape
+    pose, cam = rendered.pose, camera_vector(intrinsics)
+    alone, bounds = _count_unoccluded_pixels(
+        geometry(scene.solids), pose.R, pose.t, cam, height, width, scene.object_of, count
+    )
+    table = _count_visible_pixels(rendered.object_id, count)
+    sightings: list[Sighting] = []
+    for thing in scene.objects:
+        k = thing.object_id
+        if table[k, 0]:
+            pixels, edges = int(table[k, 0]), tuple(table[k, 1:].tolist())
+            share, inside = pixels / max(1, int(alone[k])), _share_inside(bounds[k], width, height)
+            range_m = _range_m(rendered, intrinsics, k) if is_clear(pixels, share, inside, width * height) else math.nan
+            sightings.append(Sighting(thing, pixels, edges, range_m, share, inside))
+    return sightings
+
+
+def is_clear(pixels: int, share: float, inside: float, picture_px: int) -> bool:
+    """Returns whether enough of an object is visible to recognise it. picture_px: pixels of the whole picture."""
+    enough = pixels >= CLEAR_PX * picture_px / CLEAR_PICTURE_PX
+    return enough and share >= CLEAR_SHARE and inside >= CLEAR_INSIDE
+
+
+def bounding_region(u: np.ndarray, v: np.ndarray) -> Region:
+    """Returns the smallest box that holds these pixels, whose columns and rows are int (N,)."""
+    return Region(int(u.min()), int(v.min()), int(np.ptp(u)) + 1, int(np.ptp(v)) + 1)
+
+
+@cached_kernel
+def _count_unoccluded_pixels(geo, R, t, cam, height, width, object_of, count):
+    """Returns the pixels that each object would have alone, int64 (count,), and its projected bounds, float64
+    (count, 4), pixels."""
     stamp = np.full((height, width), -1, np.int16)
     pixels, bounds = np.zeros(count, np.int64), np.empty((count, 4))
     bounds[:, :2], bounds[:, 2:] = BIG, -BIG
@@ -71,9 +114,9 @@ def _stamp(geo, R, t, cam, height, width, object_of, count):
     return pixels, bounds
 
 
-@cached
-def _tally(object_id, count):
-    """int64 (count, 5): visible pixels and first and last column and row of each object."""
+@cached_kernel
+def _count_visible_pixels(object_id, count):
+    """Returns int64 (count, 5): visible pixels of each object, and the left, top, right and bottom edge of them."""
     table = np.zeros((count, 5), np.int64)
     table[:, 1:3] = 1 << 30
     for j in range(object_id.shape[0]):
@@ -87,39 +130,16 @@ def _tally(object_id, count):
     return table
 
 
-def _range_m(rendered: Rendered, intrinsics: Intrinsics, object_id: int) -> float:
+def _range_m(rendered: RenderedImage, intrinsics: Intrinsics, object_id: int) -> float:
+    """Returns the median distance from the camera over the visible pixels of an object, metres."""
     v, u = np.nonzero(rendered.object_id == object_id)
-    uv_px = rendered.straight_px(np.stack([u, v], 1))
+    uv_px = rendered.undistorted_px(np.stack([u, v], 1))
     return float(np.median(range_from_z(uv_px, rendered.depth_m[v, u], intrinsics)))
 
 
-def _inside(bounds: np.ndarray, width: int, height: int) -> float:
+def _share_inside(bounds: np.ndarray, width: int, height: int) -> float:
+    """Returns the share of a rectangle (left, top, right, bottom), pixels, that lies in the picture."""
     w, h = bounds[2] - bounds[0], bounds[3] - bounds[1]
-    seen_w = min(bounds[2], width - 0.5) - max(bounds[0], -0.5)
-    seen_h = min(bounds[3], height - 0.5) - max(bounds[1], -0.5)
-    return float(max(0.0, seen_w) * max(0.0, seen_h) / (w * h + 1e-9))
-
-
-def sightings(scene: Scene, rendered: Rendered, intrinsics: Intrinsics) -> list[Sighting]:
-    """Every named object with at least one visible pixel; how much of it is hidden or outside is judged without a lens,
-    which changes it by a few pixels."""
-    count = int(scene.object_of.max(initial=-1)) + 1
-    height, width = rendered.depth_m.shape
-    pose, cam = rendered.pose, camera_vector(intrinsics)
-    alone, bounds = _stamp(geometry(scene.solids), pose.R, pose.t, cam, height, width, scene.object_of, count)
-    table = _tally(rendered.object_id, count)
-    found = []
-    for thing in scene.objects:
-        k = thing.object_id
-        if table[k, 0]:
-            pixels, edges = int(table[k, 0]), tuple(table[k, 1:].tolist())
-            share, inside = pixels / max(1, int(alone[k])), _inside(bounds[k], width, height)
-            range_m = _range_m(rendered, intrinsics, k) if is_clear(pixels, share, inside, width * height) else math.nan
-            found.append(Sighting(thing, pixels, edges, range_m, share, inside))
-    return found
-
-
-def is_clear(pixels: int, share: float, inside: float, picture_px: int) -> bool:
-    """Is this enough of an object to recognise it?"""
-    enough = pixels >= CLEAR_PX * picture_px / CLEAR_PICTURE_PX
-    return enough and share >= CLEAR_SHARE and inside >= CLEAR_INSIDE
+    visible_w = min(bounds[2], width - 0.5) - max(bounds[0], -0.5)
+    visible_h = min(bounds[3], height - 0.5) - max(bounds[1], -0.5)
+    return float(max(0.0, visible_w) * max(0.0, visible_h) / (w * h + 1e-9))

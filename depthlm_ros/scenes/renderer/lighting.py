@@ -1,6 +1,6 @@
-"""Light at a point: direct light with soft shadows, ambient light, occlusion near surfaces.
+"""Light at a point of a surface: direct light with soft shadows, ambient light, and occlusion near other surfaces.
 
-`geo` is the table of raycast.geometry: one row of numbers per solid.
+`light_at` adds all of them up. `geo` is the table from raycast.geometry with one row per solid.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from depthlm_ros.scenes.renderer.jit import JIT
 from depthlm_ros.scenes.renderer.lookup import CELL_M, NEAR_MAX, REACH_M, SHADOW_MAX, SIDE, octahedral
 from depthlm_ros.scenes.renderer.raycast import solid_entry
 
+# The shell darkens surfaces up to this distance.
 CORNER_M = 1.1
 
 
 @njit(**JIT)
 def _gap(geo, k, x, y, z, most):
-    """Distance from a point to solid k, good to a few percent near it (round solids as scaled balls or pipes).
+    """Returns the distance from a point to solid k, metres, or `most` if the distance is certainly larger.
 
-    Where it is clear that the distance exceeds `most`, `most` is returned.
+    It is accurate to a few percent near the solid; round solids are treated as scaled balls or pipes.
     """
     x, y, z = x - geo[k, 0], y - geo[k, 1], z - geo[k, 2]
     a = (abs(geo[k, 3] * x + geo[k, 4] * y + geo[k, 5] * z) - 1.0) * geo[k, 12]
@@ -44,10 +45,13 @@ def _gap(geo, k, x, y, z, most):
 
 @njit(forceinline=True, **JIT)
 def openness(geo, shell, near_list, p, n):
-    """Share of ambient light that reaches a point: how far the next surface is along the normal, at two distances."""
+    """Returns the share of ambient light that reaches point p with normal n.
+
+    It depends on the distance to the nearest surface from two points along the normal.
+    """
     i, j = int((p[0] - shell[0, 0]) / CELL_M), int((p[1] - shell[0, 1]) / CELL_M)
     i, j = max(0, min(near_list.shape[1] - 1, i)), max(0, min(near_list.shape[0] - 1, j))
-    # The building's own corners are felt from farther away than things are.
+    # Corners of the building darken surfaces over a longer distance than objects do.
     x, y, z = p[0] + CORNER_M * n[0], p[1] + CORNER_M * n[1], p[2] + CORNER_M * n[2]
     gap = min(min(x - shell[0, 0], shell[1, 0] - x), min(y - shell[0, 1], shell[1, 1] - y))
     gap = min(min(gap, CORNER_M), min(z - shell[0, 2], shell[1, 2] - z))
@@ -71,7 +75,7 @@ def openness(geo, shell, near_list, p, n):
 
 @njit(forceinline=True, **JIT)
 def shadowed(geo, shadow_list, lights, light, px, py, pz, tx, ty, tz):
-    """Is a solid between point p and point t of this light?"""
+    """Returns whether a solid is between point p and point t of this light."""
     dx, dy, dz = tx - px, ty - py, tz - pz
     a, b = octahedral(px - lights[light, 0], py - lights[light, 1], pz - lights[light, 2])
     i, j = min(SIDE - 1, int(a * SIDE)), min(SIDE - 1, int(b * SIDE))
@@ -96,8 +100,8 @@ def shadowed(geo, shadow_list, lights, light, px, py, pz, tx, ty, tz):
 
 
 @njit(forceinline=True, **JIT)
-def _through(lights, k, p):
-    """Does the line from p to light k pass the opening that the light shines through?"""
+def _passes_opening(lights, k, p):
+    """Returns whether the line from p to light k passes the opening that the light shines through."""
     axis = int(lights[k, 10])
     other, step = 1 - axis, (lights[k, 11] - p[axis]) / (lights[k, axis] - p[axis] + 1e-9)
     across, up = p[other] + step * (lights[k, other] - p[other]), p[2] + step * (lights[k, 2] - p[2])
@@ -106,9 +110,10 @@ def _through(lights, k, p):
 
 @njit(forceinline=True, **JIT)
 def light_at(geo, shell, near_list, shadow_list, lights, ambient, p, n, gloss, eye, noise, out):
-    """Fills out: diffuse light r, g, b and a white highlight at world point p with normal n.
+    """Fills out with diffuse light r, g, b and a white highlight at world point p with normal n.
 
-    noise: where in the light's ball the shadow ray ends, in units of its radius.
+    eye: direction to the camera. noise: the point of the light's ball where the shadow ray ends, in units of its
+    radius.
     """
     free = openness(geo, shell, near_list, p, n)
     up, slope = 0.5 + 0.5 * n[2], 1.0
@@ -129,7 +134,7 @@ def light_at(geo, shell, near_list, shadow_list, lights, ambient, p, n, gloss, e
             facing = 0.7
         if cosine <= 0.0 or facing <= 0.0:
             continue
-        if lights[k, 10] >= 0.0 and not _through(lights, k, p):
+        if lights[k, 10] >= 0.0 and not _passes_opening(lights, k, p):
             continue
         gain = cosine * facing / (far2 + 0.3)
         if gain * lights[k, 5] < 0.03 * out[1]:

@@ -1,4 +1,7 @@
-"""Short lists of solids, made once per scene: those near a floor cell, and those in a direction from a light."""
+"""Look-up lists of solids, made once per scene, that keep shading fast.
+
+`near_lists` holds the solids near each cell of the floor, `shadow_lists` those in each direction from each light.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,21 @@ import math
 import numpy as np
 from numba import njit
 
-from depthlm_ros.scenes.renderer.jit import JIT, MAKER, cached
+from depthlm_ros.scenes.renderer.jit import JIT, JIT_ALLOCATING, cached_kernel
 from depthlm_ros.scenes.renderer.raycast import BIG, box_entry
 
+# Side of a floor cell, and how far around it solids count as near.
 CELL_M = 0.5
 REACH_M = 0.35
 NEAR_MAX = 28
+# Directions from a light are binned into SIDE x SIDE cells of an octahedral map.
 SIDE = 32
 SHADOW_MAX = 40
 
 
 @njit(**JIT)
 def octahedral(x, y, z):
-    """Direction to (a, b) in [0, 1]^2: the octahedron unfolded onto a square."""
+    """Maps a direction to (a, b) in [0, 1]^2: the octahedron unfolded onto a square."""
     q = 1.0 / (abs(x) + abs(y) + abs(z) + 1e-20)
     a, b = x * q, y * q
     if z < 0.0:
@@ -29,7 +34,7 @@ def octahedral(x, y, z):
 
 @njit(**JIT)
 def _direction(a, b):
-    """Inverse of octahedral, unit length."""
+    """Inverts octahedral; returns a unit vector."""
     x, y = 2.0 * a - 1.0, 2.0 * b - 1.0
     z = 1.0 - abs(x) - abs(y)
     if z < 0.0:
@@ -38,9 +43,10 @@ def _direction(a, b):
     return x * q, y * q, z * q
 
 
-@njit(**MAKER)
+@njit(**JIT_ALLOCATING)
 def _cells():
-    """float64 (SIDE, SIDE, 3): central direction of each cell; the largest angle from a centre to its cell's corner."""
+    """Returns the central direction of each cell, float64 (SIDE, SIDE, 3), and the largest angle from a centre to a
+    corner of its cell, radians."""
     cells, least = np.empty((SIDE, SIDE, 3)), 1.0
     for j in range(SIDE):
         for i in range(SIDE):
@@ -54,10 +60,11 @@ def _cells():
 
 @njit(**JIT)
 def _grown(geo, n, lights, k, angle, g, o):
-    """Solid n's box seen from light k, grown by what a cone of this half angle and the light's size need.
+    """Enlarges solid n's box, as seen from light k, by the width of a cone of this half angle and the light's size.
 
-    Fills g, the map of directions to the unit space of the grown box, and o, the light in it. Returns whether the
-    light is inside, and the cosine below which a direction misses even the ball around the box.
+    Fills g, the map from directions to the unit space of the enlarged box, and o, the position of the light in it.
+    Returns whether the light is inside, the direction to the box, and the cosine below which a direction misses the
+    ball around the box.
     """
     c0, c1, c2 = geo[n, 0] - lights[k, 0], geo[n, 1] - lights[k, 1], geo[n, 2] - lights[k, 2]
     distance = math.sqrt(c0 * c0 + c1 * c1 + c2 * c2) + 1e-9
@@ -73,11 +80,11 @@ def _grown(geo, n, lights, k, angle, g, o):
     return inside, c0 / distance, c1 / distance, c2 / distance, math.cos(min(math.pi, wide))
 
 
-@cached
+@cached_kernel
 def shadow_lists(geo, emits, lights):
-    """int16 (L, SIDE, SIDE, SHADOW_MAX): rows of solids in each direction from each light, -1 ends a list.
+    """Returns int16 (L, SIDE, SIDE, SHADOW_MAX): rows of solids in each direction from each light; -1 ends a list.
 
-    geo: raycast.geometry. emits: (N,) emission of each solid; lamps and panes cast no shadow.
+    geo: from raycast.geometry. emits: (N,) emission of each solid; solids that emit light cast no shadow.
     """
     cells, angle = _cells()
     lists = np.full((lights.shape[0], SIDE, SIDE, SHADOW_MAX), -1, np.int16)
@@ -103,9 +110,9 @@ def shadow_lists(geo, emits, lights):
     return lists
 
 
-@cached
+@cached_kernel
 def near_lists(solids, shell):
-    """int16 (ny, nx, NEAR_MAX): rows of solids within REACH_M of each CELL_M square of the floor, -1 ends a list."""
+    """Returns int16 (ny, nx, NEAR_MAX): rows of solids within REACH_M of each cell of the floor; -1 ends a list."""
     nx = int(min(256.0, (shell[1, 0] - shell[0, 0]) / CELL_M)) + 1
     ny = int(min(256.0, (shell[1, 1] - shell[0, 1]) / CELL_M)) + 1
     lists = np.full((ny, nx, NEAR_MAX), -1, np.int16)

@@ -1,8 +1,8 @@
-"""Which solid does each pixel see, and how far: kernels over a lattice of rays.
+"""Ray casting: kernels that find which solid each pixel shows, and at which depth.
 
-A ray is origin + t * direction with direction z = 1 in the camera's frame, so t is the z-depth. Each solid is
-tested only inside the screen rectangle of its bounding box; in its own unit space the direction is linear in
-(u, v), so a test costs a handful of operations.
+A ray is origin + t * direction, and the z of its direction is 1 in the camera's frame, so that t is the z-depth. Each
+solid is tested only inside the screen rectangle of its bounding box. In the solid's own unit space the direction is
+linear in (u, v), so that a test costs only a few operations. `geometry` prepares the solids and `trace` casts the rays.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import math
 import numpy as np
 from numba import njit
 
-from depthlm_ros.scenes.renderer.jit import JIT, cached
+from depthlm_ros.scenes.renderer.jit import JIT, cached_kernel
+from depthlm_ros.scenes.world.primitives import BALL, BOX
 
 BIG = 1e30
 NEAR_M = 0.02
@@ -20,7 +21,7 @@ NEAR_M = 0.02
 
 @njit(forceinline=True, **JIT)
 def box_entry(ox, oy, oz, dx, dy, dz):
-    """t at which a ray from outside enters the unit box, BIG if it misses."""
+    """Returns t where a ray from outside enters the unit box, BIG if it misses the box."""
     ix, iy, iz = 1.0 / (dx + 1e-20), 1.0 / (dy + 1e-20), 1.0 / (dz + 1e-20)
     ax, bx = (-1.0 - ox) * ix, (1.0 - ox) * ix
     ay, by = (-1.0 - oy) * iy, (1.0 - oy) * iy
@@ -32,7 +33,7 @@ def box_entry(ox, oy, oz, dx, dy, dz):
 
 @njit(**JIT)
 def ball_entry(ox, oy, oz, dx, dy, dz):
-    """t at which a ray from outside enters the unit ball, BIG if it misses."""
+    """Returns t where a ray from outside enters the unit ball, BIG if it misses the ball."""
     a = dx * dx + dy * dy + dz * dz
     b = ox * dx + oy * dy + oz * dz
     c = ox * ox + oy * oy + oz * oz - 1.0
@@ -45,7 +46,10 @@ def ball_entry(ox, oy, oz, dx, dy, dz):
 
 @njit(**JIT)
 def frustum_entry(ox, oy, oz, dx, dy, dz, taper):
-    """t at which a ray from outside enters the frustum |z| <= 1, radius 1 - taper * (z + 1) / 2; BIG if it misses."""
+    """Returns t where a ray from outside enters the frustum, BIG if it misses it.
+
+    The frustum is |z| <= 1 with radius 1 - taper * (z + 1) / 2.
+    """
     best = BIG
     k = 0.5 * taper
     w = 1.0 - k - k * oz
@@ -70,19 +74,20 @@ def frustum_entry(ox, oy, oz, dx, dy, dz, taper):
 
 @njit(forceinline=True, **JIT)
 def solid_entry(shape, taper, ox, oy, oz, dx, dy, dz):
-    """t at which a ray enters a solid, all in the solid's unit space."""
-    if shape == 0:
+    """Returns t where a ray enters a solid; origin and direction are in the solid's unit space."""
+    if shape == BOX:
         return box_entry(ox, oy, oz, dx, dy, dz)
-    if shape == 1:
+    if shape == BALL:
         return ball_entry(ox, oy, oz, dx, dy, dz)
     return frustum_entry(ox, oy, oz, dx, dy, dz, taper)
 
 
-@cached
+@cached_kernel
 def geometry(solids):
-    """float64 (N, 17) from Scene.solids: centre 3, map from world directions to the unit space 9 (row-major),
+    """Prepares Scene.solids (N, 14) for ray casting.
 
-    half extents 3, shape, taper. The axes of a solid are orthogonal, so the map's rows are axes over squared length.
+    Returns float64 (N, 17): centre 3, map from world directions to the unit space 9 (row-major), half extents 3,
+    shape, taper. The axes of a solid are orthogonal, so the rows of the map are axes divided by their squared length.
     """
     geo = np.empty((solids.shape[0], 17))
     for n in range(solids.shape[0]):
@@ -98,7 +103,7 @@ def geometry(solids):
 
 @njit(**JIT)
 def _corners(geo, n, R, t, out):
-    """The eight corners of solid n's bounding box in the camera's frame, into out (8, 3)."""
+    """Fills out (8, 3) with the corners of solid n's bounding box in the camera's frame."""
     for k in range(8):
         x, y, z = geo[n, 0] - t[0], geo[n, 1] - t[1], geo[n, 2] - t[2]
         for i in range(3):
@@ -112,15 +117,15 @@ def _corners(geo, n, R, t, out):
 
 @njit(**JIT)
 def screen_rect(geo, n, R, t, cam, corners, rect):
-    """Pixel rectangle (u0, v0, u1, v1) around the part of solid n in front of the camera; False if none is.
+    """Fills rect with the pixel rectangle (u0, v0, u1, v1) around the part of solid n in front of the camera.
 
-    cam: fx, fy, cx, cy. Edges that cross the near plane are cut there.
+    Returns False if no part of it is. cam: fx, fy, cx, cy. Edges that cross the near plane are cut there.
     """
     _corners(geo, n, R, t, corners)
     rect[0], rect[1], rect[2], rect[3] = BIG, BIG, -BIG, -BIG
     for k in range(8):
         for axis in range(4):
-            # axis 3 is the corner itself, the others the edges that leave it.
+            # Axis 3 is the corner itself; the other axes are the edges that leave it.
             other = k if axis == 3 else k ^ (1 << axis)
             z, z2 = corners[k, 2], corners[other, 2]
             x, y = corners[k, 0], corners[k, 1]
@@ -140,7 +145,7 @@ def screen_rect(geo, n, R, t, cam, corners, rect):
 
 @njit(**JIT)
 def pixel_window(rect, offset, height, width, window):
-    """Whole rays (i0, j0, i1, j1), ends excluded, of a lattice that a screen rectangle covers; False if none."""
+    """Fills window with the rays (i0, j0, i1, j1), ends excluded, that a screen rectangle covers; False if none."""
     for k in range(2):
         size = width if k == 0 else height
         window[k] = int(max(0.0, math.floor(min(rect[k] - offset, 1e6))))
@@ -150,7 +155,7 @@ def pixel_window(rect, offset, height, width, window):
 
 @njit(**JIT)
 def ray_planes(geo, n, R, t, cam, A, B, C, o):
-    """In solid n's unit space: the ray's origin o and its direction A * u + B * v + C."""
+    """Fills, in solid n's unit space, the origin o of the rays and their direction A * u + B * v + C."""
     for i in range(3):
         m0, m1, m2 = geo[n, 3 + 3 * i], geo[n, 4 + 3 * i], geo[n, 5 + 3 * i]
         o[i] = m0 * (t[0] - geo[n, 0]) + m1 * (t[1] - geo[n, 1]) + m2 * (t[2] - geo[n, 2])
@@ -160,36 +165,36 @@ def ray_planes(geo, n, R, t, cam, A, B, C, o):
 
 
 @njit(forceinline=True, **JIT)
-def seen_px(bent, i, j, offset):
-    """Pixel (u, v) of the camera without its lens that ray (i, j) passes: (i, j) + offset, or where a lens bends it.
+def ray_pixel(lattice, i, j, offset):
+    """Returns the undistorted pixel (u, v) of ray (i, j): (i, j) + offset, or the entry of the lens's lattice.
 
-    bent: float64 (h, w, 2), or None. One compiled for None has nothing of the lens left in it.
+    lattice: float64 (h, w, 2) from lens.undistorted_lattice, or None. Compiled for None, no code of the lens remains.
     """
-    if bent is None:
+    if lattice is None:
         return i + offset, j + offset
-    return bent[j, i, 0], bent[j, i, 1]
+    return lattice[j, i, 0], lattice[j, i, 1]
 
 
 @njit(forceinline=True, **JIT)
 def shell_entry(shell, R, t, x, y):
-    """Where the ray (x, y, 1) leaves the room, a box seen from inside: its t and the face."""
+    """Returns t and the face where the ray (x, y, 1) leaves the room, a box seen from inside."""
     best, face = BIG, 0
     for k in range(3):
         d = R[k, 0] * x + R[k, 1] * y + R[k, 2]
         side = 1 if d > 0.0 else 0
         far = (shell[side, k] - t[k]) / (d + 1e-20)
-        # Below zero: the ray is parallel to this wall.
+        # Not positive: the ray is parallel to this wall.
         if 0.0 < far < best:
             best, face = far, 2 * k + side
     return best, face
 
 
 @njit(**JIT)
-def _trace_solid(shape, taper, o, A, B, C, offset, bent, window, index, depth, hit):
+def _trace_solid(shape, taper, o, A, B, C, offset, lattice, window, index, depth, hit):
     ox, oy, oz = o[0], o[1], o[2]
     for j in range(window[1], window[3]):
         for i in range(window[0], window[2]):
-            u, v = seen_px(bent, i, j, offset)
+            u, v = ray_pixel(lattice, i, j, offset)
             px, py, pz = B[0] * v + C[0], B[1] * v + C[1], B[2] * v + C[2]
             t = solid_entry(shape, taper, ox, oy, oz, px + A[0] * u, py + A[1] * u, pz + A[2] * u)
             if t < depth[j, i]:
@@ -198,38 +203,38 @@ def _trace_solid(shape, taper, o, A, B, C, offset, bent, window, index, depth, h
 
 
 @njit(**JIT)
-def _trace_shell(shell, R, t, cam, offset, bent, depth, hit):
-    """Fills every ray. hit = -1 - face."""
+def _trace_shell(shell, R, t, cam, offset, lattice, depth, hit):
+    """Fills depth and hit of every ray from the shell alone; hit = -1 - face."""
     for j in range(depth.shape[0]):
         for i in range(depth.shape[1]):
-            u, v = seen_px(bent, i, j, offset)
+            u, v = ray_pixel(lattice, i, j, offset)
             best, face = shell_entry(shell, R, t, (u - cam[2]) / cam[0], (v - cam[3]) / cam[1])
             depth[j, i] = best
             hit[j, i] = -1 - face
 
 
 @njit(**JIT)
-def _most_bent(bent, offset):
-    """The farthest that a lens moves a ray along either axis, pixels."""
+def _largest_shift(lattice, offset):
+    """Returns by how many pixels the lens moves a ray at most along either axis."""
     most = 0.0
-    if bent is not None:
-        for j in range(bent.shape[0]):
-            for i in range(bent.shape[1]):
-                aside, down = abs(bent[j, i, 0] - i - offset), abs(bent[j, i, 1] - j - offset)
+    if lattice is not None:
+        for j in range(lattice.shape[0]):
+            for i in range(lattice.shape[1]):
+                aside, down = abs(lattice[j, i, 0] - i - offset), abs(lattice[j, i, 1] - j - offset)
                 most = max(most, max(aside, down))
     return most
 
 
-@cached
-def trace(geo, shell, R, t, cam, offset, height, width, bent):
-    """Depth float64 (h, w) and index int16 (h, w) of what each ray sees; rays and `bent` as in seen_px.
+@cached_kernel
+def trace(geo, shell, R, t, cam, offset, height, width, lattice):
+    """Returns the z-depth float64 (h, w), metres, and the index int16 (h, w) of what each ray meets first.
 
-    index: a solid's row, or -1 - face for the shell.
+    index: row of a solid, or -1 - face for the shell. offset and lattice: see ray_pixel.
     """
     depth = np.empty((height, width))
     hit = np.empty((height, width), np.int16)
-    _trace_shell(shell, R, t, cam, offset, bent, depth, hit)
-    slack = _most_bent(bent, offset)
+    _trace_shell(shell, R, t, cam, offset, lattice, depth, hit)
+    slack = _largest_shift(lattice, offset)
     A, B, C, o = np.empty(3), np.empty(3), np.empty(3), np.empty(3)
     corners, rect, window = np.empty((8, 3)), np.empty(4), np.empty(4, np.int64)
     for n in range(geo.shape[0]):
@@ -239,5 +244,5 @@ def trace(geo, shell, R, t, cam, offset, height, width, bent):
         if not pixel_window(rect, offset, height, width, window):
             continue
         ray_planes(geo, n, R, t, cam, A, B, C, o)
-        _trace_solid(int(geo[n, 15]), geo[n, 16], o, A, B, C, offset, bent, window, n, depth, hit)
+        _trace_solid(int(geo[n, 15]), geo[n, 16], o, A, B, C, offset, lattice, window, n, depth, hit)
     return depth, hit

@@ -1,4 +1,4 @@
-"""What a ray has met: the face of a solid, its normal, metric coordinates on it for the texture."""
+"""The surface point that a ray meets: the face, its normal, and metric coordinates on the face for the texture."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import math
 import numpy as np
 from numba import njit
 
-from depthlm_ros.scenes.renderer.jit import JIT, MAKER
-from depthlm_ros.scenes.renderer.raycast import seen_px
+from depthlm_ros.scenes.renderer.jit import JIT, JIT_ALLOCATING
+from depthlm_ros.scenes.renderer.raycast import ray_pixel
 
 
 @njit(**JIT)
 def _round_normal(geo, index, q, n):
-    """Fills the normal n of a ball or frustum at its local point q; returns its face: 5 for a flat end, else 6."""
+    """Fills the normal n of a ball or frustum at its local point q; returns the face: 5 for a flat end, else 6."""
     gx, gy, gz, face = q[0], q[1], q[2], 6
     if geo[index, 15] == 2.0:
         k = 0.5 * geo[index, 16]
@@ -30,7 +30,7 @@ def _round_normal(geo, index, q, n):
 
 @njit(forceinline=True, **JIT)
 def surface(geo, shell, index, p, q, n):
-    """Fills q (local unit coordinates) and n (world normal) at world point p; returns the face: 0..5, or 6 if round."""
+    """Fills q (local unit coordinates) and n (world normal) at world point p; returns the face (0 to 5, 6 if round)."""
     if index < 0:
         face = -1 - index
         n[0] = n[1] = n[2] = 0.0
@@ -48,7 +48,7 @@ def surface(geo, shell, index, p, q, n):
     ax, ay, az = abs(a), abs(b), abs(c)
     axis = 0 if (ax >= ay and ax >= az) else (1 if ay >= az else 2)
     positive = (a if axis == 0 else (b if axis == 1 else c)) > 0.0
-    # A row of the map is an axis over its squared length: times the half extent it is a unit vector.
+    # A row of the map is an axis divided by its squared length; times the half extent it is a unit vector.
     gain = geo[index, 12 + axis] if positive else -geo[index, 12 + axis]
     for i in range(3):
         n[i] = gain * geo[index, 3 + 3 * axis + i]
@@ -57,7 +57,7 @@ def surface(geo, shell, index, p, q, n):
 
 @njit(forceinline=True, **JIT)
 def face_coordinates(geo, shell, index, face, q):
-    """Metric coordinates on a face and its half extents: a_m, b_m, half_a, half_b; b is the more vertical one."""
+    """Returns metric coordinates on a face and its half extents: a_m, b_m, half_a, half_b; b is more vertical."""
     if index < 0:
         hx, hy, hz = (
             0.5 * (shell[1, 0] - shell[0, 0]),
@@ -78,8 +78,8 @@ def face_coordinates(geo, shell, index, face, q):
 
 
 @njit(forceinline=True, **JIT)
-def place(R, t, cam, u, v, far, p, eye):
-    """Fills the world point that a ray ends at and the direction from there to the camera."""
+def world_point(R, t, cam, u, v, far, p, eye):
+    """Fills p with the world point where a ray ends, and eye with the direction from there to the camera."""
     x, y = (u - cam[2]) / cam[0], (v - cam[3]) / cam[1]
     ray = 1.0 / math.sqrt(x * x + y * y + 1.0)
     for k in range(3):
@@ -88,29 +88,30 @@ def place(R, t, cam, u, v, far, p, eye):
 
 
 @njit(forceinline=True, **JIT)
-def surface_pixel(geo, shell, R, t, cam, bent, depth, hit, j, i, work, keys, meets):
-    """Fills keys and meets of pixel (j, i), see `surfaces`; work: room for four vectors."""
+def surface_pixel(geo, shell, R, t, cam, lattice, depth, hit, j, i, work, keys, surface_points):
+    """Fills keys and surface_points of pixel (j, i), see `surfaces`; work: space for four vectors."""
     p, q, n, eye = work[0], work[1], work[2], work[3]
-    index, (u, v) = int(hit[j, i]), seen_px(bent, i, j, 0.0)
-    place(R, t, cam, u, v, depth[j, i], p, eye)
+    index, (u, v) = int(hit[j, i]), ray_pixel(lattice, i, j, 0.0)
+    world_point(R, t, cam, u, v, depth[j, i], p, eye)
     keys[j, i] = 8 * index + surface(geo, shell, index, p, q, n)
     for k in range(3):
-        meets[j, i, k], meets[j, i, k + 3] = q[k], n[k]
+        surface_points[j, i, k], surface_points[j, i, k + 3] = q[k], n[k]
 
 
 @njit(**JIT)
-def _fill_surfaces(geo, shell, R, t, cam, bent, depth, hit, work, keys, meets):
+def _fill_surfaces(geo, shell, R, t, cam, lattice, depth, hit, work, keys, surface_points):
     for j in range(depth.shape[0]):
         for i in range(depth.shape[1]):
-            surface_pixel(geo, shell, R, t, cam, bent, depth, hit, j, i, work, keys, meets)
+            surface_pixel(geo, shell, R, t, cam, lattice, depth, hit, j, i, work, keys, surface_points)
 
 
-@njit(**MAKER)
-def surfaces(geo, shell, R, t, cam, bent, depth, hit):
-    """What the rays through pixel centres meet: face keys int32 (h, w), float32 (h, w, 6) local point and normal.
+@njit(**JIT_ALLOCATING)
+def surfaces(geo, shell, R, t, cam, lattice, depth, hit):
+    """Returns what the rays through pixel centres meet.
 
-    A key is 8 * index + face, see `surface`.
+    keys: int32 (h, w), 8 * index + face, see `surface`. surface_points: float32 (h, w, 6), local
+    point and world normal.
     """
-    keys, meets = np.empty(depth.shape, np.int32), np.empty((*depth.shape, 6), np.float32)
-    _fill_surfaces(geo, shell, R, t, cam, bent, depth, hit, np.empty((4, 3)), keys, meets)
-    return keys, meets
+    keys, surface_points = np.empty(depth.shape, np.int32), np.empty((*depth.shape, 6), np.float32)
+    _fill_surfaces(geo, shell, R, t, cam, lattice, depth, hit, np.empty((4, 3)), keys, surface_points)
+    return keys, surface_points

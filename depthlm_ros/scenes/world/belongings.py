@@ -1,4 +1,4 @@
-"""What people leave standing about: bicycles, ladders, baskets, trolleys, toys, shoes."""
+"""Things that people leave in a room: bicycles, ladders, baskets, trolleys, toys, shoes. Conventions: furniture.py."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def clothes_rack(dice: Dice) -> Piece:
     parts = [frustum((s * w / 2, 0, 0), 0.015, h, steel) for s in (-1, 1)]
     parts += [box((s * w / 2, 0, 0.02), (0.04, 0.45, 0.03), steel) for s in (-1, 1)]
     parts.append(box((0, 0, h), (w, 0.03, 0.03), steel))
-    for k in range(dice.whole(3, 7)):
+    for k in range(dice.integer(3, 7)):
         x, tall = (k / 7 - 0.42) * w, dice.between(0.5, 1.1)
         parts.append(
             box((x, 0, h - 0.06 - tall / 2), (0.06, 0.4, tall), colours.fabric(dice), yaw=dice.between(-0.2, 0.2))
@@ -36,8 +36,8 @@ def ladder(dice: Dice) -> Piece:
 
 
 def bicycle(dice: Dice) -> Piece:
-    """Two wheels as rings of short rods would be too many: thin discs with a frame of tubes."""
-    colour, frame = colours.dyed(dice, 0.6)
+    """A bicycle with thin discs as wheels (spokes would be too many solids) and a frame of tubes."""
+    colour, frame = colours.named_colour_or_fabric(dice, 0.6)
     tyre, rim = dice.paint((0.03, 0.03, 0.03)), dice.paint((0.35, 0.35, 0.36), (0.15, 0.15, 0.15), NOISE, 0.05)
     parts = []
     for s in (-1, 1):
@@ -67,9 +67,9 @@ def shoes(dice: Dice) -> Piece:
 def toys(dice: Dice) -> Piece:
     """Blocks and balls on a small patch of floor."""
     parts = []
-    for _ in range(dice.whole(3, 7)):
+    for _ in range(dice.integer(3, 7)):
         size, x, y = dice.between(0.04, 0.14), dice.between(-0.3, 0.3), dice.between(-0.3, 0.3)
-        paint = dice.paint(dice.pick(tuple(colours.NAMED.values())))
+        paint = dice.paint(dice.pick(tuple(colours.NAMED_COLOURS.values())))
         if dice.chance(0.5):
             parts.append(
                 box((x, y, size / 2), (size, size * dice.between(0.5, 1.5), size), paint, yaw=dice.between(0, 3))
@@ -87,7 +87,7 @@ def basket(dice: Dice) -> Piece:
         dice.paint((0.45, 0.33, 0.2), (0.3, 0.2, 0.1), NOISE, 0.02),
     )
     parts = [frustum((0, 0, 0), r * 0.85, h, weave, -0.15)]
-    for k in range(dice.whole(1, 3)):
+    for k in range(dice.integer(1, 3)):
         parts.append(
             ball((0.3 * r * math.cos(2.1 * k), 0.3 * r * math.sin(2.1 * k), h), (1.1 * r,) * 3, colours.fabric(dice))
         )
@@ -95,9 +95,9 @@ def basket(dice: Dice) -> Piece:
 
 
 def clothes(dice: Dice) -> Piece:
-    """Something thrown on a bed, a sofa or the floor."""
+    """Clothes on a bed, a sofa or the floor."""
     cloth, parts = colours.fabric(dice), []
-    for _ in range(dice.whole(2, 4)):
+    for _ in range(dice.integer(2, 4)):
         w, h = dice.between(0.2, 0.5), dice.between(0.05, 0.16)
         parts.append(ball((dice.between(-0.15, 0.15), dice.between(-0.15, 0.15), h / 3), (w, w * 0.7, h), cloth))
     return Piece("", "", tuple(parts), (0.7, 0.55, 0.12))
@@ -127,7 +127,7 @@ def trolley(dice: Dice) -> Piece:
 
 
 def floor_fan(dice: Dice) -> Piece:
-    """Fan or camera on a stand, a music stand: thin pole, something at its head."""
+    """Fan on a stand: a thin pole with a round head."""
     h, dark = dice.between(1.0, 1.5), colours.metal(dice)
     head = dice.between(0.15, 0.22)
     parts = (
@@ -147,7 +147,7 @@ def floor_fan(dice: Dice) -> Piece:
 
 
 def stand_plain(dice: Dice) -> Piece:
-    """A loudspeaker, heater, suitcase or paper shredder: a dark or light block of knee height."""
+    """Plain block of knee height, such as a loudspeaker, heater, suitcase or paper shredder."""
     w, d, h = dice.between(0.2, 0.5), dice.between(0.2, 0.4), dice.between(0.35, 1.1)
     body = dice.pick((colours.lacquer(dice), colours.fabric(dice)))
     parts = [box((0, 0, h / 2), (w, d, h), body)]

@@ -1,4 +1,4 @@
-"""The room itself: shell, doors, windows, pictures, skirting, columns, partitions, and the lights."""
+"""The room itself: its kind and size, the paints of its shell, doors, windows, pictures, and its lights."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 from depthlm_ros.scenes.world import colours, on_walls
 from depthlm_ros.scenes.world.catalogue import ROOMS
 from depthlm_ros.scenes.world.dice import Dice
-from depthlm_ros.scenes.world.primitives import PANES, PATCHES, Paint, Piece, Placed, Xyz, box
+from depthlm_ros.scenes.world.primitives import PANES, PATCHES, Paint, Piece, PlacedPiece, Xyz, box
 
 
 def sample_room(dice: Dice) -> tuple[str, Xyz]:
-    """Name and size (x, y, z) of a room."""
+    """Draws the name of a kind of room and a size (x, y, z), metres."""
     left, name = dice.unit(), ""
     for name in ROOMS:
         left -= ROOMS[name].share
@@ -24,7 +24,10 @@ def sample_room(dice: Dice) -> tuple[str, Xyz]:
 
 
 def against_wall(size: Xyz, wall: int, along: float, gap: float) -> tuple[float, float, float]:
-    """x, y, yaw of a piece whose back is gap metres off a wall (0 x-, 1 x+, 2 y-, 3 y+); along: 0..1 of the wall."""
+    """Returns x, y and yaw of a piece at a wall (0 x-, 1 x+, 2 y-, 3 y+).
+
+    gap: distance of its origin from the wall, metres. along: position along the wall, 0 to 1.
+    """
     w, length = size[0], size[1]
     if wall == 0:
         return gap, along * length, math.pi / 2
@@ -36,7 +39,7 @@ def against_wall(size: Xyz, wall: int, along: float, gap: float) -> tuple[float,
 
 
 def shell_paints(dice: Dice) -> tuple[Paint, ...]:
-    """Four walls (often alike), floor, ceiling."""
+    """Draws the paints of four walls (often equal), the floor and the ceiling."""
     wall = colours.wall(dice)
     other = colours.wall(dice) if dice.chance(0.3) else wall
     walls = (wall, wall, other, wall) if dice.chance(0.5) else (wall, other, wall, wall)
@@ -48,7 +51,7 @@ def door(dice: Dice) -> Piece:
     w, h = dice.between(0.8, 1.0), dice.between(1.97, 2.12)
     colour, leaf, frame = "", colours.board(dice), colours.lacquer(dice)
     if dice.chance(0.25):
-        colour, leaf = colours.dyed(dice, 1.0)
+        colour, leaf = colours.named_colour_or_fabric(dice, 1.0)
     parts = [
         box((0, -0.02, h / 2), (w, 0.04, h), leaf),
         box((dice.pick((-1, 1)) * (w / 2 - 0.07), -0.07, 1.03), (0.12, 0.04, 0.03), colours.metal(dice)),
@@ -59,7 +62,7 @@ def door(dice: Dice) -> Piece:
 
 
 def window(dice: Dice, room_height: float, day: float) -> Piece:
-    """Bright panes with frame and sill; day: how much brighter than white paper the outside is."""
+    """Bright panes with frame and sill. day: brightness of the outside relative to white paper."""
     w, foot = dice.between(0.8, 2.6), dice.pick((0.9, 0.9, 0.4, 0.1))
     h = min(room_height - 0.3, dice.between(1.9, 2.5)) - foot
     frame = dice.paint((0.75, 0.75, 0.73))
@@ -81,7 +84,7 @@ def picture(dice: Dice) -> Piece:
     """Framed print, poster or white board, hung at eye level."""
     w, h = dice.between(0.3, 1.4), dice.between(0.3, 1.0)
     z = dice.between(1.35, 1.65)
-    tones = (*colours.NAMED.values(), *colours.FABRICS, (0.8, 0.8, 0.78), (0.7, 0.7, 0.68))
+    tones = (*colours.NAMED_COLOURS.values(), *colours.FABRICS, (0.8, 0.8, 0.78), (0.7, 0.7, 0.68))
     art = dice.paint(dice.pick(tones), dice.pick(tones), PATCHES, dice.between(0.08, 0.5))
     if dice.chance(0.25):
         art, w = dice.paint((0.8, 0.8, 0.8), gloss=0.05), w * 2
@@ -92,8 +95,8 @@ def picture(dice: Dice) -> Piece:
     return Piece("picture", "", parts, (w, 0.05, z + h / 2))
 
 
-def ceiling_lights(size: Xyz, dice: Dice, brightness: float) -> tuple[list[Placed], list[tuple[float, ...]]]:
-    """Lamps below the ceiling, at most four that cast light, and their rows for Scene.lights."""
+def ceiling_lights(size: Xyz, dice: Dice, brightness: float) -> tuple[list[PlacedPiece], list[tuple[float, ...]]]:
+    """Draws up to four lamps below the ceiling; returns them and their rows for Scene.lights."""
     w, length, h = size
     count = min(4, max(1, round(length / dice.between(2.5, 5.0))))
     warm = dice.between(0.6, 1.0)
@@ -102,11 +105,11 @@ def ceiling_lights(size: Xyz, dice: Dice, brightness: float) -> tuple[list[Place
     glow = Paint((1.0, 0.9 + 0.1 * warm, 0.7 + 0.3 * warm), emission=3.0)
     panel = Piece("", "", (box((0, 0, -thick / 2), (lx, ly, thick), glow),), (lx, ly, thick))
     power = brightness * h * h * dice.between(0.5, 1.3)
-    placed: list[Placed] = []
+    placed: list[PlacedPiece] = []
     rows: list[tuple[float, ...]] = []
     for k in range(count):
         x, y = w * dice.between(0.4, 0.6), (k + dice.between(0.35, 0.65)) * length / count
-        placed.append(Placed(panel, (x, y, h), 0.0, True))
+        placed.append(PlacedPiece(panel, (x, y, h), 0.0, True))
         rows.append(
             (
                 x,
@@ -124,16 +127,16 @@ def ceiling_lights(size: Xyz, dice: Dice, brightness: float) -> tuple[list[Place
     return placed, rows
 
 
-def window_light(placed: Placed, day: float) -> tuple[float, ...]:
-    """The row for Scene.lights of a window."""
+def window_light(placed: PlacedPiece, day: float) -> tuple[float, ...]:
+    """Returns the row for Scene.lights of a window."""
     piece, (x, y, _), yaw = placed.piece, placed.xyz_m, placed.yaw
     inward = (math.sin(yaw), -math.cos(yaw))
     power = 0.8 * day * piece.size_m[0]
     return (x + 0.3 * inward[0], y + 0.3 * inward[1], 1.5, 0.3, 0.9 * power, 0.96 * power, power, *inward, 0.0)
 
 
-def sunlight(placed: Placed, size: Xyz, dice: Dice, day: float) -> tuple[float, ...]:
-    """The row for Scene.lights of a low sun behind a window: a patch of light on the floor or a wall."""
+def sunlight(placed: PlacedPiece, size: Xyz, dice: Dice, day: float) -> tuple[float, ...]:
+    """Returns the row for Scene.lights of a low sun behind a window, which lights a patch of the floor or a wall."""
     piece, (x, y, _), yaw = placed.piece, placed.xyz_m, placed.yaw
     inward, pane = (math.sin(yaw), -math.cos(yaw)), piece.parts[0]
     axis = 0 if abs(inward[0]) > 0.5 else 1
@@ -149,7 +152,7 @@ def sunlight(placed: Placed, size: Xyz, dice: Dice, day: float) -> tuple[float, 
 
 
 def as_lights(rows: list[tuple[float, ...]]) -> np.ndarray:
-    """float32 (L, 16) of the strongest four, as they are seen from a few metres; rows without an opening get none."""
+    """Returns the four strongest lights, as they appear from a few metres, as float32 (L, 16) for Scene.lights."""
     rows = sorted(rows, key=lambda row: -row[5] / (1.0 if len(row) == 10 else 100.0))[:4]
     nowhere = (-1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
     return np.array([(*row, *nowhere)[:16] for row in rows], np.float32).reshape(-1, 16)

@@ -1,4 +1,4 @@
-"""Which furniture stands in which kind of room, and how much of it."""
+"""The kinds of rooms (ROOMS): their sizes, their furniture, and how much of it they contain."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from depthlm_ros.scenes.world.primitives import Piece
 Maker = Callable[[Dice], Piece]
 
 
-class Room(NamedTuple):
-    """Range of width, length and height in metres, share of all scenes, what stands at walls, free and on the floor.
+class RoomKind(NamedTuple):
+    """One kind of room.
 
-    crowd: pieces per metre of wall and per square metre of floor.
+    width_m, length_m, height_m: ranges. share: of all rooms. at_wall, free, loose: makers of pieces that stand at
+    walls, free in the room, and lie about on the floor. density: pieces per metre of wall and per square metre of
+    floor.
     """
 
     width_m: tuple[float, float]
@@ -29,7 +31,7 @@ class Room(NamedTuple):
     at_wall: tuple[Maker, ...]
     free: tuple[Maker, ...]
     loose: tuple[Maker, ...]
-    crowd: tuple[float, float]
+    density: tuple[float, float]
 
 
 LOOSE = (
@@ -38,8 +40,8 @@ LOOSE = (
 )
 HOME = (*LOOSE, b.toys, b.clothes, b.shoes, b.shoes, b.basket, c.plant, b.clothes_rack, b.bicycle)
 
-ROOMS: dict[str, Room] = {
-    "living room": Room(
+ROOMS: dict[str, RoomKind] = {
+    "living room": RoomKind(
         *((3.0, 6.5), (3.5, 8.0), (2.4, 3.0), 0.16),
         (
             *(
@@ -61,7 +63,7 @@ ROOMS: dict[str, Room] = {
         HOME,
         (0.6, 0.14),
     ),
-    "bedroom": Room(
+    "bedroom": RoomKind(
         *((2.6, 4.5), (3.0, 5.5), (2.3, 2.8), 0.09),
         (
             *(f.bed, f.bed, f.cabinet, f.shelf, f.lamp, f.chair, e.radiator, f.desk, h.wardrobe, h.wardrobe),
@@ -71,7 +73,7 @@ ROOMS: dict[str, Room] = {
         HOME,
         (0.6, 0.11),
     ),
-    "office": Room(
+    "office": RoomKind(
         *((2.5, 8.0), (3.0, 10.0), (2.4, 3.2), 0.14),
         (
             *(f.desk, f.shelf, f.cabinet, f.desk, f.cabinet, f.chair, e.radiator, e.copier, e.coat_stand, f.shelf),
@@ -81,77 +83,77 @@ ROOMS: dict[str, Room] = {
         LOOSE,
         (0.55, 0.13),
     ),
-    "kitchen": Room(
+    "kitchen": RoomKind(
         *((2.2, 4.5), (2.8, 6.0), (2.3, 2.9), 0.08),
         (e.kitchen_counter, e.kitchen_counter, e.fridge, f.shelf, f.cabinet, e.radiator, h.washing_machine),
         (f.table, f.table, e.stool, e.island),
         HOME,
         (0.65, 0.12),
     ),
-    "bathroom": Room(
+    "bathroom": RoomKind(
         *((1.8, 3.5), (2.2, 4.5), (2.3, 2.8), 0.04),
         (h.toilet, h.sink, h.bathtub, h.sink, h.washing_machine, f.cabinet, e.radiator, h.chest),
         (e.stool, b.basket),
         (b.basket, c.bin_, b.shoes, b.stand_plain, b.clothes),
         (0.7, 0.08),
     ),
-    "hallway": Room(
+    "hallway": RoomKind(
         *((1.6, 3.2), (2.5, 6.5), (2.3, 2.9), 0.05),
         (h.chest, h.wardrobe, f.chair, e.coat_stand, e.bench, f.shelf, e.radiator, b.clothes_rack),
         (e.stool,),
         HOME,
         (0.45, 0.03),
     ),
-    "corridor": Room(
+    "corridor": RoomKind(
         *((1.4, 3.5), (6.0, 30.0), (2.3, 3.5), 0.09),
         (f.cabinet, f.shelf, f.chair, e.bench, e.radiator, e.copier, f.table, e.coat_stand, e.rack, h.wardrobe),
         (),
         LOOSE,
         (0.12, 0.0),
     ),
-    "hall": Room(
+    "hall": RoomKind(
         *((6.0, 12.0), (9.0, 30.0), (3.0, 6.0), 0.06),
         (f.cabinet, f.shelf, f.sofa, f.table, f.chair, e.bench, e.copier, e.radiator, h.piano),
         (f.table, f.table, f.chair, f.sofa, e.bench, e.screen_wall, f.shelf, h.armchair),
         LOOSE,
         (0.3, 0.05),
     ),
-    "cafe": Room(
+    "cafe": RoomKind(
         *((4.5, 9.0), (5.0, 14.0), (2.6, 4.0), 0.05),
         (f.cabinet, f.shelf, f.sofa, e.bench, e.kitchen_counter, f.table, e.fridge),
         (f.table, f.table, f.table, f.table, e.stool, f.coffee_table, h.armchair),
         LOOSE,
         (0.3, 0.16),
     ),
-    "lecture hall": Room(
+    "lecture hall": RoomKind(
         *((6.0, 12.0), (8.0, 18.0), (2.9, 5.5), 0.04),
         (f.cabinet, f.table, f.chair, e.radiator, e.bench),
         (f.chair, f.table),
         LOOSE,
         (0.15, 0.01),
     ),
-    "classroom": Room(
+    "classroom": RoomKind(
         *((5.0, 9.0), (6.0, 11.0), (2.7, 3.6), 0.04),
         (f.cabinet, f.shelf, e.radiator, f.cabinet, e.copier, f.desk),
         (f.table, f.table, f.table, f.desk),
         LOOSE,
         (0.25, 0.14),
     ),
-    "meeting room": Room(
+    "meeting room": RoomKind(
         *((3.0, 6.5), (4.0, 9.0), (2.4, 3.2), 0.06),
         (f.cabinet, f.shelf, f.cabinet, e.television, e.radiator, e.coat_stand),
         (f.conference_table, f.conference_table, f.chair),
         LOOSE,
         (0.35, 0.07),
     ),
-    "laboratory": Room(
+    "laboratory": RoomKind(
         *((3.5, 8.0), (5.0, 12.0), (2.6, 3.6), 0.05),
         (e.lab_bench, e.lab_bench, f.cabinet, e.rack, f.shelf, f.desk, e.fridge),
         (e.lab_bench, f.table, f.office_chair, e.stool, e.machine),
         LOOSE,
         (0.5, 0.12),
     ),
-    "workshop": Room(
+    "workshop": RoomKind(
         *((4.0, 12.0), (6.0, 28.0), (2.8, 6.0), 0.05),
         (e.rack, e.rack, e.machine, e.lab_bench, f.cabinet, e.pile),
         (e.machine, e.machine, f.table, e.pile, e.rack),

@@ -1,4 +1,4 @@
-"""Small things that stand on furniture or floors, people and plants, and the coloured objects that have names."""
+"""Small objects, people and plants, and the simple objects that have a named colour. Conventions: furniture.py."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from depthlm_ros.scenes.world.dice import Dice
 from depthlm_ros.scenes.world.primitives import LEAVES, NOISE, PATCHES, PLAIN, Paint, Piece, ball, box, frustum
 
 
-def coloured(dice: Dice, kind: str, colour: str, size_m: float) -> Piece:
-    """A plain object of a named colour; size_m is roughly its largest extent."""
+def coloured_object(dice: Dice, kind: str, colour: str, size_m: float) -> Piece:
+    """Draws a simple object of a named colour; size_m is roughly its largest extent."""
     paint = Paint(
-        dice.near(colours.NAMED[colour], 0.05), texture=PLAIN, gloss=dice.pick((0.0, 0.0, 0.03, 0.1)), seed=dice.seed()
+        dice.similar_colour(colours.NAMED_COLOURS[colour], 0.05),
+        texture=PLAIN,
+        gloss=dice.pick((0.0, 0.0, 0.03, 0.1)),
+        seed=dice.seed(),
     )
     if kind == "ball":
         return Piece(kind, colour, (ball((0, 0, size_m / 2), (size_m,) * 3, paint),), (size_m,) * 3)
@@ -25,7 +28,7 @@ def coloured(dice: Dice, kind: str, colour: str, size_m: float) -> Piece:
 
 
 def carton(dice: Dice) -> Piece:
-    """Cardboard box, a crate, a printer: anything grey or brown of hand luggage size."""
+    """Grey, brown or black box of the size of hand luggage: a carton, a crate or a printer."""
     w, d, h = dice.between(0.2, 0.6), dice.between(0.2, 0.5), dice.between(0.12, 0.45)
     colour, rgb = dice.pick((("brown", (0.33, 0.20, 0.10)), ("gray", (0.3, 0.3, 0.29)), ("black", (0.03, 0.03, 0.03))))
     paint = dice.paint(rgb, (rgb[0] * 0.8, rgb[1] * 0.8, rgb[2] * 0.8), dice.pick((PLAIN, NOISE)))
@@ -44,7 +47,7 @@ def plant(dice: Dice) -> Piece:
         frustum((0, 0, 0), r, pot, dice.paint(dice.pick(((0.4, 0.16, 0.08), (0.7, 0.7, 0.68), (0.1, 0.1, 0.1)))), -0.25)
     ]
     parts.append(frustum((0, 0, pot), 0.015, (h - pot) * 0.6, dice.paint((0.2, 0.12, 0.06))))
-    for _ in range(dice.whole(3, 6)):
+    for _ in range(dice.integer(3, 6)):
         a, s = dice.between(0, 6.28), dice.between(0.3, 0.6) * (h - pot)
         z = h - s / 2 - dice.between(0, 0.35) * (h - pot)
         parts.append(ball((0.35 * s * math.cos(a), 0.35 * s * math.sin(a), z), (s * 0.9, s * 0.7, s), leaf))
@@ -70,7 +73,7 @@ def person(dice: Dice) -> Piece:
 def bin_(dice: Dice) -> Piece:
     """Waste-paper bin."""
     h, r = dice.between(0.28, 0.6), dice.between(0.12, 0.2)
-    colour, paint = colours.dyed(dice)
+    colour, paint = colours.named_colour_or_fabric(dice)
     return Piece("bin", colour, (frustum((0, 0, 0), r, h, paint, -0.2),), (2 * r, 2 * r, h))
 
 
@@ -97,7 +100,7 @@ def bench_row(dice: Dice, wide: float, top: Paint, seat: Paint) -> Piece:
 def bag(dice: Dice) -> Piece:
     """Rucksack or bag."""
     w, d, h = dice.between(0.25, 0.45), dice.between(0.15, 0.25), dice.between(0.3, 0.5)
-    colour, cloth = colours.dyed(dice)
+    colour, cloth = colours.named_colour_or_fabric(dice)
     parts = (
         ball((0, 0, h * 0.45), (w, d, h * 0.95), cloth),
         box((0, 0, h * 0.25), (w * 0.85, d * 0.8, h * 0.5), cloth),
@@ -108,6 +111,6 @@ def bag(dice: Dice) -> Piece:
 def pouf(dice: Dice) -> Piece:
     """Low round seat."""
     r, h = dice.between(0.2, 0.35), dice.between(0.3, 0.45)
-    colour, cloth = colours.dyed(dice)
+    colour, cloth = colours.named_colour_or_fabric(dice)
     parts = (frustum((0, 0, 0), r, h - 0.04, cloth), ball((0, 0, h - 0.05), (2 * r, 2 * r, 0.1), cloth))
     return Piece("stool", colour, parts, (2 * r, 2 * r, h))

@@ -1,4 +1,4 @@
-"""Albedos: the colours that objects are named by, and the materials of rooms and furniture."""
+"""Albedos: colours with names (NAMED_COLOURS), and functions that draw materials of rooms and furniture."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from depthlm_ros.scenes.world.primitives import (
     Rgb,
 )
 
-NAMED: dict[str, Rgb] = {
+NAMED_COLOURS: dict[str, Rgb] = {
     "red": (0.62, 0.03, 0.03),
     "green": (0.04, 0.38, 0.07),
     "blue": (0.03, 0.09, 0.55),
@@ -59,48 +59,49 @@ FABRICS: tuple[Rgb, ...] = (
 
 
 def wood(dice: Dice) -> Paint:
-    """Furniture wood: fine grain, no wide planks."""
+    """Draws furniture wood: fine grain, no wide planks."""
     light, dark = dice.pick(WOODS)
     return dice.paint(light, dark, WOOD, dice.between(0.12, 0.5), gloss=dice.pick((0.0, 0.02, 0.06)))
 
 
 def lacquer(dice: Dice) -> Paint:
-    """Painted or laminated board."""
+    """Draws a painted or laminated board."""
     tone = dice.pick((0.75, 0.70, 0.55, 0.30, 0.12, 0.04))
     return dice.paint((tone, tone * dice.between(0.93, 1), tone * dice.between(0.85, 1)), gloss=dice.pick((0.0, 0.03)))
 
 
 def board(dice: Dice) -> Paint:
-    """What a table or a cabinet is made of."""
+    """Draws the material of a table or a cabinet."""
     return wood(dice) if dice.chance(0.6) else lacquer(dice)
 
 
 def fabric(dice: Dice) -> Paint:
-    """Upholstery, plain or with a weave."""
+    """Draws upholstery, plain or with a weave."""
     rgb = dice.pick(FABRICS)
     kind = dice.pick((PLAIN, PLAIN, NOISE, NOISE, STRIPES, CHECKER))
     gain = dice.between(0.6, 1.5)
     return dice.paint(rgb, (rgb[0] * gain, rgb[1] * gain, rgb[2] * gain), kind, dice.between(0.02, 0.1))
 
 
-def dyed(dice: Dice, share: float = 0.3) -> tuple[str, Paint]:
-    """Upholstery, a curtain, a case: in this share of calls one plain colour that has a name, else a fabric and ""."""
+def named_colour_or_fabric(dice: Dice, share: float = 0.3) -> tuple[str, Paint]:
+    """Draws one plain named colour in this share of calls, else a fabric; returns the name of the colour ("" for a
+    fabric) and the paint."""
     if not dice.chance(share):
         return "", fabric(dice)
-    name = dice.pick(tuple(NAMED))
+    name = dice.pick(tuple(NAMED_COLOURS))
     kind = dice.pick((PLAIN, PLAIN, NOISE))
-    r, g, b = dice.near(NAMED[name], 0.05)
+    r, g, b = dice.similar_colour(NAMED_COLOURS[name], 0.05)
     return name, Paint((r, g, b), (0.85 * r, 0.85 * g, 0.85 * b), kind, dice.between(0.01, 0.05), seed=dice.seed())
 
 
 def metal(dice: Dice) -> Paint:
-    """Legs, frames."""
+    """Draws the metal of legs and frames."""
     tone = dice.pick((0.03, 0.05, 0.3, 0.5, 0.6))
     return dice.paint((tone, tone, tone), gloss=0.08)
 
 
 def floor(dice: Dice) -> Paint:
-    """Parquet, tiles, carpet, linoleum or stone."""
+    """Draws a floor: parquet, tiles, carpet, linoleum or stone."""
     kind = dice.unit()
     if kind < 0.35:
         light, dark = dice.pick(WOODS)
@@ -123,7 +124,7 @@ def floor(dice: Dice) -> Paint:
 
 
 def wall(dice: Dice) -> Paint:
-    """Mostly light plaster, sometimes coloured, brick, panelled or papered."""
+    """Draws a wall: mostly light plaster; sometimes coloured, brick, panelled or with wallpaper."""
     tone = dice.between(0.45, 0.8)
     rgb = (tone, tone * dice.between(0.9, 1.0), tone * dice.between(0.75, 1.0))
     if dice.chance(0.2):
@@ -152,7 +153,7 @@ def wall(dice: Dice) -> Paint:
 
 
 def ceiling(dice: Dice) -> Paint:
-    """White, with panels in offices."""
+    """Draws a ceiling: white, with or without panels."""
     tone = dice.between(0.6, 0.85)
     if dice.chance(0.4):
         return dice.paint((tone, tone, tone), (tone * 0.7, tone * 0.7, tone * 0.7), TILES, dice.pick((0.6, 0.625)))

@@ -1,4 +1,4 @@
-"""Kitchens, laboratories, workshops and waiting areas, at true sizes. Conventions as in furniture.py."""
+"""Equipment of kitchens, laboratories, workshops and waiting areas. Conventions: furniture.py."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from depthlm_ros.scenes.world.primitives import (
 
 def kitchen_counter(dice: Dice) -> Piece:
     """Floor units with a worktop, sink or hob, and wall units above."""
-    units, h, d = dice.whole(2, 5), dice.between(0.86, 0.93), 0.6
+    units, h, d = dice.integer(2, 5), dice.between(0.86, 0.93), 0.6
     w, front, top = 0.6 * units, colours.board(dice), colours.board(dice)
     body, handle = colours.lacquer(dice), colours.metal(dice)
     parts = [
@@ -124,7 +124,7 @@ def lab_bench(dice: Dice) -> Piece:
         high = dice.between(1.5, 1.9)
         parts += [box((s * (w / 2 - 0.03), d / 2 - 0.05, (h + high) / 2), (0.04, 0.06, high - h), leg) for s in (-1, 1)]
         parts += [box((0, d / 2 - 0.15, z), (w, 0.3, 0.025), top) for z in (high - 0.4, high)]
-    for k in range(dice.whole(1, 4)):
+    for k in range(dice.integer(1, 4)):
         x = (k / 3 - 0.5) * (w - 0.6) + dice.between(-0.05, 0.05)
         parts += _instrument(dice, x, h)
     return Piece("table", "", tuple(parts), (w, d, h), 0.0)
@@ -164,7 +164,7 @@ def machine(dice: Dice) -> Piece:
 
 def rack(dice: Dice) -> Piece:
     """Open metal rack with boxes and canisters on it."""
-    w, d, h, levels = dice.between(0.9, 2.4), dice.between(0.4, 0.9), dice.between(1.7, 2.8), dice.whole(3, 5)
+    w, d, h, levels = dice.between(0.9, 2.4), dice.between(0.4, 0.9), dice.between(1.7, 2.8), dice.integer(3, 5)
     steel, step = colours.metal(dice), (h - 0.15) / max(1, levels - 1)
     parts = [
         box((a * (w / 2 - 0.02), b * (d / 2 - 0.02), h / 2), (0.04, 0.04, h), steel) for a in (-1, 1) for b in (-1, 1)
@@ -172,7 +172,7 @@ def rack(dice: Dice) -> Piece:
     for k in range(levels):
         z = 0.1 + k * step
         parts.append(box((0, 0, z), (w, d, 0.03), steel))
-        for m in range(dice.whole(1, 3)):
+        for m in range(dice.integer(1, 3)):
             size, x = dice.between(0.25, 0.5), (m / 3 - 0.33) * w
             tall = min(step - 0.1, size * dice.between(0.5, 1.0))
             rgb = dice.pick((*colours.FABRICS, (0.33, 0.2, 0.1), (0.4, 0.3, 0.18), (0.5, 0.5, 0.5)))
@@ -184,9 +184,9 @@ def rack(dice: Dice) -> Piece:
 
 
 def pile(dice: Dice) -> Piece:
-    """Cartons on each other."""
+    """Stack of cartons."""
     parts, z, w = [], 0.0, dice.between(0.35, 0.7)
-    for _ in range(dice.whole(2, 4)):
+    for _ in range(dice.integer(2, 4)):
         h, wide = dice.between(0.2, 0.4), w * dice.between(0.75, 1.0)
         paint = dice.paint((0.36, 0.23, 0.12), (0.3, 0.19, 0.1), dice.pick((PLAIN, NOISE)))
         parts.append(
@@ -230,7 +230,7 @@ def coat_stand(dice: Dice) -> Piece:
     """Pole with hooks and a coat or two."""
     h, pole = dice.between(1.6, 1.85), colours.metal(dice)
     parts = [frustum((0, 0, 0), 0.2, 0.03, pole), frustum((0, 0, 0), 0.02, h, pole)]
-    for k in range(dice.whole(1, 3)):
+    for k in range(dice.integer(1, 3)):
         a = 2.1 * k
         centre = (0.13 * math.cos(a), 0.13 * math.sin(a), h - 0.55)
         parts.append(ball(centre, (0.25, 0.25, dice.between(0.7, 1.0)), colours.fabric(dice)))

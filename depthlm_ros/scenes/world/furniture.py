@@ -1,4 +1,7 @@
-"""Furniture at true sizes. A piece's origin is the middle of its footprint on the floor, its back is at +y."""
+"""Furniture of realistic size. The origin of a piece is the middle of its footprint on the floor; its back is at +y.
+
+Every function draws one piece.
+"""
 
 from __future__ import annotations
 
@@ -160,14 +163,14 @@ def cabinet(dice: Dice) -> Piece:
 
 def sofa(dice: Dice) -> Piece:
     """One to three seats with arms and cushions."""
-    seats = dice.whole(1, 3)
+    seats = dice.integer(1, 3)
     w, d, h, seat = (
         0.35 + seats * dice.between(0.55, 0.72),
         dice.between(0.8, 1.0),
         dice.between(0.7, 0.95),
         dice.between(0.38, 0.45),
     )
-    (colour, cover), arm = colours.dyed(dice), dice.between(0.12, 0.2)
+    (colour, cover), arm = colours.named_colour_or_fabric(dice), dice.between(0.12, 0.2)
     parts = [
         box((0, 0, seat / 2 - 0.02), (w, d, seat - 0.12), cover),
         box((0, d / 2 - 0.1, (0.1 + h) / 2), (w, 0.2, h - 0.1), cover, pitch=-0.06),

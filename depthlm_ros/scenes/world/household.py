@@ -1,4 +1,4 @@
-"""Bathrooms, bedrooms, hallways and what people leave standing about. Conventions as in furniture.py."""
+"""Furniture of bathrooms, bedrooms and hallways. Conventions: furniture.py."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def armchair(dice: Dice) -> Piece:
         dice.between(0.75, 1.05),
         dice.between(0.38, 0.45),
     )
-    (colour, cover), arm = colours.dyed(dice), dice.between(0.1, 0.18)
+    (colour, cover), arm = colours.named_colour_or_fabric(dice), dice.between(0.1, 0.18)
     parts = [
         box((0, -0.04, seat - 0.1), (w - 2 * arm, d - 0.12, 0.2), cover),
         box((0, d / 2 - 0.1, (0.2 + h) / 2), (w - arm, 0.18, h - 0.2), cover, pitch=-0.15),
@@ -37,7 +37,7 @@ def armchair(dice: Dice) -> Piece:
 
 def wardrobe(dice: Dice) -> Piece:
     """Tall cupboard with two to four doors."""
-    doors, h, d = dice.whole(2, 4), dice.between(1.9, 2.3), dice.between(0.55, 0.65)
+    doors, h, d = dice.integer(2, 4), dice.between(1.9, 2.3), dice.between(0.55, 0.65)
     w, body, handle = doors * dice.between(0.45, 0.55), colours.board(dice), colours.metal(dice)
     front = body if dice.chance(0.6) else colours.board(dice)
     parts = [box((0, 0.01, h / 2), (w, d - 0.02, h), body)]
@@ -50,7 +50,7 @@ def wardrobe(dice: Dice) -> Piece:
 
 def chest(dice: Dice) -> Piece:
     """Chest of drawers or bedside table."""
-    rows, w = dice.whole(2, 5), dice.between(0.4, 1.2)
+    rows, w = dice.integer(2, 5), dice.between(0.4, 1.2)
     h, d, body, handle = (
         0.1 + rows * dice.between(0.17, 0.22),
         dice.between(0.35, 0.5),

@@ -1,4 +1,4 @@
-"""What hangs on walls and from ceilings. A piece's back is at +y, against the wall; heights are above the floor."""
+"""Pieces that hang on walls and from ceilings; their back is at +y, at the wall, and heights are above the floor."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from depthlm_ros.scenes.world import colours
 from depthlm_ros.scenes.world.dice import Dice
 from depthlm_ros.scenes.world.primitives import (
     BOOKS,
+    BOX,
     FRUSTUM,
     PATCHES,
     SCREEN,
@@ -17,14 +18,15 @@ from depthlm_ros.scenes.world.primitives import (
     frustum,
 )
 
-QUARTER = 1.5707963
+# A quarter turn, radians, with as many digits as the scenes were made with.
+QUARTER_TURN = 1.5707963
 
 
 def wall_shelf(dice: Dice) -> Piece:
-    """One to three boards with things on them."""
+    """One to three boards with objects on them."""
     w, d, board = dice.between(0.5, 1.4), dice.between(0.18, 0.28), colours.board(dice)
     parts, z = [], dice.between(1.2, 1.5)
-    for _ in range(dice.whole(1, 3)):
+    for _ in range(dice.integer(1, 3)):
         parts.append(box((0, -d / 2, z), (w, d, 0.025), board))
         wide, tall = w * dice.between(0.3, 0.9), dice.between(0.15, 0.28)
         paint = dice.paint((0.25, 0.2, 0.18), texture=BOOKS, scale_m=dice.between(0.025, 0.05))
@@ -51,8 +53,8 @@ def clock(dice: Dice) -> Piece:
     r, z = dice.between(0.12, 0.2), dice.between(1.8, 2.2)
     face = Paint((0.8, 0.8, 0.78), seed=dice.seed())
     parts = (
-        Part(FRUSTUM, (0, -0.02, z), (r, r, 0.02), colours.lacquer(dice), 0.0, 0.0, QUARTER),
-        Part(FRUSTUM, (0, -0.024, z), (r * 0.88, r * 0.88, 0.02), face, 0.0, 0.0, QUARTER),
+        Part(FRUSTUM, (0, -0.02, z), (r, r, 0.02), colours.lacquer(dice), 0.0, 0.0, QUARTER_TURN),
+        Part(FRUSTUM, (0, -0.024, z), (r * 0.88, r * 0.88, 0.02), face, 0.0, 0.0, QUARTER_TURN),
         box((0, -0.046, z + r * 0.3), (0.014, 0.004, r * 0.6), dice.paint((0.03, 0.03, 0.03))),
         box((r * 0.2, -0.046, z), (r * 0.4, 0.004, 0.014), dice.paint((0.03, 0.03, 0.03))),
     )
@@ -67,7 +69,7 @@ def notice_board(dice: Dice) -> Piece:
         box((0, -0.01, z), (w, 0.02, h), colours.lacquer(dice)),
         box((0, -0.012, z), (w - 0.05, 0.02, h - 0.05), back),
     ]
-    for _ in range(dice.whole(2, 7)):
+    for _ in range(dice.integer(2, 7)):
         sheet = dice.paint(
             dice.pick(((0.8, 0.8, 0.78), (0.8, 0.8, 0.78), (0.8, 0.7, 0.2), (0.3, 0.5, 0.7))),
             (0.25, 0.25, 0.25),
@@ -82,7 +84,7 @@ def notice_board(dice: Dice) -> Piece:
 
 
 def blackboard(dice: Dice) -> Piece:
-    """Black or green board, or a white one, of a classroom."""
+    """Black, green or white board of a classroom."""
     w, h, z = dice.between(1.6, 4.0), dice.between(1.0, 1.3), dice.between(1.4, 1.6)
     face = dice.pick(
         (
@@ -100,7 +102,7 @@ def blackboard(dice: Dice) -> Piece:
 
 
 def switches(dice: Dice) -> Piece:
-    """Switch, socket, thermostat, sign or vent: the small marks of a wall."""
+    """Switch, socket, thermostat, sign or vent."""
     white, z = colours.lacquer(dice), dice.pick((0.3, 1.05, 1.05, 1.5, 2.2))
     s = dice.between(0.08, 0.25)
     return Piece("", "", (box((0, -0.01, z), (s, 0.02, s * dice.between(0.6, 1.4)), white),), (s, 0.02, z + s))
@@ -110,7 +112,7 @@ def coat_hooks(dice: Dice) -> Piece:
     """A rail with coats."""
     w, z = dice.between(0.6, 1.2), dice.between(1.55, 1.75)
     parts = [box((0, -0.015, z), (w, 0.03, 0.1), colours.board(dice))]
-    for k in range(dice.whole(1, 5)):
+    for k in range(dice.integer(1, 5)):
         tall = dice.between(0.5, 1.1)
         parts.append(
             box(
@@ -124,7 +126,7 @@ def coat_hooks(dice: Dice) -> Piece:
 
 
 def curtain(dice: Dice, wide: float, top: float, foot: float) -> list[Part]:
-    """Two heaps of folds beside an opening of this width, hung from a rod; foot: how far they reach down."""
+    """Two curtains beside an opening of this width, on a rod; foot: height of their lower ends."""
     cloth = dice.paint(dice.pick(colours.FABRICS), (0.1, 0.1, 0.1), STRIPES, dice.between(0.06, 0.14))
     r, g, b = cloth.rgb
     cloth = cloth._replace(rgb2=(0.7 * r, 0.7 * g, 0.7 * b))
@@ -137,10 +139,10 @@ def curtain(dice: Dice, wide: float, top: float, foot: float) -> list[Part]:
 
 
 def blind(dice: Dice, wide: float, top: float, foot: float) -> list[Part]:
-    """Slats before the upper part of a window."""
+    """Slats in front of the upper part of a window."""
     low = foot + (top - foot) * dice.between(0.2, 0.8)
     slats = dice.paint((0.7, 0.7, 0.68), (0.4, 0.4, 0.4), STRIPES, 0.05, emission=dice.between(0.0, 0.6))
-    return [Part(0, (0, -0.05, (low + top) / 2), (wide / 2, 0.01, (top - low) / 2), slats._replace(texture=STRIPES))]
+    return [Part(BOX, (0, -0.05, (low + top) / 2), (wide / 2, 0.01, (top - low) / 2), slats._replace(texture=STRIPES))]
 
 
 def pendant(dice: Dice) -> Piece:

@@ -1,4 +1,4 @@
-"""Streets, yards and gardens: ground, sky, facades, cars, trees, lamp posts and people, at true sizes."""
+"""Streets, yards and gardens: ground, sky, facades, cars, trees, lamp posts and people. Conventions: furniture.py."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from depthlm_ros.scenes.world.primitives import (
     Paint,
     Part,
     Piece,
-    Placed,
+    PlacedPiece,
     Xyz,
     ball,
     box,
@@ -27,16 +27,17 @@ from depthlm_ros.scenes.world.primitives import (
 )
 
 SIZE_M = (120.0, 120.0, 60.0)
-# Cameras stay this near to the middle.
+# Cameras stay within this distance of the middle, along each axis.
 ROAM_M = 9.0
+# Distance of the light that stands for the sun.
 SUN_M = 90.0
 
 
 def car(dice: Dice) -> Piece:
     """A car of 3.6 to 4.9 m: body, cabin with dark glass, wheels, lamps; its length runs along x."""
     length, w, h = dice.between(3.6, 4.9), dice.between(1.65, 1.9), dice.between(1.42, 1.75)
-    colour, body = dice.pick(tuple(colours.NAMED.items()))
-    paint = Paint(dice.near(body, 0.05), gloss=0.12, seed=dice.seed())
+    colour, body = dice.pick(tuple(colours.NAMED_COLOURS.items()))
+    paint = Paint(dice.similar_colour(body, 0.05), gloss=0.12, seed=dice.seed())
     glass, tyre = dice.paint((0.03, 0.035, 0.04), gloss=0.15), dice.paint((0.02, 0.02, 0.02))
     rim, turned = dice.paint((0.35, 0.35, 0.36)), math.pi / 2
     mid, belt = -0.05 * length, 0.62 * h
@@ -61,7 +62,7 @@ def tree(dice: Dice) -> Piece:
     leaf = dice.paint((0.06, 0.14, 0.03), (0.16, 0.28, 0.07), LEAVES, dice.between(0.15, 0.4))
     trunk, crown = dice.between(0.25, 0.45) * h, 0.0
     parts = [frustum((0, 0, 0), r, h * 0.6, dice.paint((0.16, 0.11, 0.07), (0.1, 0.07, 0.05), NOISE, 0.08), 0.4)]
-    for _ in range(dice.whole(3, 7)):
+    for _ in range(dice.integer(3, 7)):
         size, a = dice.between(0.3, 0.5) * h, dice.between(0, 6.3)
         z, out = dice.between(trunk + size / 2, h - size / 2), 0.3 * size
         parts.append(ball((out * math.cos(a), out * math.sin(a), z), (size, size, 0.9 * size), leaf))
@@ -115,13 +116,13 @@ def fence(dice: Dice) -> Piece:
 
 
 def house(dice: Dice, wide: float, deep: float) -> Piece:
-    """Facade with rows of windows, a door of 2 m, a plinth and a roof edge; its front is at -y."""
-    floors, storey = dice.whole(1, 5), dice.between(2.8, 3.4)
+    """House with rows of windows, a door of 2 m, a plinth and a roof edge; its front is at -y."""
+    floors, storey = dice.integer(1, 5), dice.between(2.8, 3.4)
     h, tone = floors * storey + 0.4, dice.between(0.3, 0.75)
     wall = (tone, tone * dice.between(0.8, 1.0), tone * dice.between(0.6, 1.0))
     if dice.chance(0.25):
         wall = (0.33, 0.15, 0.1)
-    front = Paint(dice.near(wall), (0.04, 0.05, 0.06), FACADE, storey, seed=dice.seed())
+    front = Paint(dice.similar_colour(wall), (0.04, 0.05, 0.06), FACADE, storey, seed=dice.seed())
     leaf, dark = colours.board(dice), dice.paint((0.1, 0.09, 0.09))
     x = dice.between(-0.35, 0.35) * wide
     parts = (
@@ -141,7 +142,7 @@ LOOSE = (
 
 
 def ground(dice: Dice) -> Paint:
-    """Asphalt, paving, gravel, grass."""
+    """Draws the ground: asphalt, paving, gravel or grass."""
     kind = dice.unit()
     if kind < 0.4:
         tone = dice.between(0.08, 0.25)
@@ -160,13 +161,15 @@ def ground(dice: Dice) -> Paint:
 
 
 def sky(dice: Dice) -> Paint:
-    """Blue to overcast."""
+    """Draws a sky, blue to overcast."""
     blue = (0.25, 0.45, 0.85) if dice.chance(0.6) else (0.6, 0.65, 0.7)
-    return Paint(dice.near(blue), (0.9, 0.92, 0.95), SKY, SIZE_M[2], emission=dice.between(0.9, 2.2), seed=dice.seed())
+    return Paint(
+        dice.similar_colour(blue), (0.9, 0.92, 0.95), SKY, SIZE_M[2], emission=dice.between(0.9, 2.2), seed=dice.seed()
+    )
 
 
-def street(dice: Dice) -> list[Placed]:
-    """What borders the open space: houses, hedges or nothing on either side; a kerb and markings."""
+def street(dice: Dice) -> list[PlacedPiece]:
+    """Draws the border of the open space: houses or nothing on either side, pavements, markings, a house at the end."""
     placed, (w, length, _) = [], SIZE_M
     half, middle = dice.between(3.5, 11.0), w / 2
     for side in (-1, 1):
@@ -176,26 +179,26 @@ def street(dice: Dice) -> list[Placed]:
                 wide = dice.between(6.0, 16.0)
                 piece = house(dice, wide, 8.0)
                 x = middle + side * (half + 4.0 + dice.between(0.0, 1.0))
-                placed.append(Placed(piece, (x, y + wide / 2, 0.0), side * -math.pi / 2, True))
+                placed.append(PlacedPiece(piece, (x, y + wide / 2, 0.0), side * -math.pi / 2, True))
                 y += wide + dice.pick((0.0, 0.0, 2.0, 5.0))
         if dice.chance(0.6):
             walk, pale = dice.between(1.5, 3.0), dice.paint((0.35, 0.35, 0.34), (0.22, 0.22, 0.21), TILES, 0.3)
             kerb = box((middle + side * (half - walk / 2), length / 2, 0.06), (walk, length, 0.12), pale)
-            placed.append(Placed(Piece("", "", (kerb,), SIZE_M), (0.0, 0.0, 0.0), 0.0, True))
+            placed.append(PlacedPiece(Piece("", "", (kerb,), SIZE_M), (0.0, 0.0, 0.0), 0.0, True))
     if dice.chance(0.5):
         white = dice.paint((0.7, 0.7, 0.68))
         marks = tuple(box((middle, 3.0 + 6.0 * k, 0.004), (0.12, 3.0, 0.008), white) for k in range(19))
-        placed.append(Placed(Piece("", "", marks, SIZE_M), (0.0, 0.0, 0.0), 0.0, True))
+        placed.append(PlacedPiece(Piece("", "", marks, SIZE_M), (0.0, 0.0, 0.0), 0.0, True))
     if dice.chance(0.7):
         far = dice.between(18.0, 50.0)
         x, y = middle + dice.between(-5, 5), length / 2 + dice.pick((-far, far))
         yaw = 0.0 if y > length / 2 else math.pi
-        placed.append(Placed(house(dice, dice.between(10, 40), 7.0), (x, y, 0.0), yaw, True))
+        placed.append(PlacedPiece(house(dice, dice.between(10, 40), 7.0), (x, y, 0.0), yaw, True))
     return placed
 
 
 def daylight(dice: Dice) -> tuple[list[tuple[float, ...]], np.ndarray]:
-    """Row of Scene.lights for the sun, if it shines, and the ambient light of the sky (see Scene)."""
+    """Draws the light of a day: rows of Scene.lights (the sun, if it shines), and the ambient light (see Scene)."""
     turn, rise, sunny = dice.between(0, 6.3), dice.between(0.35, 1.2), dice.chance(0.65)
     level = dice.between(0.5, 0.9)
     ambient = np.array(
@@ -209,6 +212,6 @@ def daylight(dice: Dice) -> tuple[list[tuple[float, ...]], np.ndarray]:
 
 
 def roam() -> tuple[Xyz, Xyz]:
-    """Corners of the space that cameras stay in."""
+    """Returns two corners of the space in which cameras stay, metres."""
     x, y = SIZE_M[0] / 2, SIZE_M[1] / 2
     return (x - ROAM_M, y - ROAM_M, 0.0), (x + ROAM_M, y + ROAM_M, 2.6)

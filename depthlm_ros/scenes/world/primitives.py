@@ -1,4 +1,7 @@
-"""What a scene is made of: three convex solids, paints, and the frozen arrays that the kernels read.
+"""The parts of a scene: convex solids, paints, pieces of furniture, and the arrays that the kernels read.
+
+A `Piece` consists of `Part`s; a `PlacedPiece` is a piece in the room. `pack_pieces` turns placed pieces into the arrays
+of a `Scene`, and a `Pose` is a camera in it. `box`, `ball` and `frustum` make parts.
 
 Each solid is the image of a unit shape under p -> centre + axes @ p:
     BOX      [-1, 1]^3
@@ -16,11 +19,11 @@ import numpy as np
 
 BOX, BALL, FRUSTUM = 0, 1, 2
 
-# Textures, see texture.py.
+# Textures, see renderer/texture.py.
 PLAIN, CHECKER, TILES, STRIPES, WOOD, NOISE, BOOKS, PATCHES = range(8)
 BRICKS, SCREEN, SPECKLE, PANES, MARBLE, SKY, LEAVES, FACADE = range(8, 16)
 
-# Simple objects go by their colour; the colour of furniture only helps to tell two of a kind apart.
+# Simple objects have their colour in their name; for furniture a colour only distinguishes two objects of one kind.
 SIMPLE_KINDS = ("box", "ball", "cylinder", "cone")
 
 Rgb = tuple[float, float, float]
@@ -28,7 +31,7 @@ Xyz = tuple[float, float, float]
 
 
 class Paint(NamedTuple):
-    """Surface of a solid: two albedos mixed by a texture whose period is scale_m."""
+    """Surface of a solid: two albedos (linear, 0 to 1) that a texture with the period scale_m mixes."""
 
     rgb: Rgb
     rgb2: Rgb = (0.5, 0.5, 0.5)
@@ -40,7 +43,10 @@ class Paint(NamedTuple):
 
 
 class Part(NamedTuple):
-    """One solid of a piece, in the piece's frame: z up from its foot, yaw about z, then pitch about its own x."""
+    """One solid of a piece, in the piece's frame (z up, origin at its foot).
+
+    half: half extents, metres. It is turned by yaw about z, then by pitch about its own x, radians.
+    """
 
     shape: int
     centre: Xyz
@@ -52,11 +58,11 @@ class Part(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Something that stands in a room.
+    """An object or a piece of furniture for a room; its back is at +y.
 
-    kind and colour are its name ("red box", "table"); an empty kind is never asked about, an empty colour is no one
-    named colour. size_m: the space it
-    takes along its own x, y and z when it is placed. Its back is at +y. top_m: height of a free surface, 0 for none.
+    kind and colour make its name ("red box", "table"). No question is asked about an empty kind; an empty colour means
+    that it does not have one plain named colour. size_m: the space that it needs along its own x, y and z. top_m:
+    height of a surface on which other pieces can stand, 0 for none.
     """
 
     kind: str
@@ -66,8 +72,11 @@ class Piece(NamedTuple):
     top_m: float = 0.0
 
 
-class Placed(NamedTuple):
-    """A piece in the room: the position of its foot and its yaw. background: part of the building, id -1."""
+class PlacedPiece(NamedTuple):
+    """A piece in the room: the position of its foot and its yaw, radians.
+
+    background: it belongs to the building, with object id -1.
+    """
 
     piece: Piece
     xyz_m: Xyz
@@ -77,10 +86,10 @@ class Placed(NamedTuple):
 
 @dataclass(frozen=True)
 class SceneObject:
-    """An object that may be asked about.
+    """An object that questions can ask about.
 
-    name: its kind, for simple objects with the colour before it. colour: empty unless it has one plain named colour.
-    wide_m: the larger of its extents along its own two horizontal axes; tall_m: the vertical one.
+    name: its kind; for simple objects the colour comes first. colour: empty unless it has one plain named colour.
+    wide_m: the larger of its extents along its own two horizontal axes. tall_m: its vertical extent.
     """
 
     object_id: int
@@ -97,15 +106,19 @@ class Scene:
     """A room as arrays for the kernels.
 
     solids: float32 (N, 14): centre 3, axes as three rows (unit axis times half extent) 9, shape, taper.
-    object_of: int16 (N,), -1 = building. paints: float32 (6 + N, 12), the first six are the shell's faces
-    (x-, x+, y-, y+, floor, ceiling): rgb, rgb2, texture, scale_m, gloss, emission, seed, unused.
-    shell_m: float32 (2, 3), two corners of the room; a face of it painted SKY has no depth. roam_m: float32 (2, 3),
-    two corners of the space that cameras stay in. lights: float32 (L, 16): position, radius_m, rgb power,
-    facing direction (zero: all around), the opening it shines through (axis of its wall, -1 for none; where along
-    that axis; from and to across it; from and to in height). ambient: float32 (4, 3), light from above, from below,
-    how its share grows per metre along x, y, z, and with the direction a surface faces.
-    near_*: which solids are near a cell of the floor (for occlusion); shadow_list: which solids lie in each
-    direction seen from each light (int16, -1 ends a list).
+    object_of: int16 (N,), object id of each solid, -1 for the building.
+    paints: float32 (6 + N, 12): rgb, rgb2, texture, scale_m, gloss, emission, seed, unused. The first six rows are the
+    faces of the shell (x-, x+, y-, y+, floor, ceiling).
+    shell_m: float32 (2, 3), two corners of the room; a face with the texture SKY has no depth.
+    roam_m: float32 (2, 3), two corners of the space in which cameras stay.
+    lights: float32 (L, 16): position, radius_m, rgb power, facing direction (zero: all directions), and the opening
+    that it shines through (axis of its wall, -1 for none; position along that axis; from and to across it; from and to
+    in height).
+    ambient: float32 (4, 3): light from above, light from below, and how the light grows per metre along x, y and z,
+    and with the direction that a surface faces.
+    near_list: int16, the solids near each cell of the floor, for occlusion. shadow_list: int16, the solids in each
+    direction from each light. -1 ends a list.
+    objects: the objects with a kind. room: the kind of room.
     """
 
     solids: np.ndarray
@@ -123,24 +136,30 @@ class Scene:
 
 @dataclass(frozen=True)
 class Pose:
-    """world_from_camera: R float64 (3, 3) with the camera's right, down, forward as columns; t float64 (3,) metres."""
+    """Pose of a camera, world_from_camera.
+
+    R: float64 (3, 3), the camera's right, down and forward axes as columns. t: float64 (3,), metres.
+    """
 
     R: np.ndarray
     t: np.ndarray
 
 
 def box(centre: Xyz, size: Xyz, paint: Paint, yaw: float = 0.0, pitch: float = 0.0) -> Part:
-    """A box by its full size."""
+    """Returns a box of this full size, metres."""
     return Part(BOX, centre, (size[0] / 2, size[1] / 2, size[2] / 2), paint, 0.0, yaw, pitch)
 
 
 def ball(centre: Xyz, size: Xyz, paint: Paint) -> Part:
-    """An ellipsoid by its full size."""
+    """Returns an ellipsoid of this full size, metres."""
     return Part(BALL, centre, (size[0] / 2, size[1] / 2, size[2] / 2), paint)
 
 
 def frustum(foot: Xyz, radius: float, height: float, paint: Paint, taper: float = 0.0) -> Part:
-    """An upright cylinder (taper 0) to cone (taper 1) by the centre of its foot; below 0 it widens upwards."""
+    """Returns an upright cylinder (taper 0) to cone (taper 1); with a negative taper it widens upwards.
+
+    foot: centre of its lower end.
+    """
     centre = (foot[0], foot[1], foot[2] + height / 2)
     if taper < 0:
         # Upside down, so that the unit shape still has its largest radius, 1, at its foot.
@@ -170,8 +189,10 @@ def _paint_row(paint: Paint) -> tuple[float, ...]:
     return (*p.rgb, *p.rgb2, p.texture, p.scale_m, p.gloss, p.emission, p.seed, 0.0)
 
 
-def pack(placed: list[Placed], shell_paints: tuple[Paint, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple]:
-    """Arrays solids, object_of, paints (see Scene) and the SceneObjects of the placed pieces that have a kind."""
+def pack_pieces(
+    placed: list[PlacedPiece], shell_paints: tuple[Paint, ...]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[SceneObject, ...]]:
+    """Returns solids, object_of and paints (see Scene), and the SceneObjects of the placed pieces that have a kind."""
     rows: list[tuple[float, ...]] = []
     object_of, paints, objects = [], [_paint_row(p) for p in shell_paints], []
     next_id = 0
@@ -193,7 +214,7 @@ def pack(placed: list[Placed], shell_paints: tuple[Paint, ...]) -> tuple[np.ndar
 
 
 def _reach(solids: np.ndarray, yaw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Half extents and centres (N, 3) of solids along the axes of a frame turned by yaw (N,) about z."""
+    """Returns half extents and centres (N, 3) of solids along the axes of a frame turned by yaw (N,) about z."""
     c, s, zero = np.cos(yaw), np.sin(yaw), np.zeros_like(yaw)
     turn = np.stack([c, -s, zero, s, c, zero, zero, zero, zero + 1], -1).reshape(-1, 3, 3)
     axes = solids[:, 3:12].reshape(-1, 3, 3) @ turn
@@ -203,7 +224,7 @@ def _reach(solids: np.ndarray, yaw: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return reach, np.einsum("ni,nij->nj", solids[:, :3], turn)
 
 
-def _scene_object(object_id: int, item: Placed, middle: np.ndarray, reach: np.ndarray) -> SceneObject:
+def _scene_object(object_id: int, item: PlacedPiece, middle: np.ndarray, reach: np.ndarray) -> SceneObject:
     size = (middle + reach).max(0) - (middle - reach).min(0)
     x, y, z = item.xyz_m
     kind, colour = item.piece.kind, item.piece.colour
@@ -212,8 +233,11 @@ def _scene_object(object_id: int, item: Placed, middle: np.ndarray, reach: np.nd
     return SceneObject(object_id, name, kind, colour, centre, float(size[:2].max()), float(size[2]))
 
 
-def gap_m(solids: np.ndarray, point_m: np.ndarray) -> float:
-    """Distance from a point to the nearest bounding box of solids (N, 14); 0 inside one, inf if there are none."""
+def distance_to_solids_m(solids: np.ndarray, point_m: np.ndarray) -> float:
+    """Returns the distance from a point to the nearest bounding box of solids (N, 14), metres.
+
+    It is 0 inside a box, and infinite if there are no solids.
+    """
     axes = solids[:, 3:12].reshape(-1, 3, 3)
     half = np.sqrt((axes**2).sum(2))
     local = np.abs(np.einsum("nij,nj->ni", axes, point_m.astype(np.float32) - solids[:, :3])) / half

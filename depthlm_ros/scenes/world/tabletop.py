@@ -1,4 +1,4 @@
-"""What lies and stands on tables, shelves and counters."""
+"""Objects on tables, shelves and counters. Conventions: furniture.py."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def cup(dice: Dice) -> Piece:
 
 
 def stack(dice: Dice) -> Piece:
-    """Books or papers lying on each other."""
+    """Stack of books or papers."""
     parts, z = [], 0.0
-    for _ in range(dice.whole(1, 4)):
+    for _ in range(dice.integer(1, 4)):
         h = dice.between(0.008, 0.04)
         paint = dice.paint(dice.pick((*colours.FABRICS, (0.8, 0.8, 0.78))))
         parts.append(
@@ -92,7 +92,7 @@ def bowl(dice: Dice) -> Piece:
     r, h = dice.between(0.06, 0.16), dice.between(0.06, 0.3)
     paint = dice.paint(dice.pick(((0.8, 0.8, 0.78), (0.1, 0.15, 0.3), (0.35, 0.2, 0.1), (0.3, 0.35, 0.3))), gloss=0.05)
     parts = [frustum((0, 0, 0), r * 0.6, h, paint, dice.pick((-0.6, 0.2)))]
-    for k in range(dice.whole(0, 3)):
+    for k in range(dice.integer(0, 3)):
         fruit = dice.paint(dice.pick(((0.6, 0.2, 0.03), (0.3, 0.45, 0.05), (0.5, 0.04, 0.03))))
         parts.append(ball((0.4 * r * math.cos(2 * k), 0.4 * r * math.sin(2 * k), h), (0.075,) * 3, fruit))
     return Piece("", "", tuple(parts), (2 * r, 2 * r, h))
@@ -112,7 +112,7 @@ def table_lamp(dice: Dice) -> Piece:
 
 
 def paper(dice: Dice) -> Piece:
-    """Sheets lying flat."""
+    """Flat sheet of paper."""
     sheet = dice.paint((0.8, 0.8, 0.78), (0.2, 0.2, 0.2), dice.pick((PLAIN, SCREEN)), 0.015)
     return Piece(
         "", "", (box((0, 0, 0.002), (0.21, 0.297, 0.004), sheet, yaw=dice.between(-0.6, 0.6)),), (0.3, 0.35, 0.004)
@@ -123,9 +123,11 @@ def vase(dice: Dice) -> Piece:
     """Flowers in a vase."""
     h, r = dice.between(0.15, 0.3), dice.between(0.04, 0.07)
     parts = [frustum((0, 0, 0), r, h, colours.lacquer(dice), dice.pick((-0.3, 0.3)))]
-    for k in range(dice.whole(2, 5)):
+    for k in range(dice.integer(2, 5)):
         petal = dice.paint(
-            dice.pick((colours.NAMED["red"], colours.NAMED["yellow"], (0.8, 0.8, 0.8), (0.1, 0.3, 0.06)))
+            dice.pick(
+                (colours.NAMED_COLOURS["red"], colours.NAMED_COLOURS["yellow"], (0.8, 0.8, 0.8), (0.1, 0.3, 0.06))
+            )
         )
         size = dice.between(0.06, 0.12)
         parts.append(
@@ -135,9 +137,9 @@ def vase(dice: Dice) -> Piece:
 
 
 def bits(dice: Dice) -> Piece:
-    """Pens, phones, remote controls, keys, tins: three to eight little things."""
+    """Three to eight small objects: pens, phones, remote controls, keys, tins."""
     parts = []
-    for _ in range(dice.whole(3, 8)):
+    for _ in range(dice.integer(3, 8)):
         x, y, paint = (
             dice.between(-0.2, 0.2),
             dice.between(-0.15, 0.15),
