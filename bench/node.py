@@ -1,7 +1,7 @@
-"""What the depth node costs: rate, latency, overhead, start, memory, questions. One run, ends with one JSON line.
+"""Measures the depth node: rate, latency, overhead, start, memory and questions. Ends with one JSON line.
 
-A replay camera (640 x 480, 30 Hz) and the node run as processes of their own; this process receives depth and cloud, as
-a user would. It asserts nothing: the limits stand beside the numbers. `make bench`, or
+A replay camera (640 x 480, 30 Hz) and the node run as separate processes; this process receives depth and cloud, as a
+user's program does. Nothing fails on a slow machine: the table shows a limit beside each number. `make bench`, or
 
     . ./env.sh && python bench/node.py [--model tiny] [--seconds 15]
 """
@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +28,8 @@ from depthlm_ros.core import Frame, Intrinsics
 from depthlm_ros.errors import DepthLMError
 from depthlm_ros.image_io import write_rgb
 from depthlm_ros.model import load_model
-from depthlm_ros.ros.tools.demo import Listener, Parts
-from depthlm_ros.ros.tools.process_graph import Graph
+from depthlm_ros.ros.tools.demo import DepthListener, ReceptionStatistics
+from depthlm_ros.ros.tools.process_graph import ProcessGraph
 
 CAMERA = Intrinsics(512.0, 512.0, 319.5, 239.5, 640, 480)
 CAMERA_HZ = 30.0
@@ -39,7 +39,7 @@ TIMEOUT_S = 60.0
 QUESTIONS = 16
 ROUNDS = 15
 IMPORT_ROUNDS = 5
-# What the node itself does with a frame, as /diagnostics names it.
+# The work of the node itself on a frame, by the names of /diagnostics.
 OUTSIDE_STAGES = ("decode", "rectify", "normalise", "depth", "messages", "publish")
 IMPORT_CODE = (
     "import time, rclpy; begin = time.perf_counter(); import depthlm_ros.ros.node; print(time.perf_counter() - begin)"
@@ -47,8 +47,8 @@ IMPORT_CODE = (
 
 
 @dataclass(frozen=True)
-class Row:
-    """One measured number and what the issue allows; `within` is None where nothing is said."""
+class BenchRow:
+    """One measured number and its limit. key: its name in the JSON line. within: None if there is no limit."""
 
     key: str
     text: str
@@ -58,10 +58,12 @@ class Row:
 
 
 def main() -> int:
-    """Returns the exit code: 0 if everything could be measured."""
+    """Runs the benchmark and returns the exit code: 0 if everything could be measured."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="tiny", help="a model's name or its folder (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=15.0, help="how long the stream is measured")
+    parser.add_argument("--model", default="tiny", help="name or folder of a model (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=15.0, help="duration of the measurement (default: %(default)g)"
+    )
     args = parser.parse_args()
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -75,29 +77,29 @@ def main() -> int:
     return 0
 
 
-def measure_alone(model_name: str) -> list[Row]:
-    """What needs no graph: import, and questions beside a frame."""
-    say("importing the node's module ...")
+def measure_alone(model_name: str) -> list[BenchRow]:
+    """Measures what needs no ROS graph: the import, and questions together with a frame."""
+    print_progress("importing the node's module ...")
     import_s = statistics.median(import_seconds() for _ in range(IMPORT_ROUNDS))
-    say("questions beside a frame, in this process ...")
+    print_progress("questions together with a frame, in this process ...")
     frame_s, both_s = question_seconds(model_name)
     ratio = both_s / frame_s
     return [
-        Row("import_s", "import of depthlm_ros.ros.node beyond rclpy, s", import_s, "<= 0.7", import_s <= 0.7),
-        Row("frame_s", "frame of depth, s", frame_s),
-        Row("frame_and_questions_s", f"frame of depth and {QUESTIONS} point questions, s", both_s),
-        Row("questions_ratio", f"frame and {QUESTIONS} questions / frame", ratio, "<= 3", ratio <= 3),
+        BenchRow("import_s", "import of depthlm_ros.ros.node beyond rclpy, s", import_s, "<= 0.7", import_s <= 0.7),
+        BenchRow("frame_s", "frame of depth, s", frame_s),
+        BenchRow("frame_and_questions_s", f"frame of depth and {QUESTIONS} point questions, s", both_s),
+        BenchRow("questions_ratio", f"frame and {QUESTIONS} questions / frame", ratio, "<= 3", ratio <= 3),
     ]
 
 
 def import_seconds() -> float:
-    """Import time of the node's module in a fresh process that has rclpy already."""
+    """Returns the import time of the node's module in a new process that has already imported rclpy."""
     done = subprocess.run([sys.executable, "-c", IMPORT_CODE], capture_output=True, text=True, check=True)
     return float(done.stdout)
 
 
 def question_seconds(model_name: str) -> tuple[float, float]:
-    """Medians of a look with its depth, and of the same with 16 point questions, measured in turns."""
+    """Returns the medians of one look with its depth, and of the same with 16 point questions, measured in turns."""
     model = load_model(model_name)
     frame = Frame(pictures(1)[0], CAMERA)
     uv_px = np.random.default_rng(0).uniform((80, 60), (560, 420), (QUESTIONS, 2))
@@ -117,48 +119,40 @@ def question_seconds(model_name: str) -> tuple[float, float]:
 
 
 def seconds(work: Callable[[], None]) -> float:
-    """How long it takes."""
+    """Returns the duration of a call."""
     begin_s = time.perf_counter()
     work()
     return time.perf_counter() - begin_s
 
 
-class Stream:
-    """What the listener and /diagnostics have brought since `restart`."""
+@dataclass
+class NodeStatistics(ReceptionStatistics):
+    """Received frames, and the values of each message on /diagnostics."""
 
-    def __init__(self) -> None:
-        self.arrived_ns: list[int] = []
-        self.latency_s: list[float] = []
-        self.stages: list[dict[str, str]] = []
+    diagnostics: list[dict[str, str]] = field(default_factory=list)
 
-    def take(self, parts: Parts) -> None:
-        """The listener's callback."""
-        self.arrived_ns.append(parts.depth_arrived_ns)
-        self.latency_s.append((parts.depth_arrived_ns - parts.stamp_ns) / 1e9)
-
-    def diagnose(self, message: DiagnosticArray) -> None:
-        """Callback of /diagnostics."""
+    def add_diagnostics(self, message: DiagnosticArray) -> None:
+        """Stores the values of a message; the callback of /diagnostics."""
         for status in message.status:
-            self.stages.append({pair.key: pair.value for pair in status.values})
+            self.diagnostics.append({pair.key: pair.value for pair in status.values})
 
-    def restart(self) -> None:
-        """Forget what has come so far."""
-        self.arrived_ns.clear()
-        self.latency_s.clear()
-        self.stages.clear()
+    def clear(self) -> None:
+        """Starts again."""
+        super().clear()
+        self.diagnostics.clear()
 
 
-def measure_graph(model_name: str, measured_s: float, folder: Path) -> list[Row]:
-    """The node among real topics: cold start, rate, latency, time outside the model, memory."""
+def measure_graph(model_name: str, measured_s: float, folder: Path) -> list[BenchRow]:
+    """Measures the node with real topics: cold start, rate, latency, time outside the model, memory."""
     for number, rgb in enumerate(pictures(PICTURES)):
         write_rgb(folder / f"{number:02d}.bmp", rgb)
     lens = ("--fx", CAMERA.fx_px, "--fy", CAMERA.fy_px, "--cx", CAMERA.cx_px, "--cy", CAMERA.cy_px)
-    stream = Stream()
-    with Graph(folder) as graph:
-        listener = Listener(stream.take)
-        listener.create_subscription(DiagnosticArray, "/diagnostics", stream.diagnose, 10)
+    received = NodeStatistics()
+    with ProcessGraph(folder) as graph:
+        listener = DepthListener(received.add)
+        listener.create_subscription(DiagnosticArray, "/diagnostics", received.add_diagnostics, 10)
         graph.add(listener)
-        say("starting camera and node ...")
+        print_progress("starting camera and node ...")
         graph.start(
             "camera",
             "depthlm_ros.ros.tools.replay_camera",
@@ -170,63 +164,64 @@ def measure_graph(model_name: str, measured_s: float, folder: Path) -> list[Row]
         )
         graph.wait(lambda: listener.images > 0, "image from the camera", TIMEOUT_S)
         node = graph.start("depth node", "depthlm_ros.ros.node", "--ros-args", "-p", f"model:={model_name}")
-        graph.wait(lambda: bool(stream.arrived_ns), "depth", TIMEOUT_S)
+        graph.wait(lambda: bool(received.arrived_ns), "depth", TIMEOUT_S)
         start_s = time.monotonic() - node.started_s
         graph.spin(WARM_UP_S)
-        say(f"measuring for {measured_s:g} s ...")
-        stream.restart()
+        print_progress(f"measuring for {measured_s:g} s ...")
+        received.clear()
         graph.spin(measured_s)
-        graph.wait(lambda: bool(stream.stages), "diagnostics", TIMEOUT_S)
+        graph.wait(lambda: bool(received.diagnostics), "diagnostics", TIMEOUT_S)
         peak_mb = peak_memory_mb(node.pid)
-    return stream_rows(stream, start_s, peak_mb)
+    return graph_rows(received, start_s, peak_mb)
 
 
-def stream_rows(stream: Stream, start_s: float, peak_mb: float) -> list[Row]:
-    """Rows of what the graph showed."""
-    seconds_measured = (stream.arrived_ns[-1] - stream.arrived_ns[0]) / 1e9
-    rate_hz = (len(stream.arrived_ns) - 1) / seconds_measured
-    p50_s, p99_s = np.percentile(stream.latency_s, (50, 99))
-    stages = stream.stages[-1]
-    model_ms, outside_ms = float(stages["look_ms"]), float(stages["outside_ms"])
+def graph_rows(received: NodeStatistics, start_s: float, peak_mb: float) -> list[BenchRow]:
+    """Returns the rows of the measurement with real topics."""
+    rate_hz = received.rate_hz
+    p50_s, p99_s = np.percentile(received.latency_s, (50, 99))
+    values = received.diagnostics[-1]
+    model_ms, outside_ms = float(values["look_ms"]), float(values["outside_ms"])
     allowed_ms = max(0.15 * model_ms, 6.0)
-    parts = [Row(f"{stage}_ms", f"    {stage}, p50 ms", float(stages[f"{stage}_ms"])) for stage in OUTSIDE_STAGES]
+    stage_rows = [
+        BenchRow(f"{stage}_ms", f"    {stage}, p50 ms", float(values[f"{stage}_ms"])) for stage in OUTSIDE_STAGES
+    ]
     return [
-        Row("rate_hz", f"dense frames/s, cloud subscribed, of {CAMERA_HZ:g}", rate_hz, ">= 8", rate_hz >= 8),
-        Row("model_p50_ms", "model, p50 ms", model_ms),
-        Row(
+        BenchRow("rate_hz", f"dense frames/s, cloud subscribed, of {CAMERA_HZ:g}", rate_hz, ">= 8", rate_hz >= 8),
+        BenchRow("model_p50_ms", "model, p50 ms", model_ms),
+        BenchRow(
             "outside_p50_ms", "outside the model, p50 ms", outside_ms, f"<= {allowed_ms:.1f}", outside_ms <= allowed_ms
         ),
-        *parts,
-        Row("node_p50_ms", "image received to all published, p50 ms", float(stages["total_p50_ms"])),
-        Row("node_p99_ms", "image received to all published, p99 ms", float(stages["total_p99_ms"])),
-        Row("latency_p50_ms", "image stamp to depth received, p50 ms", 1e3 * p50_s),
-        Row("latency_p99_ms", "image stamp to depth received, p99 ms", 1e3 * p99_s),
-        Row("cold_start_s", "start of the node to its first depth, s", start_s, "<= 3", start_s <= 3),
-        Row("peak_memory_mb", "peak resident memory of the node, MB", peak_mb, "<= 600", peak_mb <= 600),
+        *stage_rows,
+        BenchRow("node_p50_ms", "image received to all published, p50 ms", float(values["total_p50_ms"])),
+        BenchRow("node_p99_ms", "image received to all published, p99 ms", float(values["total_p99_ms"])),
+        BenchRow("latency_p50_ms", "image stamp to depth received, p50 ms", 1e3 * p50_s),
+        BenchRow("latency_p99_ms", "image stamp to depth received, p99 ms", 1e3 * p99_s),
+        BenchRow("cold_start_s", "start of the node to its first depth, s", start_s, "<= 3", start_s <= 3),
+        BenchRow("peak_memory_mb", "peak resident memory of the node, MB", peak_mb, "<= 600", peak_mb <= 600),
     ]
 
 
 def peak_memory_mb(pid: int) -> float:
-    """VmHWM of a process."""
+    """Returns the peak resident memory (VmHWM) of a process."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(float(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e6
 
 
 def pictures(count: int) -> list[np.ndarray]:
-    """Smooth coloured noise, uint8 (480, 640, 3): what is to be seen does not change what it costs."""
+    """Returns coarse coloured noise, uint8 (480, 640, 3) each: the cost does not depend on what an image shows."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 255, (count, CAMERA.height_px // 20, CAMERA.width_px // 20, 3), dtype=np.uint8)
     return list(coarse.repeat(20, axis=1).repeat(20, axis=2))
 
 
-def table(rows: list[Row]) -> str:
-    """Aligned lines: what, how much, limit, kept or not."""
+def table(rows: list[BenchRow]) -> str:
+    """Returns aligned lines: the number, its value, its limit, and whether the limit is kept."""
     marks = {None: "", True: "kept", False: "NOT KEPT"}
     return "\n".join(f"  {r.text:52} {r.value:9.3f}   {r.limit:8} {marks[r.within]}".rstrip() for r in rows)
 
 
-def say(text: str) -> None:
-    """Progress, at once."""
+def print_progress(text: str) -> None:
+    """Prints a line without delay."""
     print(f"bench: {text}", flush=True)
 
 

@@ -1,10 +1,11 @@
-"""A model on rendered scenes that were in no training: depth, words, questions, and two views. The scores of a card.
+"""Scores a model on rendered scenes that it was not trained on: depth, depth in words, questions, and pairs of views.
 
-    . ./env.sh torch && python bench/rendered.py [--model tiny] [--images 800]
+    . ./env.sh && python bench/rendered.py [--model tiny] [--images 800]
 
-Takes a quarter of an hour. Of 150 images there are 240 distances of objects: their share is then known to 6 % at best.
+It takes a quarter of an hour. With 150 images there are 240 questions for distances of objects, so that the share of
+correct answers is known to 6 % at best.
 
-Ends with one JSON line, as `depthlm train` writes it beside what it has trained (scores_rendered.json).
+Ends with one JSON line. `depthlm train` writes the same scores beside a trained model (scores_rendered.json).
 """
 
 from __future__ import annotations
@@ -17,9 +18,15 @@ from depthlm_ros.model import load_model
 
 
 def main() -> None:
+    """Scores the model and prints the scores."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="tiny", help="name, NAME=FOLDER or folder (default: %(default)s)")
-    parser.add_argument("--images", type=int, default=800, help="and a third as many pairs (default: %(default)s)")
+    parser.add_argument("--model", default="tiny", help="name, NAME=FOLDER or folder of a model (default: %(default)s)")
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=800,
+        help="a third as many pairs are rendered, too (default: %(default)s)",
+    )
     args = parser.parse_args()
     print(json.dumps(rendered_scores(load_model(args.model), args.images)))
 

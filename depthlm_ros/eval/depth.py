@@ -1,8 +1,10 @@
-"""One evaluation of depth from labels to scores: which labels, which judge, which protocol."""
+"""One evaluation of depth, from a file of labels to a `DepthReport`: `evaluate_depth`.
+
+It chooses the records of the protocol (`read_labels`, `select_records`) and the judge (`choose_judge`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,8 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from depthlm_ros.core import DepthMap, Frame, PointDepths
-from depthlm_ros.data.read import RecordSet, Roots
-from depthlm_ros.data.read import read_records as read_as_written
+from depthlm_ros.data.read import RecordSet, Roots, read_records
 from depthlm_ros.errors import BadInput, BadQuestion
 from depthlm_ros.eval import released
 from depthlm_ros.eval.gallery import Gallery
@@ -23,27 +24,31 @@ from depthlm_ros.eval.judges import (
     PLAIN,
     SEED,
     Judge,
-    at_points,
-    depthlm_samples,
     evaluate,
-    limited,
+    limit_records,
+    map_judge,
     model_predictor,
-    read_maps,
-    read_records,
-    whole_maps,
+    point_judge,
+    read_map_records,
+    read_point_records,
+    sample_depthlm_points,
 )
-from depthlm_ros.eval.report import Report, baselines, scored
-from depthlm_ros.eval.result_file import Results
+from depthlm_ros.eval.report import DepthReport, make_report, score_baselines
+from depthlm_ros.eval.result_file import ProgressCallback, ResultStore
 
 if TYPE_CHECKING:
     from depthlm_ros.model import Model
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What is wanted. limit: records, of DepthLM's protocol samples; None for all, or for 128 samples. seed: None draws
-    no records at random. root: what paths in the labels are relative to, None for the labels themselves. depth_type:
-    what the labels' depths mean where that is known better than they say it, "" to believe them."""
+class DepthEvalOptions:
+    """Options of an evaluation of depth.
+
+    limit: number of records, or of samples with protocol depthlm; None for all records, or for 128 samples. seed: None
+    takes the first records instead of random ones. root: folder that paths in the labels are relative to, None for the
+    folder of the labels. depth_type: meaning of the depths if the labels state it wrongly, "" to use what they state.
+    Raises BadInput for options that contradict each other.
+    """
 
     protocol: str = PLAIN
     points: str = "dense"
@@ -58,81 +63,94 @@ class Choice:
         if self.as_released and self.protocol == PLAIN:
             raise BadInput("protocol plain was never released: give another --protocol, or leave out --as-released.")
         if self.protocol == DENSE and self.points != "dense":
-            raise BadInput("protocol dense scores depth maps, not words: leave out --points.")
+            raise BadInput("protocol dense scores depth maps, not answers in words: leave out --points.")
         if self.limit is not None and self.limit < 1:
-            raise BadInput(f"--limit is {self.limit}: at least 1.")
+            raise BadInput(f"--limit is {self.limit}: it must be at least 1.")
 
 
 @dataclass(frozen=True)
-class Blind:
-    """Looks at nothing and knows nothing: for baselines, which need no model."""
+class UnknownDepth:
+    """A depth source that answers NaN everywhere, for baselines, which need no model."""
 
     frame: Frame
 
     def depth(self) -> DepthMap:
+        """Returns a map without a known depth."""
         width, height = self.frame.intrinsics.size_px
         return DepthMap(np.full((height, width), np.nan, np.float32), self.frame.intrinsics)
 
     def depth_at(self, uv_px: np.ndarray) -> PointDepths:
+        """Returns unknown depths at N pixels (N, 2)."""
         unknown = np.full(len(uv_px), np.nan, np.float32)
         return PointDepths(uv_px, unknown, unknown)
 
 
-def depth_report(
+def evaluate_depth(
     labels_path: Path,
     model: Model | None,
-    choice: Choice,
-    results: Results,
+    options: DepthEvalOptions,
+    store: ResultStore,
     gallery: Gallery | None = None,
-    watch: Callable[[int, int], None] | None = None,
-) -> Report:
-    """Scores a model, or without one only the answers that need none. Raises BadInput for labels that are unusable."""
-    labels = choose(read_labels(labels_path, choice), model, choice)
-    found = evaluate(judge_of(model, choice), labels, results, gallery.show if gallery else None, watch)
-    report = scored(found.outcomes, choice.protocol, found.left_out)
+    on_progress: ProgressCallback | None = None,
+) -> DepthReport:
+    """Scores a model on labelled images; without a model only the baselines have scores.
+
+    Raises BadInput if the labels cannot be used, and BadQuestion if the model cannot be asked that way.
+    """
+    labels = select_records(read_labels(labels_path, options), model, options)
+    on_image = gallery.draw_image if gallery else None
+    evaluation = evaluate(choose_judge(model, options), labels, store, on_image, on_progress)
+    report = make_report(evaluation.results, options.protocol, evaluation.left_out)
     if gallery:
-        gallery.summarise(report.reliability)
-    return replace(report, baselines=baselines(found.outcomes)) if choice.baselines else report
+        gallery.draw_reliability(report.reliability)
+    return replace(report, baselines=score_baselines(evaluation.results)) if options.baselines else report
 
 
-def read_labels(path: Path, choice: Choice) -> RecordSet:
-    """The records that the protocol scores; as released, their depths mean what the file says they do."""
-    root = choice.root or path.parent
-    roots = Roots(root, root, choice.depth_type)
-    if choice.protocol == DENSE:
-        return read_maps(path, roots)
-    if not choice.as_released:
-        return read_records(path, roots)
-    labels = read_as_written(path, roots)
-    kept = tuple(record for record in labels.records if len(record.uv_px))
-    if not kept:
+def read_labels(path: Path, options: DepthEvalOptions) -> RecordSet:
+    """Reads the records that the protocol scores. With --as-released their depths are not converted to z."""
+    root = options.root or path.parent
+    roots = Roots(root, root, options.depth_type)
+    if options.protocol == DENSE:
+        return read_map_records(path, roots)
+    if not options.as_released:
+        return read_point_records(path, roots)
+    labels = read_records(path, roots)
+    with_points = tuple(record for record in labels.records if len(record.uv_px))
+    if not with_points:
         raise BadInput(f"{path}: no record has points: score its depth maps with --protocol dense.")
-    return replace(labels, records=kept)
+    return replace(labels, records=with_points)
 
 
-def choose(labels: RecordSet, model: Model | None, choice: Choice) -> RecordSet:
-    """The records, or samples, that are scored."""
-    if choice.protocol != DEPTHLM:
-        return limited(labels, choice.limit, choice.seed)
-    seed = SEED if choice.seed is None else choice.seed
-    samples = DEPTHLM_SAMPLES if choice.limit is None else choice.limit
-    if not choice.as_released:
-        return depthlm_samples(labels, samples, seed)
+def select_records(labels: RecordSet, model: Model | None, options: DepthEvalOptions) -> RecordSet:
+    """Returns the records, or the samples of protocol depthlm, that are scored."""
+    if options.protocol != DEPTHLM:
+        return limit_records(labels, options.limit, options.seed)
+    seed = SEED if options.seed is None else options.seed
+    samples = DEPTHLM_SAMPLES if options.limit is None else options.limit
+    if not options.as_released:
+        return sample_depthlm_points(labels, samples, seed)
     if model is None:
-        raise BadInput("which points are scored as released depends on the model's image: give --model.")
-    return depthlm_samples(released.depthlm_split(labels), samples, seed, released.arrow_fits(model.spec.canvas))
+        raise BadInput("the points that --as-released scores depend on the model's image: give --model.")
+    is_allowed = released.arrow_filter(model.spec.canvas)
+    return sample_depthlm_points(released.depthlm_split(labels), samples, seed, is_allowed)
 
 
-def judge_of(model: Model | None, choice: Choice) -> Judge:
-    """How each image is judged. Raises BadQuestion if the model cannot be asked that way."""
+def choose_judge(model: Model | None, options: DepthEvalOptions) -> Judge:
+    """Returns the judge of each image. Raises BadQuestion if the model cannot be asked that way."""
+    dense, seed = options.protocol == DENSE, options.seed or SEED
     if model is None:
-        blind = whole_maps(Blind, choice.seed or SEED)
-        return blind if choice.protocol == DENSE else at_points(lambda frame, uv_px: Blind(frame).depth_at(uv_px))
-    if choice.protocol == DENSE:
+        return map_judge(UnknownDepth, seed) if dense else point_judge(_predict_nothing)
+    if dense:
         if not model.spec.head:
             raise BadQuestion(f"{model.name} has no dense depth: use another --protocol, or depthvlm-4b.")
-        return released.depthvlm_maps(model) if choice.as_released else whole_maps(model.look, choice.seed or SEED)
-    if choice.protocol == DEPTHVLM_SPARSE and choice.as_released and choice.points == "dense":
-        return released.depthvlm_points(model)
-    predict = model_predictor(model, choice.points)
-    return at_points(released.as_said(predict, model.spec.depth_type) if choice.as_released else predict)
+        return released.depthvlm_map_judge(model) if options.as_released else map_judge(model.look, seed)
+    if options.protocol == DEPTHVLM_SPARSE and options.as_released and options.points == "dense":
+        return released.depthvlm_point_judge(model)
+    predict = model_predictor(model, options.points)
+    if options.as_released:
+        predict = released.without_depth_conversion(predict, model.spec.depth_type)
+    return point_judge(predict)
+
+
+def _predict_nothing(frame: Frame, uv_px: np.ndarray) -> PointDepths:
+    return UnknownDepth(frame).depth_at(uv_px)

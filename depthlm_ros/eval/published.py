@@ -1,13 +1,10 @@
-"""Published scores, to be printed beside one's own: which stand beside which runs, and of which data set a run is.
+"""Published scores, for comparison with one's own: `TABLES` by protocol or task, and `ALL_TABLES`.
 
-What a table of published scores is.
+`guess_data_set` and `find_data_set` give the name that a data set has in the tables.
 
-Marks: F official table, N quoted by third parties from the paper, A an independent repetition. A row holds one value
-per column, "-" where none was published. Where a source's average is not the mean of its row, the average is theirs.
-
-Published scores of depth; the marks are explained in published_table.py.
-
-Published scores of what models say: objects, matches, poses; the marks are explained in published_table.py.
+Marks of rows: F official table, N quoted by third parties from the paper, A an independent repetition. A row has one
+value per column, "-" where none was published. Where a source's average is not the mean of its row, the average is
+that of the source.
 """
 
 from __future__ import annotations
@@ -21,11 +18,12 @@ from depthlm_ros.errors import BadInput
 
 
 @dataclass(frozen=True)
-class Table:
-    """A published table. column: the score that each column holds, in the units of the paper; up: larger is better.
+class PublishedTable:
+    """A published table.
 
-    key: what the score is called in the JSON of a run, "" for scores by category; scale: what it is to be multiplied
-    with. averaged: of each column that holds an average, the columns that it is of.
+    score: what the columns hold, in the units of the paper. up: whether larger is better. key: key of the score in the
+    JSON of a run, "" for scores by category. scale: factor from the JSON to the units of the paper. averaged: for each
+    column that holds an average, the columns that it averages.
     """
 
     title: str
@@ -38,15 +36,15 @@ class Table:
     averaged: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def column(self, name: str) -> dict[str, float]:
-        """Row name -> value, of those that have one, the best first; empty if there is no such column."""
+        """Returns the rows that have a value in a column, the best first; empty if there is no such column."""
         if name not in self.columns:
             return {}
         index = self.columns.index(name)
-        found = {row: values[index] for row, values in self.rows.items() if math.isfinite(values[index])}
-        return dict(sorted(found.items(), key=lambda item: -item[1] if self.up else item[1]))
+        values = {row: numbers[index] for row, numbers in self.rows.items() if math.isfinite(numbers[index])}
+        return dict(sorted(values.items(), key=lambda item: -item[1] if self.up else item[1]))
 
 
-def table(
+def parse_table(
     title: str,
     score: str,
     columns: str,
@@ -56,9 +54,12 @@ def table(
     key: str = "",
     scale: float = 1.0,
     averaged: Mapping[str, str] | None = None,
-) -> Table:
-    """From columns "a/b/c" and lines "row: 1/2/-". averaged: "a/b" of each average; without it, "average" is of all the
-    other columns. Raises ValueError for a row of another length."""
+) -> PublishedTable:
+    """Returns a table from columns "a/b/c" and lines "row: 1/2/-".
+
+    averaged: for each average the columns "a/b" that it averages; if None, "average" averages all other columns. Raises
+    ValueError for a row with another number of values.
+    """
     names = tuple(columns.split("/"))
     rows = {}
     for line in text.strip().splitlines():
@@ -67,16 +68,16 @@ def table(
         if len(numbers) != len(names):
             raise ValueError(f"{title}, row {row}: {len(numbers)} values for {len(names)} columns.")
         rows[row] = numbers
-    means = {name: tuple(of.split("/")) for name, of in (averaged or {}).items()}
+    means = {name: tuple(parts.split("/")) for name, parts in (averaged or {}).items()}
     if averaged is None and "average" in names:
         means["average"] = tuple(name for name in names if name != "average")
-    return Table(title, score, names, rows, up, key, scale, means)
+    return PublishedTable(title, score, names, rows, up, key, scale, means)
 
 
 NINE = "Argoverse2/Waymo/DDAD/nuScenes/ETH3D/ScanNet++/SUN RGB-D/iBims-1/NYUv2"
 FIVE = "Waymo/nuScenes/ETH3D/SUN RGB-D/iBims-1"
 
-DEPTHLM_BENCH = table(
+DEPTHLM_BENCH = parse_table(
     "DepthLMBench",
     "delta1",
     "Argoverse2/DDAD/nuScenes/ETH3D/ScanNet++/SUN RGB-D/iBims-1/NYUv2/average",
@@ -114,7 +115,7 @@ DEPTHLM_BENCH = table(
     key="delta1",
 )
 
-DEPTHVLM_SPARSE = table(
+DEPTHVLM_SPARSE = parse_table(
     "DepthVLM-Bench, sparse",
     "delta1",
     "Argoverse2/Waymo/DDAD/nuScenes/ETH3D/ScanNet++/SUN RGB-D/iBims-1/NYUv2/average/average of five",
@@ -149,7 +150,7 @@ DEPTHVLM_SPARSE = table(
     averaged={"average": NINE, "average of five": FIVE},
 )
 
-DEPTHVLM_DENSE = table(
+DEPTHVLM_DENSE = parse_table(
     "DepthVLM-Bench, dense",
     "delta1",
     "Waymo/nuScenes/ETH3D/SUN RGB-D/iBims-1/average/NYUv2",
@@ -171,7 +172,7 @@ DEPTHVLM_DENSE = table(
     averaged={"average": FIVE},
 )
 
-DENSE_ABSREL = table(
+DENSE_ABSREL = parse_table(
     "DepthVLM-Bench, dense",
     "AbsRel",
     "NYUv2",
@@ -180,7 +181,7 @@ DENSE_ABSREL = table(
     key="absrel",
 )
 
-DENSE_RMSE = table(
+DENSE_RMSE = parse_table(
     "DepthVLM-Bench, dense",
     "RMSE, m",
     "NYUv2",
@@ -189,7 +190,7 @@ DENSE_RMSE = table(
     key="rmse",
 )
 
-SECONDS = table(
+SECONDS = parse_table(
     "DepthVLM's comparison",
     "seconds for an image of 256 x 192",
     "all pixels",
@@ -201,7 +202,7 @@ SECONDS = table(
     up=False,
 )
 
-ABLATIONS = table(
+ABLATIONS = parse_table(
     "VLM3's ablations",
     "delta1, average",
     "DepthLMBench",
@@ -217,7 +218,7 @@ ABLATIONS = table(
     """,
 )
 
-SPATIALRGPT_QUALITATIVE = table(
+SPATIALRGPT_QUALITATIVE = parse_table(
     "SpatialRGPT-Bench",
     "right, %",
     "below-above/left-right/big-small/tall-short/wide-thin/behind-front/qualitative",
@@ -229,7 +230,7 @@ SPATIALRGPT_QUALITATIVE = table(
     """,
 )
 
-SPATIALRGPT_QUANTITATIVE = table(
+SPATIALRGPT_QUANTITATIVE = parse_table(
     "SpatialRGPT-Bench",
     "right, %",
     "direct/horizontal/vertical/width/height/direction/quantitative",
@@ -241,7 +242,7 @@ SPATIALRGPT_QUANTITATIVE = table(
     """,
 )
 
-SPATIALRGPT_ABSREL = table(
+SPATIALRGPT_ABSREL = parse_table(
     "SpatialRGPT-Bench",
     "AbsRel",
     "direct/horizontal/vertical/width/height/quantitative",
@@ -254,7 +255,7 @@ SPATIALRGPT_ABSREL = table(
     up=False,
 )
 
-SPATIALRGPT_DIRECTION = table(
+SPATIALRGPT_DIRECTION = parse_table(
     "SpatialRGPT-Bench",
     "error, degrees",
     "direction",
@@ -265,7 +266,7 @@ SPATIALRGPT_DIRECTION = table(
     up=False,
 )
 
-CORRESPONDENCE = table(
+CORRESPONDENCE = parse_table(
     "VLM3's correspondence table",
     "end-point error",
     "ETH3D/DTU/TA-WB/average",
@@ -281,7 +282,7 @@ CORRESPONDENCE = table(
     key="epe",
 )
 
-POSE = table(
+POSE = parse_table(
     "VLM3's pose table",
     "AUC@30, %",
     "ETH3D/ScanNet++/average",
@@ -298,7 +299,7 @@ POSE = table(
     scale=100.0,
 )
 
-DEPTHLM_TASKS = table(
+DEPTHLM_TASKS = parse_table(
     "DepthLM's other tasks (the weakest source)",
     "share right",
     "distance of a point/distance of two points/camera motion/mean of six",
@@ -311,8 +312,8 @@ DEPTHLM_TASKS = table(
 
 OBJECT_BENCH = SPATIALRGPT_QUALITATIVE.title
 
-# Data sets by a word in the path of the labels, the more special first.
-WORDS = {
+# Word in the path of the labels -> data set. The first word that fits counts, so more specific words come first.
+DATA_SET_WORDS = {
     "spatialrgpt": OBJECT_BENCH,
     "argoverse": "Argoverse2",
     "argo2": "Argoverse2",
@@ -330,14 +331,14 @@ WORDS = {
     "ta-wb": "TA-WB",
 }
 
-# What to know before comparing with a column.
+# (table, column) -> what one has to know before comparing with the column.
 NOTES = {
     (DEPTHLM_BENCH.title, "SUN RGB-D"): "its labels there are 0.8 times the true depths",
     (DEPTHLM_BENCH.title, "NYUv2"): "its labels there are 0.8 times the true depths",
     (DEPTHVLM_SPARSE.title, "NYUv2"): "its truth there is wrong beyond 8.19 m",
 }
 
-# Protocol or task -> the tables beside which its scores stand. Protocol plain was never published.
+# Protocol or task -> tables with comparable scores. Nothing was published for protocol plain.
 TABLES = {
     "depthlm": (DEPTHLM_BENCH,),
     "depthvlm-sparse": (DEPTHVLM_SPARSE,),
@@ -346,22 +347,24 @@ TABLES = {
     "matches": (CORRESPONDENCE,),
     "pose": (POSE,),
 }
-# What no command of this package measures as it was published.
-OTHERS = (DEPTHLM_TASKS, SECONDS, ABLATIONS)
-ALL_TABLES = (*(table for tables in TABLES.values() for table in tables), *OTHERS)
+# No command of this package measures these scores as they were published.
+OTHER_TABLES = (DEPTHLM_TASKS, SECONDS, ABLATIONS)
+ALL_TABLES = (*(table for tables in TABLES.values() for table in tables), *OTHER_TABLES)
 
 
-def data_set_of(path: Path) -> str:
-    """The data set that a path speaks of, as the tables call it; "" if it speaks of none."""
+def guess_data_set(path: Path) -> str:
+    """Returns the data set that a path names, as the tables call it; "" if it names none."""
     text = str(path).lower()
-    return next((name for word, name in WORDS.items() if word in text), "")
+    return next((name for word, name in DATA_SET_WORDS.items() if word in text), "")
 
 
-def data_set_named(name: str) -> str:
-    """The data set of this name, spelt as in the tables or by a curator. Raises BadInput, naming the known ones."""
-    known = {one.lower(): one for one in WORDS.values()}
-    found = known.get(name.lower()) or data_set_of(Path(name))
-    if not found:
-        listed = ", ".join(sorted(known.values()))
-        raise BadInput(f"--data-set {name}: no published table has it; known are {listed}.")
-    return found
+def find_data_set(name: str) -> str:
+    """Returns the tables' name of a data set, from a name as in the tables or as `depthlm data curate` has it.
+
+    Raises BadInput for an unknown name, and lists the known ones.
+    """
+    known = {one.lower(): one for one in DATA_SET_WORDS.values()}
+    data_set = known.get(name.lower()) or guess_data_set(Path(name))
+    if not data_set:
+        raise BadInput(f"--data-set {name}: no published table has it; known are {', '.join(sorted(known.values()))}.")
+    return data_set

@@ -1,4 +1,8 @@
-"""Scores of depth, as numbers, as plain types for JSON, and as a table for people."""
+"""`DepthReport`: the scores of depth as numbers, as JSON values, and as a table for people.
+
+`make_report` computes it from the results of an evaluation, `report_predictions` from arrays, and `score_baselines` the
+scores of answers that need no model.
+"""
 
 from __future__ import annotations
 
@@ -9,25 +13,35 @@ from operator import add
 
 import numpy as np
 
-from depthlm_ros.data.records import Problem, count_by_reason
-from depthlm_ros.eval.baselines import Constant, best_constant, constant, row_prior
-from depthlm_ros.eval.judges import BY_IMAGE, PLAIN
-from depthlm_ros.eval.metrics import Boundary, Scores, Sums, boundary, mean_delta1, median_aligned, score
-from depthlm_ros.eval.result_file import Outcome
-from depthlm_ros.eval.uncertainty import Reliability, reliability
+from depthlm_ros.data.records import RecordProblem, count_by_reason
+from depthlm_ros.eval.baselines import ConstantAnswer, best_constant, predict_from_rows, score_constant
+from depthlm_ros.eval.judges import MEAN_OVER_IMAGES, PLAIN
+from depthlm_ros.eval.metrics import (
+    BoundaryScores,
+    DepthErrorSums,
+    DepthScores,
+    align_medians,
+    mean_delta1,
+    score_depth,
+    score_edges,
+)
+from depthlm_ros.eval.result_file import ImageResult
+from depthlm_ros.eval.uncertainty import Reliability, measure_reliability
 
-Many = Sequence[np.ndarray]
+# A baseline that answers this depth everywhere, in metres.
+CONSTANT_M = 2.0
 
 
 @dataclass(frozen=True)
-class Baseline:
-    """What an answer scores that never looks at the image; aligned: after each image is scaled by its median."""
+class BaselineScores:
+    """Scores of an answer that does not depend on the image. aligned: after each image was aligned by medians."""
 
-    scores: Scores
-    aligned: Scores
+    scores: DepthScores
+    aligned: DepthScores
     delta1_image_mean: float
 
     def as_dict(self) -> dict[str, float]:
+        """Returns plain types."""
         return {
             "delta1": self.scores.delta1,
             "absrel": self.scores.absrel,
@@ -39,40 +53,40 @@ class Baseline:
 
 
 @dataclass(frozen=True)
-class Report:
-    """Scores over all points (or pixels) of all images, and the same after each image is scaled by its median.
+class DepthReport:
+    """Scores over all points (or pixels) of all images, and the same after each image was aligned by medians.
 
-    delta1_image_mean: unweighted mean of the images' delta1. floor, blind_2m: what the best constant answer and 2 m
-    everywhere score on the same points; flat: what any constant scores once each image is scaled by its median, the
-    floor of `aligned` (of whole maps: on a sample of their pixels). seconds_per_image: mean time of the predictor,
-    reading the file not included. refused: images that the predictor would not take; their points count as wrong.
-    left_out: labels unusable by no fault of the predictor. without_truth: images of which no depth is known: they are 0
-    in delta1_image_mean. boundary: of whole maps only.
+    delta1_image_mean: unweighted mean of the images' delta1. floor, constant_2m: scores of the best constant answer,
+    and of 2 m everywhere, on the same points. flat: scores of any constant answer after each image was aligned by
+    medians, for comparison with `aligned` (for whole maps: on a sample of their pixels). seconds_per_image: mean time
+    of the predictor, without reading the file. refused: images that the predictor refused; their points count as wrong.
+    left_out: problems of labels that could not be used. without_truth: number of images in which no depth is known;
+    they count as 0 in delta1_image_mean. boundary: only of whole maps.
     """
 
-    scores: Scores
-    aligned: Scores
+    scores: DepthScores
+    aligned: DepthScores
     delta1_image_mean: float
-    floor: Constant
-    blind_2m: Constant
-    flat: Scores
+    floor: ConstantAnswer
+    constant_2m: ConstantAnswer
+    flat: DepthScores
     seconds_per_image: float
     images: int
-    refused: tuple[Problem, ...] = ()
-    left_out: tuple[Problem, ...] = ()
+    refused: tuple[RecordProblem, ...] = ()
+    left_out: tuple[RecordProblem, ...] = ()
     without_truth: int = 0
     protocol: str = PLAIN
     reliability: Reliability | None = None
-    boundary: Boundary | None = None
-    baselines: Mapping[str, Baseline] = field(default_factory=dict)
+    boundary: BoundaryScores | None = None
+    baselines: Mapping[str, BaselineScores] = field(default_factory=dict)
 
     @property
     def delta1(self) -> float:
-        """The protocol's headline."""
-        return self.delta1_image_mean if self.protocol in BY_IMAGE else self.scores.delta1
+        """The headline of the protocol."""
+        return self.delta1_image_mean if self.protocol in MEAN_OVER_IMAGES else self.scores.delta1
 
     def as_dict(self) -> dict[str, object]:
-        """In plain Python types, the keys of the command line's contract first."""
+        """Returns plain types; the keys of the command line's contract are first."""
         return {
             "delta1": self.delta1,
             "absrel": self.scores.absrel,
@@ -90,7 +104,7 @@ class Report:
             "rmse_aligned": self.aligned.rmse_m,
             "best_constant_m": self.floor.depth_m,
             "best_constant_delta1": self.floor.delta1,
-            "constant_2m_delta1": self.blind_2m.delta1,
+            "constant_2m_delta1": self.constant_2m.delta1,
             "constant_delta1_aligned": self.flat.delta1,
             "constant_absrel_aligned": self.flat.absrel,
             "refused_images": len(self.refused),
@@ -102,36 +116,35 @@ class Report:
         }
 
     def table(self) -> str:
-        """A few aligned lines for people."""
+        """Returns a few aligned lines for people."""
         rows = [
             "                    delta1   AbsRel   RMSE m",
             _row("metric", self.scores),
             _row("scaled by medians", self.aligned),
             f"{f'always {self.floor.depth_m:.2f} m':18}  {self.floor.delta1:6.3f}   (the best constant answer)",
-            f"{'always 2.00 m':18}  {self.blind_2m.delta1:6.3f}",
-            _row("constant, scaled", self.flat) + "   (what is flat, scaled by medians)",
+            f"{'always 2.00 m':18}  {self.constant_2m.delta1:6.3f}",
+            _row("constant, scaled", self.flat) + "   (any constant answer, scaled by medians)",
             *(_row(name, baseline.scores) for name, baseline in self.baselines.items()),
             f"{self.scores.n} points of {self.images} images, {self.scores.parse_failures} without a prediction, "
             f"{self.seconds_per_image:.3f} s per image",
         ]
-        if self.protocol in BY_IMAGE:
+        if self.protocol in MEAN_OVER_IMAGES:
             rows.append(f"{'mean of images':18}  {self.delta1:6.3f}   (the headline of protocol {self.protocol})")
-        return "\n".join([*rows, *self._more()])
+        return "\n".join([*rows, *self._missing_truth(), *self._details()])
 
     def baseline_table(self) -> str:
-        """Only what needs no model."""
+        """Returns the lines of the baselines only."""
         rows = [
             f"{name:18}  {_numbers(one.scores)}   {one.aligned.delta1:6.3f}" for name, one in self.baselines.items()
         ]
         head = "                    delta1   AbsRel   RMSE m   delta1 scaled by medians"
-        return "\n".join([head, *rows, f"{self.scores.n} points of {self.images} images", *self._unknown()])
+        return "\n".join([head, *rows, f"{self.scores.n} points of {self.images} images", *self._missing_truth()])
 
-    def _unknown(self) -> Iterator[str]:
+    def _missing_truth(self) -> Iterator[str]:
         if self.without_truth:
-            yield f"of {self.without_truth} of the images no depth is known: 0 each in the mean of images"
+            yield f"{self.without_truth} of the images have no known depth: each counts as 0 in the mean of images"
 
-    def _more(self) -> Iterator[str]:
-        yield from self._unknown()
+    def _details(self) -> Iterator[str]:
         if self.boundary:
             b = self.boundary
             yield (
@@ -141,90 +154,97 @@ class Report:
         if self.reliability:
             r = self.reliability
             yield (
-                f"uncertainty: {r.within_1std:.3f} of the errors within one standard deviation (0.683 is true), "
-                f"{r.within_2std:.3f} within two (0.954); AUSE {r.ause:.3f}"
+                f"uncertainty: {r.within_1std:.3f} of the errors within one standard deviation (ideal: 0.683), "
+                f"{r.within_2std:.3f} within two (ideal: 0.954); AUSE {r.ause:.3f}"
             )
 
 
-def report(
-    predicted_m: Many,
-    true_m: Many,
+def report_predictions(
+    predicted_m: Sequence[np.ndarray],
+    true_m: Sequence[np.ndarray],
     seconds: Sequence[float],
-    refused: Sequence[Problem] = (),
-    left_out: Sequence[Problem] = (),
-) -> Report:
-    """Score predictions that are already there: for each image (at least one) arrays (N_i,) in metres, and seconds."""
+    refused: Sequence[RecordProblem] = (),
+    left_out: Sequence[RecordProblem] = (),
+) -> DepthReport:
+    """Scores predictions that were made elsewhere.
+
+    predicted_m, true_m: arrays (N_i,) in metres for each image, at least one. seconds: times of single predictions.
+    """
     mean_s = float(np.mean(seconds))
-    outcomes = [
-        Outcome("", np.asarray(g), np.asarray(p), np.full(np.shape(g), np.nan), np.full(np.shape(g), np.nan), mean_s)
-        for p, g in zip(predicted_m, true_m, strict=True)
-    ]
-    return scored(outcomes, left_out=(*left_out,), refused=(*refused,))
+    results = []
+    for p, g in zip(predicted_m, true_m, strict=True):
+        unknown = np.full(np.shape(g), np.nan)
+        results.append(ImageResult("", np.asarray(g), np.asarray(p), unknown, unknown, mean_s))
+    return make_report(results, left_out=(*left_out,), refused=(*refused,))
 
 
-def scored(
-    outcomes: Sequence[Outcome],
+def make_report(
+    results: Sequence[ImageResult],
     protocol: str = PLAIN,
-    left_out: tuple[Problem, ...] = (),
-    refused: tuple[Problem, ...] | None = None,
-) -> Report:
-    """The scores of judged images (at least one)."""
-    true_m = [outcome.true_m for outcome in outcomes]
+    left_out: tuple[RecordProblem, ...] = (),
+    refused: tuple[RecordProblem, ...] | None = None,
+) -> DepthReport:
+    """Returns the scores of evaluated images (at least one). refused: None takes them from the results."""
+    true_m = [result.true_m for result in results]
     all_true_m = np.concatenate(true_m)
     if refused is None:
-        refused = tuple(Problem(one.where, "image refused", one.refused) for one in outcomes if one.refused)
-    wholes = [outcome.whole for outcome in outcomes if outcome.whole]
-    return Report(
-        scores=_sum([outcome.raw for outcome in outcomes]).scores,
-        aligned=_sum([outcome.aligned for outcome in outcomes]).scores,
-        delta1_image_mean=mean_delta1([outcome.raw.scores for outcome in outcomes]),
+        refused = tuple(RecordProblem(one.where, "image refused", one.refused) for one in results if one.refused)
+    edge_counts = [result.map_sums.edges for result in results if result.map_sums]
+    return DepthReport(
+        scores=_total([result.raw for result in results]).scores,
+        aligned=_total([result.aligned for result in results]).scores,
+        delta1_image_mean=mean_delta1([result.raw.scores for result in results]),
         floor=best_constant(all_true_m),
-        blind_2m=constant(2.0, all_true_m),
-        flat=score(np.concatenate([median_aligned(np.ones(np.shape(g)), g) for g in true_m]), all_true_m),
-        seconds_per_image=float(np.mean([outcome.seconds for outcome in outcomes])),
-        images=len(outcomes),
+        constant_2m=score_constant(CONSTANT_M, all_true_m),
+        flat=score_depth(np.concatenate([align_medians(np.ones(np.shape(g)), g) for g in true_m]), all_true_m),
+        seconds_per_image=float(np.mean([result.seconds for result in results])),
+        images=len(results),
         refused=refused,
         left_out=left_out,
-        without_truth=sum(not outcome.raw.scores.n for outcome in outcomes),
+        without_truth=sum(not result.raw.scores.n for result in results),
         protocol=protocol,
-        reliability=_reliability(outcomes),
-        boundary=boundary(reduce(add, [whole.edges for whole in wholes])) if wholes else None,
+        reliability=_reliability(results),
+        boundary=score_edges(reduce(add, edge_counts)) if edge_counts else None,
     )
 
 
-def baselines(outcomes: Sequence[Outcome]) -> dict[str, Baseline]:
-    """The answers that need no image, on the same points, scored like a model: 2 m, the best constant, depth by row.
+def score_baselines(results: Sequence[ImageResult]) -> dict[str, BaselineScores]:
+    """Scores 2 m, the best constant, and depth by row, on the same points as a model.
 
-    The best constant is fitted on these very points and so an upper bound; the prior by row is not.
+    The best constant is fitted to these points, so it is an upper bound. The prior by row is not.
     """
-    true_m = [outcome.true_m for outcome in outcomes]
-    constants = {"constant 2 m": 2.0, "best constant": best_constant(np.concatenate(true_m)).depth_m}
-    found = {name: _baseline([np.full(np.shape(g), c) for g in true_m], true_m) for name, c in constants.items()}
-    rows = row_prior([outcome.slope for outcome in outcomes], true_m)
-    return found | {"per-row prior": _baseline(rows, true_m)}
+    true_m = [result.true_m for result in results]
+    constants = {"constant 2 m": CONSTANT_M, "best constant": best_constant(np.concatenate(true_m)).depth_m}
+    scores = {name: _score_baseline([np.full(np.shape(g), c) for g in true_m], true_m) for name, c in constants.items()}
+    by_row_m = predict_from_rows([result.slope for result in results], true_m)
+    return scores | {"per-row prior": _score_baseline(by_row_m, true_m)}
 
 
-def _baseline(predicted_m: Many, true_m: Many) -> Baseline:
-    per_image = [score(p, g) for p, g in zip(predicted_m, true_m, strict=True)]
-    aligned_m = [median_aligned(p, g) for p, g in zip(predicted_m, true_m, strict=True)]
-    raw, aligned = (score(np.concatenate(told), np.concatenate(true_m)) for told in (predicted_m, aligned_m))
-    return Baseline(raw, aligned, mean_delta1(per_image))
+def _score_baseline(predicted_m: Sequence[np.ndarray], true_m: Sequence[np.ndarray]) -> BaselineScores:
+    image_scores = [score_depth(p, g) for p, g in zip(predicted_m, true_m, strict=True)]
+    aligned_m = [align_medians(p, g) for p, g in zip(predicted_m, true_m, strict=True)]
+    all_true_m = np.concatenate(true_m)
+    raw, aligned = (score_depth(np.concatenate(arrays), all_true_m) for arrays in (predicted_m, aligned_m))
+    return BaselineScores(raw, aligned, mean_delta1(image_scores))
 
 
-def _reliability(outcomes: Sequence[Outcome]) -> Reliability | None:
-    """None where no deviation is reported."""
-    told = (np.concatenate([getattr(one, name) for one in outcomes]) for name in ("predicted_m", "std_m", "true_m"))
-    found = reliability(*told)
-    return found if found.n else None
+def _reliability(results: Sequence[ImageResult]) -> Reliability | None:
+    """Returns None if no deviation was reported."""
+    reliability = measure_reliability(
+        np.concatenate([result.predicted_m for result in results]),
+        np.concatenate([result.std_m for result in results]),
+        np.concatenate([result.true_m for result in results]),
+    )
+    return reliability if reliability.n else None
 
 
-def _sum(parts: Sequence[Sums]) -> Sums:
-    return reduce(add, parts, Sums())
+def _total(sums: Sequence[DepthErrorSums]) -> DepthErrorSums:
+    return reduce(add, sums, DepthErrorSums())
 
 
-def _row(title: str, scores: Scores) -> str:
+def _row(title: str, scores: DepthScores) -> str:
     return f"{title:18}  {_numbers(scores)}"
 
 
-def _numbers(scores: Scores) -> str:
+def _numbers(scores: DepthScores) -> str:
     return f"{scores.delta1:6.3f}   {scores.absrel:6.3f}   {scores.rmse_m:6.3f}"

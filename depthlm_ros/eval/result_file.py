@@ -1,168 +1,208 @@
-"""What was found for each record, in a file that only grows: an evaluation that was killed goes on where it was.
+"""Results of an evaluation, record by record, in a file from which a stopped evaluation continues.
 
-JSONL. The first line is {"settings": {...}}, what the results depend on beside the records; every other line is
-{"key": ..., "found": {...}}. A last line that was cut off is taken away. NaN is written as null.
+`ResultStore` is the file, `evaluate_records` fills it, and `ImageResult` is the result of one image with depth labels.
 
-What was found at the labelled points of one image: the plain numbers from which every score is made.
+The file is JSON Lines. Its first line is {"settings": {...}}: everything but the records that the results depend on.
+Every other line is {"key": ..., "found": {...}}. NaN is written as null.
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, closing
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypedDict, TypeVar, cast
 
 import numpy as np
 
-from depthlm_ros.data.records import BadRecord, Problem
+from depthlm_ros.data.records import BadRecord, RecordProblem
 from depthlm_ros.errors import BadInput, SetupError
-from depthlm_ros.eval.metrics import Edges, Sums, median_aligned, sums
-from depthlm_ros.file_io import to_json_value
-
-Found = dict[str, Any]
+from depthlm_ros.eval.metrics import DepthErrorSums, EdgeCounts, EdgeCountsAsList, align_medians, sum_depth_errors
+from depthlm_ros.file_io import JsonLinesFile, JsonObject, to_json_value
 
 
-class Evaluated(Protocol):
-    """A record, as far as it matters here. where: "file:line"."""
+class LabelledRecord(Protocol):
+    """A record of any kind. where: "file:line"."""
 
     @property
     def where(self) -> str: ...
 
 
-R = TypeVar("R", bound=Evaluated)
+RecordT = TypeVar("RecordT", bound=LabelledRecord)
+# A result is a TypedDict: plain types that JSON can hold.
+ResultT = TypeVar("ResultT", bound=Mapping[str, object])
+# The first bytes of every file of results. A file that starts with others is not changed.
+FILE_START = b'{"settings": '
+# Called with (records done, all records).
+ProgressCallback = Callable[[int, int], None]
 
 
-class Results:
-    """Found results by key; with a path they are read from there and appended as they come.
+class ResultStore:
+    """Results by key, in memory. With a path they are also read from that file and appended to it.
 
-    settings: of this run. Raises BadInput if the file is that of a run with other settings, is no such file, or is
-    being written by another process or no regular file.
+    settings: settings of this run. Raises BadInput if the file belongs to a run with other settings, is not a file of
+    results, is not a regular file, or is being written by another process.
     """
 
-    def __init__(self, path: Path | None = None, settings: Mapping[str, Any] | None = None) -> None:
-        self.found: dict[str, Found] = {}
+    def __init__(self, path: Path | None = None, settings: Mapping[str, object] | None = None) -> None:
+        self.results: dict[str, JsonObject] = {}
         self._path = path
-        if path is not None and path.exists() and not path.is_file():
-            raise BadInput(f"{path}: is no regular file: results are read from it, too.")
-        self._file = None if path is None else path.open("a+b")
-        if self._file is not None:
-            self._lock()
-            self._read(dict(to_json_value(settings or {})))
+        self._file: JsonLinesFile | None = None
+        self._open_files = ExitStack()
+        if path is not None:
+            try:
+                self._file = self._open(path)
+                self._read(dict(to_json_value(settings or {})))
+            except BaseException:
+                self._open_files.close()
+                raise
 
-    def __enter__(self) -> Results:
+    def __enter__(self) -> ResultStore:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._file is not None:
-            self._file.close()
+        self._open_files.close()
 
-    def add(self, key: str, found: Found) -> None:
-        """Keeps a result. Raises SetupError if it cannot be written; what was written before stays."""
-        self.found[key] = to_json_value(found)
-        self._write({"key": key, "found": self.found[key]})
+    def add(self, key: str, result: Mapping[str, object]) -> None:
+        """Adds a result. Raises SetupError if it cannot be written; the results before it stay in the file."""
+        self.results[key] = to_json_value(result)
+        self._append({"key": key, "found": self.results[key]})
 
-    def _lock(self) -> None:
-        assert self._file is not None
+    def _open(self, path: Path) -> JsonLinesFile:
+        """Locks and checks the file before JsonLinesFile reads it and removes a line that is not complete."""
+        if path.exists() and not path.is_file():
+            raise BadInput(f"{path} is not a regular file: results are also read from it, so name a regular file.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = self._open_files.enter_context(path.open("ab"))
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
-            raise BadInput(f"{self._path}: another evaluation is writing it: wait, or name another file.") from exc
-
-    def _read(self, settings: Found) -> None:
-        assert self._file is not None
-        self._file.seek(0)
-        whole, _, rest = self._file.read().rpartition(b"\n")
-        if rest:
-            self._file.truncate(len(whole) + 1 if whole else 0)
-        lines = whole.splitlines()
-        if not lines:
-            self._write({"settings": settings})
-            return
+            raise BadInput(f"{path}: another evaluation is writing it: wait, or name another file.") from exc
+        with path.open("rb") as file:
+            start = file.read(len(FILE_START))
+        if not FILE_START.startswith(start):
+            raise _not_results(path, f"it starts with {start.decode(errors='replace')!r}")
         try:
-            header, *results = map(json.loads, lines)
-            theirs = header["settings"]
-            self.found = {result["key"]: result["found"] for result in results}
-        except (ValueError, KeyError, TypeError) as exc:
-            raise BadInput(f"{self._path}: is no file of results ({exc!r}): name another file.") from exc
-        self._check(settings, theirs)
+            return self._open_files.enter_context(closing(JsonLinesFile(path)))
+        except ValueError as exc:
+            raise _not_results(path, repr(exc)) from exc
 
-    def _check(self, mine: Found, theirs: Found) -> None:
-        differ = [key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)]
-        if differ:
-            told = ", ".join(f"{key} {theirs.get(key)!r} instead of {mine.get(key)!r}" for key in differ)
-            raise BadInput(f"{self._path}: holds results of another run ({told}): name another file, or remove it.")
+    def _read(self, settings: JsonObject) -> None:
+        assert self._file is not None
+        if not self._file.lines:
+            self._append({"settings": settings})
+            return
+        header, *entries = self._file.lines
+        try:
+            file_settings = header["settings"]
+            self.results = {entry["key"]: entry["found"] for entry in entries}
+            keys = {**settings, **file_settings}
+        except (KeyError, TypeError) as exc:
+            raise _not_results(self._file.path, repr(exc)) from exc
+        differing = [key for key in keys if settings.get(key) != file_settings.get(key)]
+        if differing:
+            differences = ", ".join(
+                f"{key} {file_settings.get(key)!r} instead of {settings.get(key)!r}" for key in differing
+            )
+            raise BadInput(
+                f"{self._file.path} holds results of another run ({differences}): name another file, or remove it."
+            )
 
-    def _write(self, line: Found) -> None:
+    def _append(self, line: Mapping[str, object]) -> None:
         if self._file is None:
             return
         try:
-            self._file.write((json.dumps(line) + "\n").encode())
-            self._file.flush()
+            self._file.append(line)
         except OSError as exc:
-            # What is still in its buffer would be tried again, and fail again, when it is closed at the end.
-            with suppress(OSError):
-                self._file.close()
             raise SetupError(
-                f"{self._path}: cannot be written ({exc.strerror}): make room; the same command goes on from there."
+                f"{self._path} cannot be written ({exc.strerror}): free some disk space, and repeat the command; it "
+                "continues from there."
             ) from exc
 
 
-def key_of(where: str, *content: object) -> str:
-    """Tells records apart by the number of their line and by what is in them, wherever the file lies."""
+def _not_results(path: Path, cause: str) -> BadInput:
+    return BadInput(f"{path} is not a file of results ({cause}): name another file.")
+
+
+def make_key(where: str, *content: object) -> str:
+    """Returns the key of a record's result: the number of its line and a digest of what is in the record.
+
+    It does not depend on the folder of the labels.
+    """
     digest = hashlib.blake2b(digest_size=8)
     for part in content:
         digest.update(part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode())
     return f"{where.rpartition(':')[2]}:{digest.hexdigest()}"
 
 
-def work_through(
-    records: Sequence[R],
-    key: Callable[[R], str],
-    work: Callable[[R], Found],
-    results: Results,
-    watch: Callable[[int, int], None] | None = None,
-) -> tuple[list[Found], list[Problem]]:
-    """What was found for each record, in order, by `work` or earlier, and the records that are unusable.
+def evaluate_records(
+    records: Sequence[RecordT],
+    key_of: Callable[[RecordT], str],
+    evaluate: Callable[[RecordT], ResultT],
+    store: ResultStore,
+    on_progress: ProgressCallback | None = None,
+) -> tuple[list[ResultT], list[RecordProblem]]:
+    """Returns the result of each record, in order, and the problems of the records that cannot be used.
 
-    work: raises BadRecord for such a record. watch: told (done, all) after each.
+    A result that the store holds already is taken from there. evaluate: returns a result, or raises BadRecord.
     """
-    found, left_out = [], []
+    results, left_out = [], []
     for done, record in enumerate(records, start=1):
-        name = key(record)
+        key = key_of(record)
         try:
-            if name not in results.found:
-                results.add(name, work(record))
-            found.append(results.found[name])
+            if key not in store.results:
+                store.add(key, evaluate(record))
+            results.append(cast(ResultT, store.results[key]))
         except BadRecord as exc:
-            left_out.append(Problem(record.where, exc.reason, str(exc)))
-        if watch:
-            watch(done, len(records))
-    return found, left_out
+            left_out.append(RecordProblem(record.where, exc.reason, str(exc)))
+        if on_progress:
+            on_progress(done, len(records))
+    return results, left_out
+
+
+class _MapFields(TypedDict):
+    raw: list[float]
+    aligned: list[float]
+    edges: EdgeCountsAsList
+
+
+class _PointFields(TypedDict):
+    true_m: list[float]
+    predicted_m: list[float]
+    std_m: list[float]
+    slope: list[float]
+    seconds: float
+    refused: str
+
+
+class ImageResultFields(_PointFields, total=False):
+    """An ImageResult as JSON values, without `where`."""
+
+    whole: _MapFields
 
 
 @dataclass(frozen=True)
-class Whole:
-    """Sums over all pixels of a depth map, and the same after the image is scaled by its median."""
+class DepthMapSums:
+    """Sums over all pixels of a depth map, and the same after the prediction was aligned by medians."""
 
-    raw: Sums
-    aligned: Sums
-    edges: Edges
+    raw: DepthErrorSums
+    aligned: DepthErrorSums
+    edges: EdgeCounts
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """true_m, predicted_m, std_m: float64 (N,), NaN unknown; slope: float64 (N,), baselines.row_slopes of the points.
+class ImageResult:
+    """Depth at the labelled points of one image, from which every score is computed.
 
-    seconds: that the prediction took. refused: why the model would not take the image, "" if it did. whole: of a
-    whole depth map, of which the points are then a sample.
+    true_m, predicted_m, std_m: float64 (N,), NaN for unknown. slope: float64 (N,), baselines.row_slopes of the points.
+    seconds: time of the prediction. refused: why the model refused the image, "" if it did not. map_sums: sums over a
+    whole depth map; the points are then a sample of its pixels.
     """
 
     where: str
@@ -172,34 +212,54 @@ class Outcome:
     slope: np.ndarray
     seconds: float
     refused: str = ""
-    whole: Whole | None = None
+    map_sums: DepthMapSums | None = None
 
     @property
-    def raw(self) -> Sums:
+    def raw(self) -> DepthErrorSums:
         """Sums over everything that counts in this image."""
-        return self.whole.raw if self.whole else sums(self.predicted_m, self.true_m)
+        return self.map_sums.raw if self.map_sums else sum_depth_errors(self.predicted_m, self.true_m)
 
     @property
-    def aligned(self) -> Sums:
-        """The same after scaling by the ratio of medians."""
-        if self.whole:
-            return self.whole.aligned
-        return sums(median_aligned(self.predicted_m, self.true_m), self.true_m)
+    def aligned(self) -> DepthErrorSums:
+        """The same after the prediction was aligned by medians."""
+        if self.map_sums:
+            return self.map_sums.aligned
+        return sum_depth_errors(align_medians(self.predicted_m, self.true_m), self.true_m)
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON; without `where`, which depends on where the labels lie."""
-        arrays = {name: getattr(self, name).tolist() for name in ("true_m", "predicted_m", "std_m", "slope")}
-        kept = arrays | {"seconds": self.seconds, "refused": self.refused}
-        if self.whole:
-            sides = (astuple(self.whole.raw), astuple(self.whole.aligned), self.whole.edges.as_list())
-            kept["whole"] = dict(zip(("raw", "aligned", "edges"), sides, strict=True))
-        return kept
+    def as_dict(self) -> ImageResultFields:
+        """Returns JSON values. `where` is left out, because it depends on the folder of the labels."""
+        fields = ImageResultFields(
+            true_m=self.true_m.tolist(),
+            predicted_m=self.predicted_m.tolist(),
+            std_m=self.std_m.tolist(),
+            slope=self.slope.tolist(),
+            seconds=self.seconds,
+            refused=self.refused,
+        )
+        if self.map_sums:
+            raw, aligned = (list(astuple(sums)) for sums in (self.map_sums.raw, self.map_sums.aligned))
+            fields["whole"] = {"raw": raw, "aligned": aligned, "edges": self.map_sums.edges.as_list()}
+        return fields
 
     @classmethod
-    def from_dict(cls, where: str, kept: dict[str, Any]) -> Outcome:
-        """Inverse of as_dict; null is NaN."""
-        arrays = {name: np.array(kept[name], np.float64) for name in ("true_m", "predicted_m", "std_m", "slope")}
-        whole = None
-        if given := kept.get("whole"):
-            whole = Whole(Sums(*given["raw"]), Sums(*given["aligned"]), Edges.from_list(given["edges"]))
-        return cls(where, **arrays, seconds=kept["seconds"], refused=kept["refused"], whole=whole)
+    def from_dict(cls, where: str, fields: ImageResultFields) -> ImageResult:
+        """Returns the result that `as_dict` gave; null becomes NaN."""
+        map_sums = None
+        if whole := fields.get("whole"):
+            raw, aligned = (_error_sums(whole["raw"]), _error_sums(whole["aligned"]))
+            map_sums = DepthMapSums(raw, aligned, EdgeCounts.from_list(whole["edges"]))
+        return cls(
+            where,
+            true_m=np.array(fields["true_m"], np.float64),
+            predicted_m=np.array(fields["predicted_m"], np.float64),
+            std_m=np.array(fields["std_m"], np.float64),
+            slope=np.array(fields["slope"], np.float64),
+            seconds=fields["seconds"],
+            refused=fields["refused"],
+            map_sums=map_sums,
+        )
+
+
+def _error_sums(values: Sequence[float]) -> DepthErrorSums:
+    n, predicted, correct, relative, square_m2 = values
+    return DepthErrorSums(int(n), int(predicted), int(correct), relative, square_m2)

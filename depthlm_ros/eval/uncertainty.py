@@ -1,10 +1,11 @@
-"""Makes reported standard deviations true: fitted so that as many errors lie within one as of a normal distribution.
+"""Reported standard deviations: `fit_error_factors` calibrates them, `measure_reliability` checks them.
 
-Whether a reported uncertainty is true: how often it covers the error, and whether it knows where the errors are.
+The fit makes about as many errors lie within one standard deviation as a normal distribution has there. The check says
+how often the reported intervals cover the error, and whether the model knows where its errors are.
 
 Reliability curve and its mean gap: Kuleshov, Fenner, Ermon, "Accurate uncertainties for deep learning using calibrated
 regression", ICML 2018. Sparsification and its area (AUSE): Ilg et al., "Uncertainty estimates and multi-hypotheses
-networks for optical flow", ECCV 2018, here with AbsRel, so that points are left out by their relative deviation.
+networks for optical flow", ECCV 2018, here with AbsRel, so that points are removed by their relative deviation.
 """
 
 from __future__ import annotations
@@ -18,17 +19,23 @@ import numpy as np
 from depthlm_ros.eval.metrics import has_depth
 
 # Share of a normal distribution within one standard deviation.
-WITHIN_ONE = 0.6827
-# How much of the standard deviation comes from the model's own spread rather than from the depth, as tried.
+WITHIN_ONE_STD = 0.6827
+# The fit tries these weights of the model's own spread, relative to the weight of the depth.
 RATIOS = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-# Factors beyond this are not believed: the spread says nothing then.
-MOST = 9.0
+# The fit refuses larger factors, because the spread carries no information then.
+MAX_FACTOR = 9.0
+# The fit needs this many errors.
+LEAST_ERRORS = 10
+LEVELS = tuple(round(0.05 * step, 2) for step in range(1, 20))
+KEPT_SHARES = tuple(round(0.05 * step, 2) for step in range(20, 0, -1))
 
 
 @dataclass(frozen=True)
-class Errors:
-    """N measured depths beside the truth, all float (N,): error_m, the spread that the model reported for it, and the
-    depth that it reported. Only pairs of which all is finite count."""
+class DepthErrors:
+    """N measured depths, all arrays float (N,). Only entries whose values are all finite count.
+
+    error_m: predicted minus true depth. spread_m: the deviation that the model reported. depth_m: its depth.
+    """
 
     error_m: np.ndarray
     spread_m: np.ndarray
@@ -36,49 +43,19 @@ class Errors:
 
     @property
     def known(self) -> np.ndarray:
-        """bool (N,)."""
+        """bool (N,): which entries count."""
         return np.isfinite(self.error_m) & np.isfinite(self.spread_m) & np.isfinite(self.depth_m) & (self.depth_m > 0)
-
-
-def fit(errors: Errors) -> tuple[float, float]:
-    """(spread factor, relative factor) of std = hypot(spread factor * spread, relative factor * depth).
-
-    Of the ratios tried between the two, each scaled so that 68 % of the errors lie within one standard deviation, the
-    one with the smallest deviations (in the geometric mean) wins: equally true, but sharper. (1, 1) if nothing is
-    known.
-    """
-    known = errors.known
-    if known.sum() < 10:
-        return 1.0, 1.0
-    error_m, spread_m, depth_m = (np.abs(x[known]) for x in (errors.error_m, errors.spread_m, errors.depth_m))
-    best, least = (1.0, 1.0), np.inf
-    for ratio in RATIOS:
-        shape_m = np.hypot(ratio * spread_m, depth_m)
-        scale = float(np.quantile(error_m / shape_m, WITHIN_ONE))
-        width = float(np.log(np.maximum(scale * shape_m, 1e-9)).mean())
-        if width < least and ratio * scale < MOST:
-            best, least = (ratio * scale, scale), width
-    return best
-
-
-def share_within(error_m: np.ndarray, std_m: np.ndarray) -> float:
-    """Share of the errors that lie within one reported standard deviation; NaN if none is known."""
-    known = np.isfinite(error_m) & np.isfinite(std_m)
-    return float((np.abs(error_m[known]) <= std_m[known]).mean()) if known.any() else float("nan")
-
-
-LEVELS = tuple(round(0.05 * step, 2) for step in range(1, 20))
-KEPT = tuple(round(0.05 * step, 2) for step in range(20, 0, -1))
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """Of the n points with a truth, a prediction and a positive deviation.
+    """How reliable reported deviations are, over the n points with a true depth, a prediction and a deviation > 0.
 
     within_1std, within_2std: share of the errors within one and two reported deviations (a normal distribution: 0.683,
-    0.954). covered: for each of LEVELS, the share of errors within the interval that should hold as many; gap: mean
-    distance of that curve from the diagonal. absrel_kept: AbsRel of the most certain of KEPT; absrel_best: the same if
-    the true errors had been known; ause: mean difference of the two, as a share of the AbsRel of all points.
+    0.954). covered: for each of LEVELS, the share of errors within the interval that should contain this share. gap:
+    mean distance of that curve from the diagonal. absrel_kept: AbsRel of the most certain points, for each of
+    KEPT_SHARES; absrel_best: the same if the points were sorted by their true errors. ause: mean difference of the two,
+    as a share of the AbsRel of all points.
     """
 
     n: int
@@ -91,20 +68,48 @@ class Reliability:
     ause: float
 
     def as_dict(self) -> dict[str, object]:
-        """In plain types, with the levels beside the curves."""
-        return asdict(self) | {"levels": LEVELS, "kept": KEPT}
+        """Returns plain types, with the levels of both curves."""
+        return asdict(self) | {"levels": LEVELS, "kept": KEPT_SHARES}
 
 
-def reliability(predicted_m: np.ndarray, std_m: np.ndarray, true_m: np.ndarray) -> Reliability:
-    """All float (N,), metres, NaN unknown."""
+def fit_error_factors(errors: DepthErrors) -> tuple[float, float]:
+    """Returns (spread factor, relative factor) of std = hypot(spread factor * spread, relative factor * depth).
+
+    Each ratio between the two factors is scaled so that 68 % of the errors lie within one standard deviation. The ratio
+    with the smallest deviations, by their geometric mean, is taken: it is equally true and sharper. Returns (1, 1) if
+    there are too few errors.
+    """
+    known = errors.known
+    if known.sum() < LEAST_ERRORS:
+        return 1.0, 1.0
+    error_m, spread_m, depth_m = (np.abs(x[known]) for x in (errors.error_m, errors.spread_m, errors.depth_m))
+    best, smallest = (1.0, 1.0), np.inf
+    for ratio in RATIOS:
+        shape_m = np.hypot(ratio * spread_m, depth_m)
+        scale = float(np.quantile(error_m / shape_m, WITHIN_ONE_STD))
+        width = float(np.log(np.maximum(scale * shape_m, 1e-9)).mean())
+        if width < smallest and ratio * scale < MAX_FACTOR:
+            best, smallest = (ratio * scale, scale), width
+    return best
+
+
+def share_within(error_m: np.ndarray, std_m: np.ndarray) -> float:
+    """Returns the share of errors that lie within one reported standard deviation; NaN if none is known."""
+    known = np.isfinite(error_m) & np.isfinite(std_m)
+    return float((np.abs(error_m[known]) <= std_m[known]).mean()) if known.any() else float("nan")
+
+
+def measure_reliability(predicted_m: np.ndarray, std_m: np.ndarray, true_m: np.ndarray) -> Reliability:
+    """Compares reported deviations with the errors. All arrays are float (N,) in metres, NaN for unknown."""
     predicted_m, std_m, true_m = (np.asarray(x, np.float64) for x in (predicted_m, std_m, true_m))
     known = has_depth(predicted_m) & has_depth(std_m) & has_depth(true_m)
     p, std, g = predicted_m[known], std_m[known], true_m[known]
     error = p - g
     covered = tuple(share_within(error, NormalDist().inv_cdf((1 + level) / 2) * std) for level in LEVELS)
-    kept, best = _retained(np.abs(error) / g, std / p), _retained(np.abs(error) / g, np.abs(error) / g)
+    relative = np.abs(error) / g
+    kept, best = _sparsification(relative, std / p), _sparsification(relative, relative)
     gaps = [abs(share - level) for share, level in zip(covered, LEVELS, strict=True)]
-    lost = np.mean(np.subtract(kept, best)) / kept[0] if kept[0] > 0 else math.nan
+    area = np.mean(np.subtract(kept, best)) / kept[0] if kept[0] > 0 else math.nan
     return Reliability(
         n=int(known.sum()),
         within_1std=share_within(error, std),
@@ -113,13 +118,14 @@ def reliability(predicted_m: np.ndarray, std_m: np.ndarray, true_m: np.ndarray) 
         gap=float(np.mean(gaps)),
         absrel_kept=kept,
         absrel_best=best,
-        ause=float(lost),
+        ause=float(area),
     )
 
 
-def _retained(relative: np.ndarray, doubt: np.ndarray) -> tuple[float, ...]:
-    """Mean relative error of the least doubtful of KEPT."""
-    if not len(relative):
-        return (math.nan,) * len(KEPT)
-    means = np.cumsum(relative[np.argsort(doubt, kind="stable")]) / np.arange(1, len(relative) + 1)
-    return tuple(float(means[max(round(share * len(relative)), 1) - 1]) for share in KEPT)
+def _sparsification(relative_error: np.ndarray, doubt: np.ndarray) -> tuple[float, ...]:
+    """Returns the mean relative error of the least doubtful points, for each of KEPT_SHARES."""
+    if not len(relative_error):
+        return (math.nan,) * len(KEPT_SHARES)
+    sorted_errors = relative_error[np.argsort(doubt, kind="stable")]
+    means = np.cumsum(sorted_errors) / np.arange(1, len(relative_error) + 1)
+    return tuple(float(means[max(round(share * len(relative_error)), 1) - 1]) for share in KEPT_SHARES)

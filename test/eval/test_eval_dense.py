@@ -1,4 +1,4 @@
-"""Whole depth maps: caps, masks, sizes, sharp and blurred edges, points that fly between two surfaces."""
+"""Evaluation of whole depth maps: limits, masks, sizes, edges, and flying pixels between two surfaces."""
 
 import json
 import math
@@ -11,15 +11,15 @@ from support.label_files import write_maps
 
 from depthlm_ros.core import DepthMap, PointDepths
 from depthlm_ros.errors import BadInput, BadQuestion
-from depthlm_ros.eval.depth import Choice, depth_report
-from depthlm_ros.eval.judges import SAMPLE, evaluate, read_maps, sample, whole_maps
-from depthlm_ros.eval.metrics import Edges, boundary, edges, flying
-from depthlm_ros.eval.report import scored
-from depthlm_ros.eval.result_file import Outcome, Results
+from depthlm_ros.eval.depth import DepthEvalOptions, evaluate_depth
+from depthlm_ros.eval.judges import SAMPLE_PIXELS, evaluate, map_judge, read_map_records, sample_known_pixels
+from depthlm_ros.eval.metrics import EdgeCounts, count_edges, count_flying_pixels, score_edges
+from depthlm_ros.eval.report import make_report
+from depthlm_ros.eval.result_file import ImageResult, ResultStore
 
 
-class Said:
-    """A look that says this depth map, and a deviation of a tenth of it."""
+class FixedDepth:
+    """A model that answers every image with the same depth map and a deviation of a tenth of it."""
 
     def __init__(self, depth_m):
         self.depth_m = np.asarray(depth_m, np.float32)
@@ -37,8 +37,8 @@ class Said:
 
 
 def report_of(path, depth_m):
-    found = evaluate(whole_maps(Said(depth_m)), read_maps(path))
-    return scored(found.outcomes, "dense", found.left_out)
+    evaluation = evaluate(map_judge(FixedDepth(depth_m)), read_map_records(path))
+    return make_report(evaluation.results, "dense", evaluation.left_out)
 
 
 @pytest.fixture
@@ -46,30 +46,30 @@ def room_m():
     return render_room()[1]
 
 
-def test_every_pixel_counts_and_the_truth_itself_is_perfect(tmp_path, room_m):
+def test_every_pixel_counts_and_the_true_map_has_a_perfect_score(tmp_path, room_m):
     report = report_of(write_maps(tmp_path, [room_m]), room_m)
     assert (report.scores.n, report.delta1, report.scores.parse_failures) == (320 * 240, 1.0, 0)
-    assert report.scores.absrel < 1e-3  # millimetres in the file
+    assert report.scores.absrel < 1e-3  # the file has millimetres
 
 
-def test_sums_over_all_pixels_are_those_of_their_scores(tmp_path, room_m):
+def test_scores_are_over_all_pixels_and_reliability_over_a_sample(tmp_path, room_m):
     report = report_of(write_maps(tmp_path, [room_m]), 1.1 * room_m)
     assert report.scores.absrel == pytest.approx(0.1, abs=1e-3)
     assert report.aligned.absrel == pytest.approx(0.0, abs=1e-3)
-    assert report.reliability.n == SAMPLE
+    assert report.reliability.n == SAMPLE_PIXELS
     # Errors are 10 % of the truth, deviations 11 %.
     assert report.reliability.within_1std == 1.0
 
 
-def test_the_headline_weighs_images_and_one_without_truth_scores_zero(tmp_path, room_m):
+def test_headline_weighs_images_equally_and_an_image_without_truth_scores_zero(tmp_path, room_m):
     path = write_maps(tmp_path, [room_m, 0 * room_m, 2 * room_m])
     report = report_of(path, room_m)
     assert report.delta1 == pytest.approx(1 / 3)
     assert report.scores.delta1 == pytest.approx(1 / 2, abs=0.01)
-    assert report.as_dict()["images_without_truth"] == 1 and "of 1 of the images no depth is known" in report.table()
+    assert report.as_dict()["images_without_truth"] == 1 and "1 of the images have no known depth" in report.table()
 
 
-def test_what_is_beyond_the_caps_of_its_data_set_or_masked_does_not_count(tmp_path, room_m):
+def test_pixels_beyond_the_limits_of_the_data_set_or_masked_do_not_count(tmp_path, room_m):
     mask = np.zeros(room_m.shape, np.uint8)
     mask[:, :160] = 255
     cv2.imwrite(str(tmp_path / "mask.png"), mask)
@@ -81,14 +81,14 @@ def test_what_is_beyond_the_caps_of_its_data_set_or_masked_does_not_count(tmp_pa
     assert (by_name.scores.n, by_name.delta1) == (0, 0.0)
 
 
-def test_a_truth_of_another_size_is_compared_at_its_own(tmp_path, room_m):
+def test_true_map_of_another_size_is_compared_at_its_own_size(tmp_path, room_m):
     small_m = cv2.resize(room_m, (160, 120), interpolation=cv2.INTER_AREA)
     report = report_of(write_maps(tmp_path, [small_m]), room_m)
     assert report.scores.n == 160 * 120
     assert report.scores.delta1 > 0.99
 
 
-def test_distances_along_the_ray_become_depths_along_the_axis(tmp_path, room_m):
+def test_distances_along_the_ray_are_converted_to_depths_along_the_axis(tmp_path, room_m):
     u, v = np.meshgrid(np.arange(320), np.arange(240))
     slopes = np.hypot((u - CAMERA.cx_px) / CAMERA.fx_px, (v - CAMERA.cy_px) / CAMERA.fy_px)
     path = write_maps(tmp_path, [room_m * np.hypot(1, slopes)], depth_type="range")
@@ -102,7 +102,7 @@ def test_pixels_without_a_prediction_are_wrong(tmp_path, room_m):
     assert (report.delta1, report.scores.parse_failures) == (0.5, 160 * 240)
 
 
-def test_a_damaged_or_absent_map_is_left_out_and_named(tmp_path, room_m):
+def test_damaged_or_missing_map_is_left_out_and_named(tmp_path, room_m):
     path = write_maps(tmp_path, [room_m, room_m])
     (tmp_path / "1_depth.png").write_bytes(b"no picture")
     report = report_of(path, room_m)
@@ -110,97 +110,99 @@ def test_a_damaged_or_absent_map_is_left_out_and_named(tmp_path, room_m):
     line = {"image": "0.png", "intrinsics": list(vars(CAMERA).values()), "pixel_coords": [[1, 1]], "depth": [1.0]}
     path.write_text(json.dumps(line), encoding="utf-8")
     with pytest.raises(BadInput, match="no usable record with a depth map"):
-        read_maps(path)
+        read_map_records(path)
 
 
-def test_the_same_pixels_are_sampled_each_time_and_only_known_ones(room_m):
+def test_same_seed_samples_the_same_pixels_and_only_known_ones(room_m):
     room_m[:, ::2] = np.nan
-    one, again, other = sample(room_m, 1), sample(room_m, 1), sample(room_m, 2)
+    one, again, other = sample_known_pixels(room_m, 1), sample_known_pixels(room_m, 1), sample_known_pixels(room_m, 2)
     np.testing.assert_array_equal(one, again)
     assert not np.array_equal(one, other)
-    assert len(one) == SAMPLE and np.isfinite(room_m[one[:, 1], one[:, 0]]).all()
+    assert len(one) == SAMPLE_PIXELS and np.isfinite(room_m[one[:, 1], one[:, 0]]).all()
 
 
 def step_m(near_m=1.0, far_m=2.0, size=21):
-    """A surface at the left and one twice as far at the right of column 10."""
+    """Returns a map with a near surface left of column 10 and a far surface from there on."""
     depth_m = np.full((size, size), near_m)
     depth_m[:, 10:] = far_m
     return depth_m
 
 
-def test_edges_between_the_same_pixels_are_found_and_scale_does_not_matter():
-    found = boundary(edges(3 * step_m(), step_m()))
+def test_edges_between_the_same_pixels_match_at_any_scale():
+    found = score_edges(count_edges(3 * step_m(), step_m()))
     assert (found.f1, found.precision, found.recall, found.flying_share) == pytest.approx((1.0, 1.0, 1.0, 0.0))
 
 
-def test_an_edge_a_pixel_off_is_both_invented_and_missed():
-    assert boundary(edges(np.roll(step_m(), 1, axis=1)[:, 1:], step_m()[:, 1:])).f1 == 0.0
+def test_edge_that_is_shifted_by_a_pixel_does_not_match():
+    assert score_edges(count_edges(np.roll(step_m(), 1, axis=1)[:, 1:], step_m()[:, 1:])).f1 == 0.0
 
 
-def test_an_edge_in_the_wrong_direction_does_not_count():
-    assert boundary(edges(step_m(2.0, 1.0), step_m())).f1 == 0.0
+def test_edge_in_the_wrong_direction_does_not_match():
+    assert score_edges(count_edges(step_m(2.0, 1.0), step_m())).f1 == 0.0
 
 
-def test_flat_maps_find_no_edge_and_invent_none():
-    assert boundary(edges(np.ones((21, 21)), step_m())).recall == 0.0
-    found = boundary(edges(step_m(), np.ones((21, 21))))
+def test_flat_prediction_has_no_recall_and_flat_truth_gives_no_precision():
+    assert score_edges(count_edges(np.ones((21, 21)), step_m())).recall == 0.0
+    found = score_edges(count_edges(step_m(), np.ones((21, 21))))
     assert found.precision == 0.0 and math.isnan(found.recall) and math.isnan(found.f1)
 
 
-def test_a_half_invented_edge_has_half_the_precision():
+def test_prediction_with_twice_the_edges_has_half_the_precision():
     invented_m = step_m()
     invented_m[:, :3] = 0.5
-    found = boundary(edges(invented_m, step_m()))
+    found = score_edges(count_edges(invented_m, step_m()))
     assert (found.precision, found.recall) == pytest.approx((0.5, 1.0))
     assert found.f1 == pytest.approx(2 / 3)
 
 
-def test_unknown_truth_is_no_edge():
+def test_unknown_true_depth_makes_no_edge():
     true_m = step_m()
     true_m[:, 10] = np.nan
-    counts = edges(step_m(), true_m)
+    counts = count_edges(step_m(), true_m)
     assert counts.true.sum() == 0 == counts.matched.sum()
 
 
-def test_a_ramp_across_an_edge_flies():
+def test_ramp_across_an_edge_consists_of_flying_pixels():
     ramp_m = step_m()
     ramp_m[:, 9:11] = math.sqrt(2)
-    # Beside the edge: two columns on either side; of these the middle ones fly.
-    assert flying(ramp_m, step_m()) == (4 * 21, 2 * 21)
-    assert flying(step_m(), step_m()) == (4 * 21, 0)
+    # Two columns on either side are beside the edge, and the middle ones of these fly.
+    assert count_flying_pixels(ramp_m, step_m()) == (4 * 21, 2 * 21)
+    assert count_flying_pixels(step_m(), step_m()) == (4 * 21, 0)
 
 
-def test_a_slope_that_is_truly_between_does_not_fly():
+def test_true_slope_has_no_flying_pixels():
     slope_m = np.tile(np.geomspace(1, 8, 21), (21, 1))
-    assert flying(slope_m, slope_m)[1] == 0
+    assert count_flying_pixels(slope_m, slope_m)[1] == 0
 
 
-def test_counts_of_images_add_up_and_survive_a_file():
-    counts = edges(step_m(), step_m()) + edges(np.ones((21, 21)), step_m())
-    assert boundary(counts).recall == pytest.approx(0.5)
-    again = Edges.from_list(json.loads(json.dumps(counts.as_list())))
-    assert boundary(again) == boundary(counts)
+def test_edge_counts_can_be_added_and_written_as_json():
+    counts = count_edges(step_m(), step_m()) + count_edges(np.ones((21, 21)), step_m())
+    assert score_edges(counts).recall == pytest.approx(0.5)
+    again = EdgeCounts.from_list(json.loads(json.dumps(counts.as_list())))
+    assert score_edges(again) == score_edges(counts)
 
 
-def test_outcomes_survive_a_file(tmp_path, room_m):
+def test_image_results_can_be_written_as_json(tmp_path, room_m):
     room_m[:9] = np.nan
-    (outcome,) = evaluate(whole_maps(Said(room_m)), read_maps(write_maps(tmp_path, [render_room()[1]]))).outcomes
-    again = Outcome.from_dict(outcome.where, json.loads(json.dumps(outcome.as_dict())))
-    assert again.raw == outcome.raw and again.aligned == outcome.aligned
-    np.testing.assert_array_equal(again.predicted_m, outcome.predicted_m)
+    (result,) = evaluate(
+        map_judge(FixedDepth(room_m)), read_map_records(write_maps(tmp_path, [render_room()[1]]))
+    ).results
+    again = ImageResult.from_dict(result.where, json.loads(json.dumps(result.as_dict())))
+    assert again.raw == result.raw and again.aligned == result.aligned
+    np.testing.assert_array_equal(again.predicted_m, result.predicted_m)
 
 
-def test_the_embedded_model_is_scored_on_whole_maps(tmp_path, room_m):
+def test_embedded_model_is_scored_on_whole_maps(tmp_path, room_m):
     from support.scripted_backend import TOKENIZER, scripted_model
 
     if not TOKENIZER.is_file():
-        pytest.skip("engines/tiny is not here: `make train` makes it")
+        pytest.skip("engines/tiny is missing: run make train")
     from depthlm_ros.model import load_model
 
     path = write_maps(tmp_path, [room_m])
-    report = depth_report(path, load_model("tiny"), Choice("dense", baselines=True), Results())
+    report = evaluate_depth(path, load_model("tiny"), DepthEvalOptions("dense", baselines=True), ResultStore())
     assert report.scores.n == 320 * 240 and 0 <= report.delta1 <= 1
-    assert report.boundary.beside >= 0 and report.reliability.n == SAMPLE
+    assert report.boundary.beside >= 0 and report.reliability.n == SAMPLE_PIXELS
     assert set(report.baselines) == {"constant 2 m", "best constant", "per-row prior"}
     with pytest.raises(BadQuestion, match="no dense depth"):
-        depth_report(path, scripted_model("vlm3-depth", str), Choice("dense"), Results())
+        evaluate_depth(path, scripted_model("vlm3-depth", str), DepthEvalOptions("dense"), ResultStore())

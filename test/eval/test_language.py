@@ -1,4 +1,4 @@
-"""Questions about objects, matches and poses: the rules of the scores, and models that say what they are told to."""
+"""Scores of answers about objects, matches and poses: their rules, and evaluations of models with scripted replies."""
 
 import json
 import math
@@ -7,27 +7,25 @@ import cv2
 import numpy as np
 import pytest
 from support.checkered_room import render_room
-from support.label_files import SAME, pair, question, write_lines
+from support.label_files import SAME_PIXELS, make_pair_line, make_question_line, write_lines
 from support.scripted_backend import TOKENIZER, scripted_model
 
 from depthlm_ros.core import Answer, Intrinsics, Region, Status
 from depthlm_ros.errors import BadInput, BadQuestion
 from depthlm_ros.eval.image_pairs import area_under_curve, direction_error_deg, end_point_errors
-from depthlm_ros.eval.language import (
-    Wanted,
-    ask,
-    category_of,
-    hours_apart,
-    is_right,
-    object_scores,
-    parse_question,
-    read_questions,
-    score_words,
-    task_of,
+from depthlm_ros.eval.language import LanguageEvalOptions, detect_task, evaluate_language
+from depthlm_ros.eval.object_questions import (
+    ask_object_question,
+    benchmark_category,
+    clock_hours_between,
+    is_correct,
+    parse_object_question,
+    read_object_questions,
+    score_objects,
 )
-from depthlm_ros.eval.result_file import Results
+from depthlm_ros.eval.result_file import ResultStore
 
-needs_tokenizer = pytest.mark.skipif(not TOKENIZER.is_file(), reason="engines/tiny is not here: `make train` makes it")
+needs_tokenizer = pytest.mark.skipif(not TOKENIZER.is_file(), reason="engines/tiny is missing: run make train")
 
 
 @pytest.fixture
@@ -38,11 +36,11 @@ def folder(tmp_path):
 
 
 def parsed(folder, *given, **more):
-    return parse_question(json.dumps(question(*given, **more)), "labels.jsonl:1", folder)
+    return parse_object_question(json.dumps(make_question_line(*given, **more)), "labels.jsonl:1", folder)
 
 
 @pytest.mark.parametrize(
-    ("kind", "said", "truth", "right"),
+    ("kind", "value", "truth", "correct"),
     [
         ("length", 0.75, 1.0, True),
         ("length", 1.25, 1.0, True),
@@ -60,50 +58,50 @@ def parsed(folder, *given, **more):
         ("not there", 0.0, math.nan, False),
     ],
 )
-def test_what_counts_as_right(kind, said, truth, right):
-    assert is_right(kind, said, truth) is right
+def test_rules_for_correct_answers(kind, value, truth, correct):
+    assert is_correct(kind, value, truth) is correct
 
 
-def test_a_clock_goes_round():
-    assert [hours_apart(a, b) for a, b in ((0, 330), (30, 330), (180, 0), (90, 91))] == [1, 2, 6, 0]
-    assert math.isnan(hours_apart(math.nan, 0))
+def test_clock_hours_wrap_around():
+    assert [clock_hours_between(a, b) for a, b in ((0, 330), (30, 330), (180, 0), (90, 91))] == [1, 2, 6, 0]
+    assert math.isnan(clock_hours_between(math.nan, 0))
 
 
-def test_categories_have_the_names_of_the_benchmark_whatever_the_file_calls_them():
-    assert category_of("length", "vertical_distance_data") == "vertical"
-    assert category_of("length", "distance_data") == "direct"
-    assert category_of("yes or no", "left_predicate") == "left-right"
-    assert category_of("choice", "tall_choice") == "tall-short"
-    assert category_of("direction", "") == "direction"
-    assert category_of("length", "sofa") == "sofa"
+def test_categories_get_the_names_of_the_benchmark():
+    assert benchmark_category("length", "vertical_distance_data") == "vertical"
+    assert benchmark_category("length", "distance_data") == "direct"
+    assert benchmark_category("yes or no", "left_predicate") == "left-right"
+    assert benchmark_category("choice", "tall_choice") == "tall-short"
+    assert benchmark_category("direction", "") == "direction"
+    assert benchmark_category("length", "sofa") == "sofa"
 
 
-def test_a_reply_is_read_in_the_terms_of_its_answer(folder):
-    def told(answer, reply):
-        return ask(lambda frame, asked: reply, parsed(folder, *answer, boxes=[[0, 0, 50, 50], [100, 0, 200, 100]]))[
-            "said"
-        ]
+def test_reply_is_read_in_the_terms_of_the_true_answer(folder):
+    def value_of(answer, reply):
+        return ask_object_question(
+            lambda frame, asked: reply, parsed(folder, *answer, boxes=[[0, 0, 50, 50], [100, 0, 200, 100]])
+        )["said"]
 
-    assert told((True,), Answer("Yes, it is.")) == 1.0
-    assert told((True,), Answer("Incorrect, it is not.")) == 0.0
-    assert math.isnan(told((True,), Answer("It is a chair.")))
-    assert told((2.0, "m"), Answer("2.2 meters", value=2.2, unit="m")) == 2.2
-    assert math.isnan(told((2.0, "m"), Answer("20 degrees", value=20.0, unit="deg")))
-    assert told((3, "o'clock"), Answer("4 o'clock", value=120.0, unit="deg")) == 120.0
-    assert told((None,), Answer("I see no dog.", Status.NOT_FOUND)) == 1.0
-    assert told((None,), Answer("It is 2 m away.", value=2.0, unit="m")) == 0.0
-    assert math.isnan(told((2.0, "m"), Answer("I see none.", Status.NOT_FOUND)))
+    assert value_of((True,), Answer("Yes, it is.")) == 1.0
+    assert value_of((True,), Answer("Incorrect, it is not.")) == 0.0
+    assert math.isnan(value_of((True,), Answer("It is a chair.")))
+    assert value_of((2.0, "m"), Answer("2.2 meters", value=2.2, unit="m")) == 2.2
+    assert math.isnan(value_of((2.0, "m"), Answer("20 degrees", value=20.0, unit="deg")))
+    assert value_of((3, "o'clock"), Answer("4 o'clock", value=120.0, unit="deg")) == 120.0
+    assert value_of((None,), Answer("I see no dog.", Status.NOT_FOUND)) == 1.0
+    assert value_of((None,), Answer("It is 2 m away.", value=2.0, unit="m")) == 0.0
+    assert math.isnan(value_of((2.0, "m"), Answer("I see none.", Status.NOT_FOUND)))
     # (320, 0, 620, 400) of 1000 is (102, 0, 198, 96) of 320 x 240: the second box.
-    assert told((1, "region"), Answer("The one at (320, 0, 620, 400) is taller.")) == 1.0
+    assert value_of((1, "region"), Answer("The one at (320, 0, 620, 400) is taller.")) == 1.0
 
 
-def test_boxes_and_pixels_of_the_line_reach_the_model(folder):
+def test_boxes_and_pixels_of_a_line_are_parsed(folder):
     asked = parsed(folder, True, boxes=[[10, 20, 30, 60]], pixel_coords=[[5, 6]])
     assert asked.regions == (Region(10, 20, 20, 40),)
     assert asked.uv_px.tolist() == [[5.0, 6.0]]
 
 
-def test_scores_of_a_hand_computed_set(folder):
+def test_scores_of_a_small_set_match_a_calculation_by_hand(folder):
     asked = [
         parsed(folder, 2.0, "m", "width_data"),
         parsed(folder, 2.0, "m", "width_data"),
@@ -112,8 +110,8 @@ def test_scores_of_a_hand_computed_set(folder):
         parsed(folder, True, "", "big_predicate"),
         parsed(folder, False, "", "big_predicate"),
     ]
-    told = [2.5, 4.0, None, 150.0, 1.0, None]
-    found = object_scores(asked, [{"said": one, "text": "", "refused": ""} for one in told])
+    report = [2.5, 4.0, None, 150.0, 1.0, None]
+    found = score_objects(asked, [{"said": one, "text": "", "refused": ""} for one in report])
     assert found["width"]["right"] == 0.5
     assert found["width"]["absrel"] == pytest.approx((0.5 + 2.0) / 2 / 2.0001)
     assert (found["height"]["right"], found["height"]["unread"]) == (0.0, 1)
@@ -126,39 +124,39 @@ def test_scores_of_a_hand_computed_set(folder):
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (question(2.0), "answer malformed"),  # a number needs a unit
-        (question(-1.0, "m"), "answer malformed"),
-        (question(2, "region"), "answer malformed"),  # there is no third box
-        (question([1], "m"), "answer malformed"),
-        (question(40, "o'clock"), "answer malformed"),
-        (question(-400.0, "deg"), "answer malformed"),
-        (question(math.inf, "m"), "answer malformed"),
-        (question(True, boxes=[[1, 2, 3]]), "boxes malformed"),
-        (question(True, boxes=[[0, 0, 5, 5], [1, 2, 3]]), "boxes malformed"),
-        (question(True, boxes=[[0, 0, 5, math.nan]]), "box unusable"),
-        (question(True, boxes=[[0, 0, 5000, 5]]), "box unusable"),
-        (question(True, boxes=[[9, 0, 5, 5]]), "box unusable"),
-        (question(True, pixel_coords=[[1, 2, 3]]), "pixel_coords malformed"),
-        (question(True, pixel_coords=[[5, 5000]]), "point outside the image"),
-        (question(True, text=" "), "question malformed"),
-        (question(True, text=5), "question malformed"),
-        (question(True, text="Is <mask> near?"), "region without a box"),
-        (question(True, text="Is Region [1] near?", boxes=[[0, 0, 5, 5]]), "region without a box"),
-        (question(True, image="none.png"), "image missing"),
+        (make_question_line(2.0), "answer malformed"),  # a number needs a unit
+        (make_question_line(-1.0, "m"), "answer malformed"),
+        (make_question_line(2, "region"), "answer malformed"),  # there is no third box
+        (make_question_line([1], "m"), "answer malformed"),
+        (make_question_line(40, "o'clock"), "answer malformed"),
+        (make_question_line(-400.0, "deg"), "answer malformed"),
+        (make_question_line(math.inf, "m"), "answer malformed"),
+        (make_question_line(True, boxes=[[1, 2, 3]]), "boxes malformed"),
+        (make_question_line(True, boxes=[[0, 0, 5, 5], [1, 2, 3]]), "boxes malformed"),
+        (make_question_line(True, boxes=[[0, 0, 5, math.nan]]), "box unusable"),
+        (make_question_line(True, boxes=[[0, 0, 5000, 5]]), "box unusable"),
+        (make_question_line(True, boxes=[[9, 0, 5, 5]]), "box unusable"),
+        (make_question_line(True, pixel_coords=[[1, 2, 3]]), "pixel_coords malformed"),
+        (make_question_line(True, pixel_coords=[[5, 5000]]), "point outside the image"),
+        (make_question_line(True, text=" "), "question malformed"),
+        (make_question_line(True, text=5), "question malformed"),
+        (make_question_line(True, text="Is <mask> near?"), "region without a box"),
+        (make_question_line(True, text="Is Region [1] near?", boxes=[[0, 0, 5, 5]]), "region without a box"),
+        (make_question_line(True, image="none.png"), "image missing"),
         ({"image": "a.png"}, "key missing"),
     ],
 )
-def test_a_bad_question_is_counted_with_its_line(folder, line, reason):
-    path = write_lines(folder, question(True), line)
-    kept, problems = read_questions(path)
+def test_bad_question_is_reported_with_its_line(folder, line, reason):
+    path = write_lines(folder, make_question_line(True), line)
+    kept, problems = read_object_questions(path)
     assert len(kept) == 1
     assert (problems[0].reason, problems[0].where) == (reason, f"{path}:2")
     with pytest.raises(BadInput, match="no usable question: 1 problems"):
-        read_questions(write_lines(folder, line))
+        read_object_questions(write_lines(folder, line))
 
 
 @needs_tokenizer
-def test_objects_are_scored_end_to_end_and_go_on_after_a_kill(folder):
+def test_objects_are_evaluated_and_the_evaluation_continues_from_its_results(folder):
     asked = []
 
     def reply(text):
@@ -168,20 +166,20 @@ def test_objects_are_scored_end_to_end_and_go_on_after_a_kill(folder):
     model = scripted_model("vlm3-object", reply)
     path = write_lines(
         folder,
-        question(True, text="Is <mask> smaller?", category="small", boxes=[[0, 0, 32, 24]]),
-        question(1.9, "m", "width_data", "How wide is <mask>?", boxes=[[0, 0, 32, 24]]),
+        make_question_line(True, text="Is <mask> smaller?", category="small", boxes=[[0, 0, 32, 24]]),
+        make_question_line(1.9, "m", "width_data", "How wide is <mask>?", boxes=[[0, 0, 32, 24]]),
     )
-    with Results(folder / "kept.jsonl") as kept:
-        told = score_words("objects", path, model, kept, Wanted(limit=1))
-    assert told.scores["scores"]["big-small"]["right"] == 1.0
+    with ResultStore(folder / "kept.jsonl") as store:
+        report = evaluate_language("objects", path, model, store, LanguageEvalOptions(limit=1))
+    assert report.scores["scores"]["big-small"]["right"] == 1.0
     assert "bounding box region (0, 0, 100, 100)" in asked[0]
-    with Results(folder / "kept.jsonl") as kept:
-        told = score_words("objects", path, model, kept)
+    with ResultStore(folder / "kept.jsonl") as store:
+        report = evaluate_language("objects", path, model, store)
     assert len(asked) == 2  # the first was not asked again
-    assert told.scores["scores"]["width"] == pytest.approx(
+    assert report.scores["scores"]["width"] == pytest.approx(
         {"right": 1.0, "n": 1, "unread": 0, "absrel": 0.1 / 1.9001, "error_deg": math.nan}, nan_ok=True
     )
-    assert "width" in told.table
+    assert "width" in report.table
 
 
 def test_end_point_errors_are_in_thousandths_of_the_second_image_and_in_its_pixels():
@@ -191,10 +189,10 @@ def test_end_point_errors_are_in_thousandths_of_the_second_image_and_in_its_pixe
     assert np.isnan(units[1]) and np.isnan(px[1])
 
 
-def test_area_under_the_curve_by_hand():
+def test_area_under_the_curve_matches_a_calculation_by_hand():
     assert area_under_curve(np.array([0.0])) == 1.0
     assert area_under_curve(np.array([30.0, math.nan])) == 0.0
-    assert area_under_curve(np.array([15.0])) == 0.5  # right from 16 to 30
+    assert area_under_curve(np.array([15.0])) == 0.5  # correct from 16 to 30
     assert area_under_curve(np.array([15.0, 29.9])) == pytest.approx((15 + 1) / 60)
 
 
@@ -206,13 +204,13 @@ def test_directions_are_compared_without_their_lengths():
 
 
 @needs_tokenizer
-def test_matches_are_scored_end_to_end_with_pictures(folder):
+def test_matches_are_evaluated_and_drawn(folder):
     model = scripted_model("vlm3-corr", lambda text: "(500, 500)" if "pixel (50" in text else "I do not know.")
-    path = write_lines(folder, pair([[160, 120], [32, 24]], [[160, 120], [64, 24]]))
-    told = score_words("matches", path, model, Results(), Wanted(pictures=folder / "pictures"))
-    assert told.scores["epe"] == pytest.approx(0.0, abs=3)  # a canvas pixel
-    assert (told.scores["n"], told.scores["unread"], told.scores["within_10"]) == (2, 1, 0.5)
-    assert told.scores["same_pixel_epe"] == pytest.approx(50.0)
+    path = write_lines(folder, make_pair_line([[160, 120], [32, 24]], [[160, 120], [64, 24]]))
+    report = evaluate_language("matches", path, model, ResultStore(), LanguageEvalOptions(pictures=folder / "pictures"))
+    assert report.scores["epe"] == pytest.approx(0.0, abs=3)  # a canvas pixel
+    assert (report.scores["n"], report.scores["unread"], report.scores["within_10"]) == (2, 1, 0.5)
+    assert report.scores["same_pixel_epe"] == pytest.approx(50.0)
     (picture,) = (folder / "pictures").iterdir()
     assert cv2.imread(str(picture)).shape[0] > 400
 
@@ -226,43 +224,45 @@ POSE = {
 
 
 @needs_tokenizer
-def test_poses_are_scored_end_to_end(folder):
+def test_poses_are_evaluated(folder):
     model = scripted_model("vlm3-pose", lambda text: next(POSE[part] for part in POSE if part in text))
-    path = write_lines(folder, pair(*SAME, 10.0), pair(*SAME, 12.0, (0.0, 0.0, 2.0)))
-    told = score_words("pose", path, model, Results()).scores
-    assert told["rotation_deg"] == pytest.approx(1.0) and told["direction_deg"] == pytest.approx(0.0, abs=1e-5)
-    assert told["named_angle_deg"] == pytest.approx(1.0)
-    assert told["distance_absrel"] == pytest.approx(0.5) and told["distance_unknown"] == 0
-    assert told["auc30"] == pytest.approx((28 / 30 + 1.0) / 2, abs=0.02)
-    assert (told["n"], told["unread"], told["records"]) == (2, 0, 2)
+    path = write_lines(folder, make_pair_line(*SAME_PIXELS, 10.0), make_pair_line(*SAME_PIXELS, 12.0, (0.0, 0.0, 2.0)))
+    report = evaluate_language("pose", path, model, ResultStore()).scores
+    assert report["rotation_deg"] == pytest.approx(1.0) and report["direction_deg"] == pytest.approx(0.0, abs=1e-5)
+    assert report["named_angle_deg"] == pytest.approx(1.0)
+    assert report["distance_absrel"] == pytest.approx(0.5) and report["distance_unknown"] == 0
+    assert report["auc30"] == pytest.approx((28 / 30 + 1.0) / 2, abs=0.02)
+    assert (report["n"], report["unread"], report["records"]) == (2, 0, 2)
     unsure = scripted_model("vlm3-pose", lambda text: next(POSE[part] for part in POSE if part in text), sure=False)
-    assert score_words("pose", path, unsure, Results()).scores["distance_unknown"] == 2
+    assert evaluate_language("pose", path, unsure, ResultStore()).scores["distance_unknown"] == 2
 
 
 @needs_tokenizer
-def test_an_unread_pose_is_wrong_and_counted(folder):
+def test_unread_pose_is_wrong_and_counted(folder):
     model = scripted_model("vlm3-pose", lambda text: "I cannot tell.")
-    told = score_words("pose", write_lines(folder, pair(*SAME)), model, Results()).scores
-    assert (told["auc30"], told["unread"]) == (0.0, 1)
-    assert math.isnan(told["rotation_deg"])
+    report = evaluate_language("pose", write_lines(folder, make_pair_line(*SAME_PIXELS)), model, ResultStore()).scores
+    assert (report["auc30"], report["unread"]) == (0.0, 1)
+    assert math.isnan(report["rotation_deg"])
 
 
 @needs_tokenizer
-def test_the_task_is_told_by_the_labels_and_a_model_that_cannot_do_it_is_refused(folder):
-    pairs = write_lines(folder, pair([[1, 1]], [[1, 1]]))
-    assert task_of(pairs, None) == "matches"
-    assert task_of(pairs, scripted_model("vlm3-pose", str)) == "pose"
-    with pytest.raises(BadQuestion, match=r"vlm3-corr is not made for task pose: use .*vlm3-pose"):
-        score_words("pose", pairs, scripted_model("vlm3-corr", str), Results())
-    assert task_of(write_lines(folder, question(True)), None) == "objects"
-    assert task_of(write_lines(folder, {"image": "a.png", "depth": []}), None) == "depth"
+def test_task_is_detected_from_the_labels_and_a_model_that_cannot_do_it_is_refused(folder):
+    pairs = write_lines(folder, make_pair_line([[1, 1]], [[1, 1]]))
+    assert detect_task(pairs, None) == "matches"
+    assert detect_task(pairs, scripted_model("vlm3-pose", str)) == "pose"
+    with pytest.raises(BadQuestion, match=r"vlm3-corr cannot do task pose: use .*vlm3-pose"):
+        evaluate_language("pose", pairs, scripted_model("vlm3-corr", str), ResultStore())
+    assert detect_task(write_lines(folder, make_question_line(True)), None) == "objects"
+    assert detect_task(write_lines(folder, {"image": "a.png", "depth": []}), None) == "depth"
 
 
 @needs_tokenizer
 def test_pairs_without_points_are_left_out_of_matches_and_named(folder):
     model = scripted_model("vlm3-corr", lambda text: "(0, 0)")
-    outside = pair([[999, 0]], [[0, 0]])
-    told = score_words("matches", write_lines(folder, outside, pair(*SAME)), model, Results())
-    assert told.scores["left_out"] == {"point outside the image": 1, "record without a usable point": 1}
+    outside = make_pair_line([[999, 0]], [[0, 0]])
+    report = evaluate_language(
+        "matches", write_lines(folder, outside, make_pair_line(*SAME_PIXELS)), model, ResultStore()
+    )
+    assert report.scores["left_out"] == {"point outside the image": 1, "record without a usable point": 1}
     with pytest.raises(BadInput, match="no usable pair"):
-        score_words("matches", write_lines(folder, outside), model, Results())
+        evaluate_language("matches", write_lines(folder, outside), model, ResultStore())

@@ -1,23 +1,21 @@
-"""Scores on rendered scenes: what counts as right, and that they come from the path that a robot uses."""
+"""Scores on rendered scenes: the rules for correct answers, and an evaluation of the embedded model."""
 
 import math
 from dataclasses import dataclass
 
 import pytest
 
-pytest.importorskip("torch")
+pytest.importorskip("numba")
 
 from depthlm_ros.core import Answer, Measurement, Region, Status
-from depthlm_ros.eval.rendered_scenes import Given, judged, shares, validate
+from depthlm_ros.eval.rendered_scenes import AnswerCheck, check_answer, score_answers, validate
 from depthlm_ros.model import load_model
-from depthlm_ros.scenes.questions.generate import Question
-
-pytestmark = pytest.mark.torch
+from depthlm_ros.scenes.questions.generate import SceneQuestion
 
 
 @dataclass
-class Replying:
-    """A look whose answer is known."""
+class FixedAnswer:
+    """A view that gives the same answer to every question."""
 
     answer: Answer
 
@@ -25,34 +23,42 @@ class Replying:
         return self.answer
 
 
-def asked(kind, status="ok", value=2.0, name=""):
-    return Question("?", "", (), kind, value if status == "ok" else math.nan, "m", status, (name,) if name else ())
+def make_question(kind, status="ok", value=2.0, name=""):
+    return SceneQuestion("?", "", (), kind, value if status == "ok" else math.nan, "m", status, (name,) if name else ())
 
 
-def said(value, *measured, status=Status.OK, text="words"):
-    found = tuple(Measurement(quantity, metres, "m", 0.1) for quantity, metres in measured)
-    return Replying(Answer(text, status, value, measurements=found))
+def make_reply(value, *measured, status=Status.OK, text="words"):
+    measurements = tuple(Measurement(quantity, metres, "m", 0.1) for quantity, metres in measured)
+    return FixedAnswer(Answer(text, status, value, measurements=measurements))
 
 
 @pytest.mark.parametrize(
     ("question", "reply", "right"),
     [
-        (asked("distance"), said(2.4, ("distance", 2.6)), (True, False)),
-        (asked("distance"), said(2.6, ("distance", 1.6), ("width", 9.0)), (False, True)),
-        (asked("wide"), said(1.0, ("distance", 5.0), ("width", 2.1)), (False, True)),
-        (asked("tall"), said(2.0), (True, False)),
-        (asked("closer"), said(2.0, ("distance", 4.0), ("distance", 2.2)), (True, True)),
-        (asked("distance"), said(2.0, status=Status.NOT_FOUND), (False, False)),
-        (asked("where", "not_found"), said(math.nan, status=Status.NOT_FOUND), (True, True)),
-        (asked("where", "not_found"), said(2.0, ("distance", 2.0)), (False, False)),
-        (asked("what", name="red box"), said(2.0, ("distance", 2.0), text="The red box is far."), (True, True)),
-        (asked("what", name="box"), said(2.0, ("distance", 2.0), text="The boxes are far."), (False, False)),
-        (asked("what", "not_found"), said(math.nan, status=Status.NOT_FOUND), (True, True)),
+        (make_question("distance"), make_reply(2.4, ("distance", 2.6)), (True, False)),
+        (make_question("distance"), make_reply(2.6, ("distance", 1.6), ("width", 9.0)), (False, True)),
+        (make_question("wide"), make_reply(1.0, ("distance", 5.0), ("width", 2.1)), (False, True)),
+        (make_question("tall"), make_reply(2.0), (True, False)),
+        (make_question("closer"), make_reply(2.0, ("distance", 4.0), ("distance", 2.2)), (True, True)),
+        (make_question("distance"), make_reply(2.0, status=Status.NOT_FOUND), (False, False)),
+        (make_question("where", "not_found"), make_reply(math.nan, status=Status.NOT_FOUND), (True, True)),
+        (make_question("where", "not_found"), make_reply(2.0, ("distance", 2.0)), (False, False)),
+        (
+            make_question("what", name="red box"),
+            make_reply(2.0, ("distance", 2.0), text="The red box is far."),
+            (True, True),
+        ),
+        (
+            make_question("what", name="box"),
+            make_reply(2.0, ("distance", 2.0), text="The boxes are far."),
+            (False, False),
+        ),
+        (make_question("what", "not_found"), make_reply(math.nan, status=Status.NOT_FOUND), (True, True)),
     ],
 )
-def test_a_reply_is_right_by_its_status_and_by_a_number_within_a_quarter(question, reply, right):
-    found = judged(reply, question, None)
-    assert (found.right, found.measured, found.pointed) == (*right, None)
+def test_reply_is_correct_by_its_status_and_by_a_number_within_25_percent(question, reply, right):
+    check = check_answer(reply, question, None)
+    assert (check.right, check.measured, check.pointed) == (*right, None)
 
 
 @pytest.mark.parametrize(
@@ -65,38 +71,42 @@ def test_a_reply_is_right_by_its_status_and_by_a_number_within_a_quarter(questio
         ((), False),
     ],
 )
-def test_an_answer_points_at_a_thing_if_the_centre_of_its_first_region_is_on_it(regions, pointed):
+def test_answer_points_at_a_thing_if_the_centre_of_its_first_region_is_on_it(regions, pointed):
     thing = Region(8, 8, 8, 8)
     for status in (Status.OK, Status.NOT_FOUND):
-        reply = Replying(Answer("words", status, 2.0, regions=regions))
-        assert judged(reply, asked("distance"), thing).pointed == pointed
+        reply = FixedAnswer(Answer("words", status, 2.0, regions=regions))
+        assert check_answer(reply, make_question("distance"), thing).pointed == pointed
 
 
-def test_answers_are_counted_by_what_was_asked_for():
+def test_answers_are_scored_by_subject():
     answers = [
-        Given(asked("distance"), True, False, True),
-        Given(asked("closer"), False, False, False),
-        Given(asked("wide"), True, True, True),
-        Given(asked("distance", "not_found"), False, False),
-        Given(asked("what", name="box"), True, False, True),
-        Given(asked("what", "not_found"), True, True),
+        AnswerCheck(make_question("distance"), True, False, True),
+        AnswerCheck(make_question("closer"), False, False, False),
+        AnswerCheck(make_question("wide"), True, True, True),
+        AnswerCheck(make_question("distance", "not_found"), False, False),
+        AnswerCheck(make_question("what", name="box"), True, False, True),
+        AnswerCheck(make_question("what", "not_found"), True, True),
     ]
-    found = shares(answers)
-    distance = found["object_distance"]
+    scores = score_answers(answers)
+    distance = scores["object_distance"]
     assert (distance.right, distance.asked, distance.pointed) == (0.5, 2, 0.5)
-    assert math.isnan(found["absent"].pointed)
-    assert (found["object_size"].right, found["object_size"].measured) == (1.0, 1.0)
-    assert found["absent"].asked == 1 and found["absent"].right == 0.0
-    assert (found["named_points"].right, found["named_points"].measured, found["named_points"].asked) == (1.0, 0.0, 1)
-    assert (found["nothing_here"].right, found["nothing_here"].asked) == (1.0, 1)
-    assert found["out_of_scope"].asked == 0 and math.isnan(found["out_of_scope"].right)
+    assert math.isnan(scores["absent"].pointed)
+    assert (scores["object_size"].right, scores["object_size"].measured) == (1.0, 1.0)
+    assert scores["absent"].asked == 1 and scores["absent"].right == 0.0
+    assert (scores["named_points"].right, scores["named_points"].measured, scores["named_points"].asked) == (
+        1.0,
+        0.0,
+        1,
+    )
+    assert (scores["nothing_here"].right, scores["nothing_here"].asked) == (1.0, 1)
+    assert scores["out_of_scope"].asked == 0 and math.isnan(scores["out_of_scope"].right)
 
 
-def test_the_embedded_model_is_scored_the_same_way_each_time():
+def test_scores_of_the_embedded_model_are_repeatable():
     model = load_model("tiny", threads=1)
     first, second = (validate(model, images=2, points=3, questions=2) for _ in range(2))
-    # As text: NaN is not equal to itself.
+    # The reports are compared as text, because NaN is not equal to itself.
     assert str(first) == str(second)
-    # Two in words of each picture, and what one pixel shows.
-    assert 4 < sum(share.asked for share in first.questions.values()) <= 6
+    # There are two questions in words about each picture, and sometimes one about a pixel.
+    assert 4 < sum(subject.asked for subject in first.questions.values()) <= 6
     assert 0 < first.dense.delta1 <= 1
