@@ -15,25 +15,30 @@ JsonObject: TypeAlias = "dict[str, JsonValue]"
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, sync: bool = True) -> Iterator[Path]:
     """Gives a temporary path beside `path` to write to, and renames it to `path` at the end of the block.
 
-    Creates the parent folders. After an error or a crash, `path` holds what it held before. Raises OSError.
+    Creates the parent folders. After an error or a crash, `path` holds what it held before. sync: wait until the disk
+    has the content, so that this is true after a loss of power, too; False for one of many small files. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"partial-{path.name}")
     try:
         yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
+        if sync:
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
-    """Replaces a file in one step: after a crash it holds the old or the new content, never a part. Raises OSError."""
-    with replacing(path) as partial:
+def write_atomically(path: Path, content: str | bytes | memoryview, sync: bool = True) -> None:
+    """Replaces a file in one step: after a crash it holds the old or the new content, never a part.
+
+    sync: see `replacing`. Raises OSError.
+    """
+    with replacing(path, sync) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 

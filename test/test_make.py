@@ -1,4 +1,4 @@
-"""`make test`: what the two environments' results add up to."""
+"""`make test`: its exit code for the results of the two environments."""
 
 import os
 import shutil
@@ -7,11 +7,11 @@ import subprocess
 import pytest
 from support.paths import ROOT
 
-pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="make is not here")
+pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
 
 
 def make_test(folder, ros, torch, args=""):
-    """`make test` where the environments' pytest is a script that says what it sees and ends with this status."""
+    """Runs `make test` with scripts in place of pytest, which print their arguments and exit with these statuses."""
     for name, status in (("python", ros), ("torch", torch)):
         script = folder / name
         script.write_text(f'#!/bin/sh\necho "{name} autoload=$PYTEST_DISABLE_PLUGIN_AUTOLOAD $*"\nexit {status}\n')
@@ -40,7 +40,7 @@ def make_test(folder, ros, torch, args=""):
 @pytest.mark.parametrize(
     ("ros", "torch", "passes"), [(0, 0, True), (0, 5, True), (5, 0, True), (5, 5, False), (1, 5, False), (0, 1, False)]
 )
-def test_chosen_tests_may_all_belong_to_one_environment(tmp_path, ros, torch, passes):
+def test_selected_tests_can_all_belong_to_one_environment(tmp_path, ros, torch, passes):
     done = make_test(tmp_path, ros, torch, "test/test_x.py -k 'one or two'")
     assert (done.returncode == 0) == passes, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["python", "torch"]
@@ -48,10 +48,10 @@ def test_chosen_tests_may_all_belong_to_one_environment(tmp_path, ros, torch, pa
 
 
 @pytest.mark.parametrize(("ros", "torch"), [(0, 5), (5, 0), (2, 0)])
-def test_all_tests_have_some_in_each_environment(tmp_path, ros, torch):
+def test_full_run_fails_if_an_environment_has_no_tests(tmp_path, ros, torch):
     assert make_test(tmp_path, 0, 0).returncode == 0
     assert make_test(tmp_path, ros, torch).returncode != 0
 
 
-def test_plugins_of_a_distribution_are_not_loaded(tmp_path):
+def test_pytest_plugins_of_a_distribution_are_not_loaded(tmp_path):
     assert make_test(tmp_path, 0, 0).stdout.count("autoload=1") == 2

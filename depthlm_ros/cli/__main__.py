@@ -1,4 +1,4 @@
-"""python -m depthlm_ros.cli"""
+"""Runs the command line: `python -m depthlm_ros.cli`."""
 
 import sys
 

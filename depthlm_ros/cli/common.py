@@ -1,6 +1,7 @@
-"""What several verbs of the command line share: options for images, cameras and models, and numbers as text.
+"""What several verbs of the command line share: options for images, cameras and models, and formatting of numbers.
 
-Heavy imports are inside the functions, so that a help text costs nothing.
+add_image_options and add_pair_options describe the input of a verb; read_frame and read_pair read it. Heavy imports are
+inside the functions, so that a help text is fast.
 """
 
 from __future__ import annotations
@@ -15,54 +16,61 @@ from depthlm_ros.errors import BadIntrinsics
 
 if TYPE_CHECKING:
     from depthlm_ros.core import Frame
-    from depthlm_ros.model import Model
 
-LENS = ("FX", "FY", "CX", "CY")
-PIXEL = ("U", "V")
+INTRINSICS = ("FX", "FY", "CX", "CY")
 
 
-def add_model(parser: argparse.ArgumentParser, default: str = "tiny") -> None:
-    """The model and what runs it."""
-    parser.add_argument(
-        "--model",
-        default=default,
-        help="name, NAME=FOLDER, folder or hub id; `depthlm models` lists them (default: %(default)s)",
-    )
-    parser.add_argument("--backend", default="auto", help="what runs it (default: %(default)s)")
-    parser.add_argument("--device", default="", help="where torch runs it: cpu, cuda or cuda:N (default: the best)")
-
-
-def add_lens(parser: argparse.ArgumentParser) -> None:
-    """The camera of the image, or of the first of two."""
+def add_image_options(parser: argparse.ArgumentParser, name: str = "image", model: str = "tiny") -> None:
+    """Adds an image, its camera and a model. model: name of the default model."""
+    parser.add_argument(name, type=Path, help="an image file, without lens distortion")
     parser.add_argument(
         "--intrinsics",
         type=float,
         nargs=4,
         required=True,
-        metavar=LENS,
-        help="focal lengths and principal point of this image, pixels",
+        metavar=INTRINSICS,
+        help="focal lengths and principal point of this image, in pixels",
     )
+    add_model_options(parser, model)
 
 
-def add_pair(parser: argparse.ArgumentParser, default_model: str) -> None:
-    """Two images and a model for them."""
-    parser.add_argument("first", type=Path, help="an image file, without lens distortion")
-    parser.add_argument("second", type=Path, help="another one")
-    add_lens(parser)
-    add_second_lens(parser)
-    add_model(parser, default_model)
-    parser.add_argument("--json", action="store_true", help="the whole answer as one JSON object")
-
-
-def add_second_lens(parser: argparse.ArgumentParser) -> None:
-    """The camera of the second image."""
+def add_model_options(parser: argparse.ArgumentParser, model: str) -> None:
+    """Adds a model and the backend that runs it. model: name of the default model."""
     parser.add_argument(
-        "--intrinsics-second", type=float, nargs=4, metavar=LENS, help="those of the second image, if they differ"
+        "--model",
+        default=model,
+        help=f"name, NAME=FOLDER, folder or hub id; `depthlm models` lists the names (default: {model})",
+    )
+    parser.add_argument("--backend", default="auto", help="what runs the model (default: %(default)s)")
+    parser.add_argument("--device", default="", help="where torch runs it: cpu, cuda or cuda:N (default: the best)")
+
+
+def add_pair_options(parser: argparse.ArgumentParser, model: str) -> None:
+    """Adds two images, their cameras, a model and --json. model: name of the default model."""
+    add_image_options(parser, "first", model)
+    parser.add_argument("second", type=Path, help="another image file")
+    add_second_intrinsics_option(parser)
+    add_json_option(parser)
+
+
+def add_second_intrinsics_option(parser: argparse.ArgumentParser) -> None:
+    """Adds the camera of the second image."""
+    parser.add_argument(
+        "--intrinsics-second",
+        type=float,
+        nargs=4,
+        metavar=INTRINSICS,
+        help="focal lengths and principal point of the second image, if they differ",
     )
 
 
-def add_pixels(parser: argparse.ArgumentParser, help_text: str, required: bool = False) -> None:
-    """Pixels, each by an option of its own."""
+def add_json_option(parser: argparse.ArgumentParser) -> None:
+    """Adds --json."""
+    parser.add_argument("--json", action="store_true", help="print the complete answer as one JSON object")
+
+
+def add_pixel_option(parser: argparse.ArgumentParser, help_text: str, required: bool = False) -> None:
+    """Adds --pixel, which may be repeated."""
     parser.add_argument(
         "--pixel",
         type=float,
@@ -70,20 +78,13 @@ def add_pixels(parser: argparse.ArgumentParser, help_text: str, required: bool =
         action="append",
         default=[],
         required=required,
-        metavar=PIXEL,
-        help=f"{help_text}; may be given again",
+        metavar=("U", "V"),
+        help=f"{help_text}; may be repeated",
     )
 
 
-def load(args: argparse.Namespace) -> Model:
-    """The model of the options."""
-    from depthlm_ros.model import load_model
-
-    return load_model(args.model, backend=args.backend, device=args.device)
-
-
 def read_frame(path: Path, intrinsics: Sequence[float]) -> Frame:
-    """An image file with its focal lengths and principal point. Raises BadImage, BadIntrinsics."""
+    """Reads an image file. intrinsics: (fx, fy, cx, cy) in pixels. Raises BadImage, BadIntrinsics."""
     from depthlm_ros.core import Frame, Intrinsics
     from depthlm_ros.image_io import read_rgb
 
@@ -93,20 +94,20 @@ def read_frame(path: Path, intrinsics: Sequence[float]) -> Frame:
 
 
 def read_pair(first: Path, second: Path, args: argparse.Namespace) -> tuple[Frame, Frame]:
-    """Two image files. Raises BadIntrinsics if one lens cannot be that of both."""
+    """Reads two image files. Raises BadImage, and BadIntrinsics if images of two sizes have only one camera."""
     one, two = read_frame(first, args.intrinsics), read_frame(second, args.intrinsics_second or args.intrinsics)
     if not args.intrinsics_second and one.intrinsics.size_px != two.intrinsics.size_px:
         sizes = ["{} x {}".format(*frame.intrinsics.size_px) for frame in (one, two)]
         raise BadIntrinsics(
-            f"{first} is {sizes[0]} and {second} is {sizes[1]} pixels large: one lens cannot be that of both, give "
+            f"{first} has {sizes[0]} pixels and {second} has {sizes[1]}: they cannot have the same intrinsics; give "
             "--intrinsics-second."
         )
     return one, two
 
 
-def numbers(values: Sequence[float], digits: int, unit: str = "") -> str:
-    """(1.00, 2.00) m, or "unknown" if any of them is."""
+def format_numbers(values: Sequence[float], digits: int, unit: str = "") -> str:
+    """Returns for example "(1.00, 2.00) m" or "1.00 m", and "unknown" if any value is not finite."""
     if not all(math.isfinite(value) for value in values):
         return "unknown"
-    written = ", ".join(f"{value:.{digits}f}" for value in values)
-    return f"({written}) {unit}".rstrip() if len(values) > 1 else f"{written} {unit}".rstrip()
+    text = ", ".join(f"{value:.{digits}f}" for value in values)
+    return f"({text}) {unit}".rstrip() if len(values) > 1 else f"{text} {unit}".rstrip()

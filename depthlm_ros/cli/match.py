@@ -1,42 +1,45 @@
-"""`depthlm match`: where pixels of one image are in another."""
+"""`depthlm match`: finds pixels of one image in another image."""
 
 from __future__ import annotations
 
 import argparse
 import json
 
-from depthlm_ros.cli.common import add_pair, add_pixels, load, numbers, read_pair
+from depthlm_ros.cli.common import add_pair_options, add_pixel_option, format_numbers, read_pair
 from depthlm_ros.core import Matches
-from depthlm_ros.file_io import to_json_value
+from depthlm_ros.file_io import JsonObject, to_json_value
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_pair(parser, "vlm3-corr")
-    add_pixels(parser, "a pixel of the first image", required=True)
+    """Adds the options of the verb."""
+    add_pair_options(parser, "vlm3-corr")
+    add_pixel_option(parser, "a pixel of the first image", required=True)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Find the pixels."""
+    """Prints where each pixel of the first image is in the second."""
+    from depthlm_ros.model import load_model
+
     first, second = read_pair(args.first, args.second, args)
-    model = load(args)
+    model = load_model(args.model, args.backend, device=args.device)
     matches = model.look_pair(first, second).match(args.pixel)
     print(json.dumps({"model": model.name, **matches_dict(matches)}) if args.json else matches_text(matches))
 
 
-def matches_dict(matches: Matches) -> dict[str, object]:
-    """In plain types, fit for JSON: null is not found."""
-    rows = zip(matches.uv_px.tolist(), matches.matched_px.tolist(), matches.replies, strict=True)
+def matches_dict(matches: Matches) -> JsonObject:
+    """Converts matches to JSON values; a pixel that was not found has the match null."""
+    rows = zip(matches.uv_px.tolist(), to_json_value(matches.matched_px), matches.replies, strict=True)
     return {
         "matches": [
-            {"pixel": uv, "matched": None if None in to_json_value(found) else found, "reply": reply}
-            for uv, found, reply in rows
+            {"pixel": uv, "matched": None if None in matched else matched, "reply": reply}
+            for uv, matched, reply in rows
         ]
     }
 
 
 def matches_text(matches: Matches) -> str:
-    """A line for each pixel."""
-    pairs = zip(matches.uv_px, matches.matched_px, strict=True)
-    return "\n".join(
-        f"({u:g}, {v:g}) -> {numbers(found, 1).replace('unknown', 'not found')}" for (u, v), found in pairs
-    )
+    """Returns a line for each pixel."""
+    lines = []
+    for (u, v), matched in zip(matches.uv_px, matches.matched_px, strict=True):
+        lines.append(f"({u:g}, {v:g}) -> {format_numbers(matched, 1).replace('unknown', 'not found')}")
+    return "\n".join(lines)

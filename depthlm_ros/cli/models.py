@@ -1,4 +1,4 @@
-"""`depthlm models`: which models there are, under which licence, and where their files are or how to get them."""
+"""`depthlm models`: lists the models, their licences, and where their files are or how to get them."""
 
 from __future__ import annotations
 
@@ -9,16 +9,24 @@ from pathlib import Path
 
 from depthlm_ros.errors import BadBundle
 from depthlm_ros.model_files.bundle import MANIFEST
-from depthlm_ros.model_files.checkpoint import bundle_folder, bundle_names, find_download, how_to_get
+from depthlm_ros.model_files.checkpoint import (
+    download_advice,
+    find_cached_checkpoint,
+    installed_bundle,
+    installed_bundle_names,
+)
 from depthlm_ros.model_files.hf_cache import cache_folder, download_command
 from depthlm_ros.model_files.spec import ModelSpec
-from depthlm_ros.model_files.spec_yaml import known_specs
+from depthlm_ros.model_files.spec_yaml import read_known_specs
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One model. folder: where it is, "" if it is not here; get: how to get it, or what is wrong with what is here;
-    short: the same in a few words."""
+class ModelListing:
+    """One model of the list.
+
+    folder: where its files are, "" if they are missing or damaged. get: how to get the files, or what is wrong with
+    them. short: `get` or the place in a few words.
+    """
 
     name: str
     title: str
@@ -29,53 +37,53 @@ class Entry:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the verb."""
     parser.add_argument("--json", action="store_true", help="a JSON list instead of a table")
 
 
 def run(args: argparse.Namespace) -> None:
-    """List the models."""
-    listed = entries()
-    print(json.dumps([asdict(entry) for entry in listed], indent=1) if args.json else table(listed))
+    """Prints the list."""
+    models = list_models()
+    print(json.dumps([asdict(model) for model in models], indent=1) if args.json else format_table(models))
 
 
-def entries() -> list[Entry]:
-    """All known models and all bundles of one's own."""
-    specs = known_specs()
-    own = [_own_bundle(name) for name in bundle_names() if name not in specs]
-    return [_entry(spec) for spec in specs.values()] + own
+def list_models() -> list[ModelListing]:
+    """Returns all models of config/models, then the bundles that the user made."""
+    specs = read_known_specs()
+    user_bundles = [_user_bundle(name) for name in installed_bundle_names() if name not in specs]
+    return [_known_model(spec) for spec in specs.values()] + user_bundles
 
 
-def table(listed: list[Entry]) -> str:
-    """For people: one line for each model, then what does not fit on a line."""
-    rows = [("model", "weights", "licence"), *((entry.name, entry.short, entry.licence) for entry in listed)]
+def format_table(models: list[ModelListing]) -> str:
+    """Returns one line for each model, then a longer advice where one line is not enough."""
+    rows = [("model", "weights", "licence"), *((model.name, model.short, model.licence) for model in models)]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     lines = [f"{name:{widths[0]}}  {short:{widths[1]}}  {licence}".rstrip() for name, short, licence in rows]
-    lines += ["", f"Downloads are looked for in {cache_folder()}. A folder with weights: NAME=FOLDER."]
-    return "\n".join(lines + [f"{entry.name}: {entry.get}" for entry in listed if _needs_words(entry)])
+    lines += ["", f"Downloads are searched in {cache_folder()}. Weights in another folder: NAME=FOLDER."]
+    # A download command is already in the table.
+    lines += [f"{model.name}: {model.get}" for model in models if model.get and not model.short.startswith("hf ")]
+    return "\n".join(lines)
 
 
-def _needs_words(entry: Entry) -> bool:
-    return bool(entry.get) and not entry.short.startswith("hf ")
-
-
-def _entry(spec: ModelSpec) -> Entry:
+def _known_model(spec: ModelSpec) -> ModelListing:
     try:
-        bundle = bundle_folder(spec.name)
-        download = None if bundle else find_download(spec)
+        bundle = installed_bundle(spec.name)
+        download = None if bundle else find_cached_checkpoint(spec)
     except BadBundle as exc:
-        return Entry(spec.name, spec.title, spec.licence, "", str(exc), "here, but not usable")
+        return ModelListing(spec.name, spec.title, spec.licence, "", str(exc), "here, but not usable")
     folder = bundle or (download and download.folder)
     if folder:
-        return Entry(spec.name, spec.title, spec.licence, str(folder), "", "here" + (" (exported)" if bundle else ""))
+        short = "here (exported)" if bundle else "here"
+        return ModelListing(spec.name, spec.title, spec.licence, str(folder), "", short)
     size = f" ({spec.download_gb:g} GB)" if spec.download_gb else ""
     short = f"{download_command(spec.hub, spec.revision)}{size}" if spec.hub else "not here"
-    return Entry(spec.name, spec.title, spec.licence, "", how_to_get(spec), short)
+    return ModelListing(spec.name, spec.title, spec.licence, "", download_advice(spec), short)
 
 
-def _own_bundle(name: str) -> Entry:
-    folder = bundle_folder(name) or Path(name)
+def _user_bundle(name: str) -> ModelListing:
+    folder = installed_bundle(name) or Path(name)
     try:
         licence = str(json.loads((folder / MANIFEST).read_text(encoding="utf-8")).get("licence", ""))
     except (OSError, ValueError, AttributeError) as exc:
-        return Entry(name, "", "", "", f"{folder / MANIFEST} is damaged ({exc})", "here, but not usable")
-    return Entry(name, "", licence, str(folder), "", "here (exported)")
+        return ModelListing(name, "", "", "", f"{folder / MANIFEST} is damaged ({exc})", "here, but not usable")
+    return ModelListing(name, "", licence, str(folder), "", "here (exported)")

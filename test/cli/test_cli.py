@@ -1,8 +1,9 @@
-"""The command line as a user runs it: a process, its files, its messages, its exit code."""
+"""The command line as a user runs it: a process with its files, messages and exit code."""
 
 import json
 import subprocess
 import sys
+from collections import Counter
 
 import cv2
 import numpy as np
@@ -10,6 +11,9 @@ import pytest
 from support.checkered_room import CAMERA, render_room, write_labels
 from support.command_line import depthlm
 from support.paths import ROOT, needs_tiny
+
+from depthlm_ros import cli
+from depthlm_ros.model_files import bundle
 
 INTRINSICS = ["--intrinsics", "280", "282", "161", "118.5"]
 
@@ -21,11 +25,11 @@ def image(tmp_path):
     return path
 
 
-def fails(done, exit_code, *said):
-    """It ended with this code and one line on stderr, without a traceback, that says all of this."""
+def check_failure(done, exit_code, *texts):
+    """Checks the exit code, and that stderr is one line with these texts and without a traceback."""
     assert done.returncode == exit_code, done.stderr
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("depthlm: ")
-    for text in said:
+    for text in texts:
         assert text in done.stderr
 
 
@@ -42,7 +46,7 @@ def test_depth_writes_float32_metres_at_the_size_of_the_image(image, tmp_path):
 
 
 @needs_tiny
-def test_the_file_is_named_as_asked_even_without_npy(image, tmp_path):
+def test_out_file_keeps_its_name_without_npy(image, tmp_path):
     assert depthlm("depth", image, *INTRINSICS, "--out", tmp_path / "depth").returncode == 0
     assert np.load(tmp_path / "depth").shape == (240, 320)
 
@@ -71,7 +75,33 @@ def test_eval_prints_a_table_and_writes_json(tmp_path, points):
 
 
 @needs_tiny
-def test_eval_names_what_it_left_out_by_line(tmp_path):
+@pytest.mark.parametrize("verb", ["depth", "ask", "eval"])
+def test_command_hashes_each_file_of_the_model_once(image, tmp_path, monkeypatch, verb):
+    hashed = Counter()
+    digest = bundle.file_digest
+
+    def count_and_digest(path):
+        hashed[path.name] += 1
+        return digest(path)
+
+    monkeypatch.setattr(bundle, "file_digest", count_and_digest)
+    words = {
+        "depth": [image, *INTRINSICS, "--out", tmp_path / "depth.npy"],
+        "ask": [image, "How far is this point?", *INTRINSICS, "--pixel", 160, 200],
+        "eval": [write_labels(tmp_path), "--results", tmp_path / "results.jsonl"],
+    }
+    assert cli.main([verb, *map(str, words[verb]), "--model", "tiny"]) == 0
+    assert hashed and set(hashed.values()) == {1}
+
+
+@needs_tiny
+def test_eval_shows_its_progress(tmp_path):
+    done = depthlm("eval", write_labels(tmp_path))
+    assert "depthlm eval" in done.stderr and "2/2" in done.stderr
+
+
+@needs_tiny
+def test_eval_reports_left_out_records_by_line(tmp_path):
     labels = write_labels(tmp_path)
     (tmp_path / "room_1.png").unlink()
     done = depthlm("eval", labels)
@@ -79,36 +109,40 @@ def test_eval_names_what_it_left_out_by_line(tmp_path):
     assert f"{labels}:2: image" in done.stderr and "room_1.png does not exist" in done.stderr
 
 
-def test_a_missing_image_or_labels_file_is_named(tmp_path):
-    fails(depthlm("depth", tmp_path / "no.png", *INTRINSICS, "--out", tmp_path / "d.npy"), 2, "no.png", "image file")
-    fails(depthlm("eval", tmp_path / "no.jsonl"), 2, "no.jsonl", "JSONL")
+def test_missing_image_or_labels_file_is_reported_by_name(tmp_path):
+    check_failure(
+        depthlm("depth", tmp_path / "no.png", *INTRINSICS, "--out", tmp_path / "d.npy"), 2, "no.png", "image file"
+    )
+    check_failure(depthlm("eval", tmp_path / "no.jsonl"), 2, "no.jsonl", "JSONL")
     assert not (tmp_path / "d.npy").exists()
 
 
-@pytest.mark.parametrize(("fx", "said"), [("0", "fx = 0"), ("nan", "fx = nan"), ("-3", "fx = -3")])
-def test_an_unusable_focal_length_is_named(image, tmp_path, fx, said):
-    fails(depthlm("depth", image, "--intrinsics", fx, 282, 161, 118, "--out", tmp_path / "d.npy"), 2, said)
+@pytest.mark.parametrize(("fx", "text"), [("0", "fx = 0"), ("nan", "fx = nan"), ("-3", "fx = -3")])
+def test_unusable_focal_length_is_reported(image, tmp_path, fx, text):
+    check_failure(depthlm("depth", image, "--intrinsics", fx, 282, 161, 118, "--out", tmp_path / "d.npy"), 2, text)
 
 
 @needs_tiny
-def test_an_unknown_model_or_backend_is_a_matter_of_setup(image, tmp_path):
+def test_unknown_model_or_backend_is_a_setup_error(image, tmp_path):
     out = ["--out", tmp_path / "d.npy"]
-    fails(depthlm("depth", image, *INTRINSICS, *out, "--model", "huge"), 1, "huge")
-    fails(depthlm("depth", image, *INTRINSICS, *out, "--backend", "abacus"), 1, "abacus")
+    check_failure(depthlm("depth", image, *INTRINSICS, *out, "--model", "huge"), 1, "huge")
+    check_failure(depthlm("depth", image, *INTRINSICS, *out, "--backend", "abacus"), 1, "abacus")
 
 
 @needs_tiny
-def test_a_question_that_cannot_be_asked_is_refused_in_one_line(image):
-    fails(depthlm("ask", image, "How far is this point?", *INTRINSICS, "--pixel", CAMERA.width_px + 5, 3), 2, "325")
-    fails(depthlm("ask", image, "", *INTRINSICS), 2, "empty")
+def test_unusable_question_is_refused_in_one_line(image):
+    check_failure(
+        depthlm("ask", image, "How far is this point?", *INTRINSICS, "--pixel", CAMERA.width_px + 5, 3), 2, "325"
+    )
+    check_failure(depthlm("ask", image, "", *INTRINSICS), 2, "empty")
 
 
 @needs_tiny
-def test_a_folder_that_cannot_be_written_is_named(image, tmp_path):
-    fails(depthlm("depth", image, *INTRINSICS, "--out", tmp_path / "none" / "d.npy"), 2, "none/d.npy")
+def test_unwritable_folder_is_reported_by_name(image, tmp_path):
+    check_failure(depthlm("depth", image, *INTRINSICS, "--out", tmp_path / "none" / "d.npy"), 2, "none/d.npy")
 
 
-def test_help_shows_every_verb_and_loads_nothing_heavy():
+def test_help_lists_every_verb_and_imports_nothing_heavy():
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "depthlm_ros.cli", "--help"],
         cwd=ROOT,

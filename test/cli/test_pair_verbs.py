@@ -1,4 +1,4 @@
-"""The verbs about two images, and the tasks of `ask`: what is printed, and what is refused."""
+"""The verbs match and pose, and the tasks of `ask`: their output and their error messages."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from support.paths import ROOT, needs_tiny
 from depthlm_ros import cli
 from depthlm_ros.cli import match
 from depthlm_ros.cli import pose as pose_verb
-from depthlm_ros.cli.ask import TASKS, answer_dict, answer_text, in_unit_of
+from depthlm_ros.cli.ask import TASKS, answer_dict, answer_text, with_task_unit
 from depthlm_ros.core import Answer, Matches, Measurement, Region, RelativePose, Status
 from depthlm_ros.geometry.rotations import rotation_from_angles
 from depthlm_ros.model_files.bundle import manifest_text
@@ -25,7 +25,7 @@ UNKNOWN = RelativePose(np.full((3, 3), np.nan), np.full(3, np.nan), math.nan, np
 
 @pytest.fixture
 def images(tmp_path):
-    """A room from two places, as files."""
+    """Image files of a room from two places."""
     paths = [tmp_path / "first.png", tmp_path / "second.png"]
     for path, wall_m in zip(paths, (5.0, 4.0), strict=True):
         cv2.imwrite(str(path), render_room(wall_m=wall_m)[0][..., ::-1])
@@ -33,63 +33,63 @@ def images(tmp_path):
 
 
 @pytest.fixture
-def fails(capsys):
-    def check(exit_code, said, *args):
+def check_failure(capsys):
+    def check(exit_code, text, *args):
         assert cli.main([str(arg) for arg in args]) == exit_code
         error = capsys.readouterr().err
-        assert error.startswith("depthlm: ") and error.count("\n") == 1 and said in error, error
+        assert error.startswith("depthlm: ") and error.count("\n") == 1 and text in error, error
 
     return check
 
 
-def test_matches_are_a_line_each_and_null_in_json_where_not_found():
+def test_each_match_is_one_line_and_null_in_json_if_not_found():
     matched_px = np.array([[7.04, 8.0], [np.nan, np.nan]])
     matches = Matches(np.array([[1.0, 2.0], [3.5, 4.0]]), matched_px, ("(7, 8)", "gone"))
     assert match.matches_text(matches).splitlines() == ["(1, 2) -> (7.0, 8.0)", "(3.5, 4) -> not found"]
-    told = json.loads(json.dumps(match.matches_dict(matches)), parse_constant=pytest.fail)["matches"]
-    assert told[0] == {"pixel": [1.0, 2.0], "matched": [7.04, 8.0], "reply": "(7, 8)"}
-    assert told[1]["matched"] is None and told[1]["reply"] == "gone"
+    printed = json.loads(json.dumps(match.matches_dict(matches)), parse_constant=pytest.fail)["matches"]
+    assert printed[0] == {"pixel": [1.0, 2.0], "matched": [7.04, 8.0], "reply": "(7, 8)"}
+    assert printed[1]["matched"] is None and printed[1]["reply"] == "gone"
 
 
-def test_a_pose_is_told_in_lines_and_in_json():
+def test_pose_is_printed_in_lines_and_in_json():
     direction = np.array([-0.6, 0.0, 0.8])
     pose = RelativePose(rotation_from_angles(90, 0, 0), 2.0 * direction, 89.7, direction, 2.0, {"distance": "2 m"})
     text = pose_verb.pose_text(pose)
     assert "(0.0000, 0.7071, 0.0000, 0.7071), 90.0 degrees" in text and "89.7 degrees" in text
     assert "(-1.20, 0.00, 1.60) m" in text and "2.00 m" in text
-    told = json.loads(json.dumps(pose_verb.pose_dict(pose)), parse_constant=pytest.fail)
-    assert np.allclose(told["rotation"], pose.rotation) and np.allclose(
-        told["quaternion_xyzw"], [0, 0.5**0.5, 0, 0.5**0.5]
+    printed = json.loads(json.dumps(pose_verb.pose_dict(pose)), parse_constant=pytest.fail)
+    assert np.allclose(printed["rotation"], pose.rotation) and np.allclose(
+        printed["quaternion_xyzw"], [0, 0.5**0.5, 0, 0.5**0.5]
     )
-    assert told["replies"] == {"distance": "2 m"} and told["angle_deg"] == 89.7
+    assert printed["replies"] == {"distance": "2 m"} and printed["angle_deg"] == 89.7
 
 
-def test_an_unknown_pose_is_unknown_and_never_the_identity():
+def test_unknown_pose_is_printed_as_unknown_and_never_as_identity():
     assert pose_verb.pose_text(UNKNOWN).count("unknown") >= 5
-    told = json.loads(json.dumps(pose_verb.pose_dict(UNKNOWN)), parse_constant=pytest.fail)
-    assert told["quaternion_xyzw"] == [None] * 4 and told["distance_m"] is None
+    printed = json.loads(json.dumps(pose_verb.pose_dict(UNKNOWN)), parse_constant=pytest.fail)
+    assert printed["quaternion_xyzw"] == [None] * 4 and printed["distance_m"] is None
 
 
-def test_measurements_follow_the_words_and_name_what_they_are_about():
+def test_measurements_follow_the_words_and_name_their_subjects():
     regions = (Region(1, 2, 3, 4, "red box"), Region(5, 6, 7, 8))
-    measured = (
+    measurements = (
         Measurement("distance", 2.314, "m", 0.1, (0,), np.array([[0.0, 0.0, 2.3]])),
         Measurement("nearer", 0.5, "m", math.nan, (0, 1)),
         Measurement("gap", math.nan, "m", math.nan, (0, 1)),
     )
-    answer = Answer("The red box.", regions=regions, measurements=measured)
+    answer = Answer("The red box.", regions=regions, measurements=measurements)
     assert answer_text(answer, []).splitlines() == [
         "The red box.",
         "  distance: 2.31 +- 0.10 m (red box)",
         "  nearer: 0.50 m (red box, region 2)",
         "  gap: unknown m (red box, region 2)",
     ]
-    told = json.loads(json.dumps(answer_dict(answer)), parse_constant=pytest.fail)["measurements"]
-    assert told[0] == {
+    printed = json.loads(json.dumps(answer_dict(answer)), parse_constant=pytest.fail)["measurements"]
+    assert printed[0] == {
         **{"quantity": "distance", "value": 2.314, "unit": "m", "std": 0.1},
         **{"about": [0], "points_m": [[0.0, 0.0, 2.3]]},
     }
-    assert told[2]["value"] is None
+    assert printed[2]["value"] is None
     about_pixels = answer_text(
         Answer("Far.", measurements=(Measurement("distance", 2.0, "m", 0.1, (1,)),)), [[1, 2], [3, 4]]
     )
@@ -104,56 +104,56 @@ def test_measurements_follow_the_words_and_name_what_they_are_about():
         (2.0, "m", (None, "", Status.NOT_UNDERSTOOD)),
     ],
 )
-def test_the_answer_to_a_task_is_in_its_unit_or_not_understood(value, unit, expected):
+def test_answer_to_a_task_has_its_unit_or_is_not_understood(value, unit, expected):
     task = TASKS["speed"](Namespace(task="speed", seconds=4.0))
-    answer = in_unit_of(task, Answer("So fast.", value=value, unit=unit))
+    answer = with_task_unit(task, Answer("So fast.", value=value, unit=unit))
     found = None if math.isnan(answer.value) else answer.value
     assert (found, answer.unit, answer.status) == expected
 
 
-def test_a_task_that_is_put_wrongly_is_refused(images, fails):
+def test_wrong_options_of_a_task_are_refused(images, check_failure):
     ask = ["ask", images[0], *INTRINSICS]
-    fails(2, "needs --seconds", *ask, "--task", "speed", "--pixel", 1, 2)
-    fails(2, "about 2 pixel(s)", *ask, "--task", "two-points", "--pixel", 1, 2)
-    fails(2, "leave out 'How far?'", *ask, "How far?", "--task", "axis", "--pixel", 1, 2)
-    fails(2, "about 2 image(s)", *ask, "--task", "motion")
-    fails(2, "0.01 to 1000", *ask, "--task", "speed", "--seconds", 0, "--pixel", 1, 2)
+    check_failure(2, "needs --seconds", *ask, "--task", "speed", "--pixel", 1, 2)
+    check_failure(2, "needs 2 pixel(s)", *ask, "--task", "two-points", "--pixel", 1, 2)
+    check_failure(2, "leave out 'How far?'", *ask, "How far?", "--task", "axis", "--pixel", 1, 2)
+    check_failure(2, "needs 2 image(s)", *ask, "--task", "motion")
+    check_failure(2, "0.01 to 1000", *ask, "--task", "speed", "--seconds", 0, "--pixel", 1, 2)
     with pytest.raises(SystemExit, match="2"):
         cli.main(["ask", images[0], *INTRINSICS])
 
 
 @needs_tiny
-def test_a_question_may_follow_the_options(images, fails):
-    fails(2, "empty", "ask", images[0], *INTRINSICS, "--model", "tiny", "")
+def test_question_can_follow_the_options(images, check_failure):
+    check_failure(2, "empty", "ask", images[0], *INTRINSICS, "--model", "tiny", "")
 
 
 @needs_tiny
-def test_a_model_of_one_image_refuses_two_and_names_who_can(images, fails, tmp_path):
+def test_model_for_one_image_refuses_two_and_names_the_right_model(images, check_failure, tmp_path):
     one = tmp_path / "one"
     shutil.copytree(ROOT / "engines" / "tiny", one)
     manifest = json.loads((one / "manifest.json").read_text())
     (one / "manifest.json").write_text(manifest_text(manifest | {"family": "vlm3-depth"}))
-    fails(2, "vlm3-corr", "match", *images, *INTRINSICS, "--pixel", 1, 2, "--model", one)
-    fails(2, "vlm3-pose", "pose", *images, *INTRINSICS, "--model", one)
-    fails(2, "--pixel", "ask", images[0], "How far?", *INTRINSICS, "--second", images[1], "--pixel", 1, 2)
+    check_failure(2, "vlm3-corr", "match", *images, *INTRINSICS, "--pixel", 1, 2, "--model", one)
+    check_failure(2, "vlm3-pose", "pose", *images, *INTRINSICS, "--model", one)
+    check_failure(2, "--pixel", "ask", images[0], "How far?", *INTRINSICS, "--second", images[1], "--pixel", 1, 2)
 
 
-def test_without_weights_it_is_said_how_to_get_them(images, fails, monkeypatch, tmp_path):
+def test_missing_weights_are_reported_with_their_source(images, check_failure, monkeypatch, tmp_path):
     for name in ("HF_HOME", "HF_HUB_CACHE"):
         monkeypatch.setenv(name, str(tmp_path / "nothing"))
-    fails(1, "facebook/VLM3-corr", "match", *images, *INTRINSICS, "--pixel", 1, 2)
-    fails(1, "facebook/VLM3-pose", "pose", *images, *INTRINSICS)
+    check_failure(1, "facebook/VLM3-corr", "match", *images, *INTRINSICS, "--pixel", 1, 2)
+    check_failure(1, "facebook/VLM3-pose", "pose", *images, *INTRINSICS)
 
 
-def test_images_of_two_sizes_need_two_lenses(images, fails, tmp_path):
+def test_images_of_two_sizes_need_two_intrinsics(images, check_failure, tmp_path):
     small = tmp_path / "small.png"
     cv2.imwrite(str(small), np.zeros((60, 80, 3), np.uint8))
-    fails(2, "--intrinsics-second", "pose", images[0], small, *INTRINSICS)
-    fails(2, "no.png", "pose", images[0], tmp_path / "no.png", *INTRINSICS)
+    check_failure(2, "--intrinsics-second", "pose", images[0], small, *INTRINSICS)
+    check_failure(2, "no.png", "pose", images[0], tmp_path / "no.png", *INTRINSICS)
 
 
 @pytest.mark.torch
-def test_a_checkpoint_answers_on_the_command_line_as_in_python(images, tmp_path, monkeypatch, capsys):
+def test_checkpoint_answers_on_the_command_line_as_in_python(images, tmp_path, monkeypatch, capsys):
     pytest.importorskip("torch")
     from support.released_checkpoints import publish
 
@@ -169,9 +169,9 @@ def test_a_checkpoint_answers_on_the_command_line_as_in_python(images, tmp_path,
     for verb, extra in (("match", ["--pixel", "20", "30", "--pixel", "200", "100"]), ("pose", [])):
         model = f"vlm3-{'corr' if verb == 'match' else 'pose'}={tmp_path / 'weights'}"
         assert cli.main([verb, *images, *INTRINSICS, *extra, "--model", model, "--device", "cpu", "--json"]) == 0
-        told = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+        printed = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
         pair = load_model(model, device="cpu").look_pair(*frames)
         if verb == "match":
-            assert [match["reply"] for match in told["matches"]] == list(pair.match([[20, 30], [200, 100]]).replies)
+            assert [match["reply"] for match in printed["matches"]] == list(pair.match([[20, 30], [200, 100]]).replies)
         else:
-            assert told["replies"] == pair.pose().replies
+            assert printed["replies"] == pair.pose().replies

@@ -1,4 +1,4 @@
-"""The command line as a process of its own, and engine folders of a test's own."""
+"""Runs the command line as a process, and gives a test its own engine folder."""
 
 import resource
 import subprocess
@@ -12,19 +12,19 @@ import pytest
 from support.paths import ROOT
 
 
-def start(*words, most_bytes: int | None = None, **options) -> subprocess.Popen:
-    """`depthlm ...`, which can write files of at most so many bytes, as on a disk that is full."""
+def start(*words, max_file_bytes: int | None = None, **options) -> subprocess.Popen:
+    """Starts `depthlm ...`. max_file_bytes: larger files cannot be written, as on a full disk."""
 
-    def full() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+    def limit_file_size() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
 
     command = [sys.executable, "-m", "depthlm_ros.cli", *map(str, words)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
-    return subprocess.Popen(command, preexec_fn=None if most_bytes is None else full, **pipes | options)
+    return subprocess.Popen(command, preexec_fn=None if max_file_bytes is None else limit_file_size, **pipes | options)
 
 
 def depthlm(*words, timeout: float = 600, **options) -> subprocess.CompletedProcess:
-    """The same, when it has ended."""
+    """Runs `depthlm ...` to its end. options: as for `start`."""
     process = start(*words, **options)
     try:
         out, err = process.communicate(timeout=timeout)
@@ -35,7 +35,7 @@ def depthlm(*words, timeout: float = 600, **options) -> subprocess.CompletedProc
 
 @contextmanager
 def own_engines(folder: Path) -> Iterator[Path]:
-    """Engines are built into this folder; beside it only those of the repository are found."""
+    """Makes `depthlm` build engines into this folder, and find only these and those of the repository."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DEPTHLM_ENGINES", str(folder))
         patch.setenv("XDG_DATA_HOME", str(folder / "none"))
