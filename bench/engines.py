@@ -37,10 +37,10 @@ from depthlm_ros.model import load_model
 from depthlm_ros.model_files.bundle import ModelBundle, find_bundle, load_bundle
 from depthlm_ros.model_files.spec import ModelSpec
 from depthlm_ros.nets.backbone import Backbone
-from depthlm_ros.nets.checkpoint import load_checkpoint
 from depthlm_ros.nets.depth_heads import DptConfig
 from depthlm_ros.nets.loading import rebuild_frequencies
 from depthlm_ros.nets.qwen3vl import Qwen3VLDepth
+from depthlm_ros.nets.small_model import load_checkpoint
 
 # Sizes of a Qwen3-VL. vision, text: layers, width, feed-forward width, heads. heads_kv: heads of keys and values.
 # vocab: entries of the vocabulary.

@@ -138,7 +138,7 @@ def backbone_loader(source: ModelBundle | ReleasedCheckpoint) -> Callable[[str],
 
     def load(device: str) -> Backbone:
         if isinstance(source, ModelBundle):
-            from depthlm_ros.nets.checkpoint import load_checkpoint
+            from depthlm_ros.nets.small_model import load_checkpoint
 
             return load_checkpoint(source.folder).eval().to(device)
         import torch

@@ -231,7 +231,7 @@ def _check_plans_only(backend: str) -> None:
 def _build_graphs(args: argparse.Namespace, backend: str, target: BuildTarget | None) -> Path:
     """Builds the graphs, prints a report and returns the engine's folder. target: None for ONNX Runtime."""
     from depthlm_ros.export.build import EngineRequest, build_graphs, camera_of_size
-    from depthlm_ros.export.progress import BuildProgress
+    from depthlm_ros.export.build_progress import BuildProgress
     from depthlm_ros.model_files.checkpoint import find_model
 
     camera = _read_camera(args.camera)
@@ -257,7 +257,7 @@ def _build_graphs(args: argparse.Namespace, backend: str, target: BuildTarget | 
 
 
 def _build_plans(args: argparse.Namespace, name: str) -> None:
-    from depthlm_ros.export.progress import BuildProgress
+    from depthlm_ros.export.build_progress import BuildProgress
     from depthlm_ros.export.trt_builder import BuilderOptions, build_plans
     from depthlm_ros.model_files.bundle import ModelBundle
     from depthlm_ros.model_files.checkpoint import find_model

@@ -19,7 +19,7 @@ from depthlm_ros.model import load_model, read_tokenizer
 from depthlm_ros.model_files.bundle import find_bundle, load_bundle
 from depthlm_ros.model_files.install_paths import package_share_file
 from depthlm_ros.model_files.spec import ModelSpec
-from depthlm_ros.nets.checkpoint import load_checkpoint
+from depthlm_ros.nets.small_model import load_checkpoint
 from depthlm_ros.training.synthetic.recipe import (
     SyntheticRecipe,
     load_or_make_tokenizer,

@@ -6,12 +6,12 @@ Graphs need torch and transformers; plans need only onnx and TensorRT.
 
 __all__ = [
     "build",
+    "build_progress",
     "engine_store",
     "onnx_graphs",
     "onnx_rewrites",
     "parity",
     "precision",
-    "progress",
     "trt_builder",
     "trt_support",
     "trt_support_table",

@@ -20,9 +20,9 @@ from tokenizers import Tokenizer
 
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.errors import BadIntrinsics, SetupError
+from depthlm_ros.export.build_progress import BuildProgress, StageProgress
 from depthlm_ros.export.engine_store import build_lock, check_output_folder
 from depthlm_ros.export.parity import Parity, can_measure_parity, measure_parity
-from depthlm_ros.export.progress import BuildProgress, StageProgress
 from depthlm_ros.export.trt_support_table import BuildTarget
 from depthlm_ros.geometry.canonical_view import checked_canonical_view
 from depthlm_ros.model_files.bundle import TOKENIZER_FILE, ModelBundle, read_manifest
@@ -232,8 +232,8 @@ def _covering_canvas(camera: Intrinsics, focal_px: float, token_px: int) -> tupl
 def load_backbone(source: ModelSource, precision: Precision) -> Backbone:
     """Loads the torch model of a released checkpoint or of a bundle with a checkpoint. Raises BadBundle, SetupError."""
     from depthlm_ros.export.precision import TORCH_TYPES
-    from depthlm_ros.nets.checkpoint import load_checkpoint
     from depthlm_ros.nets.loading import load_released_model
+    from depthlm_ros.nets.small_model import load_checkpoint
 
     if isinstance(source, ReleasedCheckpoint):
         return load_released_model(source, TORCH_TYPES[precision.backbone])

@@ -28,9 +28,9 @@ from depthlm_ros.backends.tensorrt.plan_file import (
 )
 from depthlm_ros.backends.tensorrt.runtime import load_tensorrt, make_logger, recent_messages
 from depthlm_ros.errors import BackendFailed, BadBundle, OutOfMemory, SetupError
+from depthlm_ros.export.build_progress import BuildProgress
 from depthlm_ros.export.engine_store import build_lock
 from depthlm_ros.export.onnx_rewrites import cast_bytes_first, choose_tokens, depth_only, file_digests
-from depthlm_ros.export.progress import BuildProgress
 from depthlm_ros.export.trt_support import check_model
 from depthlm_ros.export.trt_support_table import BuildTarget, parse_version, target_for
 from depthlm_ros.model_files.bundle import ModelBundle

@@ -39,7 +39,7 @@ from depthlm_ros.model_files.bundle import (
 from depthlm_ros.model_files.install_paths import MANIFEST
 from depthlm_ros.model_files.safetensors_files import CHECKPOINT_FILE
 from depthlm_ros.model_files.spec import ModelSpec
-from depthlm_ros.nets import checkpoint
+from depthlm_ros.nets import small_model
 from depthlm_ros.nets.backbone import Backbone
 from depthlm_ros.nets.qwen3vl import Qwen3VLDepth
 
@@ -86,7 +86,7 @@ def write_bundle(
     options = ExportOptions(spec, extra_fields={"provenance": dict(provenance or {})})
     check_canvases(options.sizes_px, model.pixels_per_token)
     with _work_folder(folder) as work:
-        checkpoint.save_checkpoint(model, work)
+        small_model.save_checkpoint(model, work)
         _write_tokenizer(tokenizer, work)
 
         def save_graph(name: str, graph: ir.Model) -> None:

@@ -6,7 +6,6 @@ the forward passes are written here. This room needs torch and transformers.
 
 __all__ = [
     "backbone",
-    "checkpoint",
     "depth_heads",
     "graphs",
     "loading",
@@ -15,5 +14,6 @@ __all__ = [
     "positions",
     "qwen3vl",
     "qwen25vl",
+    "small_model",
     "text_decoder",
 ]

@@ -30,7 +30,7 @@ from depthlm_ros.nets.depth_heads import build_released_head, released_parameter
 from depthlm_ros.nets.pixels import read_pixel_rule
 from depthlm_ros.nets.pixtral import Pixtral
 from depthlm_ros.nets.qwen3vl import Qwen3VLDepth
-from depthlm_ros.nets.qwen25vl import Qwen25VL
+from depthlm_ros.nets.qwen25vl import Qwen25VLBackbone
 
 # Checkpoints of older transformers versions (and today's save_pretrained) have no common "model." before the towers.
 RENAMED_PREFIXES = {
@@ -225,7 +225,7 @@ def _build_qwen3(folder: Path, fields: JsonObject) -> Backbone:
 def _build_qwen25(folder: Path, fields: JsonObject) -> Backbone:
     config = Qwen2_5_VLConfig.from_dict(fields)
     _check_text_config(folder, config.text_config)
-    return Qwen25VL(config, read_pixel_rule(folder))
+    return Qwen25VLBackbone(config, read_pixel_rule(folder))
 
 
 def _build_pixtral(folder: Path, fields: JsonObject) -> Backbone:

@@ -20,7 +20,7 @@ from depthlm_ros.nets.text_decoder import apply_rope, attend
 WindowPart = tuple[slice, slice, int, int]
 
 
-class Qwen25VL(Backbone):
+class Qwen25VLBackbone(Backbone):
     """A Qwen2.5-VL, which has no DeepStack and no depth head."""
 
     def __init__(self, config: Qwen2_5_VLConfig, pixels: PixelRule) -> None:

@@ -17,7 +17,7 @@ from depthlm_ros.backends.tensorrt.backend import TensorRTBackend  # noqa: E402
 from depthlm_ros.backends.tensorrt.cuda_device import CudaPythonDevice, TorchDevice, open_device  # noqa: E402
 from depthlm_ros.backends.tensorrt.plan_file import key_path  # noqa: E402
 from depthlm_ros.errors import BackendFailed, BadBundle, OutOfMemory  # noqa: E402
-from depthlm_ros.export.progress import BuildProgress  # noqa: E402
+from depthlm_ros.export.build_progress import BuildProgress  # noqa: E402
 from depthlm_ros.export.trt_builder import StepLimits, build_plan, default_workspace, plan_requests, timing_cache_path  # noqa: E402
 from depthlm_ros.model_files.bundle import find_bundle, load_bundle  # noqa: E402
 

@@ -31,7 +31,7 @@ from depthlm_ros.backends.tensorrt.backend import TensorRTBackend  # noqa: E402
 from depthlm_ros.backends.tensorrt.cuda_device import open_device, parse_device_index  # noqa: E402
 from depthlm_ros.backends.tensorrt.plan_file import key_path  # noqa: E402
 from depthlm_ros.errors import BackendFailed, BadBundle, BadPlans, BadQuestion, OutOfMemory  # noqa: E402
-from depthlm_ros.export.progress import BuildProgress  # noqa: E402
+from depthlm_ros.export.build_progress import BuildProgress  # noqa: E402
 from depthlm_ros.export.trt_builder import StepLimits, build_plan, plan_requests  # noqa: E402
 from depthlm_ros.model_files.bundle import file_digest, find_bundle, load_bundle  # noqa: E402
 

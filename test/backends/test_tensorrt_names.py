@@ -133,7 +133,7 @@ def test_tensorrt_takes_our_logger_and_a_failed_start_is_reported(tensorrt):
 MONITORING = """
 import io
 import tensorrt_bindings as trt
-from depthlm_ros.export.progress import BuildProgress
+from depthlm_ros.export.build_progress import BuildProgress
 from depthlm_ros.export.trt_builder import make_progress_monitor
 monitor = make_progress_monitor(trt, BuildProgress(io.StringIO()))
 assert isinstance(monitor, trt.IProgressMonitor)

@@ -28,7 +28,7 @@ from depthlm_ros.model_files.spec import ModelSpec  # noqa: E402
 from depthlm_ros.nets.depth_heads import DptConfig  # noqa: E402
 from depthlm_ros.nets.pixels import PixelRule  # noqa: E402
 from depthlm_ros.nets.qwen3vl import Qwen3VLDepth  # noqa: E402
-from depthlm_ros.nets.qwen25vl import Qwen25VL  # noqa: E402
+from depthlm_ros.nets.qwen25vl import Qwen25VLBackbone  # noqa: E402
 from depthlm_ros.training.synthetic.tokenizer import train_tokenizer  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -58,7 +58,7 @@ def qwen25(head):
     config = qwen25_config()
     config.text_config.vocab_size = VOCAB
     torch.manual_seed(1)
-    return roughen(Qwen25VL(config, PixelRule()), 0.05)
+    return roughen(Qwen25VLBackbone(config, PixelRule()), 0.05)
 
 
 MODELS = {

@@ -13,7 +13,7 @@ from depthlm_ros.export.write_bundle import write_bundle  # noqa: E402
 from depthlm_ros.geometry.resize_rules import CanvasRule  # noqa: E402
 from depthlm_ros.model_files.bundle import find_bundle, load_bundle  # noqa: E402
 from depthlm_ros.model_files.spec import ModelSpec  # noqa: E402
-from depthlm_ros.nets.checkpoint import SmallModelConfig, build_small_model  # noqa: E402
+from depthlm_ros.nets.small_model import SmallModelConfig, build_small_model  # noqa: E402
 from depthlm_ros.training.synthetic.tokenizer import IMAGE, PAD, train_tokenizer  # noqa: E402
 
 pytestmark = pytest.mark.torch

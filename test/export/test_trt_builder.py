@@ -28,9 +28,9 @@ from depthlm_ros.backends.onnx_runtime import pick_most_probable  # noqa: E402
 from depthlm_ros.backends.tensorrt.cuda_device import DeviceFacts, open_device  # noqa: E402
 from depthlm_ros.backends.tensorrt.plan_file import key_path, plan_differences, read_key  # noqa: E402
 from depthlm_ros.errors import BackendFailed, BadBundle, OutOfMemory, SetupError  # noqa: E402
+from depthlm_ros.export.build_progress import BuildProgress  # noqa: E402
 from depthlm_ros.export.engine_store import build_lock  # noqa: E402
 from depthlm_ros.export.onnx_rewrites import cast_bytes_first, choose_tokens, depth_only, file_digests, graph_files  # noqa: E402
-from depthlm_ros.export.progress import BuildProgress  # noqa: E402
 from depthlm_ros.export.trt_builder import (  # noqa: E402
     PlanRequest,
     StepLimits,

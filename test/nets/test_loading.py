@@ -35,7 +35,7 @@ from depthlm_ros.model_files.spec import ModelSpec  # noqa: E402
 from depthlm_ros.nets.loading import load_released_model  # noqa: E402
 from depthlm_ros.nets.pixels import PixelRule  # noqa: E402
 from depthlm_ros.nets.pixtral import Pixtral  # noqa: E402
-from depthlm_ros.nets.qwen25vl import Qwen25VL  # noqa: E402
+from depthlm_ros.nets.qwen25vl import Qwen25VLBackbone  # noqa: E402
 
 pytestmark = pytest.mark.torch
 QWEN = {"image_processor_type": "Qwen2VLImageProcessor"}
@@ -221,7 +221,7 @@ def test_flat_configuration_of_the_first_release_is_read(tmp_path):
     backbone = load(tmp_path, "qwen2_5_vl")
     assert_same_weights(backbone, model)
     images = random_images([(140, 84)])
-    plain = Qwen25VL(qwen25_config(), backbone.pixels)
+    plain = Qwen25VLBackbone(qwen25_config(), backbone.pixels)
     plain.vlm.load_state_dict(model.state_dict())
     torch.testing.assert_close(our_logits(backbone, TEXTS, images), our_logits(plain.eval(), TEXTS, images))
 

@@ -5,10 +5,10 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from depthlm_ros.nets.checkpoint import SmallModelConfig, build_small_model, load_checkpoint, save_checkpoint  # noqa: E402  # noqa: E402
 from depthlm_ros.nets.depth_heads import DptConfig, DptHead, FusionBlock, ResidualConvUnit  # noqa: E402
 from depthlm_ros.nets.graphs import LookGraph, StepGraph  # noqa: E402
 from depthlm_ros.nets.positions import PromptLayout, prefix_positions  # noqa: E402
+from depthlm_ros.nets.small_model import SmallModelConfig, build_small_model, load_checkpoint, save_checkpoint  # noqa: E402  # noqa: E402
 from depthlm_ros.nets.text_decoder import DeepStackTokens, attend, causal_mask, prefill  # noqa: E402
 
 pytestmark = pytest.mark.torch

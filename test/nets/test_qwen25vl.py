@@ -17,7 +17,7 @@ from support.random_backbones import (  # noqa: E402
 
 from depthlm_ros.nets.pixels import PixelRule  # noqa: E402
 from depthlm_ros.nets.positions import prefix_positions  # noqa: E402
-from depthlm_ros.nets.qwen25vl import Qwen25VL, from_windows, to_windows, window_groups  # noqa: E402
+from depthlm_ros.nets.qwen25vl import Qwen25VLBackbone, from_windows, to_windows, window_groups  # noqa: E402
 
 pytestmark = pytest.mark.torch
 # Qwen2.5-VL's own rule: CLIP's mean and deviation.
@@ -30,7 +30,7 @@ SIZES = [(224, 112), (252, 140), (56, 84), (28, 336), (112, 28)]
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(1)
-    return roughen(Qwen25VL(qwen25_config(), CLIP))
+    return roughen(Qwen25VLBackbone(qwen25_config(), CLIP))
 
 
 def hf_inputs(model, texts, images):

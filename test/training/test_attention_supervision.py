@@ -12,8 +12,8 @@ pytest.importorskip("transformers")
 from depthlm_ros.errors import SetupError  # noqa: E402
 from depthlm_ros.families.registry import family_named  # noqa: E402
 from depthlm_ros.geometry.pinhole import centred_camera  # noqa: E402
-from depthlm_ros.nets.checkpoint import SmallModelConfig  # noqa: E402
 from depthlm_ros.nets.positions import ImageSpan, PromptLayout  # noqa: E402
+from depthlm_ros.nets.small_model import SmallModelConfig  # noqa: E402
 from depthlm_ros.scenes.camera.viewpoints import sample_scene_and_pose  # noqa: E402
 from depthlm_ros.scenes.questions.generate import sample_questions  # noqa: E402
 from depthlm_ros.scenes.questions.view_pairs import sample_pair  # noqa: E402

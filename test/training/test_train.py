@@ -14,8 +14,8 @@ from depthlm_ros.errors import SetupError  # noqa: E402
 from depthlm_ros.families.registry import family_named  # noqa: E402
 from depthlm_ros.geometry.pinhole import centred_camera  # noqa: E402
 from depthlm_ros.model import read_tokenizer  # noqa: E402
-from depthlm_ros.nets.checkpoint import SmallModelConfig  # noqa: E402
 from depthlm_ros.nets.positions import PromptLayout  # noqa: E402
+from depthlm_ros.nets.small_model import SmallModelConfig  # noqa: E402
 from depthlm_ros.nets.text_decoder import DeepStackTokens, causal_mask, prefill  # noqa: E402
 from depthlm_ros.scenes.camera.viewpoints import sample_scene_and_pose  # noqa: E402
 from depthlm_ros.scenes.questions.generate import sample_questions  # noqa: E402

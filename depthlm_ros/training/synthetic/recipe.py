@@ -14,8 +14,8 @@ from tokenizers import Tokenizer
 
 from depthlm_ros.families.registry import family_named
 from depthlm_ros.model_files.yaml_dataclass import build_dataclass, check_limits, read_yaml
-from depthlm_ros.nets.checkpoint import SmallModelConfig, build_small_model
 from depthlm_ros.nets.qwen3vl import Qwen3VLDepth
+from depthlm_ros.nets.small_model import SmallModelConfig, build_small_model
 from depthlm_ros.training.packing import token_ids
 from depthlm_ros.training.synthetic.auxiliary_losses import WORDS
 from depthlm_ros.training.synthetic.config import SyntheticDataSettings, SyntheticTrainSettings, rename_settings
