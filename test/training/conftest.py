@@ -1,12 +1,14 @@
-"""Base checkpoints and data sets that several tests of fine-tuning share."""
+"""Base checkpoints and data sets that several tests of fine-tuning share. Imports torch only inside fixtures: pytest loads
+this file in the environment without torch, too."""
 
 import pytest
-from support.training_files import ARCHITECTURES, make_base, write_image, write_lines
 
 
 @pytest.fixture(scope="session")
 def bases(tmp_path_factory):
     """Folders of small random base checkpoints by architecture, and one with a depth head."""
+    from support.training_files import make_base
+
     folder = tmp_path_factory.mktemp("bases")
     made = {kind: make_base(folder / kind, kind) for kind in ("qwen2_5_vl", "qwen3_vl", "llava")}
     return made | {"depthvlm": make_base(folder / "depthvlm", "qwen3_vl", with_head=True)}
@@ -15,6 +17,8 @@ def bases(tmp_path_factory):
 @pytest.fixture
 def make_dataset(bases, tmp_path):
     """Makes the data set of a recipe from one file of records."""
+    from support.training_files import ARCHITECTURES, write_image, write_lines
+
     from depthlm_ros.cli.finetune import recipe_file
     from depthlm_ros.training.finetune.model import find_base
     from depthlm_ros.training.finetune.recipe import read_finetune_recipe
