@@ -1,5 +1,7 @@
-"""Base checkpoints and data sets that several tests of fine-tuning share. Imports torch only inside fixtures: pytest loads
-this file in the environment without torch, too."""
+"""Base checkpoints and data sets that several tests of fine-tuning share.
+
+torch is imported only inside fixtures: pytest loads this file in the environment without torch, too.
+"""
 
 import pytest
 
