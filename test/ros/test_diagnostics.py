@@ -69,18 +69,19 @@ def image_that_arrived(seconds_ago: float) -> SimpleNamespace:
     return SimpleNamespace(arrived_ns=time.monotonic_ns() - round(seconds_ago * 1e9))
 
 
-# Each missing input: the newest image, whether a calibration has arrived, level and words of the status, words logged.
+# Each missing input: seconds since the newest image arrived (None: no image; negative: it is newer than any timeout),
+# whether a calibration has arrived, level and words of the status, words logged.
 MISSING = {
     MissingInput.NO_IMAGE: (None, True, DiagnosticStatus.STALE, "no image", "no image on /left/image"),
     MissingInput.IMAGES_STOPPED: (
-        image_that_arrived(9.0),
+        9.0,
         True,
         DiagnosticStatus.STALE,
         "images stopped",
         "no new image on /left/image",
     ),
     MissingInput.NO_CAMERA_INFO: (
-        image_that_arrived(-9.0),
+        -9.0,
         False,
         DiagnosticStatus.ERROR,
         "images arrive but no camera_info",
@@ -91,9 +92,9 @@ MISSING = {
 
 @pytest.mark.parametrize("missing", MissingInput)
 def test_each_missing_input_that_the_monitor_finds_is_logged_and_shown(missing):
-    newest, has_info, level, shown, logged = MISSING[missing]
+    age_s, has_info, level, shown, logged = MISSING[missing]
     log: list[str] = []
-    found = monitored(newest, has_info, log)
+    found = monitored(None if age_s is None else image_that_arrived(age_s), has_info, log)
     assert found is missing and len(log) == 1 and logged in log[0]
     assert level_and_message(health(found)) == (level, shown)
 
