@@ -1,10 +1,14 @@
 """Exported graphs agree with torch: look, append and decode, on a freshly exported model and on tiny."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
+
+from support.random_backbones import SMALL_MODEL  # noqa: E402
 
 from depthlm_ros.backends.base import StepInput  # noqa: E402
 from depthlm_ros.backends.generation import Query, generate  # noqa: E402
@@ -13,7 +17,7 @@ from depthlm_ros.export.write_bundle import write_bundle  # noqa: E402
 from depthlm_ros.geometry.resize_rules import CanvasRule  # noqa: E402
 from depthlm_ros.model_files.bundle import find_bundle, load_bundle  # noqa: E402
 from depthlm_ros.model_files.spec import ModelSpec  # noqa: E402
-from depthlm_ros.nets.small_model import SmallModelConfig, build_small_model  # noqa: E402
+from depthlm_ros.nets.small_model import build_small_model  # noqa: E402
 from depthlm_ros.training.synthetic.tokenizer import IMAGE, PAD, train_tokenizer  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -25,21 +29,7 @@ def fresh(tmp_path_factory):
     """Exports a random model at two canvas sizes. Its patch size differs from that of the embedded model."""
     torch.manual_seed(3)
     tokenizer = train_tokenizer(["How far is the red box? It is 2.31 meters away."] * 3, 512)
-    config = SmallModelConfig(
-        vocab=512,
-        patch_px=16,
-        vision_width=48,
-        vision_depth=4,
-        vision_heads=2,
-        deepstack=(0, 1, 3),
-        width=48,
-        depth=3,
-        heads=4,
-        heads_kv=2,
-        feed_forward=64,
-        head_projected=(8, 8, 8, 8),
-        head_features=8,
-    )
+    config = replace(SMALL_MODEL, patch_px=16, deepstack=(0, 1, 3))
     model = build_small_model(config, tokenizer.token_to_id(IMAGE), tokenizer.token_to_id(PAD))
     canvas = CanvasRule(100.0, ((96, 64), (64, 64)))
     spec = ModelSpec("fresh", "tiny", "qwen3_vl", "qwen", canvas, model.pixels_per_token, head="dpt")

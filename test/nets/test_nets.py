@@ -1,14 +1,18 @@
 """The forward pass of Qwen3-VL equals that of transformers, and the depth head is DepthVLM's."""
 
+from dataclasses import replace
+
 import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from support.random_backbones import SMALL_MODEL  # noqa: E402
+
 from depthlm_ros.nets.depth_heads import DptConfig, DptHead, FusionBlock, ResidualConvUnit  # noqa: E402
 from depthlm_ros.nets.graphs import LookGraph, StepGraph  # noqa: E402
 from depthlm_ros.nets.positions import PromptLayout, prefix_positions  # noqa: E402
-from depthlm_ros.nets.small_model import SmallModelConfig, build_small_model, load_checkpoint, save_checkpoint  # noqa: E402  # noqa: E402
+from depthlm_ros.nets.small_model import build_small_model, load_checkpoint, save_checkpoint  # noqa: E402  # noqa: E402
 from depthlm_ros.nets.text_decoder import DeepStackTokens, attend, causal_mask, prefill  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -17,20 +21,7 @@ BEFORE, AFTER, QUESTION = [7, 8, 9], [10, 11], [20, 21, 22, 23]
 SIZE = (64, 48)
 # The mask over one slot of earlier text, which is empty.
 EMPTY_MASK = torch.full((1, 1), float("-inf"))
-SMALL = SmallModelConfig(
-    vocab=64,
-    vision_width=48,
-    vision_depth=4,
-    vision_heads=2,
-    deepstack=(0, 1, 2),
-    width=48,
-    depth=4,
-    heads=4,
-    heads_kv=2,
-    feed_forward=64,
-    head_projected=(8, 8, 8, 8),
-    head_features=8,
-)
+SMALL = replace(SMALL_MODEL, vocab=64, depth=4)
 
 
 @pytest.fixture(scope="module")

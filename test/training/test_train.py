@@ -9,13 +9,13 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from support.paths import ROOT  # noqa: E402
+from support.random_backbones import SMALL_MODEL as SMALL  # noqa: E402
 
 from depthlm_ros.errors import SetupError  # noqa: E402
 from depthlm_ros.families.registry import family_named  # noqa: E402
 from depthlm_ros.geometry.pinhole import centred_camera  # noqa: E402
 from depthlm_ros.model import read_tokenizer  # noqa: E402
 from depthlm_ros.nets.positions import PromptLayout  # noqa: E402
-from depthlm_ros.nets.small_model import SmallModelConfig  # noqa: E402
 from depthlm_ros.nets.text_decoder import DeepStackTokens, causal_mask, prefill  # noqa: E402
 from depthlm_ros.scenes.camera.viewpoints import sample_scene_and_pose  # noqa: E402
 from depthlm_ros.scenes.questions.generate import sample_questions  # noqa: E402
@@ -51,20 +51,6 @@ from depthlm_ros.training.synthetic.warm_start import copy_earlier_weights  # no
 
 pytestmark = pytest.mark.torch
 FAMILY = family_named("tiny")
-SMALL = SmallModelConfig(
-    vocab=512,
-    vision_width=48,
-    vision_depth=4,
-    vision_heads=2,
-    deepstack=(0, 1, 2),
-    width=48,
-    depth=3,
-    heads=4,
-    heads_kv=2,
-    feed_forward=64,
-    head_projected=(8, 8, 8, 8),
-    head_features=8,
-)
 RECIPE = SyntheticRecipe(
     "test",
     "tiny",
