@@ -1,32 +1,25 @@
 """Measures how many pictures with questions one CPU core renders: CPU time per picture of each stage, in milliseconds.
 
-    python bench/render.py [--size 128 96] [--focal 96] [--scenes 60] [--device cpu]
+    python bench/render.py [--size 128 96] [--focal 96] [--scenes 60]
 
-CPU time of this process is counted, not wall time, so other programs on the machine do not change the result. With
---device cuda the stage "render" is wall time per picture on the GPU, with packing and copies, in batches of --batch
-pictures. The other stages stay on the CPU, and cores_to_feed is the number of cores that they keep busy at the speed of
-the GPU. Ends with one JSON line.
+CPU time of this process is counted, not wall time, so other programs on the machine do not change the result. Ends with
+one JSON line.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
-from contextlib import suppress
 
 import cv2
 import numpy as np
 
 from depthlm_ros.core import Intrinsics
-from depthlm_ros.errors import SetupError
 from depthlm_ros.geometry.pinhole import centred_camera
 from depthlm_ros.scenes.camera.photo import photograph
 from depthlm_ros.scenes.camera.viewpoints import sample_pose
 from depthlm_ros.scenes.questions.generate import sample_questions
-from depthlm_ros.scenes.renderer.batch import CameraShot
-from depthlm_ros.scenes.renderer.gpu import render_batch
 from depthlm_ros.scenes.renderer.render import render
 from depthlm_ros.scenes.world.sample import sample_scene
 
@@ -64,22 +57,6 @@ def measure(camera: Intrinsics, scenes: int, questions: int) -> dict[str, float]
     return {stage: 1000 * seconds / pictures for stage, seconds in spent.items()}
 
 
-def measure_gpu(camera: Intrinsics, scenes: int, batch: int) -> float:
-    """Returns milliseconds per picture on the GPU, with VIEWS_PER_SCENE pictures of each scene."""
-    shots: list[CameraShot] = []
-    for index in range(scenes):
-        rng = np.random.default_rng([11, index])
-        scene = sample_scene(rng)
-        with suppress(RuntimeError):  # The room is too full for a camera.
-            shots += [CameraShot(scene, sample_pose(rng, scene)) for _ in range(VIEWS_PER_SCENE)]
-    batches = [shots[first : first + batch] for first in range(0, len(shots), batch)]
-    render_batch(batches[0], camera)  # Compiles the kernels.
-    started_s = time.perf_counter()
-    for group in batches:
-        render_batch(group, camera)
-    return 1000 * (time.perf_counter() - started_s) / len(shots)
-
-
 def main() -> None:
     """Measures all stages and prints them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -87,27 +64,16 @@ def main() -> None:
     parser.add_argument("--focal", type=float, default=96.0)
     parser.add_argument("--scenes", type=int, default=60)
     parser.add_argument("--questions", type=int, default=2)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--batch", type=int, default=128, help="number of pictures that the GPU renders together")
     args = parser.parse_args()
     cv2.setNumThreads(1)
     width, height = args.size
     camera = centred_camera((width, height), args.focal)
-    if args.device == "cuda":
-        try:
-            on_gpu = measure_gpu(camera, args.scenes, args.batch)
-        except SetupError as exc:
-            sys.exit(f"not measured: {exc}")
     stages = measure(camera, args.scenes, args.questions)
     speed = {"images_per_s": 1000 / sum(stages.values())}
-    if args.device == "cuda":
-        rest = sum(stages.values()) - stages["render"]
-        stages["render"] = on_gpu
-        speed = {"images_per_s": 1000 / on_gpu, "cores_to_feed": rest / on_gpu}
     for stage, ms in stages.items():
         print(f"{stage:>10} {ms:6.2f} ms")
     measured = {**{k: round(v, 1) for k, v in speed.items()}, **{k: round(v, 3) for k, v in stages.items()}}
-    print(json.dumps({"device": args.device, "size_px": args.size, **measured}))
+    print(json.dumps({"size_px": args.size, **measured}))
 
 
 if __name__ == "__main__":

@@ -151,8 +151,8 @@ def sunlight(placed: PlacedPiece, size: Xyz, dice: Dice, day: float) -> tuple[fl
     return (*sun, 0.12, power, 0.9 * power, 0.72 * power, 0.0, 0.0, 0.0, *gate)
 
 
-def as_lights(rows: list[tuple[float, ...]]) -> np.ndarray:
-    """Returns the four strongest lights, as they appear from a few metres, as float32 (L, 16) for Scene.lights."""
-    rows = sorted(rows, key=lambda row: -row[5] / (1.0 if len(row) == 10 else 100.0))[:4]
+def as_lights(rows: list[tuple[float, ...]], most: int = 4) -> np.ndarray:
+    """Returns the strongest lights, as they appear from a few metres, as float32 (L, 16) for Scene.lights."""
+    rows = sorted(rows, key=lambda row: -row[5] / (1.0 if len(row) == 10 else 100.0))[:most]
     nowhere = (-1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
     return np.array([(*row, *nowhere)[:16] for row in rows], np.float32).reshape(-1, 16)

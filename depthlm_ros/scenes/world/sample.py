@@ -41,7 +41,7 @@ def _place_furniture(layout: RoomLayout, name: str, dice: Dice) -> None:
     if name == "lecture hall":
         _place_lecture_rows(layout, dice)
     for item in [p for p in layout.placed if p.piece.kind in ("table", "desk")]:
-        _place_chairs(layout, item, name, dice)
+        place_chairs(layout, item, name, dice)
 
 
 def _place_lecture_rows(layout: RoomLayout, dice: Dice) -> None:
@@ -62,7 +62,7 @@ def _place_lecture_rows(layout: RoomLayout, dice: Dice) -> None:
         y += pitch
 
 
-def _place_chairs(layout: RoomLayout, item: PlacedPiece, room: str, dice: Dice) -> None:
+def place_chairs(layout: RoomLayout, item: PlacedPiece, room: str, dice: Dice) -> None:
     """Places chairs that face a table."""
     if item.piece.top_m < 0.6 or dice.chance(0.3):
         return
@@ -93,7 +93,7 @@ def _place_small_things(layout: RoomLayout, room: str, dice: Dice) -> None:
         layout.free(dice.pick(ROOMS[room].loose)(dice), dice, 0.1)
 
 
-def _place_coloured_objects(layout: RoomLayout, dice: Dice, names: set[tuple[str, str]]) -> None:
+def place_coloured_objects(layout: RoomLayout, dice: Dice, names: set[tuple[str, str]]) -> None:
     """Places up to five simple coloured objects, each (colour, kind) once; `names` are already in use."""
     tops = [p for p in layout.placed if p.piece.top_m > 0]
     for _ in range(dice.pick((0, 1, 2, 3, 5))):
@@ -125,11 +125,11 @@ def _place_doors_and_windows(layout: RoomLayout, room: str, dice: Dice, day: flo
         maker = dice.pick((building.picture, building.picture, *on_walls.ON_WALLS))
         if room in ("lecture hall", "meeting room", "classroom") and dice.chance(0.4):
             maker = on_walls.blackboard
-        _hang_on_wall(layout, maker(dice), dice)
+        hang_on_wall(layout, maker(dice), dice)
     return lights
 
 
-def _hang_on_wall(layout: RoomLayout, piece: Piece, dice: Dice) -> None:
+def hang_on_wall(layout: RoomLayout, piece: Piece, dice: Dice) -> None:
     """Hangs a piece on a wall, where no other piece hangs and no tall piece stands."""
     for _ in range(TRIES):
         side, along = dice.integer(0, 3), dice.between(0.05, 0.95)
@@ -177,7 +177,7 @@ def build_outdoor_scene(dice: Dice) -> Scene:
             turn = math.pi / 2 * dice.integer(0, 3) + (dice.between(-0.5, 0.5) if dice.chance(0.3) else 0.0)
             if layout.put(piece, x, y, turn, 0.3):
                 break
-    _place_coloured_objects(layout, dice, set())
+    place_coloured_objects(layout, dice, set())
     sky, (light_rows, ambient) = outdoors.sky(dice), outdoors.daylight(dice)
     paints = (*(sky,) * 4, outdoors.ground(dice), sky)
     return assemble_scene(
@@ -205,7 +205,7 @@ def build_room_scene(dice: Dice, room: str, size: Xyz, required: tuple[tuple[str
     rows = _place_doors_and_windows(layout, room, dice, day)
     _place_furniture(layout, room, dice)
     _place_small_things(layout, room, dice)
-    _place_coloured_objects(layout, dice, {(colour, kind) for colour, kind, _ in required})
+    place_coloured_objects(layout, dice, {(colour, kind) for colour, kind, _ in required})
     lamps, more = building.ceiling_lights(size, dice, dice.pick((0.3, 1.0, 1.0, 1.6)))
     building_parts = structure.sample_structure(size, room, dice, paints) + lamps + _sample_ceiling_pieces(size, dice)
     if room in ("living room", "bedroom", "hallway", "office", "bathroom") and dice.chance(0.45):
@@ -240,14 +240,16 @@ def assemble_scene(
     room: str,
     ambient: np.ndarray | None = None,
     roam: tuple[Xyz, Xyz] | None = None,
+    most_lights: int = 4,
 ) -> Scene:
     """Makes the arrays and look-up lists of a scene from its placed pieces; a corner of the room is the origin.
 
     ambient: see Scene; None draws it for a room. roam: corners of the space for cameras; None is the whole room.
+    most_lights: the strongest of light_rows are kept, at most this many.
     """
     solids, object_of, paint_rows, objects = pack_pieces(placed, paints)
     shell = np.array([(0, 0, 0), size], np.float32)
-    lights = _lights_outside_solids(solids, paint_rows[6:, 9], building.as_lights(light_rows))
+    lights = _lights_outside_solids(solids, paint_rows[6:, 9], building.as_lights(light_rows, most_lights))
     ambient = _sample_ambient_light(dice, paints, size) if ambient is None else ambient
     roam_m = shell if roam is None else np.array(roam, np.float32)
     shadow = shadow_lists(geometry(solids), paint_rows[6:, 9], lights)
