@@ -1,7 +1,7 @@
 """Image files: reads and writes RGB images, and reads the size of an image without decoding it.
 
-`read_rgb`, `write_rgb`, `image_size` (from the first bytes of the file: a check of a million records must not decode
-them), `is_truncated` and `jpeg_segments`.
+`read_rgb`, `decode_rgb`, `write_rgb`, `image_size` (from the first bytes of the file: a check of a million records must
+not decode them), `is_truncated` and `jpeg_segments`.
 """
 
 from __future__ import annotations
@@ -37,16 +37,25 @@ def read_rgb(path: Path) -> np.ndarray:
         encoded = np.fromfile(path, np.uint8)
     except OSError as exc:
         raise BadImage(f"{path}: cannot be read ({exc.strerror}): give the path of an image file.") from exc
+    return decode_rgb(encoded, str(path))
+
+
+def decode_rgb(encoded: np.ndarray, where: str, upright: bool = False) -> np.ndarray:
+    """Decodes the bytes of an image file, uint8 (N,), as read_rgb does.
+
+    where: the name of the image in messages. upright: turn the image as its orientation tag says. Raises BadImage.
+    """
+    flags = cv2.IMREAD_COLOR | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
     if is_truncated(encoded):
         raise BadImage(
-            f"{path}: ends after {encoded.size} bytes without its end marker: it was cut short; copy it again."
+            f"{where}: ends after {encoded.size} bytes without its end marker: it was cut short; copy it again."
         )
     try:
-        bgr = cv2.imdecode(encoded, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if encoded.size else None
+        bgr = cv2.imdecode(encoded, flags) if encoded.size else None
     except cv2.error as exc:  # a header that promises more pixels than OpenCV takes
-        raise BadImage(f"{path}: cannot be decoded ({exc.err}): give a PNG or JPEG file of a usual size.") from exc
+        raise BadImage(f"{where}: cannot be decoded ({exc.err}): give a PNG or JPEG file of a usual size.") from exc
     if bgr is None:
-        raise BadImage(f"{path}: its {encoded.size} bytes are not an image: give a PNG or JPEG file.")
+        raise BadImage(f"{where}: its {encoded.size} bytes are not an image: give a PNG or JPEG file.")
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 

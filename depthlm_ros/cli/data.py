@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
+from depthlm_ros.cli.label_photos import add_label_photos_options, run_label_photos
 from depthlm_ros.data.records import DEPTH_TYPES, NO_CAPS_M
 from depthlm_ros.data.sets import NAMES, NAMES_WITH_POSES
 from depthlm_ros.data.write import FORMATS
@@ -304,5 +305,10 @@ SUBVERBS: dict[str, tuple[Callable[[argparse.Namespace], None], Callable[[argpar
     "render": (run_render, add_render_options, "render scenes with depth, poses and questions"),
     "pack": (run_pack, add_pack_options, "pack records with their files into WebDataset shards"),
     "unpack": (run_unpack, add_unpack_options, "turn WebDataset shards into records with their files again"),
+    "label-photos": (
+        run_label_photos,
+        add_label_photos_options,
+        "label photographs with a model's depth, as shards",
+    ),
     "sets": (run_sets, add_sets_options, "list the data sets, and which defects of their releases are corrected"),
 }

@@ -1,7 +1,7 @@
 """Labelled images for training and evaluation.
 
 Defines one schema of records, reads and writes them as JSON Lines, checks and displays them, packs them into WebDataset
-shards, and converts public data sets (`sets`) into them.
+shards, converts public data sets (`sets`) into them, and labels photographs with teachers.
 """
 
 __all__ = [
@@ -9,7 +9,9 @@ __all__ = [
     "curate",
     "depthfile",
     "inspect",
+    "labelling",
     "pairs",
+    "photo_labels",
     "read",
     "records",
     "sample_points",
