@@ -3,7 +3,7 @@
 #   DEPTHLM_ROS, DEPTHLM_TORCH   see scripts/setup.sh
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-torch build demo test test-all check lint format bench bench-sparse bench-engines train engine clean
+.PHONY: help setup setup-torch build demo test test-all check lint format bench bench-real bench-sparse bench-engines train engine clean
 
 export PYTHON DEPTHLM_ROS DEPTHLM_TORCH
 # Message fields are checked, and nothing leaves or enters this machine's own graph.
@@ -39,10 +39,12 @@ setup-torch: ## second environment, with torch: training, export, tests marked t
 build: setup ## build and install the package anew (colcon)
 	@scripts/build.sh
 
-# IMAGES is a folder of pictures, or a video, of a camera with the focal lengths and principal point FX FY CX CY (pixels).
-demo: setup ## camera, node and two questions; pictures in out/  [IMAGES=folder FX= FY= CX= CY=]
-	@$(ENTER) python -m depthlm_ros.ros.tools.demo $(if $(IMAGES),--images "$(IMAGES)") \
-		$(if $(FX),--fx $(FX)) $(if $(FY),--fy $(FY)) $(if $(CX),--cx $(CX)) $(if $(CY),--cy $(CY)) $(ARGS)
+# IMAGES is a folder of pictures, or a video. FX is the focal length in pixels, or FOV the field of view in degrees along
+# the longer side; without them it is estimated. FY, CX and CY (pixels) complete a calibration.
+demo: setup ## camera, node and questions; pictures in out/  [IMAGES=folder FX=pixels, or FOV=degrees]
+	@$(ENTER) python -m depthlm_ros.ros.tools.demo $(if $(IMAGES),--images="$(IMAGES)") \
+		$(if $(FX),--fx="$(FX)") $(if $(FY),--fy="$(FY)") $(if $(CX),--cx="$(CX)") $(if $(CY),--cy="$(CY)") \
+		$(if $(FOV),--fov="$(FOV)") $(ARGS)
 
 test: setup setup-torch ## all tests but the slow ones, in both environments
 	@$(call both,not slow and not torch,not slow and torch)
@@ -60,6 +62,9 @@ format: setup ## put the code into the one format
 
 bench: setup ## rate, latency and overhead of the node; ends with one JSON line
 	@$(ENTER) python bench/node.py $(ARGS)
+
+bench-real: setup ## scores on real images beside a peer; ends with one JSON line  [ARGS="--data FOLDER --only photographs"]
+	@$(ENTER) python bench/real.py $(ARGS)
 
 bench-sparse: setup-torch ## depth at N pixels: the released way against ours, same answers; ends with one JSON line
 	@$(ENTER_TORCH) python bench/sparse.py $(ARGS)

@@ -232,14 +232,15 @@ def _answer_value(answer: Answer, question: ObjectQuestion, frame: Frame) -> flo
     """
     if question.kind == ABSENT:
         return float(answer.status is Status.NOT_FOUND)
-    if answer.status is not Status.OK:
+    if answer.status not in (Status.OK, Status.INCONSISTENT):
         return math.nan
     if question.kind == YES_NO:
         agrees = polarity(answer.text)
         return math.nan if agrees is None else float(agrees)
     if question.kind == CHOICE:
         return _best_region(find_boxes(answer.text, frame.intrinsics.size_px), question.regions)
-    return answer.value if answer.unit == {LENGTH: "m", DIRECTION: "deg"}[question.kind] else math.nan
+    # The benchmarks score the model's words alone.
+    return answer.words_value if answer.unit == {LENGTH: "m", DIRECTION: "deg"}[question.kind] else math.nan
 
 
 def _best_region(named: Sequence[Region], regions: Sequence[Region]) -> float:

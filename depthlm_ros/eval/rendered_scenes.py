@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from depthlm_ros.core import Answer, Frame, PointDepths, Region
+from depthlm_ros.core import Answer, Frame, PointDepths, Region, Status
 from depthlm_ros.eval.image_pairs import area_under_curve, direction_error_deg, end_point_errors, known_median
 from depthlm_ros.eval.metrics import align_medians, score_depth
 from depthlm_ros.eval.uncertainty import DepthErrors, fit_error_factors, share_within
@@ -217,7 +217,8 @@ def check_answer(view: QuestionAnswerer, question: SceneQuestion, region: Region
     answer = view.ask(question.question, np.asarray(question.uv_px, float).reshape(-1, 2))
     pointed = None if region is None else bool(answer.regions) and is_centred_on(answer.regions[0], region)
     named = question.kind != "what" or question.status != "ok" or f" {question.names[0]} " in answer.text
-    if answer.status.value != question.status or not named:
+    status = Status.OK if answer.status is Status.INCONSISTENT else answer.status
+    if status.value != question.status or not named:
         return AnswerCheck(question, False, False, pointed)
     if question.status != "ok":
         return AnswerCheck(question, True, True)
@@ -225,7 +226,7 @@ def check_answer(view: QuestionAnswerer, question: SceneQuestion, region: Region
     values = [item.value for item in answer.measurements if item.quantity == quantity]
     # A question about two things asks for the nearer one.
     measured = is_close(min(values, default=math.nan), question.value)
-    return AnswerCheck(question, is_close(answer.value, question.value), measured, pointed)
+    return AnswerCheck(question, is_close(answer.words_value, question.value), measured, pointed)
 
 
 def is_centred_on(region: Region, target: Region) -> bool:

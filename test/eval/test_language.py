@@ -85,12 +85,13 @@ def test_reply_is_read_in_the_terms_of_the_true_answer(folder):
     assert value_of((True,), Answer("Yes, it is.")) == 1.0
     assert value_of((True,), Answer("Incorrect, it is not.")) == 0.0
     assert math.isnan(value_of((True,), Answer("It is a chair.")))
-    assert value_of((2.0, "m"), Answer("2.2 meters", value=2.2, unit="m")) == 2.2
-    assert math.isnan(value_of((2.0, "m"), Answer("20 degrees", value=20.0, unit="deg")))
-    assert value_of((3, "o'clock"), Answer("4 o'clock", value=120.0, unit="deg")) == 120.0
+    assert value_of((2.0, "m"), Answer("2.3 meters", value=2.3, unit="m", words_value=2.2)) == 2.2
+    assert math.isnan(value_of((2.0, "m"), Answer("20 degrees", value=20.0, unit="deg", words_value=20.0)))
+    assert value_of((3, "o'clock"), Answer("4 o'clock", value=120.0, unit="deg", words_value=120.0)) == 120.0
     assert value_of((None,), Answer("I see no dog.", Status.NOT_FOUND)) == 1.0
     assert value_of((None,), Answer("It is 2 m away.", value=2.0, unit="m")) == 0.0
     assert math.isnan(value_of((2.0, "m"), Answer("I see none.", Status.NOT_FOUND)))
+    assert value_of((2.0, "m"), Answer("9.0 meters", Status.INCONSISTENT, 2.0, "m", words_value=9.0)) == 9.0
     # (320, 0, 620, 400) of 1000 is (102, 0, 198, 96) of 320 x 240: the second box.
     assert value_of((1, "region"), Answer("The one at (320, 0, 620, 400) is taller.")) == 1.0
 

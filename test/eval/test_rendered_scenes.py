@@ -29,7 +29,7 @@ def make_question(kind, status="ok", value=2.0, name=""):
 
 def make_reply(value, *measured, status=Status.OK, text="words"):
     measurements = tuple(Measurement(quantity, metres, "m", 0.1) for quantity, metres in measured)
-    return FixedAnswer(Answer(text, status, value, measurements=measurements))
+    return FixedAnswer(Answer(text, status, value, measurements=measurements, words_value=value))
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,7 @@ def make_reply(value, *measured, status=Status.OK, text="words"):
         (make_question("tall"), make_reply(2.0), (True, False)),
         (make_question("closer"), make_reply(2.0, ("distance", 4.0), ("distance", 2.2)), (True, True)),
         (make_question("distance"), make_reply(2.0, status=Status.NOT_FOUND), (False, False)),
+        (make_question("distance"), make_reply(9.0, ("distance", 2.0), status=Status.INCONSISTENT), (False, True)),
         (make_question("where", "not_found"), make_reply(math.nan, status=Status.NOT_FOUND), (True, True)),
         (make_question("where", "not_found"), make_reply(2.0, ("distance", 2.0)), (False, False)),
         (
