@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import cv2
@@ -27,7 +27,7 @@ from depthlm_ros.core import Frame, Intrinsics, Region
 from depthlm_ros.errors import BadImage, BadIntrinsics, BadQuestion
 from depthlm_ros.geometry.camera_model import NOWHERE_PX, UNSEEN_GREY
 from depthlm_ros.geometry.pinhole import ROWS_AT_ONCE, check_pixels_inside, nearest_pixel, pixels_inside
-from depthlm_ros.geometry.resize_rules import CanvasRule, fitted_sizes
+from depthlm_ros.geometry.resize_rules import CanvasRule, fitted_sizes, resize_whole
 
 # An image with fewer canvas pixels than this on one axis shows nothing.
 MIN_CANVAS_PX = 4
@@ -37,6 +37,8 @@ MAX_PRINCIPAL_POINT_OFFSET = 3.0
 # The smallest share of an image that an engine must see of a camera that it was not built for. (A model that is not an
 # engine sees as much as its canvas holds; the rest is unknown.)
 MIN_ENGINE_COVERAGE = 0.9
+# An engine that holds its camera serves cameras whose focal length differs by at most this share.
+MAX_FOCAL_DIFFERENCE = 0.02
 # An image that overflows the canvas by at most this still counts as inside: calibrations are rounded.
 _SLACK_PX = 0.01
 # By which factor the inverse depth may change in one canvas pixel beyond the outermost one, where it is extrapolated.
@@ -126,11 +128,21 @@ class CanonicalView:
     """How one camera's image lies on the model's canvas. Build it with `canonical_view` or `fitted_view`.
 
     x, y: the two axes. Maps are computed on first use and kept; every method is pure and may be called from any thread.
-    Sizes and coordinates of the canvas are in canvas pixels.
+    Sizes and coordinates of the canvas are in canvas pixels. depth_factor: what the model's metres are multiplied by
+    for this camera (CanvasRule.depth_factor). resampling: as in CanvasRule.
     """
 
     x: Axis
     y: Axis
+    depth_factor: float = 1.0
+    resampling: str = ""
+
+    def canvas_camera(self, camera: Intrinsics) -> Intrinsics:
+        """Returns the camera that would take the canvas itself as its image."""
+        u_px, v_px = self.uv_to_canvas(np.array([[camera.cx_px, camera.cy_px]]))[0]
+        return Intrinsics(
+            camera.fx_px * self.x.scale, camera.fy_px * self.y.scale, float(u_px), float(v_px), *self.canvas_size_px
+        )
 
     @cached_property
     def canvas_size_px(self) -> tuple[int, int]:
@@ -175,6 +187,9 @@ class CanonicalView:
                 f"image is {rgb.shape[1]} x {rgb.shape[0]} but this view is of "
                 f"{self.x.image_px} x {self.y.image_px}: build a canonical view for this camera."
             )
+        if self.resampling:
+            whole = round(self.x.image_px * self.x.scale), round(self.y.image_px * self.y.scale)
+            return resize_whole(rgb, whole, self.canvas_size_px, self.resampling)
         return cv2.remap(
             _block_means(rgb, self.x.block, self.y.block),
             *self._block_maps,
@@ -258,10 +273,10 @@ def fitted_view(intrinsics: Intrinsics, rule: CanvasRule) -> CanonicalView:
     """
     whole, seen = fitted_sizes(intrinsics, rule)
     x, y = (
-        Axis(image_px, canvas_px, whole_px / image_px, 0.0)
+        Axis(image_px, canvas_px, whole_px / image_px, (canvas_px - whole_px) // 2 if rule.letterbox else 0.0)
         for image_px, canvas_px, whole_px in zip(intrinsics.size_px, seen, whole, strict=True)
     )
-    return CanonicalView(x, y)
+    return CanonicalView(x, y, resampling=rule.resampling)
 
 
 def checked_canonical_view(intrinsics: Intrinsics, rule: CanvasRule) -> CanonicalView:
@@ -291,9 +306,17 @@ def checked_canonical_view(intrinsics: Intrinsics, rule: CanvasRule) -> Canonica
             raise _wrong_camera(intrinsics, rule, needed)
         return view
     view = fitted_view(intrinsics, rule)
-    if rule.built_px and view.canvas_size_px not in rule.built_px:
-        raise _wrong_camera(intrinsics, rule, f"{view.x.canvas_px} x {view.y.canvas_px}")
-    return view
+    canvas_px, canvas_focal_px = view.canvas_size_px, intrinsics.fx_px * view.x.scale
+    if rule.built_px and canvas_px not in rule.built_px:
+        raise _wrong_camera(intrinsics, rule, f"{canvas_px[0]} x {canvas_px[1]}")
+    built_px = rule.built_focal_px
+    if built_px is not None and not math.isclose(canvas_focal_px, built_px, rel_tol=MAX_FOCAL_DIFFERENCE):
+        raise BadIntrinsics(
+            f"the model sees this camera with a focal length of {canvas_focal_px:g} pixels, but this engine holds the "
+            f"camera that it was built for, with {built_px:g}: build one for this camera: "
+            f"{engine_build_command(intrinsics, rule)}"
+        )
+    return replace(view, depth_factor=rule.depth_factor(canvas_focal_px, canvas_px[0]))
 
 
 def _wrong_camera(intrinsics: Intrinsics, rule: CanvasRule, needed: str) -> BadIntrinsics:

@@ -9,8 +9,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import cv2
+import numpy as np
+
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.errors import BadIntrinsics
+from depthlm_ros.geometry.camera_model import UNSEEN_GREY
 
 # The largest area that the processor of any published checkpoint accepts (Qwen3-VL: 4096 x 4096).
 MOST_CANVAS_PIXELS = 4096 * 4096
@@ -25,25 +29,34 @@ Size = tuple[int, int]
 SCALE_BY = ("fx", "each")
 ROUNDINGS = ("trunc", "round")
 MULTIPLES_BY = ("nearest", "up", "crop")
+RESAMPLINGS = {"area": cv2.INTER_AREA, "linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC}
 
 
 @dataclass(frozen=True)
 class CanvasRule:
-    """How a camera's image becomes the image that the model sees (the canvas).
+    """How a camera's image becomes the image that the model sees (the canvas), and what its metres mean there.
 
     canvases_px: the fixed sizes (width, height) of exported graphs, on which the image is placed at exactly the
-    canonical focal length. If it is empty, the whole image is resized, by these fields in this order:
+    canonical focal length. fixed_px: the one size (width, height) to which the whole image is resized: stretched or,
+    with letterbox, at its own aspect in the middle of a grey canvas. If both are empty, the whole image is resized, by
+    these fields in this order:
     focal_px: canonical focal length, None for no normalisation. scale_by: "fx" scales both axes by focal_px / fx,
-    "each" every axis by its own focal length. rounding: of the scaled size, "trunc" or "round". longest_px: length of
-    the longer side, which may enlarge the image; None for no limit. snap_px: both sides first become multiples of this,
-    0 for none (the released code calls qwen_vl_utils, which does so with 28, before the checkpoint's own processor).
-    least_pixels, most_pixels: area limits of the checkpoint's own processor, 0 for none. most_px: its limit of the
-    longer side, which never enlarges; None for none. multiple_px: both sides become multiples of this.
-    multiple_by: "nearest" stretches to the nearest multiples within the area limits (Qwen); "up" stretches to the next
-    larger ones (Pixtral); "crop" leaves out the rest at the right and bottom (Pixtral without resize).
+    "each" every axis by its own focal length. rounding: of the scaled size, "trunc" or "round". longest_px,
+    shortest_px: length of the longer or of the shorter side, which may enlarge the image; None for no rule. snap_px:
+    both sides first become multiples of this, 0 for none (the released code calls qwen_vl_utils, which does so with 28,
+    before the checkpoint's own processor). least_pixels, most_pixels: area limits of the checkpoint's own processor, 0
+    for none. most_px: its limit of the longer side, which never enlarges; None for none. multiple_px: both sides become
+    multiples of this. multiple_by: "nearest" stretches to the nearest multiples within the area limits (Qwen); "up"
+    stretches to the next larger ones (Pixtral); "crop" leaves out the rest at the right and bottom (Pixtral without
+    resize).
     built_px: for an engine that was built for certain cameras, the only sizes of resized images that it accepts; empty
     for any. built_by: the command that builds the engine, without its camera; "" for models that are not engines, which
     accept any camera.
+    depth_focal_px: the focal length in canvas pixels at which the model's metres are true; depth_focal_widths: the same
+    as a share of the canvas's width. For another camera the metres are multiplied by its focal length over this one
+    (Metric3D's transformation of labels, CSTM_label). None for metres that hold for every camera. built_focal_px: the
+    focal length in canvas pixels of the one camera that an engine was built for; None for any.
+    resampling: how the whole image is resized, a name in RESAMPLINGS; "" for means of whole blocks and then bilinear.
     """
 
     focal_px: float | None
@@ -59,15 +72,35 @@ class CanvasRule:
     multiple_by: str = "nearest"
     built_px: tuple[tuple[int, int], ...] = ()
     built_by: str = ""
+    fixed_px: tuple[int, int] | None = None
+    letterbox: bool = False
+    shortest_px: int | None = None
+    depth_focal_px: float | None = None
+    depth_focal_widths: float | None = None
+    built_focal_px: float | None = None
+    resampling: str = ""
+
+    def depth_factor(self, focal_px: float, width_px: int) -> float:
+        """Returns what the model's metres are multiplied by for a canvas of this focal length and width in pixels."""
+        if self.depth_focal_px is not None:
+            return focal_px / self.depth_focal_px
+        if self.depth_focal_widths is not None:
+            return focal_px / (width_px * self.depth_focal_widths)
+        return 1.0
 
 
 def fitted_sizes(intrinsics: Intrinsics, rule: CanvasRule) -> tuple[Size, Size]:
-    """Returns the size to which the whole image is resized, and the size of its top-left part that the model sees.
+    """Returns the size to which the whole image is resized, and the size of the canvas.
 
-    The two differ only where a rule crops. Raises BadIntrinsics for a camera whose image would become too long, too
-    large, or smaller than one token.
+    The two differ where a rule crops (the canvas is the top-left part) or letterboxes. Raises BadIntrinsics for a
+    camera whose image would become too long, too large, or smaller than one token.
     """
+    if rule.fixed_px is not None:
+        seen = (rule.fixed_px[0], rule.fixed_px[1])
+        return (_inscribed_size(intrinsics.size_px, seen) if rule.letterbox else seen), seen
     size = limited_size(canonical_size(intrinsics, rule), rule.longest_px)
+    if rule.shortest_px is not None:
+        size = limited_size(size, max(rule.shortest_px, round(rule.shortest_px * max(size) / min(size))))
     if max(size) > MOST_ASPECT * min(size):
         raise BadIntrinsics(
             f"an image of {intrinsics.width_px} x {intrinsics.height_px} with fx = {intrinsics.fx_px:g}, fy = "
@@ -107,6 +140,28 @@ def limited_size(size: Size, longest_px: int | None) -> Size:
         return size
     scale = longest_px / max(size)
     width, height = (longest_px if n == max(size) else max(1, round(n * scale)) for n in size)
+    return width, height
+
+
+def resize_whole(rgb: np.ndarray, whole: Size, canvas: Size, resampling: str) -> np.ndarray:
+    """Returns uint8 (h, w, 3): the image, resized to the size `whole` by OpenCV, in the middle of a grey canvas.
+
+    resampling: a name in RESAMPLINGS.
+    """
+    resized = cv2.resize(rgb, whole, interpolation=RESAMPLINGS[resampling])
+    if whole == canvas:
+        return resized
+    left, top = (canvas[0] - whole[0]) // 2, (canvas[1] - whole[1]) // 2
+    seen = np.full((canvas[1], canvas[0], 3), UNSEEN_GREY, np.uint8)
+    seen[top : top + whole[1], left : left + whole[0]] = resized
+    return seen
+
+
+def _inscribed_size(size: Size, canvas: Size) -> Size:
+    """Returns the largest size of the same aspect that fits into the canvas, truncated as Metric3D's code does it."""
+    scale = min(canvas[0] / size[0], canvas[1] / size[1])
+    # The side that fills the canvas is exact, whatever the rounding of the product.
+    width, height = (max(1, min(int(n * scale + 1e-6), most)) for n, most in zip(size, canvas, strict=True))
     return width, height
 
 
