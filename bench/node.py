@@ -28,7 +28,7 @@ from depthlm_ros.core import Frame, Intrinsics
 from depthlm_ros.errors import DepthLMError
 from depthlm_ros.image_io import write_rgb
 from depthlm_ros.model import load_model
-from depthlm_ros.ros.tools.demo import DepthListener, ReceptionStatistics
+from depthlm_ros.ros.tools.depth_listener import DepthListener, ReceptionStatistics
 from depthlm_ros.ros.tools.process_graph import ProcessGraph
 
 CAMERA = Intrinsics(512.0, 512.0, 319.5, 239.5, 640, 480)

@@ -24,7 +24,7 @@ from depthlm_ros.errors import DepthLMError
 from depthlm_ros.eval.judges import read_point_records
 from depthlm_ros.eval.report import DepthReport, report_predictions
 from depthlm_ros.image_io import read_rgb
-from depthlm_ros.ros.tools.demo import DepthListener, ReceivedFrame, ReceptionStatistics
+from depthlm_ros.ros.tools.depth_listener import DepthListener, ReceivedFrame, ReceptionStatistics
 from depthlm_ros.ros.tools.process_graph import ProcessGraph
 
 # Longest wait for the start of the node, and for the last depth images after the camera has ended.

@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 import pytest
 from support.checkered_room import CAMERA, render_room
+from support.exif import jpeg_bytes
+from support.line_drawing import drawing
 from support.paths import ROOT
 
 MARK = "DEPTHLM_TEST_MARK"
@@ -90,7 +92,7 @@ def test_rendered_room_gives_depth_errors_answers_and_pictures(tmp_path, mark):
     assert cv2.imread(str(tmp_path / "strip.png")).shape[1] > 3 * 360
 
 
-def test_folder_of_images_is_shown_and_questions_name_pixels(tmp_path, mark):
+def test_folder_of_images_with_a_calibration_is_shown(tmp_path, mark):
     images = tmp_path / "images"
     images.mkdir()
     for i in range(2):
@@ -101,15 +103,61 @@ def test_folder_of_images_is_shown_and_questions_name_pixels(tmp_path, mark):
     rows = table(done)
     check_frames(rows, 4, "320 x 240")
     assert rows["error"] == ["unknown: these images come without exact depth"]
-    assert rows["question"] == ["How far is this point? (160, 120)", "How far is this point? (160, 192)"]
+    assert rows["lens"] == [f"focal length: {CAMERA.fx_px:g} px, as given."]
     shown = cv2.imread(str(tmp_path / "out" / "image.png"))
     assert any(np.array_equal(shown, cv2.imread(str(images / f"{i}.png"))) for i in range(2))
 
 
-def test_images_without_a_lens_are_refused_without_traceback(tmp_path, mark):
-    done = demo(tmp_path, mark, "--images", tmp_path, "--fx", 300)
-    assert done.returncode == 1
-    assert "FY, CX, CY" in done.stderr and "Traceback" not in done.stderr
+def test_photographs_need_no_lens_and_each_has_a_strip_and_a_row(tmp_path, mark):
+    images = tmp_path / "images"
+    images.mkdir()
+    drawn = drawing(480.0, 35, -10)
+    (images / "exif.jpg").write_bytes(jpeg_bytes(render_room(wall_m=4.0)[0], film_mm=30))
+    (images / "lines.jpg").write_bytes(jpeg_bytes(drawn))
+    (images / "tall.jpg").write_bytes(jpeg_bytes(np.ascontiguousarray(np.rot90(drawn))))
+    (images / "large.jpg").write_bytes(jpeg_bytes(cv2.resize(drawn, (2048, 1536))))
+    (images / "cut.jpg").write_bytes(jpeg_bytes(drawn)[:5000])
+    (images / "phone.heic").write_bytes(b"ftypheic")
+    done = demo(tmp_path / "out", mark, "--frames", 4, "--images", images)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"demo: left out: .*cut\.jpg: ends after 5000 bytes", done.stdout)
+    assert "demo: left out: phone.heic (save as JPEG or PNG)." in done.stdout
+    rows = table(done)
+    assert f"demo: {rows['lens'][0]}" in done.stdout
+    assert "from the Exif data of 1 of" in rows["lens"][0] and "estimated from the lines in 3 of 3" in rows["lens"][0]
+    sizes = dict(re.match(r"(\S+): (\d+ x \d+), depth [\d.]+ to", text).groups() for text in rows["picture"])
+    assert sizes == {
+        "exif.jpg": "320 x 240", "large.jpg": "1024 x 768", "lines.jpg": "640 x 480", "tall.jpg": "480 x 640"
+    }  # fmt: skip
+    questions = [re.match(r"(.*?)(?: \[(.*)\])?$", text).groups() for text in rows["question"]]
+    assert [question for question, _ in questions] == [
+        "How far is the chair?", "Is there a door?", "How far is this point? (160, 120)"
+    ]  # fmt: skip
+    named = {picture for _, picture in questions if picture}  # A busy machine may lose an image and so its name.
+    assert named and named <= set(sizes)
+    strips = cv2.imread(str(tmp_path / "out" / "strips.png"))
+    assert strips.shape[0] > 4 * 360 and strips.std() > 5
+    assert "picture" in (tmp_path / "out" / "table.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (("--images", "{tmp}", "--fx=abc"), 2, "'abc' is not a focal length: give a positive number of pixels"),
+        (("--images", "{tmp}", "--fx=-1"), 2, "'-1' is not a focal length"),
+        (("--images", "{tmp}", "--fov=200"), 2, "'200' is not a field of view"),
+        (("--images", "{tmp}", "--cx=3"), 2, "without FX"),
+        (("--fx=525",), 2, "IMAGES=folder"),
+        (("--images", "{tmp}/nowhere"), 1, "nowhere does not exist"),
+        (("--images", "{tmp}"), 1, "holds no images"),
+        (("--images", "{tmp}/notes.txt"), 1, "neither an image nor a video"),
+    ],
+)
+def test_bad_input_is_refused_at_once_without_traceback(tmp_path, mark, args, code, message):
+    (tmp_path / "notes.txt").write_text("not a picture")
+    done = demo(tmp_path / "out", mark, *(arg.format(tmp=tmp_path) for arg in args))
+    assert done.returncode == code and message in done.stderr, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "out").exists()
 
 
 def test_node_that_cannot_start_is_reported_with_its_log(tmp_path, mark):

@@ -12,8 +12,14 @@ pytest.importorskip("rclpy")
 from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 
-from depthlm_ros.ros.diagnostics import InputStatus, NodeHealth, diagnostics_message, level_and_message  # noqa: E402
-from depthlm_ros.ros.input_monitor import InputMonitor, MissingInput  # noqa: E402
+from depthlm_ros.ros.diagnostics import (  # noqa: E402  # noqa: E402
+    InputMonitor,
+    InputStatus,
+    MissingInput,
+    NodeHealth,
+    diagnostics_message,
+    level_and_message,
+)
 from depthlm_ros.ros.statistics import MAX_FAILURES_IN_A_ROW, FrameStatistics, ProblemLog  # noqa: E402
 
 

@@ -28,6 +28,9 @@ class CountedBackend:
     def look(self, images):
         return self.backend.look(images)
 
+    def read(self, look):
+        return self.backend.read(look)
+
     def cache(self, look, rows, slots):
         return self.backend.cache(look, rows, slots)
 

@@ -20,7 +20,7 @@ def header():
 @pytest.mark.parametrize("encoding", ["32FC1", "16UC1"])
 def test_depth_image_is_read_in_metres(header, encoding):
     from depthlm_ros.ros.message_out import depth_image
-    from depthlm_ros.ros.tools.demo import read_depth
+    from depthlm_ros.ros.tools.depth_listener import read_depth
 
     read_m = read_depth(depth_image(header, DEPTH_M, encoding))
     assert read_m.dtype == np.float32
@@ -31,7 +31,7 @@ def test_depth_image_is_read_in_metres(header, encoding):
 def test_padded_rows_and_both_byte_orders_are_read(header, big_endian):
     from sensor_msgs.msg import Image
 
-    from depthlm_ros.ros.tools.demo import read_depth
+    from depthlm_ros.ros.tools.depth_listener import read_depth
 
     rows = np.full((2, 20), 0x7F, np.uint8)
     rows[:, :12] = DEPTH_M.astype(">f4" if big_endian else "<f4").view(np.uint8).reshape(2, 12)
@@ -44,7 +44,7 @@ def test_colour_image_is_refused_as_depth(header):
     from sensor_msgs.msg import Image
 
     from depthlm_ros.errors import BadImage
-    from depthlm_ros.ros.tools.demo import read_depth
+    from depthlm_ros.ros.tools.depth_listener import read_depth
 
     with pytest.raises(BadImage, match="rgb8"):
         read_depth(Image(header=header, encoding="rgb8"))
@@ -52,7 +52,7 @@ def test_colour_image_is_refused_as_depth(header):
 
 def test_cloud_is_read_point_by_point(header):
     from depthlm_ros.ros.message_out import point_cloud
-    from depthlm_ros.ros.tools.demo import read_cloud
+    from depthlm_ros.ros.tools.depth_listener import read_cloud
 
     points = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
     read = read_cloud(point_cloud(header, points, ("x", "y", "z", "rgb")))

@@ -33,6 +33,7 @@ STATUS_CODES = {
     Status.OK: StatusCode.OK,
     Status.NOT_FOUND: StatusCode.NOT_FOUND,
     Status.NOT_UNDERSTOOD: StatusCode.NOT_UNDERSTOOD,
+    Status.INCONSISTENT: StatusCode.INCONSISTENT,
 }
 QUESTION = "How far is the red box?"
 

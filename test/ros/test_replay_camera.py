@@ -13,16 +13,19 @@ pytest.importorskip("rclpy")
 from rclpy.qos import ReliabilityPolicy  # noqa: E402
 from sensor_msgs.msg import CameraInfo, Image  # noqa: E402
 from support.checkered_room import write_labels  # noqa: E402
+from support.exif import TURNED_RIGHT, jpeg_bytes  # noqa: E402
 from support.ros_rig import new_rig  # noqa: E402
 
 from depthlm_ros.core import Intrinsics  # noqa: E402
-from depthlm_ros.errors import BadImage, BadInput  # noqa: E402
+from depthlm_ros.errors import BadInput  # noqa: E402
 from depthlm_ros.ros.camera_info_sync import stamp_ns  # noqa: E402
 from depthlm_ros.ros.child_process import ChildProcess, graph_environment, module_command  # noqa: E402
 from depthlm_ros.ros.message_in import camera_from_info, image_to_rgb  # noqa: E402
-from depthlm_ros.ros.tools.replay_camera import PinholeLens, image_source, label_source  # noqa: E402
+from depthlm_ros.ros.tools.picture_lens import KnownLens, find_lens  # noqa: E402
+from depthlm_ros.ros.tools.replay_camera import image_source, label_source  # noqa: E402
 
-LENS = PinholeLens(50.0, 51.0, 15.5, 11.5)
+KNOWN = KnownLens(50.0, 51.0, 15.5, 11.5)
+CAMERA = Intrinsics(50.0, 51.0, 15.5, 11.5, 32, 24)
 COLOURS = {"b.png": (200, 10, 20), "a.jpg": (10, 200, 30), "c.PNG": (20, 30, 200)}
 
 
@@ -36,27 +39,60 @@ def folder(tmp_path):
     return path
 
 
+def source_of(path, warn=pytest.fail, known=KNOWN, **limits):
+    return image_source(path, find_lens(path, known), warn, **limits)
+
+
 class TestSources:
     def test_folder_is_shown_in_name_order_and_from_the_start_each_time(self, folder):
-        source = image_source(folder, LENS, pytest.fail)
+        source = source_of(folder)
         for _ in range(2):
             images = list(source())
             assert [image.name for image in images] == ["a.jpg", "b.png", "c.PNG"]
         assert images[1].rgb[0, 0].tolist() == [200, 10, 20] and images[1].depth_m is None
-        assert images[1].intrinsics == Intrinsics(50.0, 51.0, 15.5, 11.5, 32, 24)
+        assert images[1].intrinsics == CAMERA
 
     def test_cache_of_decoded_images_respects_its_size_limit(self, folder):
         size = 24 * 32 * 3
         for cache_bytes, cached in ((10 * size, 3), (2 * size, 2), (size - 1, 0)):
-            source = image_source(folder, LENS, pytest.fail, cache_bytes)
+            source = source_of(folder, cache_bytes=cache_bytes)
             first, second = list(source()), list(source())
             assert sum(a.rgb is b.rgb for a, b in zip(first, second, strict=True)) == cached
             assert all(np.array_equal(a.rgb, b.rgb) for a, b in zip(first, second, strict=True))
 
-    def test_image_of_another_size_is_refused_because_the_lens_does_not_fit(self, folder):
+    def test_image_of_another_size_is_left_out_because_the_lens_does_not_fit(self, folder):
         cv2.imwrite(str(folder / "d.png"), np.zeros((24, 40, 3), np.uint8))
-        with pytest.raises(BadImage, match=r"d\.png.*40"):
-            list(image_source(folder, LENS, pytest.fail)())
+        source = source_of(folder, (warnings := []).append)
+        for _ in range(2):
+            assert [image.name for image in source()] == ["a.jpg", "b.png", "c.PNG"]
+        assert len(warnings) == 1 and "d.png: is 40 x 24" in warnings[0]
+
+    def test_images_of_all_sizes_are_shown_upright_if_the_lens_is_not_calibrated(self, tmp_path):
+        rgb = np.zeros((40, 60, 3), np.uint8)
+        rgb[:20] = 200  # After the turn this is the right half.
+        (tmp_path / "a.jpg").write_bytes(jpeg_bytes(rgb, film_mm=30, orientation=TURNED_RIGHT))
+        (tmp_path / "b.jpg").write_bytes(jpeg_bytes(rgb[:, :30]))
+        upright, plain = source_of(tmp_path, known=KnownLens())()
+        assert upright.rgb.shape == (60, 40, 3) and upright.rgb[30, 35].mean() > 150 > upright.rgb[30, 5].mean()
+        assert upright.intrinsics.fx_px == pytest.approx(30 * np.hypot(60, 40) / np.hypot(36, 24))
+        assert plain.rgb.shape == (40, 30, 3) and plain.intrinsics.fx_px == pytest.approx(0.8 * 40)
+        (stored, *_) = source_of(tmp_path, lambda text: None, KnownLens(50.0, cx_px=29.5))()
+        assert stored.rgb.shape == (40, 60, 3)
+
+    def test_large_images_are_shrunk_with_their_camera(self, folder):
+        from depthlm_ros.geometry.pinhole import rays
+
+        (small, *_), (large, *_) = (list(source_of(folder, longest_px=px)()) for px in (16, None))
+        assert small.rgb.shape == (12, 16, 3) and large.rgb.shape == (24, 32, 3)
+        # The centre of a pixel of the small image lies between four of the large one.
+        blocks = rays(large.intrinsics).reshape(12, 2, 16, 2, 3).mean(axis=(1, 3))
+        np.testing.assert_allclose(rays(small.intrinsics), blocks, atol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("most", "names"), [(2, ["a.jpg", "c.PNG"]), (1, ["a.jpg"]), (9, ["a.jpg", "b.png", "c.PNG"])]
+    )
+    def test_of_a_large_folder_some_images_are_shown_evenly_spread(self, folder, most, names):
+        assert [image.name for image in source_of(folder, most=most)()] == names
 
     def test_video_is_shown_frame_by_frame(self, tmp_path):
         path = tmp_path / "film.avi"
@@ -66,7 +102,7 @@ class TestSources:
         writer.release()
         if not path.exists():
             pytest.skip("this OpenCV writes no video")
-        images = list(image_source(path, LENS, pytest.fail)())
+        images = list(source_of(path)())
         assert len(images) == 3
         assert np.abs(images[2].rgb[12, 16].astype(int) - COLOURS["c.PNG"]).max() < 12
 
@@ -79,7 +115,7 @@ class TestSources:
     def test_truncated_image_is_left_out_and_reported_once(self, folder):
         (folder / "b.png").write_bytes((folder / "b.png").read_bytes()[:60])
         warnings = []
-        source = image_source(folder, LENS, warnings.append)
+        source = source_of(folder, warnings.append)
         for _ in range(2):
             assert [image.name for image in source()] == ["a.jpg", "c.PNG"]
         assert len(warnings) == 1 and "b.png" in warnings[0]
@@ -96,14 +132,14 @@ class TestSources:
         for name in COLOURS:
             (folder / name).write_bytes(b"not an image")
         with pytest.raises(BadInput, match="none of these images"):
-            list(image_source(folder, LENS, lambda text: None)())
+            list(source_of(folder, lambda text: None)())
 
     @pytest.mark.parametrize("name", ["nowhere", "empty", "notes.txt"])
     def test_path_without_images_is_reported_by_name(self, folder, tmp_path, name):
         (tmp_path / "empty").mkdir()
         (tmp_path / "notes.txt").write_text("not a video")
         with pytest.raises(BadInput, match=name):
-            image_source(tmp_path / name, LENS, pytest.fail)
+            source_of(tmp_path / name)
 
     def test_rendered_room_has_exact_depth_and_is_flown_forth_and_back(self):
         pytest.importorskip("numba")
@@ -139,7 +175,7 @@ def subscribe(rig, *names):
 
 
 def lens_options():
-    return ["--fx", LENS.fx_px, "--fy", LENS.fy_px, "--cx", LENS.cx_px, "--cy", LENS.cy_px]
+    return KNOWN.options()
 
 
 def test_every_image_is_published_once_with_its_calibration_and_exit_code_is_0(rig, folder, tmp_path):
@@ -151,7 +187,7 @@ def test_every_image_is_published_once_with_its_calibration_and_exit_code_is_0(r
     stamps = [stamp_ns(image.header) for image in images]
     assert stamps == sorted(set(stamps)) and images[0].header.frame_id == "camera_optical_frame"
     assert image_to_rgb(images[1])[5, 5].tolist() == list(COLOURS["b.png"])
-    assert camera_from_info(infos[0]).rectified_intrinsics == LENS.intrinsics_of(image_to_rgb(images[0]))
+    assert camera_from_info(infos[0]).rectified_intrinsics == CAMERA
     assert rig.process._popen.wait(20) == 0
 
 
@@ -187,11 +223,30 @@ def test_rendered_room_publishes_exact_depth_with_the_same_header(rig, tmp_path)
     assert beside.header == image.header
 
 
+def test_images_without_a_lens_are_published_each_with_its_own_calibration(rig, tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    grey = np.full((24, 32, 3), 99, np.uint8)
+    (pictures / "a.jpg").write_bytes(jpeg_bytes(grey, film_mm=26))
+    (pictures / "b.jpg").write_bytes(jpeg_bytes(grey[:, :20]))
+    subscribe(rig, "image", "camera_info")
+    start_camera(rig, tmp_path, "--images", pictures, "--once", "--rate", 20, "--wait", 20)
+    rig.wait(lambda: len(rig.received["camera_info"]) == 2, "two calibrations")
+    first, second = (camera_from_info(info).rectified_intrinsics for info in rig.received["camera_info"])
+    assert first.fx_px == first.fy_px == pytest.approx(26 * 40 / np.hypot(36, 24))
+    assert second == Intrinsics(0.8 * 24, 0.8 * 24, 9.5, 11.5, 20, 24)
+    assert rig.process._popen.wait(20) == 0
+    assert "from the Exif data of 1 of 2 pictures" in rig.log
+
+
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
         (("--images", "/nowhere", *lens_options()), 1, "/nowhere does not exist"),
-        (("--images", "/tmp"), 2, "missing: --fx --fy --cx --cy"),
+        (("--images", "/nowhere", "--fx", "abc"), 2, "'abc' is not a focal length"),
+        (("--images", "/nowhere", "--fx", -1), 2, "'-1' is not a focal length"),
+        (("--images", "/nowhere", "--cx", 3), 1, "without FX"),
+        (("--images", "/nowhere", "--most", 0), 2, "--most is 0"),
         (("--images", "/tmp", *lens_options(), "--rate", 0), 2, "--rate is 0"),
         (("--labels", "/nowhere.jsonl"), 1, "/nowhere.jsonl"),
         (("--focal", -3, "--steps", 2), 1, "-3"),

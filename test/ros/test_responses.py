@@ -136,3 +136,15 @@ def test_regions_keep_their_names_in_the_same_order():
     response = srv.SpatialQuery.Response()
     fill_answer(response, Answer("It is there.", Status.OK, regions=regions), [np.zeros((0, 3))], CAMERA)
     assert list(response.region_labels) == ["red box", ""] and response.regions[1].x_offset == 5
+
+
+def test_an_inconsistent_answer_has_its_own_status_and_says_which_number_is_measured():
+    text = "It is 5.00 meters away. But the depth map says 2.00 meters."
+    answer = Answer(text, Status.INCONSISTENT, 2.0, "m", 3.0, words_value=5.0)
+    response = srv.SpatialQuery.Response()
+    clear_numbers(response)
+    fill_answer(response, answer, [np.zeros((0, 3))], CAMERA)
+    response = over_the_wire(response)
+    assert response.status == response.INCONSISTENT == 8
+    assert (response.value, response.std, response.answer) == (2.0, 3.0, text)
+    assert "`value` is the measured number" in response.message

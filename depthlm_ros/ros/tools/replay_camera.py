@@ -1,6 +1,6 @@
 """A camera made of files: publishes `image` and `camera_info`, and `depth_truth/image` where the exact depth is known.
 
-    python -m depthlm_ros.ros.tools.replay_camera --images FOLDER_OR_VIDEO --fx 500 --fy 500 --cx 319.5 --cy 239.5
+    python -m depthlm_ros.ros.tools.replay_camera --images FOLDER_OR_VIDEO --fx 500
     python -m depthlm_ros.ros.tools.replay_camera --labels labels.jsonl --once --rate 2
     python -m depthlm_ros.ros.tools.replay_camera                       (a rendered room, with exact depth)
 
@@ -38,14 +38,23 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from depthlm_ros.core import Intrinsics
-from depthlm_ros.errors import BadImage, BadInput, DepthLMError
+from depthlm_ros.errors import BadInput, DepthLMError
 from depthlm_ros.eval.judges import read_point_records
-from depthlm_ros.image_io import read_rgb
 from depthlm_ros.ros.fastdds import use_large_shared_memory
 from depthlm_ros.ros.message_out import colour_image, depth_image, rectified_camera_info
 from depthlm_ros.ros.node import StopSignal
+from depthlm_ros.ros.tools.picture_lens import (
+    Lens,
+    LogLine,
+    add_lens_options,
+    check_video,
+    find_lens,
+    known_lens,
+    picture_files,
+    read_picture,
+    spread,
+)
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 # Decoded images of a folder are kept up to this size: when the folder is shown in a loop, the processor is free for the
 # programs that receive the images.
 CACHE_BYTES = 256 << 20
@@ -56,7 +65,6 @@ SETTLE_S = 0.5
 POLL_S = 0.05
 # After the last image the publisher stays alive for this long, so that reliable delivery can finish.
 LAST_DELIVERY_S = 1.0
-LENS_OPTIONS = ("fx", "fy", "cx", "cy")
 
 
 @dataclass(frozen=True)
@@ -69,118 +77,110 @@ class ReplayImage:
     depth_m: np.ndarray | None = None
 
 
-@dataclass(frozen=True)
-class PinholeLens:
-    """Focal lengths and principal point in pixels, without an image size."""
-
-    fx_px: float
-    fy_px: float
-    cx_px: float
-    cy_px: float
-
-    def intrinsics_of(self, rgb: np.ndarray) -> Intrinsics:
-        """Returns the intrinsics of an image (H, W, 3) that was taken through this lens."""
-        return Intrinsics(self.fx_px, self.fy_px, self.cx_px, self.cy_px, rgb.shape[1], rgb.shape[0])
-
-
 ImageSource = Callable[[], Iterator[ReplayImage]]
-IntrinsicsOfImage = Callable[[np.ndarray], Intrinsics]
-LogWarning = Callable[[str], object]
+# (name, (width, height)) -> intrinsics. Raises BadInput if there are none for this image.
+IntrinsicsOfImage = Callable[[str, tuple[int, int]], Intrinsics]
 
 
 class ImageCache:
     """Reads image files and keeps the decoded images that fit into `max_bytes`.
 
-    Warns once about each file that cannot be read, and leaves it out.
+    Warns once about each file that cannot be read or has no intrinsics, and leaves it out. upright: turn images as
+    their Exif data say. longest_px: shrink larger images to this longer side; None keeps all sizes.
     """
 
-    def __init__(self, max_bytes: int, warn: LogWarning) -> None:
-        self._free_bytes, self._warn = max_bytes, warn
-        self._decoded: dict[Path, np.ndarray] = {}
+    def __init__(self, max_bytes: int, warn: LogLine, upright: bool = False, longest_px: int | None = None) -> None:
+        self._free_bytes, self._warn, self._upright, self._longest_px = max_bytes, warn, upright, longest_px
+        self._decoded: dict[Path, ReplayImage] = {}
         self._unreadable: set[Path] = set()
 
     def read_all(self, files: Iterable[tuple[Path, IntrinsicsOfImage]]) -> Iterator[ReplayImage]:
         """Yields the readable images of these files. Raises BadInput at the end if there was none."""
         any_readable = False
         for file, intrinsics_of in files:
-            rgb = self._read(file)
-            if rgb is not None:
+            image = self._read(file, intrinsics_of)
+            if image is not None:
                 any_readable = True
-                yield ReplayImage(file.name, rgb, intrinsics_of(rgb))
+                yield image
         if not any_readable:
             raise BadInput("none of these images can be read: there is nothing to show.")
 
-    def _read(self, file: Path) -> np.ndarray | None:
+    def _read(self, file: Path, intrinsics_of: IntrinsicsOfImage) -> ReplayImage | None:
         if file in self._decoded:
             return self._decoded[file]
         if file in self._unreadable:
             return None
         try:
-            rgb = read_rgb(file)
-        except BadImage as exc:
+            rgb = read_picture(file, self._upright)
+            image = ReplayImage(file.name, rgb, intrinsics_of(file.name, (rgb.shape[1], rgb.shape[0])))
+        except BadInput as exc:
             self._unreadable.add(file)
             self._warn(f"left out: {exc}")
             return None
-        if rgb.nbytes <= self._free_bytes:
-            self._free_bytes -= rgb.nbytes
-            self._decoded[file] = rgb
-        return rgb
+        image = shrink(image, self._longest_px)
+        if image.rgb.nbytes <= self._free_bytes:
+            self._free_bytes -= image.rgb.nbytes
+            self._decoded[file] = image
+        return image
 
 
-def image_source(path: Path, lens: PinholeLens, warn: LogWarning, cache_bytes: int = CACHE_BYTES) -> ImageSource:
+def shrink(image: ReplayImage, longest_px: int | None) -> ReplayImage:
+    """Returns an image without depth whose longer side has at most this many pixels, with the camera that fits it."""
+    size = np.array(image.intrinsics.size_px)
+    if longest_px is None or size.max() <= longest_px:
+        return image
+    width, height = np.maximum(np.rint(size * longest_px / size.max()), 1).astype(int).tolist()
+    x, y = (width, height) / size
+    camera = image.intrinsics
+    cx_px, cy_px = (camera.cx_px + 0.5) * x - 0.5, (camera.cy_px + 0.5) * y - 0.5
+    smaller = Intrinsics(camera.fx_px * x, camera.fy_px * y, cx_px, cy_px, width, height)
+    return ReplayImage(image.name, cv2.resize(image.rgb, (width, height), interpolation=cv2.INTER_AREA), smaller)
+
+
+def image_source(
+    path: Path,
+    lens: Lens,
+    warn: LogLine,
+    longest_px: int | None = None,
+    most: int | None = None,
+    cache_bytes: int = CACHE_BYTES,
+) -> ImageSource:
     """Returns a source of the images of a folder in the order of their names, of one image, or of a video.
 
-    warn: called for files that cannot be read; the others are shown. cache_bytes: largest size of the decoded images
-    that are kept for the next round.
+    warn: called for files that are not shown: those that cannot be read, and those of a size to which the lens does not
+    belong. longest_px: larger images are shrunk to this longer side. most: of a larger folder, this many images, evenly
+    spread, are shown. cache_bytes: largest size of the decoded images that are kept for the next round. Images are
+    turned as their Exif data say, unless the lens is calibrated.
 
-    All images must have the size of the first, because the lens belongs to that size: the source raises BadImage at
-    another size. Raises BadInput if there is nothing to show.
+    Raises BadInput if there is nothing to show.
     """
-    if not path.exists():
-        raise BadInput(f"{path} does not exist: name a folder of images, an image or a video.")
-    cache = ImageCache(cache_bytes, warn)
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-        if not files:
-            raise BadInput(f"{path} holds no images ({', '.join(IMAGE_SUFFIXES)}).")
-        return lambda: _check_sizes(cache.read_all((file, lens.intrinsics_of) for file in files))
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        return lambda: cache.read_all([(path, lens.intrinsics_of)])
-    return video_source(path, lens)
+    files = picture_files(path, warn)
+    if not files:
+        return video_source(path, lens, longest_px)
+    files = [files[index] for index in spread(len(files), most or len(files))]
+    cache = ImageCache(cache_bytes, warn, upright=not lens.known.is_calibrated, longest_px=longest_px)
+    return lambda: cache.read_all((file, lens.intrinsics_of) for file in files)
 
 
-def _check_sizes(images: Iterator[ReplayImage]) -> Iterator[ReplayImage]:
-    first: ReplayImage | None = None
-    for image in images:
-        first = first or image
-        if image.intrinsics.size_px != first.intrinsics.size_px:
-            raise BadImage(
-                f"{image.name} is {image.intrinsics.size_px} but {first.name} is {first.intrinsics.size_px}: "
-                "one lens belongs to one size; put other sizes into other folders, or use a labels file."
-            )
-        yield image
-
-
-def video_source(path: Path, lens: PinholeLens) -> ImageSource:
+def video_source(path: Path, lens: Lens, longest_px: int | None = None) -> ImageSource:
     """Returns a source of the frames of a video. Raises BadInput if OpenCV cannot read it."""
-    if not cv2.VideoCapture(str(path)).read()[0]:
-        raise BadInput(f"{path} is neither an image nor a video that OpenCV can read.")
-    return lambda: _read_video(path, lens)
+    check_video(path)
+    return lambda: _read_video(path, lens, longest_px)
 
 
-def _read_video(path: Path, lens: PinholeLens) -> Iterator[ReplayImage]:
+def _read_video(path: Path, lens: Lens, longest_px: int | None) -> Iterator[ReplayImage]:
     capture = cv2.VideoCapture(str(path))
     number = 0
     while True:
         success, bgr = capture.read()
         if not success:
             return
-        rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-        yield ReplayImage(f"frame {number}", rgb, lens.intrinsics_of(rgb))
+        rgb, name = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), f"frame {number}"
+        yield shrink(ReplayImage(name, rgb, lens.intrinsics_of(name, (rgb.shape[1], rgb.shape[0]))), longest_px)
         number += 1
 
 
-def label_source(path: Path, warn: LogWarning) -> ImageSource:
+def label_source(path: Path, warn: LogLine) -> ImageSource:
     """Returns a source of the images of a labels file in DepthLM's JSONL schema, each with its own intrinsics.
 
     warn: called for images that cannot be read; the others are shown. Raises BadInput if the file is unusable.
@@ -191,7 +191,7 @@ def label_source(path: Path, warn: LogWarning) -> ImageSource:
 
 
 def _constant(intrinsics: Intrinsics) -> IntrinsicsOfImage:
-    return lambda rgb: intrinsics
+    return lambda name, size_px: intrinsics
 
 
 def rendered_room_source(camera: Intrinsics, steps: int, seed: int | None = None) -> ImageSource:
@@ -269,11 +269,11 @@ def build_parser() -> argparse.ArgumentParser:
     """Returns the parser of the command line."""
     parser = argparse.ArgumentParser(prog="replay_camera", description=__doc__.split("\n")[0])
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--images", type=Path, help="folder of images, an image, or a video; needs the lens")
+    source.add_argument("--images", type=Path, help="folder of images, an image, or a video")
     source.add_argument("--labels", type=Path, help="labels file (JSONL); each image has its own intrinsics")
-    lens = parser.add_argument_group("lens of --images, in pixels")
-    for name, text in zip(LENS_OPTIONS, (*["focal length"] * 2, *["principal point"] * 2), strict=True):
-        lens.add_argument(f"--{name}", type=float, help=text)
+    add_lens_options(parser)
+    parser.add_argument("--longest", type=int, metavar="PX", help="shrink larger --images to this longer side")
+    parser.add_argument("--most", type=int, metavar="N", help="show only N of a folder's --images, evenly spread")
     room = parser.add_argument_group("the rendered room (without --images and --labels)")
     room.add_argument(
         "--size", type=int, nargs=2, default=(640, 480), metavar=("W", "H"), help="pixels (default: 640 480)"
@@ -305,9 +305,9 @@ def parse_options(command: Sequence[str]) -> argparse.Namespace:
         parser.error(f"--rate is {options.rate:g}: give a number of images per second, at most 1000.")
     if options.steps < 2:
         parser.error(f"--steps is {options.steps}: the camera's way has at least 2 images.")
-    missing = [f"--{name}" for name in LENS_OPTIONS if getattr(options, name) is None]
-    if options.images and missing:
-        parser.error(f"--images needs the lens; missing: {' '.join(missing)}. Without it every depth would be wrong.")
+    for name in ("longest", "most"):
+        if (value := getattr(options, name)) is not None and value < 1:
+            parser.error(f"--{name} is {value}: give a positive number.")
     return options
 
 
@@ -317,8 +317,9 @@ def open_source(options: argparse.Namespace) -> ImageSource:
     if options.labels:
         return label_source(options.labels, log.warning)
     if options.images:
-        lens = PinholeLens(options.fx, options.fy, options.cx, options.cy)
-        return image_source(options.images, lens, log.warning)
+        lens = find_lens(options.images, known_lens(options))
+        log.info(lens.text)
+        return image_source(options.images, lens, log.warning, options.longest, options.most)
     log.info(f"rendering {options.steps} images of a room (the first run compiles the renderer) ...")
     width, height = options.size
     focal_px = 0.8 * width if options.focal is None else options.focal
