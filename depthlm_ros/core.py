@@ -91,12 +91,15 @@ class DepthMap:
     """Dense metric depth of one frame.
 
     depth_m: float32 (H, W), z along the optical axis, NaN means unknown, +inf means nothing within range.
+    std_m: float32 (H, W), standard deviation of each pixel's depth, NaN where the depth is not finite; None if the
+    model does not tell it.
     """
 
     depth_m: np.ndarray
     intrinsics: Intrinsics
     stamp_ns: int = 0
     frame_id: str = ""
+    std_m: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -154,11 +157,13 @@ class Measurement:
 
 
 class Status(enum.Enum):
-    """How the model dealt with a question."""
+    """How the model dealt with a question. INCONSISTENT: it answered, but its words and the depth map disagree by more
+    than their uncertainties allow."""
 
     OK = "ok"
     NOT_FOUND = "not_found"
     NOT_UNDERSTOOD = "not_understood"
+    INCONSISTENT = "inconsistent"
 
 
 @dataclass(frozen=True)
@@ -166,9 +171,11 @@ class Answer:
     """The reply of the model to a question, with the measurements for it.
 
     text: the reply in words. value, std: a number and its standard deviation in `unit` ("m", "deg", "" for none); NaN
-    if the answer contains no number. points_m: float64 (N, 3) in the camera's optical frame. regions: boxes that the
-    answer is about. confidence: 0 to 1, the model's own probability of the words it chose. measurements: what the depth
-    map says about the pixels or regions, ordered by quantity, then by object.
+    if the answer contains no number. Where the depth map tells the same quantity, the number in the words and the
+    measured one are combined in value and text. words_value: the number as the model's words alone gave it; NaN without
+    one. points_m: float64 (N, 3) in the camera's optical frame. regions: boxes that the answer is about. confidence: 0
+    to 1, the model's own probability of the words it chose, calibrated. measurements: what the depth map says about the
+    pixels or regions, ordered by quantity, then by object.
     """
 
     text: str
@@ -180,6 +187,7 @@ class Answer:
     regions: tuple[Region, ...] = ()
     confidence: float = math.nan
     measurements: tuple[Measurement, ...] = ()
+    words_value: float = math.nan
 
 
 @dataclass(frozen=True)

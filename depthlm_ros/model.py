@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from depthlm_ros.backends.base import Backend, Look
+from depthlm_ros.backends.depth_network import DepthNetworkBackend
 from depthlm_ros.backends.generation import GeneratedTokens, Query, generate, look_at_marked_images
 from depthlm_ros.backends.number_uncertainty import SYMBOLS
 from depthlm_ros.backends.registry import check_backend_name, open_backend
@@ -22,8 +24,9 @@ from depthlm_ros.errors import BadBundle, BadQuestion
 from depthlm_ros.families.base import PAIR_ABILITIES, Family, Prompt
 from depthlm_ros.families.registry import ChatTemplate, chat_named, family_named
 from depthlm_ros.geometry.canonical_view import CanvasPlacement, checked_canonical_view, engine_build_command
-from depthlm_ros.model_files.bundle import TOKENIZER_FILE, ModelBundle
-from depthlm_ros.model_files.checkpoint import ReleasedCheckpoint, find_model
+from depthlm_ros.model_files.bundle import TOKENIZER_FILE
+from depthlm_ros.model_files.checkpoint import ModelSource, find_model
+from depthlm_ros.model_files.depth_network import WORDLESS_TOKENIZER, DepthNetwork
 from depthlm_ros.model_files.spec import ModelSpec
 from depthlm_ros.view import GenerationResult, PairView, View
 
@@ -31,9 +34,7 @@ from depthlm_ros.view import GenerationResult, PairView, View
 MAX_PROMPT_TOKENS = 512
 
 
-def load_model(
-    name: str | ModelBundle | ReleasedCheckpoint = "tiny", backend: str = "auto", threads: int = 0, device: str = ""
-) -> Model:
+def load_model(name: str | ModelSource = "tiny", backend: str = "auto", threads: int = 0, device: str = "") -> Model:
     """Loads a model.
 
     name: a model's name, NAME=FOLDER, a folder or a hub id (see checkpoint.find_model); or what find_model returned, so
@@ -44,7 +45,10 @@ def load_model(
     check_backend_name(backend)
     source = find_model(name) if isinstance(name, str) else name
     spec = source.spec
-    tokenizer = read_tokenizer(source.folder / TOKENIZER_FILE)
+    if isinstance(source, DepthNetwork):
+        tokenizer = Tokenizer.from_str(WORDLESS_TOKENIZER)
+    else:
+        tokenizer = read_tokenizer(source.folder / TOKENIZER_FILE)
     chat = chat_named(spec.chat, spec.system)
     before, between, after = (tokenizer.encode(text, add_special_tokens=False).ids for text in chat.around_images)
     opened = open_backend(backend, source, (before, between, after), threads, device)
@@ -95,8 +99,19 @@ class Model:
         placement = CanvasPlacement(frame, self._canonical_view(frame.intrinsics))
         canvas = placement.canvas
         started_s = time.perf_counter()
-        look = self.backend.look([canvas[None]]) if self.spec.head else None
+        look = self._look_at(canvas, placement) if self.spec.head else None
         return View(self, placement, look, time.perf_counter() - started_s)
+
+    def _look_at(self, canvas: np.ndarray, placement: CanvasPlacement) -> Look:
+        """Returns the look at a canvas (h, w, 3), with its depth in metres for the frame's camera."""
+        view = placement.canonical
+        if isinstance(self.backend, DepthNetworkBackend):
+            look = self.backend.look_through(canvas[None], view.canvas_camera(placement.frame.intrinsics))
+        else:
+            look = self.backend.look([canvas[None]])
+        if view.depth_factor == 1.0 or look.depth_m is None:
+            return look
+        return replace(look, depth_m=look.depth_m * np.float32(view.depth_factor))
 
     def look_pair(self, first: Frame, second: Frame) -> PairView:
         """Runs one pass over two rectified frames together. Raises BadQuestion if the model cannot take two images."""

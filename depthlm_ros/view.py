@@ -1,13 +1,15 @@
 """What one pass of a model over a frame shows, and everything that can be read from it, as often as needed.
 
 View: one frame: dense depth, depth at pixels, answers to questions. PairView: two frames: pixels of the first found in
-the second, the relative pose, answers. Both ask a LanguageModel and read its GenerationResult. `compose_answer`
-compares what the model says with what the depth map says, so that an answer names a contradiction.
+the second, the relative pose, answers. Both ask a LanguageModel and read its GenerationResult. The language model reads
+the images when the first question comes. `compose_answer` combines what the model says with what the depth map says, so
+that an answer speaks with one voice, or names the contradiction.
 """
 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,12 +25,17 @@ from depthlm_ros.errors import BadQuestion
 from depthlm_ros.families.base import Family, Prompt, Reply
 from depthlm_ros.geometry.canonical_view import CanvasPlacement, region_centres_px
 from depthlm_ros.geometry.pinhole import backproject, check_pixels_inside, nearest_pixel, pixels_inside, z_from_range
-from depthlm_ros.measurement.measure import measure
+from depthlm_ros.measurement.measure import agree, measure, replace_number
 from depthlm_ros.model_files.spec import ErrorCalibration, ModelSpec
 
 MAX_QUESTION_CHARS = 2000
 # A model that knows that the camera stood still gives hardly any probability to distances much larger than this.
 SMALL_SPREAD_M = 0.1
+# An answer about an object says that it is not sure below this calibrated confidence.
+SURE_CONFIDENCE = 0.35
+NOT_SURE = "I am not sure: "
+# Relative standard deviations below this count as this, so that their reciprocals are finite.
+LEAST_RELATIVE_STD = 1e-6
 _UNIT_WORDS = {"m": "meters"}
 
 
@@ -95,27 +102,30 @@ class View:
     def __init__(self, model: LanguageModel, placement: CanvasPlacement, look: Look | None, backend_s: float) -> None:
         """look: None for a model without dense depth. It looks when it is first asked about the image as a whole."""
         self.frame, self.backend_s = placement.frame, backend_s
-        self._model, self._placement, self._first_look = model, placement, look
+        self._model, self._placement, self._newest_look = model, placement, look
+        self._reading = threading.Lock()
 
     def depth(self) -> DepthMap:
         """Returns dense depth at the size of the frame, NaN where the model does not see the scene.
 
         Raises BadQuestion if the model has no depth head.
         """
-        return DepthMap(self._depth_m, self.frame.intrinsics, self.frame.stamp_ns, self.frame.frame_id)
+        return DepthMap(self._depth_m, self.frame.intrinsics, self.frame.stamp_ns, self.frame.frame_id, self._std_m)
 
     def depth_at(self, uv_px: np.ndarray | Sequence) -> PointDepths:
         """Returns the depth at pixels (N, 2) of the frame: the dense depth of the nearest pixel.
 
-        A model without dense depth is asked in words instead (tell_depth_at). std_m combines the spread of the map
-        around the pixel with the relative error that was measured on validation scenes. Raises BadQuestion for pixels
-        outside the frame.
+        A model without dense depth is asked in words instead (tell_depth_at). std_m is that of the depth map. If the
+        model does not tell it, it combines the spread of the map around the pixel with the relative error that was
+        measured on validation scenes. Raises BadQuestion for pixels outside the frame.
         """
         if not self._model.spec.head:
             return self.tell_depth_at(uv_px)
         uv_px = check_pixels_inside(uv_px, self.frame.intrinsics.size_px)
         u, v = nearest_pixel(uv_px).T
         depth_m = self._depth_m[v, u]
+        if self._std_m is not None:
+            return PointDepths(uv_px, depth_m, self._std_m[v, u])
         calibration = self._model.spec.calibration
         local_std_m = local_depth_std(self._canvas_depth_m, self._placement.canonical.uv_to_canvas(uv_px))
         std_m = np.hypot(calibration.dense_spread * local_std_m, calibration.dense_relative * depth_m)
@@ -154,20 +164,27 @@ class View:
         boxes = self._locate_objects(questions, replies)
         return [self._answer(*each) for each in zip(questions, results, replies, boxes, strict=True)]
 
-    @cached_property
+    @property
     def _look(self) -> Look:
-        """The look at the whole image. A model that is asked by markers in the image needs none, so it is made late."""
-        return self._first_look or self._model.backend.look([self._placement.canvas[None]])
+        """The look at the whole image, read by the language model (Backend.read). It is made and read only once.
+
+        Depth needs neither. A model that is asked by markers in the image needs no look, so that it is made late.
+        """
+        with self._reading:
+            if self._newest_look is None:
+                self._newest_look = self._model.backend.look([self._placement.canvas[None]])
+            self._newest_look = self._model.backend.read(self._newest_look)
+            return self._newest_look
 
     @property
     def _canvas_depth_m(self) -> np.ndarray:
         """float32 (h, w), z-depth in metres on the canvas. Raises BadQuestion if the model has no depth head."""
-        if self._first_look is None or self._first_look.depth_m is None:
+        if self._newest_look is None or self._newest_look.depth_m is None:
             raise BadQuestion(
                 f"{self._model.spec.name} has no dense depth: ask for the depth at pixels (depth_at; mode: sparse), or "
                 "use depthvlm-4b."
             )
-        return self._first_look.depth_m[0]
+        return self._newest_look.depth_m[0]
 
     @cached_property
     def _depth_m(self) -> np.ndarray:
@@ -176,6 +193,20 @@ class View:
             depth_m[~self.frame.seen] = np.nan
         depth_m.flags.writeable = False
         return depth_m
+
+    @cached_property
+    def _std_m(self) -> np.ndarray | None:
+        """float32 (H, W): calibrated standard deviation of _depth_m, NaN where that is not finite; None if unknown."""
+        if self._newest_look is None or self._newest_look.relative_std is None:
+            return None
+        calibration = self._model.spec.calibration
+        relative_std = np.maximum(self._newest_look.relative_std[0], LEAST_RELATIVE_STD)
+        # depth_to_image interpolates the reciprocals of its map linearly: they shall be the standard deviations.
+        std = np.reciprocal(self._placement.canonical.depth_to_image(np.reciprocal(relative_std)))
+        std = np.sqrt((calibration.map_std_factor * std) ** 2 + calibration.map_std_floor**2)
+        std_m = np.where(np.isfinite(self._depth_m), std * self._depth_m, np.nan).astype(np.float32, copy=False)
+        std_m.flags.writeable = False
+        return std_m
 
     def _generate(self, prompts: Sequence[Prompt]) -> list[GenerationResult]:
         """Returns the model's replies. Prompts with markers are asked about marked copies of the image."""
@@ -213,7 +244,7 @@ class View:
     def _answer(self, question: Question, result: GenerationResult, reply: Reply, boxes: tuple[Region, ...]) -> Answer:
         if not result.tokens.finished:
             return Answer(result.text, Status.NOT_UNDERSTOOD)
-        confidence = result.confidence
+        confidence = self._model.spec.calibration.calibrated_confidence(result.confidence)
         if reply.status is not Status.OK:
             return Answer(reply.text, reply.status, confidence=confidence)
         named = (self._placement.region_to_image(box) for box in boxes)
@@ -222,7 +253,7 @@ class View:
         std = result.number_std(reply.value, self._model.spec.calibration)
         if not self._model.spec.head:
             words = (reply.text, reply.status, reply.value, reply.unit, std)
-            return Answer(*words, regions=regions, confidence=confidence)
+            return Answer(*words, regions=regions, confidence=confidence, words_value=reply.value)
         relative_std = self._model.spec.calibration.dense_relative
         return compose_answer(reply, std, confidence, self.depth(), question.uv_px, regions, relative_std)
 
@@ -243,7 +274,15 @@ class PairView:
         self, model: LanguageModel, first: CanvasPlacement, second: CanvasPlacement, look: Look, backend_s: float
     ) -> None:
         self.frames, self.backend_s = (first.frame, second.frame), backend_s
-        self._model, self._first, self._second, self._look = model, first, second, look
+        self._model, self._first, self._second, self._newest_look = model, first, second, look
+        self._reading = threading.Lock()
+
+    @property
+    def _look(self) -> Look:
+        """The look at both images, read by the language model (Backend.read) once."""
+        with self._reading:
+            self._newest_look = self._model.backend.read(self._newest_look)
+            return self._newest_look
 
     def match(self, uv_px: np.ndarray | Sequence) -> Matches:
         """Returns where pixels (N, 2) of the first frame are in the second frame, in the model's words.
@@ -282,8 +321,10 @@ class PairView:
         if not result.tokens.finished:
             return Answer(result.text, Status.NOT_UNDERSTOOD)
         reply = self._model.family.read_reply(result.text, size_px)
-        std = result.number_std(reply.value, self._model.spec.calibration)
-        return Answer(reply.text, reply.status, reply.value, reply.unit, std, confidence=result.confidence)
+        calibration = self._model.spec.calibration
+        confidence = calibration.calibrated_confidence(result.confidence)
+        words = (reply.text, reply.status, reply.value, reply.unit, result.number_std(reply.value, calibration))
+        return Answer(*words, confidence=confidence, words_value=reply.value)
 
     def _read_match_px(self, result: GenerationResult) -> tuple[float, float]:
         """Returns a pixel of the second canvas; NaN for a reply that was cut off: its last number may be incomplete."""
@@ -320,10 +361,13 @@ def compose_answer(
 ) -> Answer:
     """Returns the answer to a question about pixels (N, 2) or regions of a depth map, with its measurements.
 
-    std: standard deviation of the number in the reply. relative_std: standard deviation of the map's depths, as a share
-    of the depth. If the number and the map differ by more than hypot(both standard deviations), the text says so, and
-    the difference becomes the standard deviation of the answer. The answer's points_m lie at the pixels or, without
-    pixels, in the middle of the regions; only those inside the image are there.
+    std: standard deviation of the number in the reply. confidence: calibrated. relative_std: standard deviation of the
+    depths over depth, for a map without std_m.
+    The number in the reply and the same quantity in the map are combined by their uncertainties (agreement.agree), in
+    value and text. If they contradict each other, the text says so, the status is INCONSISTENT, and the value is the
+    measured one, with the difference as its standard deviation. An answer about an object begins with NOT_SURE if the
+    confidence is below SURE_CONFIDENCE. The answer's points_m lie at the pixels or, without pixels, in the middle of
+    the regions; only those inside the image are there.
     """
     measurements = measure(depth, regions, uv_px, relative_std)
     at_px = uv_px if len(uv_px) else region_centres_px(regions)
@@ -331,25 +375,40 @@ def compose_answer(
     at_px = at_px[pixels_inside(at_px, (width, height))]
     u, v = nearest_pixel(at_px).T
     points_m = backproject(at_px, depth.depth_m[v, u], depth.intrinsics)
-    text, measured = reply.text, find_comparable_measurement(reply, measurements)
-    if measured is not None and abs(reply.value - measured.value) > math.hypot(std, measured.std):
-        std = abs(reply.value - measured.value)
-        text += f" But the depth map says {measured.value:.2f} {_UNIT_WORDS.get(measured.unit, measured.unit)}."
+    text, status, value, std = _compare_with_map(reply, std, find_comparable_measurement(reply, measurements))
+    if status is Status.OK and not len(uv_px) and confidence < SURE_CONFIDENCE:
+        text = NOT_SURE + text
     return Answer(
-        text, reply.status, reply.value, reply.unit, std, points_m, tuple(regions), confidence, tuple(measurements)
+        text, status, value, reply.unit, std, points_m, tuple(regions), confidence, tuple(measurements), reply.value
     )
 
 
-def find_comparable_measurement(reply: Reply, measurements: Sequence[Measurement]) -> Measurement | None:
-    """Returns the first measurement of the same quantity, in the same unit, as the number in the reply.
+def _compare_with_map(reply: Reply, std: float, measured: Measurement | None) -> tuple[str, Status, float, float]:
+    """Returns text, status, value and std of the answer. measured: the quantity of the reply in the map, if any."""
+    if measured is None:
+        return reply.text, reply.status, reply.value, std
+    number = agree(reply.value, std, measured.value, measured.std)
+    if number.is_consistent:
+        return replace_number(reply.text, reply.value, number.value), reply.status, number.value, number.std
+    unit = _UNIT_WORDS.get(measured.unit, measured.unit)
+    text = f"{reply.text} But the depth map says {measured.value:.2f} {unit}."
+    return text, Status.INCONSISTENT, number.value, number.std
 
-    Returns None if there is none, or if the number or the measurement is not finite.
+
+def find_comparable_measurement(reply: Reply, measurements: Sequence[Measurement]) -> Measurement | None:
+    """Returns the measurement of the same quantity, in the same unit, as the number in the reply.
+
+    Of several it is the first. But a reply that does not name several things gives the distance of the nearest one
+    ("The second point is closer: ..."). Returns None if there is none, or if the number or the measurement is not
+    finite.
     """
-    for measurement in measurements:
-        is_same = measurement.quantity == reply.quantity and measurement.unit == reply.unit
-        if is_same and math.isfinite(measurement.value) and math.isfinite(reply.value):
-            return measurement
-    return None
+    if not math.isfinite(reply.value):
+        return None
+    same = [one for one in measurements if one.quantity == reply.quantity and one.unit == reply.unit]
+    same = [one for one in same if math.isfinite(one.value)]
+    if reply.quantity == "distance" and len(reply.boxes) < 2:
+        return min(same, key=lambda one: one.value, default=None)
+    return next(iter(same), None)
 
 
 def local_depth_std(depth_m: np.ndarray, uv_px: np.ndarray) -> np.ndarray:

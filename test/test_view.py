@@ -19,6 +19,7 @@ CAMERA = Intrinsics(30.0, 30.0, 20.0, 15.0, 41, 31)
 MIDDLE = np.array([[20.0, 15.0]])
 IMPOSSIBLE = -60.0
 NO_PIXELS = np.zeros((0, 2))
+CONFIDENCE = {"confidence_gain": 2.0, "confidence_offset": -1.0}
 
 
 def result_of(token_texts, doubts=(), log_probability=None, finished=True):
@@ -43,8 +44,8 @@ def distance(value, unit="m", quantity="distance", text="It is there."):
     return Reply(text, Status.OK, value, unit, (), quantity)
 
 
-def answer_at_middle(reply, std=0.05, relative_std=0.0, depth_m=2.0):
-    return compose_answer(reply, std, 0.9, flat_map(depth_m), MIDDLE, (), relative_std)
+def answer_at_middle(reply, std=0.05, relative_std=0.0, depth_m=2.0, confidence=0.9):
+    return compose_answer(reply, std, confidence, flat_map(depth_m), MIDDLE, (), relative_std)
 
 
 class TestConfidence:
@@ -110,6 +111,15 @@ class TestComparableMeasurement:
     def test_the_first_of_the_same_quantity_is_taken(self):
         assert find_comparable_measurement(distance(2.5), [self.HEIGHT, self.FIRST, self.SECOND]) is self.FIRST
 
+    def test_a_reply_that_names_one_thing_gives_the_nearest_of_several_distances(self):
+        """The second point is closer: ..."""
+        assert find_comparable_measurement(distance(2.5), [self.SECOND, self.FIRST]) is self.FIRST
+        boxes = (Region(0, 0, 4, 4), Region(4, 4, 4, 4))
+        two_things = replace(distance(2.5), boxes=boxes)
+        assert find_comparable_measurement(two_things, [self.SECOND, self.FIRST]) is self.SECOND
+        wide = replace(self.HEIGHT, value=0.5)
+        assert find_comparable_measurement(distance(0.6, quantity="height"), [self.HEIGHT, wide]) is self.HEIGHT
+
     def test_one_of_unknown_value_is_skipped(self):
         unknown = replace(self.FIRST, value=math.nan)
         assert find_comparable_measurement(distance(2.5), [unknown, self.SECOND]) is self.SECOND
@@ -136,49 +146,86 @@ class TestComparableMeasurement:
 
 
 class TestConsistency:
-    def test_a_contradiction_is_named_and_becomes_the_standard_deviation(self):
-        answer = answer_at_middle(distance(5.0))
-        assert answer.text == "It is there. But the depth map says 2.00 meters."
-        assert answer.std == pytest.approx(3.0)
-        assert (answer.value, answer.unit, answer.status, answer.confidence) == (5.0, "m", Status.OK, 0.9)
+    SAYS_5 = "It is 5.00 meters away."
 
-    def test_the_number_is_too_small_by_the_same_rule(self):
+    def test_a_contradiction_is_named_and_the_measured_number_is_the_value(self):
+        answer = answer_at_middle(distance(5.0, text=self.SAYS_5))
+        assert answer.text == "It is 5.00 meters away. But the depth map says 2.00 meters."
+        assert answer.std == pytest.approx(3.0)
+        assert (answer.value, answer.unit, answer.status, answer.confidence) == (2.0, "m", Status.INCONSISTENT, 0.9)
+        assert answer.words_value == 5.0
+
+    def test_a_number_that_is_too_small_contradicts_too(self):
         answer = answer_at_middle(distance(0.5))
         assert "But the depth map says 2.00 meters." in answer.text
-        assert answer.std == pytest.approx(1.5)
+        assert (answer.status, answer.std) == (Status.INCONSISTENT, pytest.approx(1.5))
 
-    def test_agreement_changes_neither_words_nor_standard_deviation(self):
-        answer = answer_at_middle(distance(2.04))
-        assert (answer.text, answer.std) == ("It is there.", 0.05)
+    def test_two_numbers_that_agree_become_one_in_value_and_text(self):
+        """The variances are 0.2 and 0.1 squared: the measured number counts 4 / 5."""
+        answer = answer_at_middle(distance(2.2, text="It is 2.20 meters away."), std=0.2, relative_std=0.05)
+        assert answer.measurements[0].std == pytest.approx(0.1)
+        assert answer.value == pytest.approx(2.04)
+        assert answer.std == pytest.approx(1 / math.sqrt(1 / 0.2**2 + 1 / 0.1**2))
+        assert (answer.text, answer.status, answer.words_value) == ("It is 2.04 meters away.", Status.OK, 2.2)
 
-    def test_the_uncertainty_of_the_words_is_allowed_for(self):
-        assert answer_at_middle(distance(2.3), std=0.31).text == "It is there."
-        assert "But the depth map says" in answer_at_middle(distance(2.3), std=0.29).text
+    def test_the_more_certain_number_counts_more(self):
+        sure_words = answer_at_middle(distance(2.2), std=0.01, relative_std=0.1)
+        sure_map = answer_at_middle(distance(2.2), std=0.1, relative_std=0.005)
+        assert abs(sure_words.value - 2.2) < 0.002 and abs(sure_map.value - 2.0) < 0.002
 
-    def test_the_uncertainty_of_the_depth_map_is_allowed_for(self):
-        """0.15 m apart: more than the 0.05 m of the words, less than the 0.2 m of the map."""
-        answer = answer_at_middle(distance(2.15), relative_std=0.1)
-        assert answer.measurements[0].std == pytest.approx(0.2)
-        assert (answer.text, answer.std) == ("It is there.", 0.05)
+    def test_numbers_contradict_each_other_beyond_three_standard_deviations(self):
+        """3 * hypot(0.3, 0.2) = 1.08."""
+        agrees = answer_at_middle(distance(3.07), std=0.3, relative_std=0.1)
+        contradicts = answer_at_middle(distance(3.09), std=0.3, relative_std=0.1)
+        assert (agrees.status, contradicts.status) == (Status.OK, Status.INCONSISTENT)
 
-    def test_both_uncertainties_are_added_as_variances(self):
-        """hypot(0.3, 0.2) = 0.36."""
-        assert answer_at_middle(distance(2.35), std=0.3, relative_std=0.1).text == "It is there."
-        assert "But the depth map says" in answer_at_middle(distance(2.37), std=0.3, relative_std=0.1).text
+    def test_a_number_of_unknown_uncertainty_gives_way_to_the_measured_one(self):
+        answer = answer_at_middle(distance(5.0, text=self.SAYS_5), std=math.nan, relative_std=0.1)
+        assert (answer.text, answer.status) == ("It is 2.00 meters away.", Status.OK)
+        assert (answer.value, answer.std, answer.words_value) == (2.0, pytest.approx(0.2), 5.0)
 
-    def test_a_number_of_unknown_uncertainty_is_not_contradicted(self):
-        answer = answer_at_middle(distance(5.0), std=math.nan)
-        assert answer.text == "It is there." and math.isnan(answer.std)
+    def test_a_map_of_unknown_uncertainty_leaves_the_words(self):
+        answer = answer_at_middle(distance(5.0, text=self.SAYS_5), relative_std=math.nan)
+        assert (answer.text, answer.value, answer.std) == (self.SAYS_5, 5.0, 0.05)
 
-    def test_unknown_depth_contradicts_nothing(self):
-        answer = answer_at_middle(distance(5.0), depth_m=math.nan)
-        assert (answer.text, answer.std) == ("It is there.", 0.05)
+    def test_unknown_depth_leaves_the_words(self):
+        answer = answer_at_middle(distance(5.0, text=self.SAYS_5), depth_m=math.nan)
+        assert (answer.text, answer.status, answer.value, answer.std) == (self.SAYS_5, Status.OK, 5.0, 0.05)
         assert math.isnan(answer.measurements[0].value) and np.isnan(answer.points_m).all()
 
     def test_another_unit_is_named_as_it_is(self, monkeypatch):
         angle = Measurement("angle", 30.0, "deg", 1.0)
         monkeypatch.setattr(view_module, "measure", lambda *_: (angle,))
         assert answer_at_middle(distance(60.0, "deg", "angle")).text.endswith("But the depth map says 30.00 deg.")
+
+    def test_the_standard_deviation_of_each_pixel_counts(self):
+        """The map tells it: 0.5 m on the left, 0.02 m on the right. The scalar does not matter then."""
+        std_m = np.full((31, 41), 0.02, np.float32)
+        std_m[:, :20] = 0.5
+        depth = replace(flat_map(), std_m=std_m)
+        found = [
+            compose_answer(distance(2.4), 0.05, 0.9, depth, np.array([[u, 15.0]]), (), 9.9).status for u in (5.0, 20.0)
+        ]
+        assert found == [Status.OK, Status.INCONSISTENT]
+
+
+class TestUncertainty:
+    BOX = (Region(10.5, 5.5, 20, 20, "box"),)
+
+    def about_object(self, confidence, value=2.0):
+        reply = distance(value, text=f"The box is {value:.2f} meters away.")
+        return compose_answer(reply, 0.05, confidence, flat_map(), NO_PIXELS, self.BOX, 0.02).text
+
+    def test_an_answer_about_an_object_says_that_it_is_not_sure(self):
+        assert self.about_object(0.34) == "I am not sure: The box is 2.00 meters away."
+        assert self.about_object(0.36) == "The box is 2.00 meters away."
+
+    def test_a_contradiction_is_said_without_it(self):
+        assert self.about_object(0.1, value=9.0).startswith("The box is 9.00 meters away. But")
+
+    def test_unknown_confidence_and_marked_pixels_need_no_remark(self):
+        assert self.about_object(math.nan) == "The box is 2.00 meters away."
+        assert answer_at_middle(distance(2.0), confidence=0.1).text == "It is there."
 
 
 class TestPoints:
@@ -252,6 +299,14 @@ def test_spread_and_relative_error_of_the_map_are_added_as_variances(looked):
     spread_m = looked(dense_spread=2.0).depth_at(uv_px).std_m
     both = looked(dense_spread=2.0, dense_relative=0.3).depth_at(uv_px)
     np.testing.assert_allclose(both.std_m, np.hypot(spread_m, 0.3 * both.depth_m), rtol=1e-5)
+
+
+def test_the_confidence_of_an_answer_is_calibrated(looked):
+    """logit(p') = 2 logit(p) - 1."""
+    plain, calibrated = (looked(**given).ask("How far is the red box?") for given in ({}, CONFIDENCE))
+    assert 0 < plain.confidence < 1
+    logit = math.log(plain.confidence / (1 - plain.confidence))
+    assert calibrated.confidence == pytest.approx(1 / (1 + math.exp(-(2 * logit - 1))))
 
 
 def test_an_answer_has_the_confidence_of_its_tokens(looked):

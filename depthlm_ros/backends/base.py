@@ -1,19 +1,26 @@
 """The interface of a backend: look at images once, then run text after them, as often as needed.
 
-A backend runs a loaded model. It has three calls: `look` encodes the images of a prompt, `cache` reserves memory for
-the text of some questions after them, and `step` runs a piece of that text.
+A backend runs a loaded model. It has four calls: `look` encodes the images of a prompt, `read` gives them to the
+language model, `cache` reserves memory for the text of some questions after them, and `step` runs a piece of that text.
+
+A depth-first model tells depth without its language model: `look` leaves the look's prefix open, and `read` fills it
+when the first question comes. In all other models the prefix comes with the look, and `read` has nothing to do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-# Keys and values of attention, in the form and the memory of one backend. No other code reads them.
+from depthlm_ros.errors import BackendFailed
+
+# Keys and values of attention, and the features of an image, in the form and the memory of one backend. No other code
+# reads them.
 KeyValues: TypeAlias = Any
+Features: TypeAlias = Any
 
 
 @dataclass(frozen=True)
@@ -21,8 +28,14 @@ class Look:
     """The result of one pass over the images of a prompt. B prompts with images of one size can be looked at together.
 
     depth_m: float32 (B, h, w), z-depth in metres at the canvas pixels of the first image; None if the model has no
-    depth head. prefix: keys and values of the B prompts' images; None if no question can be asked.
-    prompts: B. length: number of tokens in each prefix. next_position: position id of the first token after it.
+    depth head. prefix: keys and values of the B prompts' images; None if they must be read first (Backend.read), or if
+    no question can be asked.
+    prompts: B. length: number of tokens in each prefix, 0 without prefix. next_position: position id of the first token
+    after it.
+    relative_std: float32 (B, h, w), standard deviation of ln(depth), which is about that of the depth over depth, at
+    the same pixels; None if the model does not tell it.
+    features: what `read` needs of the first image beside depth_m and relative_std; None if there is nothing to read.
+    second: the look at the second image alone, in a look of a depth-first model at two images.
     """
 
     depth_m: np.ndarray | None
@@ -30,6 +43,23 @@ class Look:
     prompts: int
     length: int
     next_position: int
+    relative_std: np.ndarray | None = None
+    features: Features = None
+    second: Look | None = None
+
+    @property
+    def needs_reading(self) -> bool:
+        """Whether Backend.read must be called before Backend.cache."""
+        return self.prefix is None and self.features is not None
+
+
+@dataclass(frozen=True)
+class ReadInput:
+    """What the language model reads of one image: the fields of its Look. depth_m, relative_std: float32 (B, h, w)."""
+
+    features: Features
+    depth_m: np.ndarray
+    relative_std: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -72,13 +102,60 @@ class Backend(Protocol):
         """Runs one pass over the images of a prompt, in their order, each uint8 (B, h, w, 3), red first."""
         ...
 
+    def read(self, look: Look) -> Look:
+        """Returns a look with its prefix. A look that needs no reading is returned as it is.
+
+        The language model reads the features together with depth_m and relative_std of the look, and of `second` in a
+        look at two images. So it reads the depth of another network if these arrays are replaced (dataclasses.replace);
+        they keep their shape, and all their values must be finite and positive.
+        """
+        ...
+
     def cache(self, look: Look, rows: int, slots: int) -> KeyValues:
         """Reserves memory for the keys and values of `slots` text tokens in each of `rows` rows after a look.
 
-        Raises OutOfMemory if there is not enough memory.
+        The look must have been read. Raises OutOfMemory if there is not enough memory.
         """
         ...
 
     def step(self, cache: KeyValues, step_input: StepInput) -> StepOutput:
         """Runs text after everything that the cache holds, and adds the keys and values of this text to it."""
         ...
+
+
+def read_inputs(look: Look) -> tuple[ReadInput, ...]:
+    """Returns what `read` takes of each image of a look, after a check.
+
+    Raises BackendFailed if depth_m or relative_std is missing, has another shape than the depth of the first image, or
+    is not finite and positive everywhere.
+    """
+    looks = (look,) if look.second is None else (look, look.second)
+    shape = None if look.depth_m is None else look.depth_m.shape
+    return tuple(
+        ReadInput(
+            each.features,
+            _checked_array("depth_m", each.depth_m, shape),
+            _checked_array("relative_std", each.relative_std, shape),
+        )
+        for each in looks
+    )
+
+
+def _checked_array(name: str, array: np.ndarray | None, shape: tuple[int, ...] | None) -> np.ndarray:
+    if array is None or array.shape != shape:
+        given = "missing" if array is None else f"of shape {array.shape}"
+        raise BackendFailed(f"the look cannot be read: {name} is {given}, expected the shape of the depth, {shape}.")
+    if not (np.isfinite(array) & (array > 0)).all():
+        raise BackendFailed(f"the look cannot be read: {name} is not finite and positive everywhere.")
+    return array
+
+
+def pair_of_looks(first: Look, second: Look, next_position: int) -> Look:
+    """Returns the look of a depth-first model at two images, made of the looks at each of them."""
+    return replace(first, next_position=next_position, second=second)
+
+
+def read_look(look: Look, prefix: KeyValues, length: int) -> Look:
+    """Returns the look with the prefix that was read, without the features, so that their memory becomes free."""
+    second = None if look.second is None else replace(look.second, features=None)
+    return replace(look, prefix=prefix, length=length, features=None, second=second)

@@ -61,9 +61,11 @@ def generate(backend: Backend, look: Look, queries: Sequence[Query], watched: np
     """Returns the greedy reply to each query. The replies are the same as those to the queries one by one.
 
     look: of one prompt, which all queries share, or of as many prompts as there are queries, one for each (these are
-    decoded in one batch). watched: int64 (W,), the token ids whose probabilities are kept.
+    decoded in one batch). A look that needs reading is read (Backend.read): a caller that asks again keeps the read
+    look. watched: int64 (W,), the token ids whose probabilities are kept.
     If memory is short, smaller batches are tried before OutOfMemory is raised.
     """
+    look = backend.read(look)
     if look.prompts > 1:
         return _generate_batch(backend, look, queries, watched)
     replies: list[GeneratedTokens] = []

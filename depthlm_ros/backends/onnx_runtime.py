@@ -1,9 +1,9 @@
 """Backend onnxruntime: runs exported graphs on any machine, without torch.
 
-The keys and values of a look stay where ONNX Runtime put them (host or GPU) and are used from there without a copy.
-Those of the text are kept in host buffers of fixed size; on a CPU, ONNX Runtime reads them in place.
+Features, keys and values of a look stay where ONNX Runtime put them (host or GPU) and are used from there without a
+copy. Those of the text are kept in host buffers of fixed size; on a CPU, ONNX Runtime reads them in place.
 
-Public names: OnnxRuntimeBackend, parse_device, pick_most_probable, is_out_of_memory.
+Public names: OnnxSessions, OnnxRuntimeBackend, parse_device, pick_most_probable, is_out_of_memory.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from depthlm_ros.backends.base import Look, StepInput, StepOutput
-from depthlm_ros.errors import BackendFailed, BadQuestion, OutOfMemory
-from depthlm_ros.model_files.bundle import ModelBundle
+from depthlm_ros.backends.base import Look, StepInput, StepOutput, pair_of_looks, read_inputs, read_look
+from depthlm_ros.errors import BackendFailed, BadBundle, BadQuestion, OutOfMemory
+from depthlm_ros.model_files.bundle import READ_INPUTS, ModelBundle, read_graph_inputs
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 CPU, CUDA = "cpu", "cuda"
 PROVIDERS = {CPU: "CPUExecutionProvider", CUDA: "CUDAExecutionProvider"}
 IMAGE_INPUTS = ("image", "second")
+CACHE_OUTPUTS = ("keys", "values")
 # Precision of a bundle's backbone -> that of its keys and values. numpy has no bfloat16.
 KEY_VALUE_DTYPES = {"fp32": np.float32, "fp16": np.float16, "int8": np.float32}
 # Causes of a failed allocation: the C++ exception, the allocator of ONNX Runtime's arena, the CUDA error
@@ -58,84 +59,23 @@ class _LookGraph:
     next_position: int
 
 
-class OnnxRuntimeBackend:
-    """Runs the graphs of a bundle as ONNX Runtime sessions.
+class OnnxSessions:
+    """Opens ONNX Runtime sessions on one device and runs them.
 
-    threads: 0 for every core. device: "cpu", "cuda" or "cuda:1"; "" for the best one that this ONNX Runtime offers. The
-    graph of a canvas size is loaded when an image of this size comes for the first time.
-    Raises BackendFailed if ONNX Runtime is not installed or cannot run the bundle.
+    threads: 0 for every core. device: "cpu", "cuda" or "cuda:1"; "" for the best one that this ONNX Runtime offers.
+    Raises BackendFailed if ONNX Runtime is not installed or does not offer the device.
     """
 
     name = "onnxruntime"
 
-    def __init__(self, bundle: ModelBundle, threads: int = 0, device: str = "") -> None:
+    def __init__(self, threads: int = 0, device: str = "") -> None:
         try:
             import onnxruntime
         except ImportError as exc:
             raise BackendFailed("backend onnxruntime is not installed: pip install onnxruntime") from exc
-        self._runtime = onnxruntime
-        self._bundle, self._threads = bundle, threads
+        self._runtime, self._threads = onnxruntime, threads
         self._requested_device = device
         self.device, self._index = parse_device(device, onnxruntime.get_available_providers())
-        if bundle.precision not in KEY_VALUE_DTYPES:
-            raise BackendFailed(
-                f"{bundle.name} was built in {bundle.precision}, which ONNX Runtime does not run here: build it with "
-                "--precision fp32 (CPU) or fp16 (CUDA), or use backend tensorrt."
-            )
-        self._step = None if bundle.only_depth else self._session(bundle.step_path)
-        self._look_graphs: dict[tuple[tuple[int, ...], ...], _LookGraph] = {}
-
-    def look(self, images: Sequence[np.ndarray]) -> Look:
-        """See Backend. Raises BadQuestion for images that the bundle has no graph for."""
-        shapes = tuple(image.shape for image in images)
-        graph = self._look_graphs.get(shapes) or self._load_look_graph(images)
-        outputs = self._run(graph.session, dict(zip(IMAGE_INPUTS, images, strict=False)))
-        depth_m = outputs["depth_m"].numpy() if "depth_m" in outputs else None
-        prefix = (outputs["keys"], outputs["values"]) if "keys" in outputs else None
-        length = prefix[0].shape()[3] if prefix else 0
-        return Look(depth_m, prefix, 1, length, graph.next_position)
-
-    def cache(self, look: Look, rows: int, slots: int) -> HostKeyValues:
-        """See Backend. Raises BadQuestion if the bundle was built for depth only."""
-        if look.prefix is None:
-            raise BadQuestion(f"{self._bundle.name} was built for depth only: build it without --depth-only to ask.")
-        layers, _, heads, _, size = look.prefix[0].shape()
-        dtype = KEY_VALUE_DTYPES[self._bundle.precision]
-        try:
-            text = np.zeros((2, layers, rows, heads, slots, size), dtype)
-            empty = np.zeros((layers, rows, heads, 1, size), dtype)
-        except MemoryError as exc:
-            raise OutOfMemory(f"no memory for {slots} tokens of {rows} questions.") from exc
-        return HostKeyValues(look.prefix, (text[0], text[1]), empty)
-
-    def step(self, cache: HostKeyValues, step_input: StepInput) -> StepOutput:
-        """See Backend."""
-        # The first text has no text before it, but the graph needs one slot, which is masked. Later, all slots are
-        # given, the masked ones too: to leave them out would mean to copy the others, which takes longer.
-        is_first = step_input.first_slot == 0
-        keys, values = (cache.empty, cache.empty) if is_first else cache.text
-        inputs = {
-            "ids": step_input.ids,
-            "positions": step_input.positions,
-            "last": step_input.last,
-            "own_keys": keys,
-            "own_values": values,
-            "own_mask": step_input.mask[:, :1] if is_first else step_input.mask,
-        }
-        prefix = {"prefix_keys": cache.prefix[0], "prefix_values": cache.prefix[1]}
-        outputs = self._run(self._step, inputs, prefix)
-        slots = slice(step_input.first_slot, step_input.first_slot + step_input.ids.shape[1])
-        for text, name in zip(cache.text, ("keys", "values"), strict=True):
-            text[:, :, :, slots] = outputs[name].numpy()
-        return pick_most_probable(outputs["logits"].numpy(), step_input.watched)
-
-    def _load_look_graph(self, images: Sequence[np.ndarray]) -> _LookGraph:
-        """Checks the sizes of images, which come for the first time, and loads their graph."""
-        size_px, count = self._bundle.check_images(images), len(images)
-        session = self._session(self._bundle.look_path(size_px, count))
-        graph = _LookGraph(session, self._bundle.next_position(size_px, count))
-        self._look_graphs[tuple(image.shape for image in images)] = graph
-        return graph
 
     def _session(self, path: Path) -> onnxruntime.InferenceSession:
         options = self._runtime.SessionOptions()
@@ -191,6 +131,121 @@ class OnnxRuntimeBackend:
         except Exception as exc:  # ONNX Runtime has its own class for each kind of failure
             error = OutOfMemory if is_out_of_memory(exc) else BackendFailed
             raise error(f"ONNX Runtime failed to run the model: {exc}") from exc
+
+
+class OnnxRuntimeBackend(OnnxSessions):
+    """Runs the graphs of a bundle as ONNX Runtime sessions.
+
+    threads, device: see OnnxSessions. The graphs of a canvas size are loaded when an image of this size comes, or is
+    asked about, for the first time. Raises BackendFailed if ONNX Runtime cannot run the bundle.
+    """
+
+    def __init__(self, bundle: ModelBundle, threads: int = 0, device: str = "") -> None:
+        super().__init__(threads, device)
+        self._bundle = bundle
+        if bundle.precision not in KEY_VALUE_DTYPES:
+            raise BackendFailed(
+                f"{bundle.name} was built in {bundle.precision}, which ONNX Runtime does not run here: build it with "
+                "--precision fp32 (CPU) or fp16 (CUDA), or use backend tensorrt."
+            )
+        self._step = None if bundle.only_depth else self._session(bundle.step_path)
+        self._look_graphs: dict[tuple[tuple[int, ...], ...], _LookGraph] = {}
+        self._read_graphs: dict[tuple[tuple[int, int], int], onnxruntime.InferenceSession] = {}
+
+    def look(self, images: Sequence[np.ndarray]) -> Look:
+        """See Backend. Raises BadQuestion for images that the bundle has no graph for."""
+        if self._bundle.depth_first and len(images) > 1:
+            next_position = self._bundle.next_position(self._bundle.check_images(images), len(images))
+            first, second = (self.look([image]) for image in images)
+            return pair_of_looks(first, second, next_position)
+        shapes = tuple(image.shape for image in images)
+        graph = self._look_graphs.get(shapes) or self._load_look_graph(images)
+        outputs = self._run(graph.session, dict(zip(IMAGE_INPUTS, images, strict=False)))
+        depth_m, relative_std = (outputs[name].numpy() if name in outputs else None for name in READ_INPUTS[1:])
+        prefix = (outputs["keys"], outputs["values"]) if "keys" in outputs else None
+        length = prefix[0].shape()[3] if prefix else 0
+        return Look(depth_m, prefix, 1, length, graph.next_position, relative_std, outputs.get(READ_INPUTS[0]))
+
+    def read(self, look: Look) -> Look:
+        """See Backend. Raises BadBundle for a graph that lacks an input or output."""
+        if not look.needs_reading:
+            return look
+        images = read_inputs(look)
+        height, width = images[0].depth_m.shape[1:]
+        session = self._read_session((width, height), len(images))
+        arrays: dict[str, np.ndarray] = {}
+        on_device: dict[str, onnxruntime.OrtValue] = {}
+        for (features, depth_m, relative_std), image in zip(read_graph_inputs(len(images)), images, strict=True):
+            on_device[features] = image.features
+            arrays |= {depth_m: image.depth_m, relative_std: image.relative_std}
+        outputs = self._run(session, arrays, on_device)
+        keys, values = (outputs[name] for name in CACHE_OUTPUTS)
+        return read_look(look, (keys, values), keys.shape()[3])
+
+    def cache(self, look: Look, rows: int, slots: int) -> HostKeyValues:
+        """See Backend. Raises BadQuestion if the bundle was built for depth only."""
+        if look.prefix is None:
+            raise BadQuestion(f"{self._bundle.name} was built for depth only: build it without --depth-only to ask.")
+        layers, _, heads, _, size = look.prefix[0].shape()
+        dtype = KEY_VALUE_DTYPES[self._bundle.precision]
+        try:
+            text = np.zeros((2, layers, rows, heads, slots, size), dtype)
+            empty = np.zeros((layers, rows, heads, 1, size), dtype)
+        except MemoryError as exc:
+            raise OutOfMemory(f"no memory for {slots} tokens of {rows} questions.") from exc
+        return HostKeyValues(look.prefix, (text[0], text[1]), empty)
+
+    def step(self, cache: HostKeyValues, step_input: StepInput) -> StepOutput:
+        """See Backend."""
+        # The first text has no text before it, but the graph needs one slot, which is masked. Later, all slots are
+        # given, the masked ones too: to leave them out would mean to copy the others, which takes longer.
+        is_first = step_input.first_slot == 0
+        keys, values = (cache.empty, cache.empty) if is_first else cache.text
+        inputs = {
+            "ids": step_input.ids,
+            "positions": step_input.positions,
+            "last": step_input.last,
+            "own_keys": keys,
+            "own_values": values,
+            "own_mask": step_input.mask[:, :1] if is_first else step_input.mask,
+        }
+        prefix = {"prefix_keys": cache.prefix[0], "prefix_values": cache.prefix[1]}
+        outputs = self._run(self._step, inputs, prefix)
+        slots = slice(step_input.first_slot, step_input.first_slot + step_input.ids.shape[1])
+        for text, name in zip(cache.text, ("keys", "values"), strict=True):
+            text[:, :, :, slots] = outputs[name].numpy()
+        return pick_most_probable(outputs["logits"].numpy(), step_input.watched)
+
+    def _load_look_graph(self, images: Sequence[np.ndarray]) -> _LookGraph:
+        """Checks the sizes of images, which come for the first time, and loads their graph."""
+        size_px, count = self._bundle.check_images(images), len(images)
+        path = self._bundle.look_path(size_px, count)
+        session = self._session(path)
+        if self._bundle.depth_first:
+            _check_names(session, path, (), READ_INPUTS[1:] if self._bundle.only_depth else READ_INPUTS)
+        graph = _LookGraph(session, self._bundle.next_position(size_px, count))
+        self._look_graphs[tuple(image.shape for image in images)] = graph
+        return graph
+
+    def _read_session(self, size_px: tuple[int, int], images: int) -> onnxruntime.InferenceSession:
+        """Returns the session that reads images of this size; loads it when it is first needed."""
+        session = self._read_graphs.get((size_px, images))
+        if session is None:
+            path = self._bundle.read_path(size_px, images)
+            session = self._session(path)
+            inputs = [name for names in read_graph_inputs(images) for name in names]
+            _check_names(session, path, inputs, CACHE_OUTPUTS)
+            self._read_graphs[size_px, images] = session
+        return session
+
+
+def _check_names(
+    session: onnxruntime.InferenceSession, path: Path, inputs: Sequence[str], outputs: Sequence[str]
+) -> None:
+    """Raises BadBundle, with the file and the names, for a graph that lacks one of these inputs or outputs."""
+    found = {value.name for value in (*session.get_inputs(), *session.get_outputs())}
+    if missing := [name for name in (*inputs, *outputs) if name not in found]:
+        raise BadBundle(f"{path} has no {', '.join(missing)}: export the model again with this version.")
 
 
 def parse_device(device: str, providers: Sequence[str]) -> tuple[str, int]:

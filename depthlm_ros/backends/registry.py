@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from depthlm_ros.backends.base import Backend
+from depthlm_ros.backends.depth_network import DepthNetworkBackend
 from depthlm_ros.backends.onnx_runtime import OnnxRuntimeBackend
 from depthlm_ros.backends.tensorrt.backend import TensorRTBackend
 from depthlm_ros.backends.torch_backend import TorchBackend, backbone_loader
 from depthlm_ros.errors import BackendFailed, UnknownName
 from depthlm_ros.model_files.bundle import ModelBundle
-from depthlm_ros.model_files.checkpoint import ReleasedCheckpoint
+from depthlm_ros.model_files.checkpoint import ModelSource
+from depthlm_ros.model_files.depth_network import DepthNetwork
 
 BACKENDS = (OnnxRuntimeBackend.name, TensorRTBackend.name, TorchBackend.name)
 AUTO = "auto"
@@ -26,18 +28,19 @@ def check_backend_name(name: str) -> None:
         raise UnknownName(f"backend {name!r} is not one of {', '.join([AUTO, *BACKENDS])}.")
 
 
-def open_backend(
-    name: str, source: ModelBundle | ReleasedCheckpoint, texts: PromptTexts, threads: int = 0, device: str = ""
-) -> Backend:
+def open_backend(name: str, source: ModelSource, texts: PromptTexts, threads: int = 0, device: str = "") -> Backend:
     """Loads a model into the backend `name`.
 
-    "auto" is TensorRT for a bundle with TensorRT plans, ONNX Runtime for any other bundle, and torch for a checkpoint.
+    "auto" is TensorRT for a bundle with TensorRT plans, ONNX Runtime for any other bundle and for a network for depth,
+    and torch for a checkpoint.
     texts: token ids before, between and after the images of a prompt. device: "" for the best one that there is.
     Raises UnknownName, BackendFailed, and BadBundle (BadPlans) for plans that this machine cannot use.
     """
     check_backend_name(name)
     if name == AUTO:
         name = _best_backend(source)
+    if isinstance(source, DepthNetwork):
+        return _open_network(name, source, threads, device)
     if name == TorchBackend.name:
         return TorchBackend(backbone_loader(source), texts, threads, device)
     if not isinstance(source, ModelBundle):
@@ -50,7 +53,18 @@ def open_backend(
     return OnnxRuntimeBackend(source, threads, device)
 
 
-def _best_backend(source: ModelBundle | ReleasedCheckpoint) -> str:
+def _open_network(name: str, network: DepthNetwork, threads: int, device: str) -> Backend:
+    if name != OnnxRuntimeBackend.name:
+        raise BackendFailed(
+            f"{network.spec.name} in {network.folder} is an ONNX file, which {name} cannot run as it is: use backend "
+            "onnxruntime, or build an engine for your camera (depthlm engine build --backend tensorrt)."
+        )
+    return DepthNetworkBackend(network, threads, device)
+
+
+def _best_backend(source: ModelSource) -> str:
+    if isinstance(source, DepthNetwork):
+        return OnnxRuntimeBackend.name
     if not isinstance(source, ModelBundle):
         return TorchBackend.name
     has_plans = any(source.folder.glob("look_*.plan"))

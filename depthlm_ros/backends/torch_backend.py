@@ -9,11 +9,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from depthlm_ros.backends.base import Look, StepInput, StepOutput
+from depthlm_ros.backends.base import Look, StepInput, StepOutput, pair_of_looks, read_inputs, read_look
 from depthlm_ros.errors import BackendFailed, DepthLMError, OutOfMemory
 from depthlm_ros.model_files.bundle import ModelBundle
 from depthlm_ros.model_files.checkpoint import ReleasedCheckpoint
@@ -22,10 +22,14 @@ if TYPE_CHECKING:
     import torch
 
     from depthlm_ros.nets.backbone import Backbone
-    from depthlm_ros.nets.graphs import LookGraph
+    from depthlm_ros.nets.graphs import LookGraph, ReadGraph
+    from depthlm_ros.nets.positions import PromptLayout
 
-# A look graph holds constants for the sizes of its images. One camera has one size, a pair of cameras one more.
-MAX_LOOK_GRAPHS = 8
+# Sizes (width, height) of the images of a prompt.
+ImageSizes: TypeAlias = tuple[tuple[int, int], ...]
+
+# A graph holds constants for the sizes of its images. One camera has one size, a pair of cameras one more.
+MAX_GRAPHS = 8
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class TorchBackend:
         try:
             import torch
 
-            from depthlm_ros.nets.graphs import LookGraph, StepGraph
+            from depthlm_ros.nets import graphs
         except ImportError as exc:
             raise BackendFailed(
                 f"backend torch needs torch, transformers and safetensors ({exc}): pip install 'depthlm_ros[torch]', "
@@ -64,21 +68,42 @@ class TorchBackend:
             ) from exc
         if threads:
             torch.set_num_threads(threads)
-        self._torch, self._look_graph_class, self._texts = torch, LookGraph, texts
+        self._torch, self._graphs, self._texts = torch, graphs, texts
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         with self._errors("load the model"):
             self._model = load(self.device)
-        self._step_graph = StepGraph(self._model).eval()
-        self._look_graphs: OrderedDict[tuple[tuple[int, int], ...], LookGraph] = OrderedDict()
+        self._step_graph = graphs.StepGraph(self._model).eval()
+        self._depth_graph = graphs.DepthLookGraph(self._model).eval() if self._model.depth_first else None
+        # Graphs that give keys and values, by the sizes of their images.
+        self._prefix_graphs: OrderedDict[ImageSizes, LookGraph | ReadGraph] = OrderedDict()
 
     def look(self, images: Sequence[np.ndarray]) -> Look:
         """See Backend."""
+        sizes_px = tuple((image.shape[2], image.shape[1]) for image in images)
+        if self._depth_graph is not None:
+            first, *others = map(self._look_for_depth, images, sizes_px)
+            return pair_of_looks(first, others[0], self._layout(sizes_px).next_position) if others else first
         with self._errors("look at the image"):
-            graph = self._look_graph(tuple((image.shape[2], image.shape[1]) for image in images))
+            graph = self._prefix_graph(sizes_px)
             outputs = graph(*(self._torch.from_numpy(image).to(self.device) for image in images))
             keys, values = outputs[-2:]
             depth_m = outputs[0].float().cpu().numpy() if len(outputs) == 3 else None
-        return Look(depth_m, (keys, values), keys.shape[1], graph.layout.length, graph.layout.next_position)
+        layout = self._layout(sizes_px)
+        return Look(depth_m, (keys, values), keys.shape[1], layout.length, layout.next_position)
+
+    def read(self, look: Look) -> Look:
+        """See Backend."""
+        if not look.needs_reading:
+            return look
+        images = read_inputs(look)
+        sizes_px = tuple((image.depth_m.shape[2], image.depth_m.shape[1]) for image in images)
+        with self._errors("read the image"):
+            inputs: list[torch.Tensor] = []
+            for image in images:
+                maps = (image.depth_m, image.relative_std)
+                inputs += [image.features, *(self._torch.tensor(each, device=self.device) for each in maps)]
+            keys, values = self._prefix_graph(sizes_px)(*inputs)
+        return read_look(look, (keys, values), keys.shape[3])
 
     def cache(self, look: Look, rows: int, slots: int) -> TorchKeyValues:
         """See Backend."""
@@ -107,16 +132,40 @@ class TorchBackend:
             best, chosen = log_probability.max(-1)
             return StepOutput(*(tensor.cpu().numpy() for tensor in (chosen, best, log_probability[:, watched])))
 
-    def _look_graph(self, sizes_px: tuple[tuple[int, int], ...]) -> LookGraph:
-        """Returns the graph for images of these sizes. Forgets the least recently used graph if there are too many."""
-        if sizes_px not in self._look_graphs:
-            before, between, after = self._texts
-            texts = [before, *[between] * (len(sizes_px) - 1), after]
-            self._look_graphs[sizes_px] = self._look_graph_class(self._model, texts, sizes_px).eval()
-            if len(self._look_graphs) > MAX_LOOK_GRAPHS:
-                self._look_graphs.popitem(last=False)
-        self._look_graphs.move_to_end(sizes_px)
-        return self._look_graphs[sizes_px]
+    def _look_for_depth(self, image: np.ndarray, size_px: tuple[int, int]) -> Look:
+        """Looks at one image with a depth-first model."""
+        assert self._depth_graph is not None
+        with self._errors("look at the image"):
+            outputs = self._depth_graph(self._torch.from_numpy(image).to(self.device))
+            depth_m, relative_std = (output.float().cpu().numpy() for output in outputs[:2])
+        next_position = self._layout((size_px,)).next_position
+        return Look(depth_m, None, len(image), 0, next_position, relative_std, features=outputs[2])
+
+    def _texts_around(self, images: int) -> list[Sequence[int]]:
+        """Returns the token ids before, between and after so many images."""
+        before, between, after = self._texts
+        return [before, *[between] * (images - 1), after]
+
+    def _layout(self, sizes_px: ImageSizes) -> PromptLayout:
+        """Returns where texts and images of these sizes are in the prefix."""
+        from depthlm_ros.nets.positions import PromptLayout
+
+        lengths = tuple(len(text) for text in self._texts_around(len(sizes_px)))
+        return PromptLayout(lengths, tuple(self._model.image_span(size_px) for size_px in sizes_px))
+
+    def _prefix_graph(self, sizes_px: ImageSizes) -> LookGraph | ReadGraph:
+        """Returns the graph that gives keys and values for images of these sizes.
+
+        Forgets the least recently used graph if there are too many.
+        """
+        if sizes_px not in self._prefix_graphs:
+            make = self._graphs.ReadGraph if self._model.depth_first else self._graphs.LookGraph
+            graph = make(self._model, self._texts_around(len(sizes_px)), sizes_px)
+            self._prefix_graphs[sizes_px] = graph.eval()
+            if len(self._prefix_graphs) > MAX_GRAPHS:
+                self._prefix_graphs.popitem(last=False)
+        self._prefix_graphs.move_to_end(sizes_px)
+        return self._prefix_graphs[sizes_px]
 
     @contextmanager
     def _errors(self, task: str) -> Iterator[None]:
@@ -138,7 +187,7 @@ def backbone_loader(source: ModelBundle | ReleasedCheckpoint) -> Callable[[str],
 
     def load(device: str) -> Backbone:
         if isinstance(source, ModelBundle):
-            from depthlm_ros.nets.small_model import load_checkpoint
+            from depthlm_ros.nets.depth_first import load_checkpoint
 
             return load_checkpoint(source.folder).eval().to(device)
         import torch

@@ -3,4 +3,4 @@
 `measure.measure` is the entry point; the view calls it for every question about pixels, boxes or named objects.
 """
 
-__all__ = ["extents", "gravity", "measure", "segment", "surface_patches"]
+__all__ = ["extents", "measure", "segment", "surface_patches"]

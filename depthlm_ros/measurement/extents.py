@@ -2,12 +2,15 @@
 
 `object_in_box` and `object_at_pixel` return a MeasuredObject. `ends_down` and `ends_across` return its two ends along a
 direction, to the edges of its pixels. `nearest_points` returns the points at which two objects are nearest.
+`estimate_down` finds which way is down: floors, walls, table tops and boxes agree about it.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from depthlm_ros.core import DepthMap, Intrinsics, Region
@@ -28,13 +31,15 @@ class MeasuredObject:
     """What is known of an object, metres in the optical frame; without points where its depth is unknown.
 
     points_m: float64 (N, 3), those that surely belong to it. nearest_m: (3,), NaN without points. spread_m: standard
-    deviation of the depth around the nearest point. columns_px: its left and right end in the image. segment: its
+    deviation of the depth around the nearest point. relative_std: standard deviation of its depths over depth, of one
+    error that all its points share; NaN if unknown. columns_px: its left and right end in the image. segment: its
     pixels, for an object in a box.
     """
 
     points_m: np.ndarray
     nearest_m: np.ndarray
     spread_m: float
+    relative_std: float
     columns_px: tuple[float, float]
     segment: SegmentedObject | None = None
 
@@ -54,31 +59,47 @@ class MeasuredObject:
         return float(along.min()), float(along.max())
 
 
-def object_in_box(depth: DepthMap, region: Region) -> MeasuredObject:
-    """Returns the object in a box. Raises BadQuestion for a box without size or outside the image."""
+def object_in_box(depth: DepthMap, region: Region, relative_std: float) -> MeasuredObject:
+    """Returns the object in a box. Raises BadQuestion for a box without size or outside the image.
+
+    relative_std: of a map without std_m. Otherwise it is the median over the object's pixels.
+    """
     segment = segment_object(depth, region)
     left, _, right, _ = segment.box_px
     columns_px = (left - 0.5, right - 0.5)
     sure = segment.sure if segment.sure.any() else np.ones(len(segment.depth_m), bool)
     uv_px, depth_m, points_m = segment.uv_px[sure], segment.depth_m[sure], segment.points_m[sure]
     if not len(points_m):
-        return MeasuredObject(points_m, np.full(3, np.nan), np.nan, columns_px, segment)
+        return MeasuredObject(points_m, np.full(3, np.nan), np.nan, np.nan, columns_px, segment)
     rank = len(points_m) // OUTLIERS
     nearest = np.argpartition(np.einsum("ij,ij->i", points_m, points_m), rank)[rank]
     u, v = np.abs(uv_px - uv_px[nearest]).T
     spread_m = float(depth_m[(u <= segment.step_px) & (v <= segment.step_px)].std())
-    return MeasuredObject(points_m, points_m[nearest], spread_m, columns_px, segment)
+    relative_std = _median_relative_std(depth, uv_px, relative_std)
+    return MeasuredObject(points_m, points_m[nearest], spread_m, relative_std, columns_px, segment)
 
 
-def object_at_pixel(depth: DepthMap, uv_px: np.ndarray) -> MeasuredObject:
-    """Returns the surface seen at the pixel that contains (u, v), which must be inside the image."""
+def object_at_pixel(depth: DepthMap, uv_px: np.ndarray, relative_std: float) -> MeasuredObject:
+    """Returns the surface seen at the pixel that contains (u, v), which must be inside the image.
+
+    relative_std: of a map without std_m.
+    """
     ((u, v),) = nearest_pixel(uv_px)
     columns_px = (uv_px[0] - 0.5, uv_px[0] + 0.5)
     points_m = backproject(uv_px, _nan_where_unknown(depth.depth_m[v, u]), depth.intrinsics)
     if np.isnan(points_m).any():
-        return MeasuredObject(points_m[:0], np.full(3, np.nan), np.nan, columns_px)
+        return MeasuredObject(points_m[:0], np.full(3, np.nan), np.nan, np.nan, columns_px)
     around_m = _nan_where_unknown(depth.depth_m[max(0, v - 1) : v + 2, max(0, u - 1) : u + 2])
-    return MeasuredObject(points_m, points_m[0], float(np.nanstd(around_m)), columns_px)
+    relative_std = _median_relative_std(depth, uv_px[None], relative_std)
+    return MeasuredObject(points_m, points_m[0], float(np.nanstd(around_m)), relative_std, columns_px)
+
+
+def _median_relative_std(depth: DepthMap, uv_px: np.ndarray, otherwise: float) -> float:
+    """Returns the median of std_m / depth_m over pixels (N, 2) of known depth, `otherwise` for a map without std_m."""
+    if depth.std_m is None:
+        return otherwise
+    u, v = nearest_pixel(uv_px).T
+    return float(np.median(depth.std_m[v, u].astype(np.float64) / depth.depth_m[v, u]))
 
 
 def _nan_where_unknown(depth_m: np.ndarray) -> np.ndarray:
@@ -174,3 +195,73 @@ def _nearest(points_m: np.ndarray, to_m: np.ndarray) -> np.ndarray:
 def _sample(points_m: np.ndarray, count: int) -> np.ndarray:
     """Returns at most so many of the points, evenly spread over their order."""
     return points_m[:: -(-len(points_m) // count)]
+
+
+BLOCK_PX = 8
+# Within how many degrees a surface counts as horizontal or vertical, round by round.
+TOLERANCES_DEG = (45.0, 45.0, 45.0, 15.0, 15.0, 15.0, 5.0, 5.0, 2.0, 2.0)
+# If not more than this share of the surfaces is horizontal or vertical in the end, they say nothing.
+AGREE, AGREE_DEG = 0.3, 5.0
+# Weight of the camera's own down, for each surface.
+PRIOR_WEIGHT = 1e-4
+CAMERA_DOWN = (0.0, 1.0, 0.0)
+
+
+def estimate_down(depth: DepthMap) -> np.ndarray:
+    """Returns float64 (3,): the unit vector along gravity in the optical frame.
+
+    It is the direction to which the most surfaces are parallel or perpendicular, starting from the camera's own down,
+    for a camera that is held upright within about 35 degrees (Gupta, Arbelaez, Malik: Perceptual Organization and
+    Recognition of Indoor Scenes from RGB-D Images, CVPR 2013, section 3.1, with a last, narrower round). It is the
+    camera's own down where the surfaces do not agree.
+    """
+    normals = _normals(depth)
+    down = np.array(CAMERA_DOWN)
+    if len(normals) < 3:
+        return down
+    # Where all surfaces are alike, such as a wall seen from the front, many directions fit: this prefers the camera's.
+    prior = PRIOR_WEIGHT * len(normals) * (np.eye(3) - np.outer(down, down))
+    for tolerance_deg in TOLERANCES_DEG:
+        flat, upright = _aligned(normals, down, tolerance_deg)
+        # Least squares: normals of upright surfaces have no part along it, those of flat surfaces no part across it.
+        down = np.linalg.eigh(upright.T @ upright - flat.T @ flat + prior)[1][:, 0]
+        down *= math.copysign(1.0, down[1])
+    flat, upright = _aligned(normals, down, AGREE_DEG)
+    return down if len(flat) + len(upright) > AGREE * len(normals) else np.array(CAMERA_DOWN)
+
+
+def _aligned(normals: np.ndarray, down: np.ndarray, tolerance_deg: float) -> tuple[np.ndarray, np.ndarray]:
+    """Returns those of the normals (N, 3) that are along a direction, and those that are across it."""
+    cosine = np.abs(normals @ down)
+    return (
+        normals[cosine > math.cos(math.radians(tolerance_deg))],
+        normals[cosine < math.sin(math.radians(tolerance_deg))],
+    )
+
+
+def _normals(depth: DepthMap) -> np.ndarray:
+    """Returns float64 (N, 3): unit normals of the surfaces at blocks of BLOCK_PX x BLOCK_PX pixels.
+
+    1 / z = a u + b v + c on a plane, and then (a fx, b fy, a cx + b cy + c) is its normal over its distance (see
+    surface_patches.py).
+    """
+    height, width = (size // BLOCK_PX for size in depth.depth_m.shape)
+    if min(height, width) < 3:
+        return np.zeros((0, 3))
+    depth_m = depth.depth_m[: height * BLOCK_PX, : width * BLOCK_PX]
+    known = np.isfinite(depth_m) & (depth_m > 0)
+    inverse = np.divide(1, depth_m, out=np.zeros(depth_m.shape, np.float32), where=known)
+    share, block = (
+        cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA).astype(np.float64)
+        for image in (known.astype(np.float32), inverse)
+    )
+    block = np.divide(block, share, out=np.full(block.shape, np.nan), where=share > 0.5)
+    camera, size = depth.intrinsics, float(BLOCK_PX)
+    a = (block[1:-1, 2:] - block[1:-1, :-2]) / (2 * size)
+    b = (block[2:, 1:-1] - block[:-2, 1:-1]) / (2 * size)
+    u, v = ((np.arange(1, count - 1) + 0.5) * size - 0.5 for count in (width, height))
+    towards = block[1:-1, 1:-1] - a * (u - camera.cx_px) - b * (v[:, None] - camera.cy_px)
+    normals = np.stack([a * camera.fx_px, b * camera.fy_px, towards], axis=-1).reshape(-1, 3)
+    length = np.linalg.norm(normals, axis=1)
+    sure = np.isfinite(length) & (length > 0)
+    return normals[sure] / length[sure, None]

@@ -1,15 +1,19 @@
 """Measures objects in boxes and at pixels in the depth map: distance, height, width, gaps and relations (`measure`).
+`agree` combines such a number with the one that a model's words give.
 
 Uncertainty: within one object the errors of a depth map count as one common relative error, between two objects as
 independent ones. So a height or width has the relative error of the object's depth, and a gap changes with both depths
-in proportion to how far they lie along it: relative_std * |(p1.n, p2.n)|, for its two ends p1, p2 and the direction n
-between them. The spread of the map around the measured points, and the size of a pixel there, are added to it.
+in proportion to how far they lie along it: |(s1 p1.n, s2 p2.n)|, for its two ends p1, p2 on objects with relative
+errors s1, s2 and the direction n between them. The spread of the map around the measured points, and the size of a
+pixel there, are added to it.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -17,14 +21,15 @@ import numpy as np
 from depthlm_ros.core import DepthMap, Intrinsics, Measurement, Region
 from depthlm_ros.geometry.pinhole import check_pixels_inside
 from depthlm_ros.measurement.extents import (
+    CAMERA_DOWN,
     MeasuredObject,
     ends_across,
     ends_down,
+    estimate_down,
     nearest_points,
     object_at_pixel,
     object_in_box,
 )
-from depthlm_ros.measurement.gravity import CAMERA_DOWN, estimate_down
 
 # With more objects than this, pairs are not compared.
 MOST_PAIRED = 4
@@ -33,6 +38,11 @@ FORWARD = (0.0, 0.0, 1.0)
 SURE = 2.0
 # Least share of the narrower object's columns that both objects have, for one to be in front of the other.
 COVERED = 0.5
+# Two numbers contradict each other if they differ by more than this many standard deviations of their difference.
+MOST_DEVIATIONS = 3.0
+# and by more than this share of the measured one: deviations that were never calibrated can be far too small.
+LEAST_CONTRADICTION = 0.1
+_NUMBER = re.compile(r"\d+(?:\.(\d+))?")
 QUANTITIES = ("distance", "height", "width", "gap", "nearer", "in front of", "left of", "above")
 
 # An object with its index in the answer: boxes first, then pixels.
@@ -47,42 +57,40 @@ def measure(
     The objects are those in the boxes, then those at the pixels; Measurement.about counts them in this order. See
     segment.py for which part of a box is the object. Quantities:
     "distance": from the camera's centre to the nearest visible surface. "height", "width": extent of the visible part,
-    along the vertical (gravity.py) and horizontally across the line of sight. "gap": between the nearest visible
-    points. Every pair of up to MOST_PAIRED objects is compared.
+    along the vertical (extents.estimate_down) and horizontally across the line of sight. "gap": between the nearest
+    visible points. Every pair of up to MOST_PAIRED objects is compared.
     Relations, only those that hold by more than two standard deviations: "nearer", with the difference of the
     distances; "in front of", for a nearer object if the two share at least half of the narrower one's columns;
     "left of" and "above", if the middle of each is beyond the end of the other, with the distance of the middles along
     the camera's horizontal or the vertical.
 
-    relative_std: standard deviation of the map's depths over depth; NaN if unknown: then no std and no relations.
-    Values of boxes and pixels without known depth are NaN. Raises BadQuestion for boxes without size or outside the
-    image, and for pixels outside the image.
+    relative_std: standard deviation of the map's depths over depth, for a map that does not tell it for every pixel
+    (DepthMap.std_m); NaN if unknown: then no std and no relations. Values of boxes and pixels without known depth are
+    NaN. Raises BadQuestion for boxes without size or outside the image, and for pixels outside the image.
     """
     camera, uv_px = depth.intrinsics, check_pixels_inside(uv_px, depth.intrinsics.size_px)
-    objects = [object_in_box(depth, region) for region in regions] + [object_at_pixel(depth, uv) for uv in uv_px]
+    objects = [object_in_box(depth, region, relative_std) for region in regions]
+    objects += [object_at_pixel(depth, uv, relative_std) for uv in uv_px]
     down = estimate_down(depth) if len(regions) or len(objects) > 1 else np.array(CAMERA_DOWN)
     numbered = list(enumerate(objects))
-    found = [_distance(number, measured, relative_std) for number, measured in numbered]
+    found = [_distance(number, measured) for number, measured in numbered]
     for number, measured in numbered[: len(regions)]:
-        found += _height_and_width(number, measured, down, camera, relative_std)
+        found += _height_and_width(number, measured, down, camera)
     for one, two in combinations(numbered, 2) if len(objects) <= MOST_PAIRED else ():
-        found.append(_gap(one, two, relative_std))
+        found.append(_gap(one, two))
         if one[1].is_known and two[1].is_known:
-            found += _relations(one, two, down, relative_std)
+            found += _relations(one, two, down)
     return tuple(sorted(found, key=lambda measurement: QUANTITIES.index(measurement.quantity)))
 
 
-def _distance(number: int, one: MeasuredObject, relative_std: float) -> Measurement:
+def _distance(number: int, one: MeasuredObject) -> Measurement:
     distance_m = one.distance_m
     points_m = one.nearest_m[None] if one.is_known else np.zeros((0, 3))
-    return Measurement(
-        "distance", distance_m, "m", math.hypot(relative_std * distance_m, one.spread_m), (number,), points_m
-    )
+    std_m = math.hypot(one.relative_std * distance_m, one.spread_m)
+    return Measurement("distance", distance_m, "m", std_m, (number,), points_m)
 
 
-def _height_and_width(
-    number: int, one: MeasuredObject, down: np.ndarray, camera: Intrinsics, relative_std: float
-) -> list[Measurement]:
+def _height_and_width(number: int, one: MeasuredObject, down: np.ndarray, camera: Intrinsics) -> list[Measurement]:
     """Returns the height and width of an object in a box.
 
     They are as uncertain as the object's depth, and by where in its pixel, and with what spread of the depth, each end
@@ -102,12 +110,12 @@ def _height_and_width(
         # The standard deviation of a uniform distribution over one pixel is its side over the square root of 12.
         pixel_m = math.hypot(*(end[2] / camera.fx_px / math.sqrt(12) for end in ends_m))
         spread_m = math.hypot(*(one.spread_m * float(end @ axis) / end[2] for end in ends_m))
-        std_m = math.hypot(relative_std * value_m, pixel_m, spread_m)
+        std_m = math.hypot(one.relative_std * value_m, pixel_m, spread_m)
         found.append(Measurement(quantity, value_m, "m", std_m, (number,), ends_m))
     return found
 
 
-def _gap(one: Numbered, two: Numbered, relative_std: float) -> Measurement:
+def _gap(one: Numbered, two: Numbered) -> Measurement:
     about, pair = (one[0], two[0]), (one[1], two[1])
     if not (pair[0].is_known and pair[1].is_known):
         return Measurement("gap", math.nan, "m", math.nan, about)
@@ -115,29 +123,30 @@ def _gap(one: Numbered, two: Numbered, relative_std: float) -> Measurement:
     value_m = float(np.linalg.norm(ends_m[1] - ends_m[0]))
     # Objects that touch in the map may be apart along the line of sight.
     along = _unit(ends_m[1] - ends_m[0]) if value_m > 0 else _unit(ends_m[0])
-    reach_m = [relative_std * float(end @ along) for end in ends_m]
+    reach_m = [each.relative_std * float(end @ along) for each, end in zip(pair, ends_m, strict=True)]
     spread_m = [each.spread_m * float(along @ _unit(end)) for each, end in zip(pair, ends_m, strict=True)]
     return Measurement("gap", value_m, "m", math.hypot(*reach_m, *spread_m), about, ends_m)
 
 
-def _relations(one: Numbered, two: Numbered, down: np.ndarray, relative_std: float) -> Iterator[Measurement]:
+def _relations(one: Numbered, two: Numbered, down: np.ndarray) -> Iterator[Measurement]:
     """Yields the relations between two objects of known depth that hold by more than SURE standard deviations.
 
-    relative_std: of the depth of each object, independent of the other's.
+    The errors of their depths count as independent.
     """
     near, far = sorted((one, two), key=lambda numbered: numbered[1].distance_m)
-    yield from _nearer(near, far, relative_std)
+    yield from _nearer(near, far)
     left, right = sorted((one, two), key=lambda numbered: sum(numbered[1].columns_px))
-    yield from _before("left of", left, right, _unit(np.cross(down, FORWARD)), relative_std)
+    yield from _before("left of", left, right, _unit(np.cross(down, FORWARD)))
     upper, lower = sorted((one, two), key=lambda numbered: sum(numbered[1].span_m(down)))
-    yield from _before("above", upper, lower, down, relative_std)
+    yield from _before("above", upper, lower, down)
 
 
-def _nearer(near: Numbered, far: Numbered, relative_std: float) -> Iterator[Measurement]:
+def _nearer(near: Numbered, far: Numbered) -> Iterator[Measurement]:
     """Yields "nearer" and, where the objects share columns of the image, "in front of"."""
     (first, one), (second, two) = near, far
     by_m = two.distance_m - one.distance_m
-    std_m = math.hypot(relative_std * one.distance_m, relative_std * two.distance_m, one.spread_m, two.spread_m)
+    stds_m = (each.relative_std * each.distance_m for each in (one, two))
+    std_m = math.hypot(*stds_m, one.spread_m, two.spread_m)
     if by_m > SURE * std_m:
         points_m = np.stack([one.nearest_m, two.nearest_m])
         yield Measurement("nearer", by_m, "m", std_m, (first, second), points_m)
@@ -146,9 +155,7 @@ def _nearer(near: Numbered, far: Numbered, relative_std: float) -> Iterator[Meas
             yield Measurement("in front of", by_m, "m", std_m, (first, second), points_m)
 
 
-def _before(
-    relation: str, one: Numbered, two: Numbered, axis: np.ndarray, relative_std: float
-) -> Iterator[Measurement]:
+def _before(relation: str, one: Numbered, two: Numbered, axis: np.ndarray) -> Iterator[Measurement]:
     """Yields the relation if the middle of each object is beyond the end of the other along an axis.
 
     The value is the distance of the two middles.
@@ -157,7 +164,7 @@ def _before(
     (low, high), (other_low, other_high) = before.span_m(axis), after.span_m(axis)
     middle, other = (low + high) / 2, (other_low + other_high) / 2
     # A point that is seen off the axis moves along it with its depth.
-    std_m = relative_std * math.hypot(middle, other)
+    std_m = math.hypot(before.relative_std * middle, after.relative_std * other)
     if middle < other_low and high < other and other - middle > SURE * std_m:
         points_m = np.stack([before.points_m.mean(0), after.points_m.mean(0)])
         yield Measurement(relation, other - middle, "m", std_m, (first, second), points_m)
@@ -166,3 +173,48 @@ def _before(
 def _unit(vector: np.ndarray) -> np.ndarray:
     """Returns the vector with length 1."""
     return vector / np.linalg.norm(vector)
+
+
+@dataclass(frozen=True)
+class AgreedNumber:
+    """What is known of a quantity from words and map. std: its standard deviation. is_consistent: False if the two
+    contradict each other; then value is the measured one, and std their difference."""
+
+    value: float
+    std: float
+    is_consistent: bool = True
+
+
+def agree(words: float, words_std: float, measured: float, measured_std: float) -> AgreedNumber:
+    """Combines a number in words with the measured one: their mean, weighted by the inverse of their variances.
+
+    This is the estimate of least variance from two independent, unbiased numbers. Of two numbers of which one has an
+    unknown (NaN) standard deviation, the other one is taken; if both are unknown, that of the words.
+    """
+    if math.isnan(measured_std):
+        return AgreedNumber(words, words_std)
+    if math.isnan(words_std):
+        return AgreedNumber(measured, measured_std)
+    difference, difference_std = abs(words - measured), math.hypot(words_std, measured_std)
+    if difference > max(MOST_DEVIATIONS * difference_std, LEAST_CONTRADICTION * abs(measured)):
+        return AgreedNumber(measured, difference, is_consistent=False)
+    if difference_std == 0:
+        return AgreedNumber(measured, 0.0)
+    share = (words_std / difference_std) ** 2
+    return AgreedNumber(words + share * (measured - words), words_std * measured_std / difference_std)
+
+
+def replace_number(text: str, old: float, new: float) -> str:
+    """Returns a text whose number `old` is exchanged for `new`.
+
+    A text that states it in another unit, as its only number, is changed in proportion. Any other text stays.
+    """
+    numbers = list(_NUMBER.finditer(text))
+    found = next((number for number in numbers if float(number[0]) == abs(old)), None)
+    if found is None and len(numbers) == 1:
+        found = numbers[0]
+    if found is None or old == 0:
+        return text
+    stated = float(found[0]) * new / old
+    decimals = max(len(found[1] or ""), 2 if abs(stated) < 100 else 0)
+    return f"{text[: found.start()]}{abs(stated):.{decimals}f}{text[found.end() :]}"

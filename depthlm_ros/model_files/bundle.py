@@ -3,6 +3,10 @@
     manifest.json      what the model is, how it is asked, and the SHA-256 of every other file and of itself
     look_WxH.onnx      image -> depth, keys, values; one graph for each canvas size
     pair_WxH.onnx      the same for two images together, in models that match pixels or estimate poses
+                       In depth-first bundles depth comes without language, and keys and values when a question comes:
+    look_WxH.onnx      image -> depth_m, relative_std (both (1, H, W)), features (1, C, H/16, W/16)
+    read_WxH.onnx      features, depth_m, relative_std -> keys, values
+    pair_WxH.onnx      the same of two images: features_0, depth_m_0, relative_std_0, features_1, ... -> keys, values
     step.onnx          text behind the images; missing in engines that were built for depth only
     model.safetensors  the weights, to which the graphs point; with config.json for the torch backend
     weights.data       the weights of an engine, in the precision of its graphs
@@ -34,7 +38,9 @@ from depthlm_ros.model_files.spec import ErrorCalibration, ModelSpec
 STEP_FILE, TOKENIZER_FILE, CONFIG_FILE = "step.onnx", "tokenizer.json", "config.json"
 ENGINE_WEIGHTS_FILE = "weights.data"
 # Version of the manifest's fields.
-FORMAT = 2
+FORMAT = 3
+# Inputs of a read graph, for each image. They are the outputs of a look graph in depth-first bundles.
+READ_INPUTS = ("features", "depth_m", "relative_std")
 # Field that holds the checksum of all other fields. The manifests of older exports do not have it.
 CHECKSUM = "manifest_sha256"
 # Larger JSON files count in a fingerprint by their size only.
@@ -51,6 +57,7 @@ class ModelBundle:
     before, between, after: token ids around the images of a prompt.
     pairs: whether there are graphs for two images of one canvas size.
     only_depth: whether the model cannot be asked in words.
+    depth_first: whether look graphs give no keys and values: those come from read graphs (Backend.read).
     precision: of the backbone in the graphs: "fp32", "fp16", "bf16" or "int8".
     rebuild: the command that builds an engine again, "" for other models.
     digests: the SHA-256 of every file by name. load_bundle has compared them with the files.
@@ -63,6 +70,7 @@ class ModelBundle:
     after: tuple[int, ...]
     pairs: bool = False
     only_depth: bool = False
+    depth_first: bool = False
     precision: str = "fp32"
     rebuild: str = ""
     digests: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
@@ -85,11 +93,26 @@ class ModelBundle:
         return self.folder / TOKENIZER_FILE
 
     @property
+    def look_paths(self) -> tuple[Path, ...]:
+        """Paths of the graphs that see images."""
+        counts = (1, 2) if self.pairs and not self.depth_first else (1,)
+        return tuple(self.look_path(size_px, images) for size_px in self.canvases_px for images in counts)
+
+    @property
+    def prefix_paths(self) -> tuple[Path, ...]:
+        """Paths of the graphs that give keys and values. There are none if the model cannot be asked in words."""
+        if self.only_depth:
+            return ()
+        if not self.depth_first:
+            return self.look_paths
+        counts = (1, 2) if self.pairs else (1,)
+        return tuple(self.read_path(size_px, images) for size_px in self.canvases_px for images in counts)
+
+    @property
     def graphs(self) -> tuple[Path, ...]:
         """Paths of all graphs."""
-        counts = (1, 2) if self.pairs else (1,)
-        looks = [self.look_path(size_px, images) for size_px in self.canvases_px for images in counts]
-        return (*looks, *(() if self.only_depth else (self.step_path,)))
+        step = () if self.only_depth else (self.step_path,)
+        return tuple(dict.fromkeys((*self.look_paths, *self.prefix_paths, *step)))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -97,11 +120,29 @@ class ModelBundle:
         return folder_fingerprint(self.folder)
 
     def look_path(self, size_px: tuple[int, int], images: int = 1) -> Path:
-        """Returns the graph for one or two images of a canvas size. Raises BadBundle if there is none."""
+        """Returns the graph that sees one or two images of a canvas size.
+
+        Raises BadBundle if there is none. In depth-first bundles it sees one image, and that of two runs twice.
+        """
+        self._check_canvas(size_px)
+        if images > 1 and self.depth_first:
+            raise BadBundle(f"{self.name} looks at one image at a time: read_path gives the graph for two.")
+        return self.folder / look_graph_name(size_px, images)
+
+    def read_path(self, size_px: tuple[int, int], images: int = 1) -> Path:
+        """Returns the graph of a depth-first bundle that gives the keys and values of one or two images.
+
+        Raises BadBundle if there is none.
+        """
+        self._check_canvas(size_px)
+        if not self.depth_first:
+            raise BadBundle(f"{self.name} has no read graphs: keys and values come from its look graphs.")
+        return self.folder / read_graph_name(size_px, images)
+
+    def _check_canvas(self, size_px: tuple[int, int]) -> None:
         if size_px not in self.canvases_px:
             known = ", ".join(f"{w}x{h}" for w, h in self.canvases_px)
             raise BadBundle(f"{self.name} has no graph for {size_px[0]}x{size_px[1]}, only {known}.")
-        return self.folder / look_graph_name(size_px, images)
 
     def check_images(self, images: Sequence[np.ndarray]) -> tuple[int, int]:
         """Returns the common size (width, height) of the images of a prompt, each uint8 (1, h, w, 3).
@@ -129,6 +170,19 @@ class ModelBundle:
 def look_graph_name(size_px: tuple[int, int], images: int = 1) -> str:
     """Returns the file name of the graph for one or two images of this size (width, height)."""
     return f"{'look' if images == 1 else 'pair'}_{size_px[0]}x{size_px[1]}.onnx"
+
+
+def read_graph_name(size_px: tuple[int, int], images: int = 1) -> str:
+    """Returns the file name of the graph that reads one or two images of this size in depth-first bundles."""
+    return f"{'read' if images == 1 else 'pair'}_{size_px[0]}x{size_px[1]}.onnx"
+
+
+def read_graph_inputs(images: int = 1) -> tuple[tuple[str, str, str], ...]:
+    """Returns the names of READ_INPUTS in a read graph, for each image: with _0 and _1 behind them if it reads two."""
+    features, depth_m, relative_std = READ_INPUTS
+    if images == 1:
+        return (READ_INPUTS,)
+    return tuple((f"{features}_{index}", f"{depth_m}_{index}", f"{relative_std}_{index}") for index in range(images))
 
 
 def find_bundle(model: str) -> Path:
@@ -218,6 +272,7 @@ def bundle_from_manifest(folder: Path, manifest: Manifest) -> ModelBundle:
         after=tuple(map(int, prefix["after"])),
         pairs=bool(manifest.get("pairs", False)),
         only_depth=bool(manifest.get("only_depth", False)),
+        depth_first=bool(manifest.get("depth_first", False)),
         precision=str(manifest.get("precision", {}).get("backbone", "fp32")),
         rebuild=str(manifest.get("rebuild", "")),
         digests=manifest["files"],
@@ -266,8 +321,9 @@ def _check_values(bundle: ModelBundle) -> None:
         raise _damaged(f"{path}: focal_px is {focal_px}, not a positive number", bundle)
     for name, value in vars(bundle.spec.calibration).items():
         # A model that has hardly been trained is wrong by tens of metres, and its factors show it.
-        if not 0 <= value < 1000:
-            raise _damaged(f"{path}: calibration {name} is {value}, not a factor from 0 to 1000", bundle)
+        low, high = (-100, 100) if name == "confidence_offset" else (0, 1000)
+        if not low <= value < high:
+            raise _damaged(f"{path}: calibration {name} is {value}, not a number from {low} to {high}", bundle)
     sizes_px = bundle.canvases_px
     if token < 1 or not sizes_px or any(side < token or side % token for size_px in sizes_px for side in size_px):
         raise _damaged(f"{path}: canvases_px {sizes_px} are not multiples of {token} px", bundle)

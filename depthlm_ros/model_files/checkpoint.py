@@ -1,6 +1,7 @@
 """Finds models by name, and reads checkpoints as their makers released them (in Hugging Face's layout).
 
-find_model: the model of a name, wherever it is: an exported model (bundle.py) or a released checkpoint
+find_model: the model of a name, wherever it is: an exported model (bundle.py), a network for depth (depth_network.py)
+    or a released checkpoint
 open_checkpoint: reads and checks the folder of a released checkpoint, except for the weights themselves
 
 Nothing is downloaded. No code of a checkpoint is run (auto_map in a config.json is never followed), and weights are
@@ -24,6 +25,7 @@ from depthlm_ros.model_files.bundle import (
     folder_fingerprint,
     load_bundle,
 )
+from depthlm_ros.model_files.depth_network import FAMILY, NETWORK_FILE, DepthNetwork, open_network
 from depthlm_ros.model_files.hf_cache import (
     cache_folder,
     download_command,
@@ -37,11 +39,17 @@ from depthlm_ros.model_files.image_processor import apply_size_rule, read_size_r
 from depthlm_ros.model_files.install_paths import MANIFEST, engine_roots, installed_bundle, installed_bundle_names
 from depthlm_ros.model_files.safetensors_files import WeightFiles, read_weight_files
 from depthlm_ros.model_files.spec import ModelSpec
-from depthlm_ros.model_files.spec_yaml import OWN_FILE, find_spec, list_spec_files, read_known_specs, read_spec
+from depthlm_ros.model_files.spec_yaml import (
+    OWN_FILE,
+    find_spec,
+    find_spec_file,
+    list_spec_files,
+    read_known_specs,
+    read_spec,
+)
 
-# The field of config.json with the depth head's sizes, in folders that `depthlm train` writes. Such a folder is loaded
-# by its manifest.
-EMBEDDED_HEAD_FIELD = "depth_head_config"
+# The field of config.json with the sizes of a model that `depthlm train` wrote. Its folder is loaded by the manifest.
+EMBEDDED_FIELD = "depth_first_config"
 
 
 @dataclass(frozen=True)
@@ -63,8 +71,8 @@ class ReleasedCheckpoint:
         return folder_fingerprint(self.folder)
 
 
-# Where a model's files are. Both kinds have folder, spec and fingerprint.
-ModelSource: TypeAlias = "ModelBundle | ReleasedCheckpoint"
+# Where a model's files are. All kinds have folder, spec and fingerprint.
+ModelSource: TypeAlias = "ModelBundle | ReleasedCheckpoint | DepthNetwork"
 
 
 def find_model(name: str | ModelSource) -> ModelSource:
@@ -73,9 +81,9 @@ def find_model(name: str | ModelSource) -> ModelSource:
     name: one of
     - the name of a file in config/models, or FILE.yaml: its bundle in the engine folders, else its checkpoint in the
       local cache of Hugging Face
-    - NAME=FOLDER: the weights of FOLDER, asked as the model NAME
-    - a folder: a bundle, or a checkpoint. A checkpoint is asked as its own depthlm.yaml says, else as the folder's name
-      or its config.json tells
+    - NAME=FOLDER: the weights of FOLDER, asked as the model NAME; with a depth_map.yaml in it, NAME is free
+    - a folder: a bundle, a network for depth with its depth_map.yaml, or a checkpoint. A checkpoint is asked as its own
+      depthlm.yaml says, else as the folder's name or its config.json tells
     - ORG/REPO: a checkpoint in the local cache of Hugging Face
     - a model that was found before, which is returned unchanged: its files are not hashed again
 
@@ -87,10 +95,10 @@ def find_model(name: str | ModelSource) -> ModelSource:
     if bundle := installed_bundle(name):
         return load_bundle(bundle)
     if name in list_spec_files() or (name.endswith(".yaml") and Path(name).expanduser().is_file()):
-        return _require_download(find_spec(name))
+        return _open_known(name)
     given = Path(name).expanduser()
     if name and given.is_dir():
-        return load_bundle(given) if (given / MANIFEST).is_file() else open_checkpoint(given)
+        return _open_folder(given)
     model, equals, folder = name.partition("=")
     if equals:
         return _open_named_folder(model, Path(folder).expanduser())
@@ -103,13 +111,17 @@ def find_model(name: str | ModelSource) -> ModelSource:
     )
 
 
-def find_cached_checkpoint(spec: ModelSpec) -> ReleasedCheckpoint | None:
+def find_cached_checkpoint(spec: ModelSpec) -> ReleasedCheckpoint | DepthNetwork | None:
     """Returns the model's checkpoint in the local cache, None if it was never downloaded.
 
     Raises BadBundle if it is incomplete.
     """
     folder = find_snapshot(spec.hub, spec.revision) if spec.hub else None
-    return None if folder is None else open_checkpoint(folder, spec)
+    if folder is None:
+        return None
+    if spec.family == FAMILY:
+        return open_network(find_spec_file(spec.name), spec.name, folder)
+    return open_checkpoint(folder, spec)
 
 
 def download_advice(spec: ModelSpec) -> str:
@@ -157,7 +169,7 @@ def read_config(folder: Path) -> JsonObject:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as exc:
         raise BadBundle(
-            f"{folder} is not a model: it has neither {MANIFEST} nor {CONFIG_FILE} ({exc.strerror})."
+            f"{folder} is not a model: it has neither {MANIFEST} nor {CONFIG_FILE} nor {NETWORK_FILE} ({exc.strerror})."
         ) from exc
     except ValueError as exc:
         raise BadBundle(f"{path} is damaged ({exc}): download the checkpoint again.") from exc
@@ -168,25 +180,44 @@ def read_config(folder: Path) -> JsonObject:
     return config
 
 
-def _require_download(spec: ModelSpec) -> ReleasedCheckpoint:
+def _open_known(name: str) -> ReleasedCheckpoint | DepthNetwork:
+    """Opens the model of a file in config/models, or of FILE.yaml, beside which the file of a network may lie."""
+    spec = find_spec(name)
+    if spec.family == FAMILY and not spec.hub and name.endswith(".yaml"):
+        return open_network(find_spec_file(name), spec.name)
+    return _require_download(spec)
+
+
+def _open_folder(folder: Path) -> ModelSource:
+    if (folder / MANIFEST).is_file():
+        return load_bundle(folder)
+    if (folder / NETWORK_FILE).is_file():
+        return open_network(folder / NETWORK_FILE, folder.resolve().name)
+    return open_checkpoint(folder)
+
+
+def _require_download(spec: ModelSpec) -> ReleasedCheckpoint | DepthNetwork:
     found = find_cached_checkpoint(spec)
     if found is None:
         raise BadBundle(f"model {spec.name} is not on this machine: {download_advice(spec)}")
     return found
 
 
-def _open_named_folder(name: str, folder: Path) -> ReleasedCheckpoint:
+def _open_named_folder(name: str, folder: Path) -> ReleasedCheckpoint | DepthNetwork:
+    if name and (folder / NETWORK_FILE).is_file():
+        return open_network(folder / NETWORK_FILE, name)
     spec = find_spec(name)
     if not folder.is_dir():
-        raise BadBundle(
-            f"{name}={folder}: there is no such folder; give the folder of a checkpoint ({CONFIG_FILE}, *.safetensors)."
-        )
+        kind = "the ONNX file" if spec.family == FAMILY else f"a checkpoint ({CONFIG_FILE}, *.safetensors)"
+        raise BadBundle(f"{name}={folder}: there is no such folder; give the folder of {kind}.")
+    if spec.family == FAMILY:
+        return open_network(find_spec_file(name), spec.name, folder)
     if (folder / MANIFEST).is_file():
         raise BadBundle(f"{folder} is an exported model, which knows how it is asked: name the folder without {name}=.")
     return open_checkpoint(folder, spec)
 
 
-def _open_repository(hub_id: str) -> ReleasedCheckpoint:
+def _open_repository(hub_id: str) -> ReleasedCheckpoint | DepthNetwork:
     for spec in read_known_specs().values():
         if spec.hub == hub_id:
             return _require_download(spec)
@@ -208,7 +239,7 @@ def _guess_spec(folder: Path, config: JsonObject, head: str) -> ModelSpec:
     for spec in read_known_specs().values():
         if spec.hub and name in (spec.hub, spec.hub.partition("/")[2]):
             return spec
-    if EMBEDDED_HEAD_FIELD in config:
+    if EMBEDDED_FIELD in config:
         raise BadBundle(
             f"{folder} was written by `depthlm train`, but has no {MANIFEST}: restore it, or let `depthlm train "
             "--export-only` write the model again."

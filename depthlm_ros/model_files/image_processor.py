@@ -1,6 +1,6 @@
 """The image processor of a checkpoint: which file describes it, and to which sizes it resizes images.
 
-nets/pixels.py reads from the same fields how the values of pixels are scaled.
+nets/backbone.py reads from the same fields how the values of pixels are scaled.
 """
 
 from __future__ import annotations

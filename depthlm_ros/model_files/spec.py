@@ -5,13 +5,16 @@ Exported models have it in their manifest (bundle.py), other models in config/mo
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from depthlm_ros.geometry.resize_rules import CanvasRule
 
-ARCHITECTURES = ("qwen3_vl", "qwen2_5_vl", "llava")
-HEADS = ("", "dpt", "mlp")
-CHATS = ("qwen", "pixtral")
+ARCHITECTURES = ("qwen3_vl", "qwen2_5_vl", "llava", "depth_first")
+HEADS = ("", "dpt", "mlp", "bins")
+# In the embedded architecture, one pixel of the encoder's last map stands for so many pixels of the canvas.
+ENCODER_STRIDE_PX = 32
+CHATS = ("qwen", "pixtral", "none")
 DEPTH_TYPES = ("z", "range")
 DTYPES = ("bfloat16", "float16", "float32")
 
@@ -21,14 +24,31 @@ class ErrorCalibration:
     """How a model's errors are distributed. The factors are fitted on validation data.
 
     The standard deviation of a dense depth is hypot(dense_spread * spread of the map around the pixel, dense_relative *
-    depth). That of a depth in words is hypot(words_spread * spread of the number's token distribution, words_relative *
-    depth). The defaults report the spreads unchanged, which means uncalibrated.
+    depth). If the model tells the relative standard deviation of every pixel itself, that of a dense depth is
+    hypot(map_std_factor * relative standard deviation, map_std_floor) * depth instead. That of a depth in words is
+    hypot(words_spread * spread of the number's token distribution, words_relative * depth).
+    confidence_gain, confidence_offset: of the logit of an answer's confidence (calibrated_confidence).
+    The defaults report spreads and confidence unchanged, which means uncalibrated.
     """
 
     dense_spread: float = 1.0
     dense_relative: float = 0.0
     words_spread: float = 1.0
     words_relative: float = 0.0
+    map_std_factor: float = 1.0
+    map_std_floor: float = 0.0
+    confidence_gain: float = 1.0
+    confidence_offset: float = 0.0
+
+    def calibrated_confidence(self, probability: float) -> float:
+        """Returns sigmoid(confidence_gain * logit(probability) + confidence_offset); NaN for NaN.
+
+        This is Platt scaling (Platt 1999) of the probability that the model itself gives its words.
+        """
+        if not 0 <= probability <= 1:
+            return math.nan
+        odds = math.exp(self.confidence_offset) * probability**self.confidence_gain
+        return odds / (odds + (1 - probability) ** self.confidence_gain)
 
 
 @dataclass(frozen=True)
@@ -36,11 +56,11 @@ class ModelSpec:
     """How one model is asked and what it sees.
 
     family, chat: names in families/.
-    architecture: "qwen3_vl", "qwen2_5_vl" or "llava".
+    architecture: "qwen3_vl", "qwen2_5_vl", "llava", or "depth_first" (the embedded model).
     canvas: how a camera's image becomes the image that the model sees.
     pixels_per_token: side of the square of canvas pixels that one token stands for.
     system: the system message, "" for none.
-    head: the depth head, "dpt" or "mlp"; "" for a model without dense depth.
+    head: the depth head, "dpt", "mlp" or "bins" (the embedded model); "" for a model without dense depth.
     hub, revision: repository of the weights and its commit, branch or tag; "" where none is listed.
     depth_type: what the model's metres mean: "z" along the optical axis, or "range" from the camera's centre.
     dtype: type of the backbone's weights on an accelerator.
@@ -68,3 +88,8 @@ class ModelSpec:
     most_coordinate: int = 2000
     download_gb: float = 0.0
     note: str = ""
+
+    @property
+    def canvas_multiple_px(self) -> int:
+        """Number of which both sides of a canvas must be multiples (Backbone.canvas_multiple_px)."""
+        return ENCODER_STRIDE_PX if self.architecture == "depth_first" else self.pixels_per_token

@@ -3,7 +3,8 @@
     like: NAME            start with the fields of another model
     canvas, calibration   groups of fields; fields that are left out keep the value of the model in `like`
 
-A folder with weights may hold the same fields in a file depthlm.yaml, for models of your own.
+A folder with weights may hold the same fields in a file depthlm.yaml, for models of your own. Networks for depth
+(family: depth_map) have other fields: depth_network.py.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from depthlm_ros.errors import SetupError, UnknownName
 from depthlm_ros.geometry.resize_rules import MULTIPLES_BY, ROUNDINGS, SCALE_BY
+from depthlm_ros.model_files.depth_network import build_network_fields, is_network_file
 from depthlm_ros.model_files.install_paths import package_share_folders
 from depthlm_ros.model_files.spec import ARCHITECTURES, CHATS, DEPTH_TYPES, DTYPES, HEADS, ModelSpec
 from depthlm_ros.model_files.yaml_dataclass import build_dataclass, read_yaml
@@ -43,6 +45,8 @@ LIMITS = {
     "pixels_per_token": (1, 1 << 10),
     **{f"calibration.{name}": (0.0, 10.0) for name in ("dense_spread", "dense_relative")},
     **{f"calibration.{name}": (0.0, 10.0) for name in ("words_spread", "words_relative")},
+    **{f"calibration.{name}": (0.0, 10.0) for name in ("map_std_factor", "map_std_floor", "confidence_gain")},
+    "calibration.confidence_offset": (-20.0, 20.0),
 }
 
 
@@ -51,7 +55,7 @@ def find_spec(name: str) -> ModelSpec:
 
     Raises UnknownName with the names of the known models, and SetupError for a wrong file.
     """
-    return read_spec(_find_file(name))
+    return read_spec(find_spec_file(name))
 
 
 def list_spec_files() -> dict[str, Path]:
@@ -74,6 +78,8 @@ def read_spec(path: Path) -> ModelSpec:
     Raises SetupError with the file, the field, its value and what is allowed.
     """
     values = _read_fields(path, earlier=())
+    if is_network_file(values):
+        return build_network_fields(values, path).model_spec(path.stem)
     values["name"] = path.resolve().parent.name if path.name == OWN_FILE else path.stem
     spec = build_dataclass(ModelSpec, values, str(path), CHOICES, LIMITS, default_limits=(0, math.inf))
     for size in spec.canvas.canvases_px:
@@ -85,7 +91,8 @@ def read_spec(path: Path) -> ModelSpec:
     return spec
 
 
-def _find_file(name: str) -> Path:
+def find_spec_file(name: str) -> Path:
+    """Returns the file of a known model, or the file FILE.yaml. Raises UnknownName with the names that exist."""
     if name.endswith(".yaml") and Path(name).expanduser().is_file():
         return Path(name).expanduser()
     files = list_spec_files()
@@ -104,7 +111,7 @@ def _read_fields(path: Path, earlier: tuple[Path, ...]) -> dict[str, object]:
         return values
     if not isinstance(like, str):
         raise SetupError(f"{path}: like is {like!r}: it must be the name of a model.")
-    return _merge(_read_fields(_find_file(like), (*earlier, path)), values)
+    return _merge(_read_fields(find_spec_file(like), (*earlier, path)), values)
 
 
 def _merge(base: Mapping[str, object], changes: Mapping[str, object]) -> dict[str, object]:

@@ -14,11 +14,10 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from depthlm_ros.model import Model
 from depthlm_ros.ros import qos
-from depthlm_ros.ros.diagnostics import InputStatus
+from depthlm_ros.ros.diagnostics import InputMonitor, InputStatus
 from depthlm_ros.ros.frame_processing import FrameProcessor
 from depthlm_ros.ros.image_subscription import ImageSubscription
 from depthlm_ros.ros.inference_thread import InferenceThread
-from depthlm_ros.ros.input_monitor import InputMonitor
 from depthlm_ros.ros.parameters import Parameters
 from depthlm_ros.ros.publishers import Publishers
 from depthlm_ros.ros.request_queue import RequestQueue

@@ -32,6 +32,7 @@ _STATUS_CODES = {
     Status.OK: SpatialQuery.Response.OK,
     Status.NOT_FOUND: SpatialQuery.Response.NOT_FOUND,
     Status.NOT_UNDERSTOOD: SpatialQuery.Response.NOT_UNDERSTOOD,
+    Status.INCONSISTENT: SpatialQuery.Response.INCONSISTENT,
 }
 _UNKNOWN_VECTOR, _UNKNOWN_ROTATION = np.full(3, np.nan), np.full((3, 3), np.nan)
 
@@ -186,6 +187,11 @@ def fill_answer(
         response.message = (
             "the model does not understand the question: word it as in the README, "
             "and name a point or a place by `pixels` or `regions`."
+        )
+    elif answer.status is Status.INCONSISTENT:
+        response.message = (
+            "the model's words and the depth map contradict each other: `value` is the measured number, `answer` has "
+            "both; ask again with a fresh image, or measure in another way."
         )
 
 

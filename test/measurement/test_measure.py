@@ -11,8 +11,7 @@ from support.checkered_room import FLOOR_M, render_room
 from bench.geometry import QUANTITIES, pictures, results, summary
 from depthlm_ros.core import DepthMap, Intrinsics, Region
 from depthlm_ros.errors import BadQuestion
-from depthlm_ros.measurement.extents import nearest_points
-from depthlm_ros.measurement.gravity import estimate_down
+from depthlm_ros.measurement.extents import estimate_down, nearest_points
 from depthlm_ros.measurement.measure import measure
 from depthlm_ros.measurement.segment import segment_object
 
@@ -362,3 +361,27 @@ def test_nearest_points_are_nearly_as_near_as_the_true_nearest_pair():
     assert math.dist(*nearest_points(sheet, sheet + np.array([1.5, 0.2, 0.3]))) == pytest.approx(
         math.hypot(0.5, 0.3), abs=0.02
     )
+
+
+def test_every_object_has_the_relative_error_that_the_map_tells_of_it():
+    """Two flat walls: the left one is uncertain by 10 % of its depth, the right one by 1 %. The scalar is not used."""
+    depth_m = np.full((480, 640), 2.0, np.float32)
+    depth_m[:, 320:] = 3.0
+    std_m = np.where(np.arange(640) < 320, 0.2, 0.03).astype(np.float32) * np.ones_like(depth_m)
+    found = measure(DepthMap(depth_m, CAMERA, std_m=std_m), (), [(100, 240), (540, 240)], 9.9)
+    distances = [one for one in found if one.quantity == "distance"]
+    assert [one.std / one.value for one in distances] == pytest.approx([0.1, 0.01], rel=1e-4)
+    (nearer,) = (one for one in found if one.quantity == "nearer")
+    assert nearer.std == pytest.approx(np.hypot(0.1 * distances[0].value, 0.01 * distances[1].value), rel=1e-4)
+    (left,) = (one for one in found if one.quantity == "left of")
+    across_m = 2.0 * (100 - 319.5) / 480, 3.0 * (540 - 319.5) / 480
+    assert left.std == pytest.approx(np.hypot(0.1 * across_m[0], 0.01 * across_m[1]), rel=1e-4)
+
+
+def test_an_object_in_a_box_has_the_median_of_its_pixels_relative_errors():
+    depth, seen = room((0.0, 3.0, 0.6, 0.5, 0.4))
+    std_m = np.where(seen == 0, 0.05, 0.4).astype(np.float32) * depth.depth_m
+    told = {one.quantity: one for one in measure(replace(depth, std_m=std_m), [around(seen == 0)], (), 9.9)}
+    same = {one.quantity: one for one in measure(depth, [around(seen == 0)], (), 0.05)}
+    for quantity in ("distance", "height", "width"):
+        assert told[quantity].std == pytest.approx(same[quantity].std, rel=1e-5)

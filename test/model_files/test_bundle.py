@@ -9,7 +9,14 @@ from support.paths import TINY
 from depthlm_ros.errors import BadBundle, UnknownName
 from depthlm_ros.model import load_model
 from depthlm_ros.model_files import bundle as bundle_module
-from depthlm_ros.model_files.bundle import MANIFEST, find_bundle, load_bundle, manifest_text
+from depthlm_ros.model_files.bundle import (
+    MANIFEST,
+    bundle_from_manifest,
+    find_bundle,
+    load_bundle,
+    manifest_text,
+    read_graph_inputs,
+)
 from depthlm_ros.model_files.checkpoint import find_model
 
 
@@ -99,6 +106,8 @@ def test_damaged_manifest_is_refused(copy, text):
         {"calibration": {"dense_relative": -1}},
         {"calibration": {"words_spread": float("nan")}},
         {"calibration": {"dense_relativ": 0.2}},
+        {"calibration": {"map_std_factor": -0.1}},
+        {"calibration": {"confidence_offset": -101}},
         {"calibration": 0.2},
     ],
 )
@@ -106,6 +115,46 @@ def test_manifest_with_impossible_values_is_refused(copy, values):
     change(copy, **values)
     with pytest.raises(BadBundle):
         load_bundle(copy)
+
+
+def test_a_bundle_of_an_older_format_is_refused_with_both_formats_and_the_repair(copy):
+    change(copy, format=2)
+    with pytest.raises(BadBundle, match=r"has format 2, this version reads 3: restore .*depthlm engine build"):
+        load_bundle(copy)
+    change(copy, rebuild="depthlm engine build --model tiny --size 640x480 --focal 500")
+    with pytest.raises(BadBundle, match=r"format 2, .* reads 3: build it again: depthlm engine build .*--focal 500"):
+        load_bundle(copy)
+
+
+def test_a_depth_first_bundle_has_one_look_for_each_canvas_and_reads_images_and_pairs(copy):
+    fields = json.loads((copy / MANIFEST).read_text())
+    first = bundle_from_manifest(copy, fields | {"depth_first": True})
+    sizes = ["128x96", "192x128"]
+    assert [path.name for path in first.look_paths] == [f"look_{size}.onnx" for size in sizes]
+    reads = [f"{kind}_{size}.onnx" for size in sizes for kind in ("read", "pair")]
+    assert [path.name for path in first.prefix_paths] == reads
+    assert [path.name for path in first.graphs] == [f"look_{size}.onnx" for size in sizes] + reads + ["step.onnx"]
+    only_depth = bundle_from_manifest(copy, fields | {"depth_first": True, "only_depth": True, "pairs": False})
+    assert only_depth.graphs == first.look_paths and only_depth.prefix_paths == ()
+    with pytest.raises(BadBundle, match="one image at a time"):
+        first.look_path((128, 96), 2)
+    with pytest.raises(BadBundle, match="no graph for 64x64, only 128x96, 192x128"):
+        first.read_path((64, 64))
+
+
+def test_other_bundles_have_no_read_graphs(copy):
+    bundle = bundle_from_manifest(copy, json.loads((copy / MANIFEST).read_text()) | {"depth_first": False})
+    assert bundle.prefix_paths == bundle.look_paths
+    assert sorted(path.name for path in bundle.look_paths) == [
+        f"{kind}_{size}.onnx" for kind in ("look", "pair") for size in ("128x96", "192x128")
+    ]
+    with pytest.raises(BadBundle, match="no read graphs"):
+        bundle.read_path((128, 96))
+
+
+def test_inputs_of_read_graphs_are_numbered_only_for_two_images():
+    assert read_graph_inputs() == (("features", "depth_m", "relative_std"),)
+    assert read_graph_inputs(2)[1] == ("features_1", "depth_m_1", "relative_std_1")
 
 
 def test_manifest_of_an_unknown_family_is_refused(copy):

@@ -178,7 +178,7 @@ def test_llava_without_pixtral_is_not_taken_for_depthlm(tmp_path):
 
 def test_folder_of_depthlm_train_without_its_manifest_is_refused(tmp_path):
     assert_refused(
-        checkpoint(tmp_path / "own", depth_head_config={}),
+        checkpoint(tmp_path / "own", depth_first_config={}),
         "was written by `depthlm train`, but has no manifest.json",
         "--export-only",
     )

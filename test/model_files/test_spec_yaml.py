@@ -149,9 +149,12 @@ def test_number_in_exponent_form_is_read(tmp_path):
     [
         ({"famly": "x"}, "there is no field famly; there are name, family"),
         ({"canvas": {"focal_px": 1000, "focal": 3}}, "there is no field canvas.focal; there are focal_px"),
-        ({"architecture": "qwen4"}, "architecture is 'qwen4': 'qwen3_vl' or 'qwen2_5_vl' or 'llava' is needed"),
+        (
+            {"architecture": "qwen4"},
+            "architecture is 'qwen4': 'qwen3_vl' or 'qwen2_5_vl' or 'llava' or 'depth_first' is needed",
+        ),
         ({"depth_type": "ray"}, "depth_type is 'ray': 'z' or 'range' is needed"),
-        ({"head": None}, "head is None: '' or 'dpt' or 'mlp' is needed"),
+        ({"head": None}, "head is None: '' or 'dpt' or 'mlp' or 'bins' is needed"),
         ({"canvas": {"focal_px": 1000, "scale_by": "fy"}}, "canvas.scale_by is 'fy': 'fx' or 'each' is needed"),
         ({"canvas": {"focal_px": 0}}, "canvas.focal_px is 0: a number from 1.0 to 100000.0 (or null) is needed"),
         ({"canvas": {"focal_px": float("nan")}}, "canvas.focal_px is nan"),

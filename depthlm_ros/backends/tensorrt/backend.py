@@ -1,8 +1,8 @@
 """Backend tensorrt: runs a bundle's graphs as plans that were built for the GPU of this machine.
 
-Everything stays on the device between calls: the keys and values of a look, and those of the text after it, which are
-written in place into buffers of fixed size. Only token ids and a few probabilities travel. (The plans are built by
-`depthlm engine build`.)
+Everything stays on the device between calls: the features, keys and values of a look, and those of the text after it,
+which are written in place into buffers of fixed size. Only images, depth maps, token ids and a few probabilities
+travel. (The plans are built by `depthlm engine build`.)
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import json
 import math
 import shlex
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from depthlm_ros.backends.base import Look, StepInput, StepOutput
+from depthlm_ros.backends.base import Look, StepInput, StepOutput, pair_of_looks, read_inputs, read_look
 from depthlm_ros.backends.tensorrt.cuda_device import (
     BufferPool,
     Device,
@@ -28,7 +28,7 @@ from depthlm_ros.backends.tensorrt.cuda_device import (
 from depthlm_ros.backends.tensorrt.plan_file import Machine, check_plan, key_path, read_key
 from depthlm_ros.backends.tensorrt.runtime import ExecutionContext, LoadedPlan, StagingBuffers, load_tensorrt
 from depthlm_ros.errors import BadBundle, BadPlans, BadQuestion, OutOfMemory
-from depthlm_ros.model_files.bundle import ModelBundle
+from depthlm_ros.model_files.bundle import READ_INPUTS, ModelBundle, read_graph_inputs
 from depthlm_ros.model_files.install_paths import MANIFEST, installed_bundle
 
 # Profiles of a step plan: text of any length, and one token at a time.
@@ -36,6 +36,8 @@ TEXT_PROFILE, TOKEN_PROFILE = 0, 1
 # The number of slots is rounded up to a multiple of this, so that questions of similar lengths share a recorded run.
 SLOT_MULTIPLE = 32
 IMAGE_INPUTS = ("image", "second")
+FEATURES, *MAP_OUTPUTS = READ_INPUTS
+CACHE_OUTPUTS = ("keys", "values")
 TEXT_INPUTS = ("own_keys", "own_values")
 PREFIX_INPUTS = ("prefix_keys", "prefix_values")
 STEP_OUTPUTS = ("chosen", "log_probability", "watched_log_probability")
@@ -47,6 +49,13 @@ class DevicePrefix:
 
     keys: DeviceArray
     values: DeviceArray
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceFeatures:
+    """Features of an image on the device, on loan from the pool. They go back when this object is garbage."""
+
+    array: DeviceArray
 
 
 class QuestionBuffers:
@@ -85,6 +94,15 @@ class _LookRunner:
 
 
 @dataclass(frozen=True)
+class _ReadRunner:
+    """The loaded plan that reads images of one size. features: its inputs, one for each image."""
+
+    context: ExecutionContext
+    staging: StagingBuffers
+    features: tuple[DeviceArray, ...]
+
+
+@dataclass(frozen=True)
 class _StepRunner:
     """The loaded plan for text. context: for text of any length."""
 
@@ -109,11 +127,16 @@ class TensorRTBackend:
         self._lock = threading.Lock()
         self._check_plans()
         self._look_runners: dict[tuple[tuple[int, ...], ...], _LookRunner] = {}
+        self._read_runners: dict[tuple[tuple[int, int], int], _ReadRunner] = {}
         self._pool = BufferPool()
         self._step: _StepRunner | None = None
 
     def look(self, images: Sequence[np.ndarray]) -> Look:
         """See Backend. Raises BadQuestion for images that the bundle has no graph for."""
+        if self._bundle.depth_first and len(images) > 1:
+            next_position = self._bundle.next_position(self._bundle.check_images(images), len(images))
+            first, second = (self.look([image]) for image in images)
+            return pair_of_looks(first, second, next_position)
         with self._lock:
             self._device.activate()
             runner = self._look_runners.get(tuple(image.shape for image in images)) or self._load_look_runner(images)
@@ -121,13 +144,33 @@ class TensorRTBackend:
                 runner.staging.upload(name, image)
             runner.context.run()
             outputs = runner.context.outputs
-            fetched_m = runner.staging.download("depth_m", outputs["depth_m"]) if "depth_m" in outputs else None
+            fetched = {name: runner.staging.download(name, outputs[name]) for name in MAP_OUTPUTS if name in outputs}
             # The outputs themselves are overwritten by the next look.
-            prefix = self._copy_prefix(outputs["keys"], outputs["values"]) if "keys" in outputs else None
+            prefix = self._copy_prefix(outputs) if "keys" in outputs else None
+            features = self._copy_features(outputs[FEATURES]) if FEATURES in outputs else None
             self._device.synchronize()
-            depth_m = None if fetched_m is None else fetched_m.astype(np.float32)
+            maps = {name: array.astype(np.float32) for name, array in fetched.items()}
         length = prefix.keys.shape[3] if prefix else 0
-        return Look(depth_m, prefix, 1, length, runner.next_position)
+        depth_m, relative_std = (maps.get(name) for name in MAP_OUTPUTS)
+        return Look(depth_m, prefix, 1, length, runner.next_position, relative_std, features)
+
+    def read(self, look: Look) -> Look:
+        """See Backend. Raises BadBundle for a plan that lacks an input or output."""
+        if not look.needs_reading:
+            return look
+        images = read_inputs(look)
+        height, width = images[0].depth_m.shape[1:]
+        with self._lock:
+            self._device.activate()
+            runner = self._read_runner((width, height), len(images))
+            for names, image, features in zip(read_graph_inputs(len(images)), images, runner.features, strict=True):
+                self._device.copy(features, image.features.array)
+                for name, array in zip(names[1:], (image.depth_m, image.relative_std), strict=True):
+                    runner.staging.upload(name, array)
+            runner.context.run()
+            prefix = self._copy_prefix(runner.context.outputs)
+            self._device.synchronize()
+        return read_look(look, prefix, prefix.keys.shape[3])
 
     def cache(self, look: Look, rows: int, slots: int) -> DeviceKeyValues:
         """See Backend. Raises OutOfMemory for more rows, and BadQuestion for more slots, than the plans were built for,
@@ -169,13 +212,10 @@ class TensorRTBackend:
         machine = Machine(str(self._trt.__version__), facts.name, facts.sm, facts.driver)
         files = json.loads((self._bundle.folder / MANIFEST).read_text())["files"]
         bundle = self._bundle
-        plans = [self._plan_path(bundle.look_path(size_px)) for size_px in bundle.canvases_px]
-        only_depth = bundle.only_depth or all(map(_is_built_for_depth_only, plans))
+        looks = [self._plan_path(bundle.look_path(size_px)) for size_px in bundle.canvases_px]
+        only_depth = bundle.only_depth or all(map(_is_built_for_depth_only, looks))
         # Questions about two images are questions too: for depth only, no plan for pairs is needed.
-        if not only_depth:
-            pair_sizes_px = bundle.canvases_px if bundle.pairs else ()
-            plans += [self._plan_path(bundle.look_path(size_px, 2)) for size_px in pair_sizes_px]
-            plans += [self._plan_path(bundle.step_path)]
+        plans = looks if only_depth else [self._plan_path(graph) for graph in bundle.graphs]
         rebuild = self._build_command(only_depth)
         if missing := [plan.name for plan in plans if not plan.is_file()]:
             raise BadPlans(f"{self._plans} has no {', '.join(missing)}.", rebuild)
@@ -196,7 +236,9 @@ class TensorRTBackend:
         """Checks the sizes of images, which come for the first time, and loads their plan."""
         size_px, count = self._bundle.check_images(images), len(images)
         plan = LoadedPlan(self._trt, self._device, self._plan_path(self._bundle.look_path(size_px, count)))
-        shapes = {name: plan.tensors[name].shape for name in (*IMAGE_INPUTS, "depth_m") if name in plan.tensors}
+        if self._bundle.depth_first:
+            _check_names(plan, MAP_OUTPUTS)
+        shapes = {name: plan.tensors[name].shape for name in (*IMAGE_INPUTS, *MAP_OUTPUTS) if name in plan.tensors}
         context = ExecutionContext(self._device, plan, TEXT_PROFILE)
         staging = StagingBuffers(self._device, plan, {name: math.prod(shape) for name, shape in shapes.items()})
         context.bind({name: staging.input_array(name, shapes[name]) for name in IMAGE_INPUTS[:count]})
@@ -204,24 +246,48 @@ class TensorRTBackend:
         self._look_runners[tuple(image.shape for image in images)] = runner
         return runner
 
-    def _copy_prefix(self, keys: DeviceArray, values: DeviceArray) -> DevicePrefix:
-        """Returns a copy of the keys and values of a look."""
+    def _read_runner(self, size_px: tuple[int, int], images: int) -> _ReadRunner:
+        """Returns the plan that reads images of this size; loads it when it is first needed."""
+        runner = self._read_runners.get((size_px, images))
+        if runner is None:
+            plan = LoadedPlan(self._trt, self._device, self._plan_path(self._bundle.read_path(size_px, images)))
+            names = read_graph_inputs(images)
+            _check_names(plan, (*(name for each in names for name in each), *CACHE_OUTPUTS))
+            maps = [name for each in names for name in each[1:]]
+            tensors = [plan.tensors[each[0]] for each in names]
+            features = tuple(self._device.zeros(tensor.shape, tensor.item_bytes) for tensor in tensors)
+            context = ExecutionContext(self._device, plan, TEXT_PROFILE)
+            staging = StagingBuffers(self._device, plan, {name: math.prod(plan.tensors[name].shape) for name in maps})
+            inputs = {name: staging.input_array(name, plan.tensors[name].shape) for name in maps}
+            context.bind(inputs | dict(zip((each[0] for each in names), features, strict=True)))
+            runner = self._read_runners[size_px, images] = _ReadRunner(context, staging, features)
+        return runner
+
+    def _copy_prefix(self, outputs: Mapping[str, DeviceArray]) -> DevicePrefix:
+        """Returns a copy of the keys and values among the outputs of a plan."""
+        keys, values = (outputs[name] for name in CACHE_OUTPUTS)
 
         def allocate() -> tuple[DeviceArray, DeviceArray]:
             shape, item_bytes = keys.shape, keys.item_bytes
             return self._device.zeros(shape, item_bytes), self._device.zeros(shape, item_bytes)
 
-        prefix = self._pool.lend(keys.shape, allocate, lambda pair: DevicePrefix(*pair))
+        prefix = self._pool.lend((CACHE_OUTPUTS, keys.shape), allocate, lambda pair: DevicePrefix(*pair))
         self._device.copy(prefix.keys, keys)
         self._device.copy(prefix.values, values)
         return prefix
+
+    def _copy_features(self, features: DeviceArray) -> DeviceFeatures:
+        """Returns a copy of the features of an image."""
+        shape, item_bytes = features.shape, features.item_bytes
+        copy = self._pool.lend((FEATURES, shape), lambda: self._device.zeros(shape, item_bytes), DeviceFeatures)
+        self._device.copy(copy.array, features)
+        return copy
 
     def _step_runner(self) -> _StepRunner:
         """Returns the plan for text; loads it when it is first needed."""
         if self._step is None:
             plan = LoadedPlan(self._trt, self._device, self._plan_path(self._bundle.step_path))
-            if missing := [name for name in STEP_OUTPUTS if name not in plan.tensors]:
-                raise BadBundle(f"{plan.plan} has no {', '.join(missing)}: build it with this version.")
+            _check_names(plan, STEP_OUTPUTS)
             names = ("ids", "positions", "last", "own_mask", "watched")
             max_values = {name: math.prod(plan.max_shape(name, TEXT_PROFILE)) for name in names}
             rows, watched = max_values["last"], max_values["watched"]
@@ -256,6 +322,12 @@ class TensorRTBackend:
         runner.context.bind(inputs | buffers.inputs(mask.shape[1]))
         runner.context.run()
         return runner.context
+
+
+def _check_names(plan: LoadedPlan, names: Sequence[str]) -> None:
+    """Raises BadBundle, with the plan and the names, for a plan that lacks one of these inputs or outputs."""
+    if missing := [name for name in names if name not in plan.tensors]:
+        raise BadBundle(f"{plan.plan} has no {', '.join(missing)}: build it with this version.")
 
 
 def _round_up_slots(plan: LoadedPlan, rows: int, slots: int) -> int:
