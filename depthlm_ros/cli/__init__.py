@@ -30,7 +30,7 @@ VERBS = {
     "eval": ("depthlm_ros.cli.eval", "score a model on labelled images and compare it with published scores"),
     "models": ("depthlm_ros.cli.models", "list the models, their licences, and where they are or how to get them"),
     "data": ("depthlm_ros.cli.data", "inspect labelled data, and make them from public data sets"),
-    "train": ("depthlm_ros.cli.train", "train the embedded model on rendered scenes"),
+    "train": ("depthlm_ros.cli.train", "train the embedded model: depth, then words"),
     "finetune": ("depthlm_ros.cli.finetune", "train DepthLM, DepthVLM or VLM3 on labelled images with a recipe"),
     "engine": ("depthlm_ros.cli.engine", "compile a model for one camera, with TensorRT or ONNX Runtime"),
 }

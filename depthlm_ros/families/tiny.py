@@ -1,11 +1,13 @@
-"""The embedded model: VLM3's questions about points and pairs, and its own questions about objects and regions.
+"""The embedded model: depths of pixels, matches and poses of two images, and questions about objects and regions.
 
-Marked pixels follow the question as (x, y) in [0, 2000], regions as (x1, y1, x2, y2) in [0, 1000]. Boxes in replies are
-(x1, y1, x2, y2) in [0, 1000]. These are the scales of VLM3 and of Qwen3-VL's grounding.
+Places are written as "<435>": thousandths of the image's width or height in steps of 5, one token each. Marked pixels
+follow the question as <x><y>, regions as <x1><y1><x2><y2>; replies name boxes in the same way. Questions about poses
+are VLM3's.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,18 +17,32 @@ import numpy as np
 from depthlm_ros.core import Region, RelativePose, Status
 from depthlm_ros.families import vlm3
 from depthlm_ros.families.base import Family, Prompt, Reply, normalise_coordinate
-from depthlm_ros.families.parsing import BOX, escape_control_tokens, find_boxes, format_box
+from depthlm_ros.families.parsing import (
+    BOX,
+    escape_control_tokens,
+    find_boxes,
+    format_box,
+    only_number,
+    positive_metres,
+    region_from_corners,
+)
 from depthlm_ros.families.vlm3 import Vlm3Corr, Vlm3Pose
 
 # Longest reply about a match or a part of a pose.
 REPLY_TOKENS = 48
 NOT_UNDERSTOOD = "I do not understand the question."
+PLACE_SCALE, PLACE_STEP = 1000, 5
+PLACES = tuple(f"<{place}>" for place in range(0, PLACE_SCALE + 1, PLACE_STEP))
+POINT_QUESTION, MATCH_QUESTION = "Depth at ", "Where is this point in the second image? "
 
-# Matches every reply with a number, without its boxes. "The a is closer: 2.31 meters." gives the distance of the nearer
+_PLACE = re.compile(r"<([0-9]{1,4})>")
+_BOX = re.compile(r" at ((?:<[0-9]{1,4}>){4})")
+# Matches every reply with a length, without its boxes. "The a is closer: 2.31 meters." gives the distance of the nearer
 # object.
 _MEASURE = re.compile(
     r"(?:Yes, the|The) [a-z ]+ (?:is|is closer:|are) ([0-9]{1,3}\.[0-9]{2}) meters(?: (away|wide|tall|apart))?\."
 )
+_COUNT = re.compile(r"There (?:is|are) ([0-9]{1,3}) [a-z ]+\.")
 _QUANTITIES = {"away": "distance", "wide": "width", "tall": "height", "apart": "gap"}
 
 
@@ -34,6 +50,111 @@ class Tiny(Family):
     """The family of the embedded model."""
 
     name = "tiny"
+    _pose = Vlm3Pose()
+    abilities = frozenset({"points", "questions", "match", "pose"})
+
+    def point_prompt(self, u_px: float, v_px: float, size_px: tuple[int, int]) -> Prompt:
+        """Returns the question for the depth of a pixel; the reply is only the number."""
+        return Prompt(f"{POINT_QUESTION}{point_mark(u_px, v_px, size_px)}", number_only=True, max_new_tokens=8)
+
+    def read_point(self, reply: str) -> float:
+        return positive_metres(only_number(reply))
+
+    def match_prompt(self, u_px: float, v_px: float, size_px: tuple[int, int]) -> Prompt:
+        """Returns the question; the reply is only the pixel."""
+        return Prompt(f"{MATCH_QUESTION}{point_mark(u_px, v_px, size_px)}", max_new_tokens=4)
+
+    def read_match(self, reply: str, size_px: tuple[int, int]) -> tuple[float, float]:
+        places = [int(place) for place in _PLACE.findall(reply)]
+        if len(places) != 2:
+            return math.nan, math.nan
+        u_px, v_px = (place / PLACE_SCALE * extent - 0.5 for place, extent in zip(places, size_px, strict=True))
+        return u_px, v_px
+
+    def pose_prompts(self) -> dict[str, Prompt]:
+        """Returns VLM3's questions; the replies are short."""
+        prompts = self._pose.pose_prompts().items()
+        return {name: replace(prompt, max_new_tokens=REPLY_TOKENS) for name, prompt in prompts}
+
+    def read_pose(self, replies: Mapping[str, str]) -> RelativePose:
+        return self._pose.read_pose(replies)
+
+    def question_prompt(
+        self, question: str, uv_px: np.ndarray, regions: Sequence[Region], size_px: tuple[int, int]
+    ) -> Prompt:
+        """Returns the question, followed by its pixels and regions."""
+        marks = [point_mark(u, v, size_px) for u, v in uv_px]
+        marks += [f"region {region_text(region, size_px)}" for region in regions]
+        return Prompt(" ".join([escape_control_tokens(question).strip(), *marks]))
+
+    def read_reply(self, reply: str, size_px: tuple[int, int]) -> Reply:
+        """Reads the number before "meters", and the boxes whose corners are in order.
+
+        A reply in other words than those of the training is not a measurement: its status is NOT_UNDERSTOOD.
+        """
+        text = reply.strip()
+        if text == NOT_UNDERSTOOD:
+            return Reply(text, Status.NOT_UNDERSTOOD)
+        if text.startswith("There is no "):
+            return Reply(text, Status.NOT_FOUND)
+        if counted := _COUNT.fullmatch(text):
+            return Reply(text, Status.OK, float(counted[1]), "", quantity="count")
+        plain = _BOX.sub("", text)
+        measured = _MEASURE.fullmatch(plain)
+        if measured is None:
+            return Reply(text, Status.NOT_UNDERSTOOD)
+        quantity = "distance" if " closer: " in plain else _QUANTITIES.get(measured[2], "")
+        boxes = tuple(filter(None, (read_box(box[1], size_px) for box in _BOX.finditer(text))))
+        return Reply(plain, Status.OK, float(measured[1]), "m", boxes, quantity)
+
+    def box_text(self, edges_px: tuple[float, float, float, float], width_px: int, height_px: int) -> str:
+        """Returns pixel edges (left, top, right, bottom; an image begins at edge 0) as text for a reply."""
+        left, top, right, bottom = edges_px
+        corners = ((left, width_px), (top, height_px), (right, width_px), (bottom, height_px))
+        return "".join(place_text(edge / extent) for edge, extent in corners)
+
+
+def place_text(share: float) -> str:
+    """Returns a share (0 to 1) of the image's width or height as text."""
+    return f"<{PLACE_STEP * round(min(max(share, 0.0), 1.0) * PLACE_SCALE / PLACE_STEP)}>"
+
+
+def point_mark(u_px: float, v_px: float, size_px: tuple[int, int]) -> str:
+    """Returns a pixel in the form in which it follows a question. A pixel's centre lies half a pixel inside."""
+    return place_text((u_px + 0.5) / size_px[0]) + place_text((v_px + 0.5) / size_px[1])
+
+
+def region_text(region: Region, size_px: tuple[int, int]) -> str:
+    """Returns a region in the form in which it follows a question."""
+    edges = (region.x_px, region.y_px, region.x_px + region.width_px, region.y_px + region.height_px)
+    return "".join(place_text(edge / extent) for edge, extent in zip(edges, (*size_px, *size_px), strict=True))
+
+
+def read_box(text: str, size_px: tuple[int, int]) -> Region | None:
+    """Returns the region of four places, None if its corners are not in order."""
+    return region_from_corners(map(int, _PLACE.findall(text)), (PLACE_SCALE, PLACE_SCALE), size_px)
+
+
+def point_text(depth_m: float) -> str:
+    """Returns the reply to a question for the depth of a pixel."""
+    return f"{depth_m:.2f}"
+
+
+def match_text(u_px: float, v_px: float, size_px: tuple[int, int]) -> str:
+    """Returns the reply to a question for a match."""
+    return point_mark(u_px, v_px, size_px)
+
+
+# The bundle of version 0.2 was trained on VLM3's texts, with boxes and points as digits.
+_MEASURE_V02 = re.compile(
+    r"(?:Yes, the|The) [a-z ]+ (?:is|is closer:|are) ([0-9]{1,3}\.[0-9]{2}) meters(?: (away|wide|tall|apart))?\."
+)
+
+
+class TinyV02(Family):
+    """The family of the embedded model."""
+
+    name = "tiny_v02"
     _corr, _pose = Vlm3Corr(), Vlm3Pose()
     abilities = frozenset({"points", "questions", "match", "pose"})
 
@@ -62,7 +183,7 @@ class Tiny(Family):
         self, question: str, uv_px: np.ndarray, regions: Sequence[Region], size_px: tuple[int, int]
     ) -> Prompt:
         """Returns the question, followed by its pixels and regions."""
-        marks = [point_mark(u, v, size_px) for u, v in uv_px]
+        marks = [point_mark_v02(u, v, size_px) for u, v in uv_px]
         marks += [f"region {format_box(region, size_px)}" for region in regions]
         return Prompt(" ".join([escape_control_tokens(question).strip(), *marks]))
 
@@ -77,14 +198,14 @@ class Tiny(Family):
         if text.startswith("There is no "):
             return Reply(text, Status.NOT_FOUND)
         plain = BOX.sub("", text).replace("  ", " ").replace(" at is", " is").replace(" at ", " ")
-        measured = _MEASURE.fullmatch(plain)
+        measured = _MEASURE_V02.fullmatch(plain)
         if measured is None:
             return Reply(text, Status.NOT_UNDERSTOOD)
         quantity = "distance" if " closer: " in plain else _QUANTITIES.get(measured[2], "")
         return Reply(plain, Status.OK, float(measured[1]), "m", find_boxes(text, size_px), quantity)
 
 
-def point_mark(u_px: float, v_px: float, size_px: tuple[int, int]) -> str:
+def point_mark_v02(u_px: float, v_px: float, size_px: tuple[int, int]) -> str:
     """Returns a pixel in the form in which it follows a question."""
     scale = vlm3.COORDINATE_SCALE
     return f"({normalise_coordinate(u_px, size_px[0], scale)}, {normalise_coordinate(v_px, size_px[1], scale)})"

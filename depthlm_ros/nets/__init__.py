@@ -1,4 +1,5 @@
-"""Torch modules: the published vision-language models and their depth heads, on images of fixed sizes.
+"""Torch modules: the published vision-language models and their depth heads, and the embedded model (depth_first),
+on images of fixed sizes.
 
 The same code trains, exports and runs. The weights are transformers' own modules, so that published checkpoints load;
 the forward passes are written here. This room needs torch and transformers.
@@ -6,14 +7,15 @@ the forward passes are written here. This room needs torch and transformers.
 
 __all__ = [
     "backbone",
+    "depth_first",
     "depth_heads",
+    "depth_pyramid",
+    "efficientnet_lite",
     "graphs",
     "loading",
-    "pixels",
     "pixtral",
     "positions",
     "qwen3vl",
     "qwen25vl",
-    "small_model",
     "text_decoder",
 ]

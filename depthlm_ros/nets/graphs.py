@@ -1,4 +1,6 @@
-"""The two graphs of a model as torch modules: look (the images) and step (the text behind them).
+"""The graphs of a model as torch modules: look (the images) and step (the text behind them).
+
+In models that give depth first, DepthLookGraph looks at one image and ReadGraph makes the prefix of one or two of them.
 
 They are exported to ONNX, and the torch backend runs them directly.
 """
@@ -11,6 +13,7 @@ import torch
 from torch import nn
 
 from depthlm_ros.nets.backbone import Backbone
+from depthlm_ros.nets.depth_first import DepthFirstModel
 from depthlm_ros.nets.positions import PromptLayout
 from depthlm_ros.nets.text_decoder import DeepStackTokens, KeyValueCache, causal_mask, extend, prefill
 
@@ -63,6 +66,55 @@ class LookGraph(nn.Module):
             return []
         embedded = self.get_buffer(f"prefix_text_{index}")
         return [embedded if image.shape[0] == 1 else embedded.expand(image.shape[0], -1, -1)]
+
+
+class DepthLookGraph(nn.Module):
+    """Image, uint8 (B, H, W, 3) -> depth_m, relative_std (B, H, W) and features (B, C, H/16, W/16)."""
+
+    def __init__(self, model: DepthFirstModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(self.model.look(image))
+
+
+class ReadGraph(nn.Module):
+    """Features, depth_m and relative_std of each image (B, ...) -> keys and values (layers, B, heads_kv, P, D) of the
+    prefix, whose tokens all see each other.
+
+    texts: token ids before, between and after the images. sizes_px: (width, height) of the images.
+    """
+
+    def __init__(
+        self, model: DepthFirstModel, texts: Sequence[Sequence[int]], sizes_px: Sequence[tuple[int, int]]
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.layout = PromptLayout(tuple(map(len, texts)), tuple(model.image_span(size_px) for size_px in sizes_px))
+        device = model.language.norm.weight.device
+        with torch.no_grad():
+            for index, text in enumerate(texts):
+                ids = torch.tensor([list(text)], dtype=torch.int64, device=device)
+                self.register_buffer(f"prefix_text_{index}", model.embed(ids).clone())
+            cos, sin = model.prefix_rope(self.layout)
+        self.register_buffer("prefix_cos", cos)
+        self.register_buffer("prefix_sin", sin)
+
+    def forward(self, *seen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        pieces = self._embed_text(0, seen[0])
+        for index, image in enumerate(zip(seen[::3], seen[1::3], seen[2::3], strict=True)):
+            pieces += [self.model.build_tokens(*image), *self._embed_text(index + 1, seen[0])]
+        _, keys, values = prefill(
+            self.model.language, torch.cat(pieces, dim=1), self.prefix_cos, self.prefix_sin, mask=None
+        )
+        return keys, values
+
+    def _embed_text(self, index: int, like: torch.Tensor) -> list[torch.Tensor]:
+        """Returns the embeddings of one text, or nothing for an empty text: TensorRT does not accept empty tensors."""
+        if self.layout.texts[index] == 0:
+            return []
+        return [self.get_buffer(f"prefix_text_{index}").expand(like.shape[0], -1, -1)]
 
 
 class StepGraph(nn.Module):

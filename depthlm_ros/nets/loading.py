@@ -25,9 +25,8 @@ from depthlm_ros.file_io import JsonObject
 from depthlm_ros.model_files.bundle import CONFIG_FILE, TOKENIZER_FILE
 from depthlm_ros.model_files.checkpoint import ReleasedCheckpoint
 from depthlm_ros.model_files.safetensors_files import TensorEntry, WeightFiles
-from depthlm_ros.nets.backbone import Backbone
+from depthlm_ros.nets.backbone import Backbone, read_pixel_rule
 from depthlm_ros.nets.depth_heads import build_released_head, released_parameter_name
-from depthlm_ros.nets.pixels import read_pixel_rule
 from depthlm_ros.nets.pixtral import Pixtral
 from depthlm_ros.nets.qwen3vl import Qwen3VLDepth
 from depthlm_ros.nets.qwen25vl import Qwen25VLBackbone

@@ -12,8 +12,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-from depthlm_ros.nets.backbone import Backbone
-from depthlm_ros.nets.pixels import PixelRule
+from depthlm_ros.nets.backbone import Backbone, PixelRule
 from depthlm_ros.nets.positions import ImageSpan, PromptLayout
 from depthlm_ros.nets.text_decoder import apply_rope, attend
 

@@ -11,8 +11,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from depthlm_ros.nets.backbone import Backbone
-from depthlm_ros.nets.pixels import PixelRule
+from depthlm_ros.nets.backbone import Backbone, PixelRule
 from depthlm_ros.nets.positions import ImageSpan, PromptLayout, prefix_positions
 from depthlm_ros.nets.text_decoder import apply_rope, attend
 

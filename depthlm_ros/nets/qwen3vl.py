@@ -12,9 +12,8 @@ from torch import nn
 from torch.nn import functional
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-from depthlm_ros.nets.backbone import Backbone
+from depthlm_ros.nets.backbone import Backbone, PixelRule
 from depthlm_ros.nets.depth_heads import DptConfig, DptHead
-from depthlm_ros.nets.pixels import PixelRule
 from depthlm_ros.nets.positions import (
     ImageSpan,
     PromptLayout,

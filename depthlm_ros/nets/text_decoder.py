@@ -54,7 +54,7 @@ def prefill(
     x: torch.Tensor,
     cos: torch.Tensor,
     sin: torch.Tensor,
-    mask: torch.Tensor,
+    mask: torch.Tensor | None,
     deep: DeepStackTokens | None = None,
     queries: list[torch.Tensor] | None = None,
 ) -> DecoderOutput:
@@ -62,8 +62,8 @@ def prefill(
     heads_kv, T, D).
 
     language: a module with `layers` and `norm`. cos, sin: (B or 1, T, D). mask: additive, or boolean with True where
-    attention is allowed; broadcastable to (B, heads, T, T). queries: a list to which the queries (B, heads, T, D) of
-    each layer are appended.
+    attention is allowed; broadcastable to (B, heads, T, T); None where all tokens see each other.
+    queries: a list to which the queries (B, heads, T, D) of each layer are appended.
     """
     keys, values = [], []
     for index, layer in enumerate(language.layers):

@@ -1,4 +1,4 @@
-"""Training: of the embedded model on rendered scenes (synthetic/), and of the published systems on labelled images
-(finetune/). Both share the packing of questions, the losses and the reader of recipes."""
+"""Training: of the embedded model on rendered scenes, photographs and sensor frames (embedded/), and of the published
+systems on labelled images (finetune/), with the losses and the packing of replies that both share."""
 
-__all__ = ["cuda_graph", "finetune", "losses", "muon", "packing", "synthetic"]
+__all__ = ["embedded", "finetune", "losses", "packing"]

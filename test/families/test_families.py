@@ -10,6 +10,7 @@ from depthlm_ros.errors import BadQuestion, UnknownName
 from depthlm_ros.families.base import Prompt, Reply
 from depthlm_ros.families.parsing import escape_control_tokens, strip_thinking
 from depthlm_ros.families.registry import FAMILIES, family_named
+from depthlm_ros.families.tiny import PLACES, match_text, place_text, point_text
 from depthlm_ros.scenes.questions.wording import NO_OBJECT_REPLY
 
 TINY = family_named("tiny")
@@ -26,6 +27,7 @@ CALLS = {
 }
 ABILITIES = {
     "tiny": {"points", "questions", "match", "pose"},
+    "tiny_v02": {"points", "questions", "match", "pose"},
     "depthlm": {"points", "questions", "pairs"},
     "depthvlm": {"points", "questions", "boxes", "pairs"},
     "vlm3-depth": {"points"},
@@ -38,7 +40,9 @@ ABILITIES = {
 
 
 def test_the_registry_knows_every_published_system():
-    assert {name: set(family.abilities) for name, family in FAMILIES.items()} == ABILITIES
+    found = {name: set(family.abilities) for name, family in FAMILIES.items()}
+    # A network for depth alone refuses every question in its own words (test/backends/test_depth_network_backend.py).
+    assert found == ABILITIES | {"depth_map": set()}
 
 
 def test_an_unknown_family_is_refused_with_the_known_names():
@@ -94,17 +98,51 @@ def test_thinking_is_removed_from_a_reply(reply, rest):
     assert strip_thinking(reply) == rest
 
 
-def test_tiny_is_asked_the_point_question_of_vlm3():
-    assert TINY.point_prompt(64.0, 24.0, SIZE) == family_named("vlm3-depth").point_prompt(64.0, 24.0, SIZE)
+def test_tiny_is_asked_for_a_depth_with_the_place_in_thousandths():
+    prompt = TINY.point_prompt(63.5, 23.5, SIZE)
+    assert (prompt.text, prompt.number_only) == ("Depth at <500><250>", True)
+    assert TINY.read_point(point_text(2.314)) == 2.31
+    assert all(math.isnan(TINY.read_point(reply)) for reply in ("", "far", "-1.0", "2.3 or 4.1"))
 
 
 def test_marked_pixels_and_regions_follow_the_question_of_tiny():
-    prompt = TINY.question_prompt("How far? ", np.array([[64.0, 48.0], [0.0, 0.0]]), (Region(0, 0, 64, 48),), SIZE)
-    assert prompt == Prompt("How far? (1000, 1000) (0, 0) region (0, 0, 500, 500)")
+    prompt = TINY.question_prompt("How far? ", np.array([[127.5, 95.5], [-0.5, -0.5]]), (Region(0, 0, 64, 48),), SIZE)
+    assert prompt == Prompt("How far? <1000><1000> <0><0> region <0><0><500><500>")
+
+
+def test_places_of_tiny_are_steps_of_five_thousandths_inside_the_image():
+    assert [place_text(share) for share in (-0.1, 0.0, 0.0024, 0.0026, 0.4351, 1.0, 7.0)] == [
+        "<0>", "<0>", "<0>", "<5>", "<435>", "<1000>", "<1000>"
+    ]  # fmt: skip
+    assert set(PLACES) == {place_text(step / 200) for step in range(201)}
+
+
+@pytest.mark.parametrize("edges_px", [(0.0, 0.0, 128.0, 96.0), (12.8, 9.6, 64.0, 95.5), (0.3, 40.1, 20.0, 41.0)])
+def test_boxes_of_tiny_come_back_within_half_a_step(edges_px):
+    reply = TINY.read_reply(f"The chair at {TINY.box_text(edges_px, *SIZE)} is 2.31 meters away.", SIZE)
+    (box,) = reply.boxes
+    found = (box.x_px, box.y_px, box.x_px + box.width_px, box.y_px + box.height_px)
+    np.testing.assert_allclose(np.array(found) / (*SIZE, *SIZE), np.array(edges_px) / (*SIZE, *SIZE), atol=0.00251)
+
+
+@pytest.mark.parametrize("uv_px", [(0.0, 0.0), (63.2, 31.7), (127.0, 95.0)])
+def test_matches_of_tiny_come_back_within_half_a_step(uv_px):
+    found_px = TINY.read_match(match_text(*uv_px, SIZE), SIZE)
+    np.testing.assert_allclose(found_px, uv_px, atol=0.0026 * SIZE[0])
+
+
+@pytest.mark.parametrize("reply", ["", "<5>", "<5><10><15>", "(5, 10)"])
+def test_a_match_that_tiny_does_not_say_is_unknown(reply):
+    assert all(map(math.isnan, TINY.read_match(reply, SIZE)))
+
+
+@pytest.mark.parametrize(("reply", "count"), [("There are 12 chairs.", 12.0), ("There is 1 teddy bear.", 1.0)])
+def test_counts_of_tiny_have_no_unit(reply, count):
+    assert TINY.read_reply(reply, SIZE) == Reply(reply, Status.OK, count, "", quantity="count")
 
 
 def test_reply_of_tiny_about_an_object_gives_value_and_box_in_pixels():
-    reply = TINY.read_reply("The red box at (250, 500, 500, 1000) is 2.31 meters away.", SIZE)
+    reply = TINY.read_reply("The red box at <250><500><500><1000> is 2.31 meters away.", SIZE)
     box = Region(32.0, 48.0, 32.0, 48.0)
     assert reply == Reply("The red box is 2.31 meters away.", Status.OK, 2.31, "m", (box,), "distance")
 
@@ -112,12 +150,12 @@ def test_reply_of_tiny_about_an_object_gives_value_and_box_in_pixels():
 @pytest.mark.parametrize(
     ("reply", "quantity"),
     [
-        ("The red box at (0, 0, 9, 9) is 2.31 meters away.", "distance"),
-        ("Yes, the red box at (0, 0, 9, 9) is 2.31 meters away.", "distance"),
-        ("The red box at (0, 0, 9, 9) is closer: 2.31 meters.", "distance"),
+        ("The red box at <0><0><10><10> is 2.31 meters away.", "distance"),
+        ("Yes, the red box at <0><0><10><10> is 2.31 meters away.", "distance"),
+        ("The red box at <0><0><10><10> is closer: 2.31 meters.", "distance"),
         ("The second point is closer: 2.31 meters.", "distance"),
-        ("The red box at (0, 0, 9, 9) is 2.31 meters wide.", "width"),
-        ("The red box at (0, 0, 9, 9) is 2.31 meters tall.", "height"),
+        ("The red box at <0><0><10><10> is 2.31 meters wide.", "width"),
+        ("The red box at <0><0><10><10> is 2.31 meters tall.", "height"),
         ("The points are 2.31 meters apart.", "gap"),
     ],
 )
@@ -134,7 +172,7 @@ def test_reply_of_tiny_that_an_object_is_absent_is_not_found():
 @pytest.mark.parametrize(
     "text",
     [
-        "The red box at 0085.000, 400) is 1.000 meters away.",
+        "The red box at <85><0><40 is 1.00 meters away.",
         "The red box is 2.31 meters away. The red box is 3.00 meters away.",
         "The red box is 2.3 meters away.",
         "The red box is ２.３１ meters away.",  # noqa: RUF001
@@ -144,7 +182,9 @@ def test_reply_of_tiny_that_an_object_is_absent_is_not_found():
         "meters",
         "The red box is near.",
         "the 7",
-        "at (1, 2, 3, 4)",
+        "at <5><10><15><20>",
+        "There are many chairs.",
+        "There are 3 chairs",
         "\x00\ufffd",
     ],
 )
@@ -154,7 +194,7 @@ def test_reply_of_tiny_without_a_measurement_is_not_understood(text):
     assert math.isnan(reply.value)
 
 
-@pytest.mark.parametrize("box", ["(500, 0, 250, 100)", "(0, 0, 0, 0)", "(0, 0, 1200, 100)"])
+@pytest.mark.parametrize("box", ["<500><0><250><100>", "<0><0><0><0>", "<0><0><1200><100>"])
 def test_an_invalid_box_is_left_out_and_the_value_is_kept(box):
     reply = TINY.read_reply(f"The red box at {box} is 2.31 meters away.", SIZE)
     assert reply.boxes == ()

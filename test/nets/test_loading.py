@@ -32,8 +32,8 @@ from depthlm_ros.errors import BadBundle, UnknownName  # noqa: E402
 from depthlm_ros.geometry.resize_rules import CanvasRule  # noqa: E402
 from depthlm_ros.model_files.checkpoint import open_checkpoint  # noqa: E402
 from depthlm_ros.model_files.spec import ModelSpec  # noqa: E402
+from depthlm_ros.nets.backbone import PixelRule  # noqa: E402
 from depthlm_ros.nets.loading import load_released_model  # noqa: E402
-from depthlm_ros.nets.pixels import PixelRule  # noqa: E402
 from depthlm_ros.nets.pixtral import Pixtral  # noqa: E402
 from depthlm_ros.nets.qwen25vl import Qwen25VLBackbone  # noqa: E402
 

@@ -1,38 +1,30 @@
 """The forward pass of Qwen3-VL equals that of transformers, and the depth head is DepthVLM's."""
 
-from dataclasses import replace
-
 import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from support.random_backbones import SMALL_MODEL  # noqa: E402
+from support.random_backbones import IMAGE_ID, qwen3_config, roughen  # noqa: E402
 
 from depthlm_ros.nets.depth_heads import DptConfig, DptHead, FusionBlock, ResidualConvUnit  # noqa: E402
 from depthlm_ros.nets.graphs import LookGraph, StepGraph  # noqa: E402
 from depthlm_ros.nets.positions import PromptLayout, prefix_positions  # noqa: E402
-from depthlm_ros.nets.small_model import build_small_model, load_checkpoint, save_checkpoint  # noqa: E402  # noqa: E402
+from depthlm_ros.nets.qwen3vl import Qwen3VLDepth  # noqa: E402
 from depthlm_ros.nets.text_decoder import DeepStackTokens, attend, causal_mask, prefill  # noqa: E402
 
 pytestmark = pytest.mark.torch
-IMAGE_ID, PAD_ID = 5, 0
 BEFORE, AFTER, QUESTION = [7, 8, 9], [10, 11], [20, 21, 22, 23]
-SIZE = (64, 48)
+SIZE = (128, 96)
 # The mask over one slot of earlier text, which is empty.
 EMPTY_MASK = torch.full((1, 1), float("-inf"))
-SMALL = replace(SMALL_MODEL, vocab=64, depth=4)
 
 
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(1)
-    model = build_small_model(SMALL, IMAGE_ID, PAD_ID).eval()
-    with torch.no_grad():
-        for parameter in model.vlm.parameters():
-            # Larger than the usual initialisation, so that a wrong position or a missing norm changes the result.
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model
+    # The weights are larger than the usual ones, so that a wrong position or a missing norm changes the result.
+    return roughen(Qwen3VLDepth(qwen3_config(), DptConfig(48, (8, 8, 8, 8), 8)))
 
 
 @pytest.fixture(scope="module")
@@ -110,25 +102,6 @@ def test_text_does_not_change_the_prefix(model, image):
                 prefill(model.language, x, cos, sin, causal_mask(x.shape[1]), DeepStackTokens(deep, layout.spans))[1]
             )
     torch.testing.assert_close(keys[0][..., : layout.length, :], keys[1][..., : layout.length, :], rtol=0, atol=0)
-
-
-def test_checkpoint_loads_rounded_to_half_precision(model, image, tmp_path):
-    save_checkpoint(model, tmp_path)
-    loaded = load_checkpoint(tmp_path).eval()
-    for name, tensor in model.state_dict().items():
-        torch.testing.assert_close(loaded.state_dict()[name], tensor, rtol=0, atol=0)
-
-
-def test_transformers_loads_the_checkpoint(model, tmp_path):
-    from transformers import Qwen3VLForConditionalGeneration
-
-    save_checkpoint(model, tmp_path)
-    loaded, report = Qwen3VLForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
-    assert not report["missing_keys"]
-    assert all(key.startswith("depth_head.") for key in report["unexpected_keys"])
-    expected = model.vlm.state_dict()
-    for name, tensor in loaded.state_dict().items():
-        torch.testing.assert_close(tensor.float(), expected[name], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("kind", ["none", "boolean", "additive"])

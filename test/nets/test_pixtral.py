@@ -17,7 +17,7 @@ from support.random_backbones import (  # noqa: E402
     roughen,
 )
 
-from depthlm_ros.nets.pixels import PixelRule  # noqa: E402
+from depthlm_ros.nets.backbone import PixelRule  # noqa: E402
 from depthlm_ros.nets.pixtral import Pixtral  # noqa: E402
 
 pytestmark = pytest.mark.torch

@@ -15,7 +15,7 @@ from support.random_backbones import (  # noqa: E402
     roughen,
 )
 
-from depthlm_ros.nets.pixels import PixelRule  # noqa: E402
+from depthlm_ros.nets.backbone import PixelRule  # noqa: E402
 from depthlm_ros.nets.positions import prefix_positions  # noqa: E402
 from depthlm_ros.nets.qwen25vl import Qwen25VLBackbone, from_windows, to_windows, window_groups  # noqa: E402
 

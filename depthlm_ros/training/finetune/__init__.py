@@ -10,6 +10,5 @@ __all__ = [
     "record_files",
     "run",
     "samples",
-    "save_release",
     "trainer",
 ]

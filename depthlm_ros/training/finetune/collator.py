@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from depthlm_ros.data.records import RecordProblem
-from depthlm_ros.nets.pixels import PixelRule
+from depthlm_ros.nets.backbone import PixelRule
 from depthlm_ros.training.finetune.chat_encoder import EncodedRow
 from depthlm_ros.training.packing import IGNORED, PADDING, block_mask, stack_rows
 

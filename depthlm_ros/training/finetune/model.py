@@ -29,6 +29,7 @@ from depthlm_ros.model_files.checkpoint import ReleasedCheckpoint, find_model, r
 from depthlm_ros.model_files.safetensors_files import read_weight_files
 from depthlm_ros.model_files.spec import ModelSpec
 from depthlm_ros.model_files.spec_yaml import find_spec
+from depthlm_ros.nets.backbone import read_pixel_rule
 from depthlm_ros.nets.depth_heads import (
     HEAD_PREFIX,
     DptConfig,
@@ -39,7 +40,6 @@ from depthlm_ros.nets.depth_heads import (
     released_parameter_name,
 )
 from depthlm_ros.nets.loading import check_tensors_fit, index_tensors, load_tensors, read_token_id
-from depthlm_ros.nets.pixels import read_pixel_rule
 from depthlm_ros.training.finetune.chat_encoder import ChatEncoder
 from depthlm_ros.training.finetune.collator import Collator, ImagePacker
 from depthlm_ros.training.finetune.dataset import ImageTokenRule

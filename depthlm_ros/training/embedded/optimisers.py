@@ -1,8 +1,8 @@
-"""The Muon optimiser, with all matrices of one shape in one product.
+"""The optimisers and the learning rate of both phases, and the Muon optimiser.
 
-On a GPU, torch's own Muon spends a third of a step starting kernels. Source: https://kellerjordan.github.io/posts/muon/,
-with steps scaled to those of AdamW (https://arxiv.org/abs/2502.16982). The numbers are those of torch.optim.Muon with
-adjust_lr_fn="match_rms_adamw".
+Muon optimises the matrices of the language model (https://kellerjordan.github.io/posts/muon/), with steps scaled to
+those of AdamW (https://arxiv.org/abs/2502.16982). The numbers are those of torch.optim.Muon with
+adjust_lr_fn="match_rms_adamw"; all matrices of one shape are in one product, which starts fewer kernels on a GPU.
 """
 
 from __future__ import annotations
@@ -12,11 +12,50 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 import torch
+from torch import nn
 
+from depthlm_ros.nets.depth_first import EMBEDDING_WEIGHT, DepthFirstModel
+from depthlm_ros.training.embedded.recipe import PhaseSettings
+
+# The learning rate at the end, as a share of the recipe's.
+FINAL_RATE = 0.02
 MOMENTUM = 0.95
 # Coefficients of the quintic iteration that brings all singular values near 1, and its number of iterations.
 QUINTIC, ITERATIONS = (3.4445, -4.7750, 2.0315), 5
 EPS = 1e-7
+
+
+def learning_rate(step: int, settings: PhaseSettings) -> float:
+    """Returns the rate of a step: linear warm-up, then half a cosine down to 2 %."""
+    warm_up = min(1.0, (step + 1) / settings.warmup_steps)
+    progress = min(step / settings.steps, 1.0)
+    return settings.learning_rate * warm_up * (FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def depth_optimiser(model: DepthFirstModel, settings: PhaseSettings) -> torch.optim.Optimizer:
+    """Returns AdamW for encoder, decoder and names. The pretrained encoder learns more slowly."""
+    parts: list[nn.Module] = [model.decoder, model.semantic, model.names]
+    others = [parameter for part in parts for parameter in part.parameters()]
+    groups = [
+        {"params": list(model.encoder.parameters()), "weight_decay": 0.0, "factor": settings.encoder_rate},
+        {"params": [one for one in others if one.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [one for one in others if one.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98))
+
+
+def words_optimisers(model: DepthFirstModel, settings: PhaseSettings) -> list[torch.optim.Optimizer]:
+    """Returns Muon for the matrices of the language model, and AdamW for embeddings, norms and biases."""
+    matrices: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            is_matrix = parameter.ndim == 2 and name != EMBEDDING_WEIGHT
+            (matrices if is_matrix else plain).append(parameter)
+    rate, decay = settings.learning_rate, settings.weight_decay
+    is_cpu = plain[0].device.type == "cpu"
+    muon = Muon(matrices, rate, decay, torch.float32 if is_cpu else torch.bfloat16)
+    return [muon, torch.optim.AdamW(plain, lr=rate, betas=(0.9, 0.98), weight_decay=0.0)]
 
 
 class Muon(torch.optim.Optimizer):

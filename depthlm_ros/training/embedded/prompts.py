@@ -7,22 +7,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from tokenizers import Tokenizer
 
+from depthlm_ros.core import Intrinsics
 from depthlm_ros.families import vlm3
-from depthlm_ros.families.base import Family, Prompt, normalise_coordinate
+from depthlm_ros.families.base import Prompt
 from depthlm_ros.families.registry import qwen
-from depthlm_ros.geometry.pinhole import centred_camera, range_from_z
+from depthlm_ros.families.tiny import Tiny, match_text, point_text
+from depthlm_ros.geometry.pinhole import range_from_z
 from depthlm_ros.scenes.questions.generate import SceneQuestion, sample_naming_question
 from depthlm_ros.scenes.questions.view_pairs import ViewPair
 from depthlm_ros.scenes.questions.visibility import bounding_region
 from depthlm_ros.scenes.renderer.render import RenderedImage
 from depthlm_ros.scenes.world.colours import NAMED_COLOURS
-from depthlm_ros.training.packing import AttentionTarget, ChatTurn, TokenRow, pack_turns, tokenize_turn
-from depthlm_ros.training.synthetic.auxiliary_losses import SUPERVISED_LAYERS, token_at_pixel, tokens_in_mask
-from depthlm_ros.training.synthetic.config import SyntheticDataSettings
+from depthlm_ros.training.embedded.recipe import PictureSettings
+from depthlm_ros.training.packing import AttentionTarget, ChatTurn, TokenRow, pack_turns, token_ids, tokenize_turn
 
 # The embedded model is asked as Qwen3-VL is, without a system message.
 CHAT = qwen("")
@@ -35,38 +37,58 @@ REGION_QUESTIONS = (
 )
 # Pixels with a depth that an object needs, so that a question about its region has an answer.
 LEAST_REGION_PIXELS = 12
+# Layers of the language model that learn where to look (losses.py).
+SUPERVISED_LAYERS = 2
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """Token ids of the fixed text before, between and after the images."""
+
+    before: tuple[int, ...]
+    between: tuple[int, ...]
+    after: tuple[int, ...]
+
+
+def read_prompt_tokens(tokenizer: Tokenizer) -> PromptTokens:
+    """Returns the token ids that every step of the second phase needs."""
+    before, between, after = (token_ids(tokenizer, text) for text in CHAT.around_images)
+    return PromptTokens(before, between, after)
 
 
 def turns_about_picture(
     rng: np.random.Generator,
-    settings: SyntheticDataSettings,
-    family: Family,
+    settings: PictureSettings,
+    family: Tiny,
     questions: Sequence[SceneQuestion],
     rendered: RenderedImage,
+    camera: Intrinsics,
+    token_px: int,
 ) -> list[ChatTurn]:
     """Returns turns about depths of points, about the questions, about what pixels show, and about a region."""
     size_px = picture_size(rendered)
     turns = [
-        point_turn(u, v, depth_m, family, size_px, settings.token_px)
-        for u, v, depth_m in sample_points(rng, rendered, settings.points)
+        point_turn(u, v, depth_m, family, size_px, token_px)
+        for u, v, depth_m in sample_points(rng, rendered.depth_m, settings.points)
     ]
-    camera = centred_camera(size_px, settings.focal_px)
-    about_pixels = (sample_naming_question(rng, rendered, camera) for _ in range(settings.pixel_questions))
+    about_pixels = (
+        sample_naming_question(rng, rendered, camera, family.box_text) for _ in range(settings.pixel_questions)
+    )
     for question in [*questions, *filter(None, about_pixels)]:
         uv_px = np.asarray(question.uv_px, float).reshape(-1, 2)
         prompt = family.question_prompt(vary_typing(rng, question.question), uv_px, (), size_px)
-        turns.append(make_turn(prompt, question.reply, attention_target(question, rendered, settings.token_px)))
-    return turns + region_turns(rng, settings, family, rendered)
+        turns.append(make_turn(prompt, question.reply, attention_target(question, rendered, token_px)))
+    return turns + region_turns(rng, family, rendered, camera, token_px)
 
 
-def turns_about_pair(pair: ViewPair, family: Family, token_px: int) -> list[ChatTurn]:
+def turns_about_pair(pair: ViewPair, family: Tiny, token_px: int) -> list[ChatTurn]:
     """Returns turns about two pictures of one scene: pixels and their matches, and the camera's motion."""
     size_px = picture_size(pair.first)
     turns = []
     for uv, matched in zip(pair.uv_px, pair.matched_px, strict=True):
         prompt = family.match_prompt(float(uv[0]), float(uv[1]), size_px)
         target = match_attention(uv, matched, size_px, token_px)
-        turns.append(make_turn(prompt, match_reply(matched, size_px), target))
+        turns.append(make_turn(prompt, match_text(float(matched[0]), float(matched[1]), size_px), target))
     replies = vlm3.pose_replies(pair.rotation, pair.translation_m)
     asked = family.pose_prompts().items()
     return turns + [make_turn(prompt, replies[name]) for name, prompt in asked if name in replies]
@@ -98,7 +120,8 @@ def places_before_numbers(predicted: Sequence[int], tokenizer: Tokenizer) -> np.
     """Returns int64 (N,): places up to the first digit, and from behind the end of a box to the next digit."""
     words = [tokenizer.decode([token]) for token in predicted]
     digits = [place for place, word in enumerate(words) if any(map(str.isdigit, word))]
-    box_end = next((place for place, word in enumerate(words) if ")" in word), len(words))
+    places = [place for place in digits if words[place].startswith("<")]
+    box_end = places[-1] if places else len(words)
     number = next((place for place in digits if place > box_end), box_end)
     return np.r_[: digits[0] + 1 if digits else len(words), box_end + 1 : number + 1]
 
@@ -136,13 +159,31 @@ def match_attention(
     return np.concatenate([first, none]), np.concatenate([none, second])
 
 
-def match_reply(matched_px: np.ndarray, size_px: tuple[int, int]) -> str:
-    """Returns the reply to a question for a match."""
-    x, y = (
-        normalise_coordinate(float(value), extent, vlm3.MATCH_COORDINATE_SCALE)
-        for value, extent in zip(matched_px, size_px, strict=True)
-    )
-    return f"({x}, {y})"
+def tokens_in_mask(mask: np.ndarray, token_px: int) -> np.ndarray:
+    """Returns bool (N,), tokens row by row: whether a token shows a pixel of the mask (H, W)."""
+    height, width = mask.shape
+    return mask.reshape(height // token_px, token_px, width // token_px, token_px).any((1, 3)).ravel()
+
+
+def token_at_pixel(u_px: float, v_px: float, size_px: tuple[int, int], token_px: int) -> np.ndarray:
+    """Returns bool (N,): True for the token that shows a pixel of a picture of this size (width, height)."""
+    columns, rows = (extent // token_px for extent in size_px)
+    tokens = np.zeros((rows, columns), bool)
+    row, column = (round(value) // token_px for value in (v_px, u_px))
+    tokens[min(max(row, 0), rows - 1), min(max(column, 0), columns - 1)] = True
+    return tokens.ravel()
+
+
+def tokens_in_box(box_px: tuple[float, float, float, float], size_px: tuple[int, int], token_px: int) -> np.ndarray:
+    """Returns bool (N,), tokens row by row: whether its middle is in a box; at least the one of the box's centre."""
+    columns, rows = (extent // token_px for extent in size_px)
+    left, top, right, bottom = box_px
+    u, v = ((np.arange(count) + 0.5) * token_px for count in (columns, rows))
+    inside = ((u >= left) & (u <= right))[None] & ((v >= top) & (v <= bottom))[:, None]
+    if not inside.any():
+        row, column = int((top + bottom) / 2 / token_px), int((left + right) / 2 / token_px)
+        inside[min(row, rows - 1), min(column, columns - 1)] = True
+    return inside.ravel()
 
 
 def vary_typing(rng: np.random.Generator, question: str) -> str:
@@ -152,23 +193,23 @@ def vary_typing(rng: np.random.Generator, question: str) -> str:
     return question.rstrip("?.") if rng.random() < 0.2 else question
 
 
-def sample_points(rng: np.random.Generator, rendered: RenderedImage, count: int) -> list[tuple[int, int, float]]:
-    """Returns (u, v, depth_m) of random pixels with a depth."""
-    v, u = np.nonzero(np.isfinite(rendered.depth_m))
+def sample_points(rng: np.random.Generator, depth_m: np.ndarray, count: int) -> list[tuple[int, int, float]]:
+    """Returns (u, v, z) of random places with a known depth in depth_m (h, w)."""
+    v, u = np.nonzero(np.isfinite(depth_m))
     if not len(u):
         return []
     chosen = rng.integers(0, len(u), count)
-    return [(int(u[i]), int(v[i]), float(rendered.depth_m[v[i], u[i]])) for i in chosen]
+    return [(int(u[i]), int(v[i]), float(depth_m[v[i], u[i]])) for i in chosen]
 
 
-def point_turn(u: int, v: int, depth_m: float, family: Family, size_px: tuple[int, int], token_px: int) -> ChatTurn:
-    """Returns VLM3's question for the depth of a pixel, with its reply."""
+def point_turn(u: int, v: int, depth_m: float, family: Tiny, size_px: tuple[int, int], token_px: int) -> ChatTurn:
+    """Returns the question for the depth of a pixel, with its reply."""
     place = token_at_pixel(u, v, size_px, token_px)
-    return make_turn(family.point_prompt(u, v, size_px), vlm3.POINT_REPLY.format(depth_m=depth_m), (place, place))
+    return make_turn(family.point_prompt(u, v, size_px), point_text(depth_m), (place, place))
 
 
 def region_turns(
-    rng: np.random.Generator, settings: SyntheticDataSettings, family: Family, rendered: RenderedImage
+    rng: np.random.Generator, family: Tiny, rendered: RenderedImage, camera: Intrinsics, token_px: int
 ) -> list[ChatTurn]:
     """Returns, for half the pictures, a question for the median range of an object's visible pixels in its box."""
     ids = np.unique(rendered.object_id[rendered.object_id >= 0])
@@ -179,10 +220,9 @@ def region_turns(
     if len(u) < LEAST_REGION_PIXELS:
         return []
     size_px = picture_size(rendered)
-    camera = centred_camera(size_px, settings.focal_px)
     uv_px = rendered.undistorted_px(np.stack([u, v], 1))
     range_m = float(np.median(range_from_z(uv_px, rendered.depth_m[v, u], camera)))
     question = REGION_QUESTIONS[int(rng.integers(len(REGION_QUESTIONS)))]
     prompt = family.question_prompt(question, np.zeros((0, 2)), (bounding_region(u, v),), size_px)
-    place = tokens_in_mask(mask, settings.token_px)
+    place = tokens_in_mask(mask, token_px)
     return [make_turn(prompt, f"The object is {range_m:.2f} meters away.", (place, place))]
