@@ -1,13 +1,16 @@
 """Compares the time of one look in torch and in ONNX Runtime, on the same model and image; and measures the export of a
 model with four billion weights.
 
-  python bench/engines.py                 tiny, and a random model with 12 + 12 layers
+  python bench/engines.py                 tiny (depth; images read for questions; text), and a random Qwen3-VL with
+                                          12 + 12 layers
+  python bench/engines.py --model FOLDER  another bundle of the embedded architecture instead of tiny
   python bench/engines.py --int8          also tiny with its linear layers in int8: its speed, and its accuracy on
                                           rendered scenes
   python bench/engines.py --export-4b     only: time and memory for the export of Qwen3-VL-4B's structure with a DPT
                                           head, 36 layers, random weights in bfloat16 (11 GB of memory, 10 GB of disk)
 
-The last line is JSON: NAME_ratio = seconds of torch / seconds of ONNX Runtime, each the smallest of the repeats.
+The last line is JSON: NAME_ratio = seconds of torch / seconds of ONNX Runtime for a look, each the smallest of the
+repeats; in tiny also NAME_read_s, NAME_pair_s, NAME_question_s (12 tokens) and NAME_token_s of ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import Qwen3VLConfig
 
+from depthlm_ros.backends.base import Backend, Look, StepInput
 from depthlm_ros.backends.onnx_runtime import OnnxRuntimeBackend
 from depthlm_ros.backends.torch_backend import TorchBackend
 from depthlm_ros.core import Frame, Intrinsics
@@ -37,10 +41,10 @@ from depthlm_ros.model import load_model
 from depthlm_ros.model_files.bundle import ModelBundle, find_bundle, load_bundle
 from depthlm_ros.model_files.spec import ModelSpec
 from depthlm_ros.nets.backbone import Backbone
+from depthlm_ros.nets.depth_first import load_checkpoint
 from depthlm_ros.nets.depth_heads import DptConfig
 from depthlm_ros.nets.loading import rebuild_frequencies
 from depthlm_ros.nets.qwen3vl import Qwen3VLDepth
-from depthlm_ros.nets.small_model import load_checkpoint
 
 # Sizes of a Qwen3-VL. vision, text: layers, width, feed-forward width, heads. heads_kv: heads of keys and values.
 # vocab: entries of the vocabulary.
@@ -48,6 +52,8 @@ SMALL = {"vision": (12, 192, 768, 6), "text": (12, 256, 768, 8), "heads_kv": 4, 
 FOUR_B = {"vision": (24, 1024, 4096, 16), "text": (36, 2560, 9728, 32), "heads_kv": 8, "head_dim": 128, "vocab": 151936}
 # Images on which the accuracy of int8 is measured.
 RENDERED_IMAGES = 150
+# Tokens of the question whose time is measured, and of question and reply.
+QUESTION_TOKENS, SLOTS = 12, 32
 SMALL_CANVAS, FOUR_B_CANVAS = (448, 320), (1152, 864)
 CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
 
@@ -111,23 +117,58 @@ def export(
 
 
 def compare(name: str, bundle: ModelBundle, model: Backbone, threads: int, repeats: int) -> dict[str, float]:
-    """Times both looks in turns. Ends the program if their depths differ in fp32."""
+    """Times a bundle and the same model in torch on every canvas. The second canvas is called NAME_large."""
     texts = (bundle.before, bundle.between, bundle.after)
-    exported = OnnxRuntimeBackend(bundle, threads, "cpu")
-    reference = TorchBackend(lambda _: model, texts, threads, "cpu")
-    image = sample_image(bundle.canvases_px[0])
+    backends = OnnxRuntimeBackend(bundle, threads, "cpu"), TorchBackend(lambda _: model, texts, threads, "cpu")
+    result: dict[str, float] = {}
+    for label, size_px in zip((name, f"{name}_large"), bundle.canvases_px, strict=False):
+        image = sample_image(size_px)
+        result |= compare_looks_at(label, bundle, image, *backends, repeats)
+        if bundle.depth_first:
+            result |= time_words(label, backends[0], image, repeats)
+    return result
+
+
+def compare_looks_at(
+    label: str, bundle: ModelBundle, image: np.ndarray, exported: Backend, reference: Backend, repeats: int
+) -> dict[str, float]:
+    """Times both looks in turns. Ends the program if their depths differ in fp32."""
     looks = [backend.look([image]).depth_m for backend in (reference, exported)]
     difference = float((np.abs(looks[1] - looks[0]) / looks[0]).max())
     torch_s, ours_s = time_in_turns([lambda: reference.look([image]), lambda: exported.look([image])], repeats)
-    width, height = bundle.canvases_px[0]
     print(
-        f"{name:10} {width} x {height}, {bundle.precision}: torch {1e3 * torch_s:7.2f} ms, ONNX Runtime "
-        f"{1e3 * ours_s:7.2f} ms, {torch_s / ours_s:.2f} x; depths differ by at most {difference:.1e}",
+        f"{label:10} {image.shape[2]} x {image.shape[1]}, {bundle.precision}: torch {1e3 * torch_s:7.2f} ms, ONNX "
+        f"Runtime {1e3 * ours_s:7.2f} ms, {torch_s / ours_s:.2f} x; depths differ by at most {difference:.1e}",
         flush=True,
     )
-    if bundle.precision == "fp32" and difference > 1e-4:
-        raise SystemExit(f"{name}: torch and ONNX Runtime do not compute the same depth")
-    return {f"{name}_torch_s": torch_s, f"{name}_ours_s": ours_s, f"{name}_ratio": round(torch_s / ours_s, 3)}
+    if bundle.precision == "fp32" and difference > 1e-3:
+        raise SystemExit(f"{label}: torch and ONNX Runtime do not compute the same depth")
+    return {f"{label}_torch_s": torch_s, f"{label}_ours_s": ours_s, f"{label}_ratio": round(torch_s / ours_s, 3)}
+
+
+def time_words(label: str, backend: Backend, image: np.ndarray, repeats: int) -> dict[str, float]:
+    """Times what questions cost after a look: to read one or two images, a question, and each token of its reply."""
+    one, two = backend.look([image]), backend.look([image, image[:, :, ::-1]])
+    read = backend.read(one)
+    cache = backend.cache(read, 1, SLOTS)
+    question, token = (text_after(read, *place) for place in ((0, QUESTION_TOKENS), (QUESTION_TOKENS, 1)))
+    works = {
+        "read": lambda: backend.read(one),
+        "pair": lambda: backend.read(two),
+        "question": lambda: backend.step(cache, question),
+        "token": lambda: backend.step(cache, token),
+    }
+    seconds = dict(zip(works, time_in_turns(list(works.values()), repeats), strict=True))
+    print(f"{label:10} " + ", ".join(f"{work} {1e3 * took_s:.2f} ms" for work, took_s in seconds.items()), flush=True)
+    return {f"{label}_{work}_s": took_s for work, took_s in seconds.items()}
+
+
+def text_after(look: Look, first_slot: int, tokens: int) -> StepInput:
+    """Returns arbitrary tokens as the text of one row behind an image and first_slot earlier tokens."""
+    mask = np.full((1, SLOTS), -np.inf, np.float32)
+    mask[:, :first_slot] = 0
+    ids, places = np.full((1, tokens), 5), np.arange(first_slot, first_slot + tokens)[None]
+    return StepInput(ids, look.next_position + places, np.array([tokens - 1]), mask, first_slot, np.array([3]))
 
 
 def time_in_turns(works: list[Callable[[], object]], repeats: int) -> list[float]:
@@ -141,15 +182,15 @@ def time_in_turns(works: list[Callable[[], object]], repeats: int) -> list[float
     return least
 
 
-def time_loading(repeats: int) -> dict[str, float]:
-    """Times how long tiny takes to load, with all hashes and the step graph, and how long until the first look is done,
-    which loads the graph of its canvas."""
+def time_loading(name: str, repeats: int) -> dict[str, float]:
+    """Times how long a model takes to load, with all hashes and the step graph, and how long until the first look is
+    done, which loads the graph of its canvas."""
     load_s, first_look_s = float("inf"), float("inf")
     image = sample_image((640, 480))[0]
     frame = Frame(image, Intrinsics(560.0, 560.0, 319.5, 239.5, 640, 480))
     for _ in range(repeats):
         began_s = time.perf_counter()
-        model = load_model("tiny", backend=OnnxRuntimeBackend.name)
+        model = load_model(name, backend=OnnxRuntimeBackend.name)
         loaded_s = time.perf_counter()
         model.look(frame)
         load_s = min(load_s, loaded_s - began_s)
@@ -158,11 +199,11 @@ def time_loading(repeats: int) -> dict[str, float]:
     return {"tiny_load_s": load_s, "tiny_first_look_s": first_look_s}
 
 
-def compare_looks(threads: int, repeats: int, int8: bool) -> dict[str, float]:
-    """Compares torch with ONNX Runtime on tiny, on a random model and, with int8, on tiny in int8."""
-    tiny = load_bundle(find_bundle("tiny"))
+def compare_looks(embedded: str, threads: int, repeats: int, int8: bool) -> dict[str, float]:
+    """Compares torch with ONNX Runtime on the embedded model, on a random one and, with int8, on the first in int8."""
+    tiny = load_bundle(find_bundle(embedded))
     model = load_checkpoint(tiny.folder).eval()
-    result = time_loading(5) | compare("tiny", tiny, model, threads, repeats)
+    result = time_loading(embedded, 5) | compare("tiny", tiny, model, threads, repeats)
     with tempfile.TemporaryDirectory() as name:
         random = random_model(SMALL, DptConfig(SMALL["text"][1], (32, 48, 64, 96), 64), torch.float32)
         bundle = export(random, SMALL_CANVAS, Path(name) / "random", Precision())
@@ -177,7 +218,7 @@ def compare_looks(threads: int, repeats: int, int8: bool) -> dict[str, float]:
 def export_in_int8(tiny: ModelBundle, folder: Path) -> ModelBundle:
     """Exports tiny for its own canvases, in the way of `depthlm engine build --precision int8`."""
     model = load_checkpoint(tiny.folder).eval()
-    options = ExportOptions(load_model("tiny").spec, 20, precision=set_precision(model, Precision("int8")))
+    options = ExportOptions(tiny.spec, 20, precision=set_precision(model, Precision("int8")))
     tokenizer = Tokenizer.from_file(str(tiny.tokenizer_path))
     write_engine(model, tokenizer, options, folder, lambda bundle: {}, lambda stage, done, total: None)
     return load_bundle(folder)
@@ -225,6 +266,7 @@ def peak_bytes() -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="tiny", help="the embedded model: a name or a folder (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="threads of both runtimes (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=40, help="looks of each (default: %(default)s)")
     parser.add_argument("--int8", action="store_true", help="also compare tiny in int8")
@@ -238,7 +280,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if not args.export_4b:
-        print(json.dumps({"threads": args.threads} | compare_looks(args.threads, args.repeats, args.int8)))
+        print(json.dumps({"threads": args.threads} | compare_looks(args.model, args.threads, args.repeats, args.int8)))
         return
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         print(json.dumps(export_4b(Path(name) / "bench", args.layers)))

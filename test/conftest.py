@@ -41,3 +41,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if reason and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def random_bundle(tmp_path_factory: pytest.TempPathFactory):
+    """A bundle of the embedded architecture with random weights, at two canvas sizes. It needs torch."""
+    from support.embedded_bundles import write_random_bundle
+
+    return write_random_bundle(tmp_path_factory.mktemp("bundles") / "random")

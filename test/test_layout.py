@@ -60,7 +60,6 @@ LIBRARIES = {
     "datasets": {"training"},
     "numba": {"scenes"},
     "pyarrow": {"data"},
-    "webdataset": {"data"},
     "tqdm": {"progress"},
     "ros": {"ros"},
 }
@@ -70,7 +69,7 @@ ROS_LIBRARIES = re.compile(
 )
 # In ROS 2 the package tf2_ros holds the C++ library only.
 DISTRIBUTED_BY = {"tf2_ros": "tf2_ros_py"}
-IMPORTED_AS = {"opencv-python-headless": "cv2", "PyYAML": "yaml", "cuda-bindings": "cuda", "numba-cuda": "numba"}
+IMPORTED_AS = {"opencv-python-headless": "cv2", "PyYAML": "yaml", "cuda-bindings": "cuda"}
 
 
 def place(path: Path) -> str:

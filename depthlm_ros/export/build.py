@@ -74,8 +74,9 @@ class BuildReport:
     """The result of build_graphs.
 
     canvases_px: sizes (width, height) at which the model sees the camera's image. head: precision of the depth head, ""
-    if there is none. parity: the difference to torch, or the reason why it was not measured. file_bytes: size of each
-    file. seconds: by stage. weight_bytes: of the exported model. peak_bytes: most memory that this process had in use.
+    if there is none. parity: the difference to the reference, or the reason why it was not measured. file_bytes: size
+    of each file. seconds: by stage. weight_bytes: of the exported model. peak_bytes: most memory that this process had
+    in use. reference: what the engine was compared with.
     """
 
     folder: Path
@@ -90,6 +91,7 @@ class BuildReport:
     seconds: dict[str, float]
     weight_bytes: int
     peak_bytes: int
+    reference: str = "torch"
 
 
 def build_graphs(
@@ -118,7 +120,7 @@ def build_graphs(
         precision = set_precision(model, Precision.of(request.precision, request.head))
         seconds["load"] = time.monotonic() - began_s
         tokenizer = Tokenizer.from_file(str(source.folder / TOKENIZER_FILE))
-        origin = _origin_fields(request, source, folder)
+        origin = origin_fields(request, source, folder)
         options = ExportOptions(spec, request.opset, request.only_depth, precision, origin)
         weight_bytes = sum(parameter.nbytes for parameter in model.parameters())
 
@@ -127,7 +129,7 @@ def build_graphs(
             seconds["export"] = time.monotonic() - began_s - seconds["load"]
             report_stage("compare with torch", 0, 1)
             parity = _compare_with_torch(request, model, bundle, weight_bytes)
-            return {"parity": _parity_fields(parity)}
+            return {"parity": parity_fields(parity)}
 
         manifest = write_engine(model, tokenizer, options, folder, compare, report_stage)
         seconds["check and finish"] = time.monotonic() - began_s - sum(seconds.values())
@@ -199,19 +201,19 @@ def camera_of_size(size_px: tuple[int, int], focal_px: float | None, spec: Model
 def fitted_spec(spec: ModelSpec, camera: Intrinsics, name: str) -> ModelSpec:
     """Returns the spec of an engine called `name` for a rectified camera.
 
-    A model with canvases of its own gets one canvas of whole tokens that shows the camera's whole image at the
-    canonical focal length. A published model gets the size to which its rule resizes the camera's image. Raises
+    A model with canvases of its own gets the smallest canvas that shows the camera's whole image at the canonical focal
+    length. A published model gets the size to which its rule resizes the camera's image. Raises
     BadIntrinsics for an absurd camera, or if the image would have more tokens than a graph takes.
     """
-    rule, token_px = spec.canvas, spec.pixels_per_token
+    rule = spec.canvas
     if rule.canvases_px:
-        size_px = _covering_canvas(camera, rule.focal_px or camera.fx_px, token_px)
+        size_px = _covering_canvas(camera, rule.focal_px or camera.fx_px, spec.canvas_multiple_px)
         fitted = replace(rule, canvases_px=(size_px,), built_px=())
         checked_canonical_view(camera, fitted)
     else:
         size_px = checked_canonical_view(camera, replace(rule, built_px=())).canvas_size_px
         fitted = replace(rule, built_px=(size_px,))
-    tokens = math.prod(size_px) // token_px**2
+    tokens = math.prod(size_px) // spec.pixels_per_token**2
     if tokens > MAX_IMAGE_TOKENS:
         raise BadIntrinsics(
             f"a camera of {camera.width_px} x {camera.height_px} with fx = {camera.fx_px:g} would be seen as "
@@ -221,26 +223,26 @@ def fitted_spec(spec: ModelSpec, camera: Intrinsics, name: str) -> ModelSpec:
     return replace(spec, name=name, canvas=fitted)
 
 
-def _covering_canvas(camera: Intrinsics, focal_px: float, token_px: int) -> tuple[int, int]:
-    """Returns the sides, in whole tokens, that cover the camera's image at the canonical focal length."""
+def _covering_canvas(camera: Intrinsics, focal_px: float, multiple_px: int) -> tuple[int, int]:
+    """Returns the sides, multiples of multiple_px, that cover the camera's image at the canonical focal length."""
     sides_px = (camera.width_px * focal_px / camera.fx_px, camera.height_px * focal_px / camera.fy_px)
-    # An image that exceeds whole tokens by a rounding error does not need another token.
-    width, height = (max(1, math.ceil(side / token_px - 1e-6)) * token_px for side in sides_px)
+    # An image that exceeds a multiple by a rounding error does not need the next one.
+    width, height = (max(1, math.ceil(side / multiple_px - 1e-6)) * multiple_px for side in sides_px)
     return width, height
 
 
 def load_backbone(source: ModelSource, precision: Precision) -> Backbone:
     """Loads the torch model of a released checkpoint or of a bundle with a checkpoint. Raises BadBundle, SetupError."""
     from depthlm_ros.export.precision import TORCH_TYPES
+    from depthlm_ros.nets.depth_first import load_checkpoint
     from depthlm_ros.nets.loading import load_released_model
-    from depthlm_ros.nets.small_model import load_checkpoint
 
     if isinstance(source, ReleasedCheckpoint):
         return load_released_model(source, TORCH_TYPES[precision.backbone])
     return load_checkpoint(source.folder).eval().requires_grad_(False)
 
 
-def _origin_fields(request: EngineRequest, source: ModelSource, folder: Path) -> dict[str, object]:
+def origin_fields(request: EngineRequest, source: ModelSource, folder: Path) -> dict[str, object]:
     """Returns the manifest's fields that say where the engine comes from and which command builds it again."""
     out = "" if request.out is None else f" --out {shlex.quote(str(folder.resolve()))}"
     revision = _revision(source)
@@ -278,7 +280,7 @@ def _compare_with_torch(
     return measure_parity(model, bundle)
 
 
-def _parity_fields(parity: Parity | str) -> dict[str, object]:
+def parity_fields(parity: Parity | str) -> dict[str, object]:
     """Returns the manifest's field: None stands for NaN, which JSON does not have."""
     if isinstance(parity, str):
         return {"not_measured": parity}

@@ -1,8 +1,9 @@
 """Exports torch modules as ONNX models in memory.
 
-export_look_graph and export_step_graph export the two graphs of a model; fold_constants and save_model finish them.
+export_look_graph and export_step_graph export the two graphs of a model, export_depth_graph, export_read_graph and
+export_step_graph the three of a model that gives depth first. fold_constants and save_model finish them.
 The precision of a graph is the precision of the module's own weights, because TensorRT networks are strongly typed.
-The look graph has fixed sizes. The step graph takes any number of rows, tokens and slots: reading a question and
+Look and read graphs have fixed sizes. The step graph takes any number of rows, tokens and slots: reading a question and
 decoding its answer are therefore one graph, with one copy of the weights.
 """
 
@@ -19,8 +20,10 @@ from onnxscript import ir, optimizer
 from torch import nn
 
 from depthlm_ros.errors import SetupError
+from depthlm_ros.model_files.bundle import READ_INPUTS, read_graph_inputs
 from depthlm_ros.nets.backbone import Backbone
-from depthlm_ros.nets.graphs import LookGraph, StepGraph
+from depthlm_ros.nets.depth_first import DepthFirstModel
+from depthlm_ros.nets.graphs import DepthLookGraph, LookGraph, ReadGraph, StepGraph
 
 # Both ONNX Runtime 1.17 and TensorRT 10.3 (JetPack 6.2) read this opset.
 OPSET = 20
@@ -48,6 +51,19 @@ class LookModule(nn.Module):
     def forward(self, *images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         outputs = self.look(*(image.float() for image in images))
         return outputs[:1] if self.only_depth else outputs
+
+
+class DepthModule(nn.Module):
+    """A DepthLookGraph in the form in which it is exported: bytes become floats first, as in LookModule. If only the
+    depth is wanted, features are not an output."""
+
+    def __init__(self, model: DepthFirstModel, only_depth: bool) -> None:
+        super().__init__()
+        self.look, self.only_depth = DepthLookGraph(model), only_depth
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        depth_m, relative_std, features = self.look(image.float())
+        return (depth_m, relative_std) if self.only_depth else (depth_m, relative_std, features)
 
 
 class StepModule(nn.Module):
@@ -81,6 +97,35 @@ def export_look_graph(
     outputs = [*([DEPTH_OUTPUT] if model.depth_head is not None else []), *([] if only_depth else CACHE_OUTPUTS)]
     module = LookModule(model, texts, sizes_px, only_depth)
     return _export(module, images, IMAGE_INPUTS[: len(images)], outputs, ((None,) * len(images),), opset)
+
+
+def export_depth_graph(
+    model: DepthFirstModel, size_px: tuple[int, int], opset: int = OPSET, only_depth: bool = False
+) -> ir.Model:
+    """Exports the look of a model that gives depth first, at an image of size_px (width, height).
+
+    Input: uint8 (1, H, W, 3). Outputs: depth_m and relative_std, float32 (1, H, W), and unless only_depth the features
+    (1, C, H/16, W/16), in the precision of the encoder.
+    """
+    image = torch.zeros(1, size_px[1], size_px[0], 3, dtype=torch.uint8)
+    features, *maps = READ_INPUTS
+    outputs = [*maps, *([] if only_depth else [features])]
+    return _export(DepthModule(model, only_depth), (image,), IMAGE_INPUTS[:1], outputs, None, opset)
+
+
+def export_read_graph(model: DepthFirstModel, texts: TokenTexts, sizes_px: ImageSizes, opset: int = OPSET) -> ir.Model:
+    """Exports the reading of one or two images by a model that gives depth first.
+
+    Inputs, named by bundle.read_graph_inputs: for each image the outputs of export_depth_graph. Outputs: keys and
+    values of the prefix. texts, sizes_px: as for export_look_graph.
+    """
+    arguments: list[torch.Tensor] = []
+    for width, height in sizes_px:
+        # The tensors must differ: the exporter takes one tensor that is passed twice for one input.
+        arguments += [model.empty_features((width, height)), *(torch.ones(1, height, width) for _ in range(2))]
+    names = [name for image in read_graph_inputs(len(sizes_px)) for name in image]
+    module = ReadGraph(model, texts, sizes_px)
+    return _export(module, tuple(arguments), names, CACHE_OUTPUTS, ((None,) * len(arguments),), opset)
 
 
 def export_step_graph(model: Backbone, opset: int = OPSET) -> ir.Model:

@@ -44,11 +44,11 @@ def cast_bytes_first(model: ModelProto) -> None:
 
 
 def depth_only(model: ModelProto) -> None:
-    """Removes the outputs keys and values of a look graph: no question can be asked, and the last layer is faster.
+    """Removes the outputs of a look graph that only questions need: keys and values, or the features to be read.
 
     Raises BadBundle for a graph without depth.
     """
-    kept = [output for output in model.graph.output if output.name not in ("keys", "values")]
+    kept = [output for output in model.graph.output if output.name not in ("keys", "values", "features")]
     if not kept:
         raise BadBundle("the look graph gives no depth: a model without a depth head cannot be built for depth only.")
     del model.graph.output[:]

@@ -15,6 +15,7 @@ from onnxscript.ir import convenience
 
 from depthlm_ros.errors import SetupError
 from depthlm_ros.nets.backbone import Backbone
+from depthlm_ros.nets.depth_first import DepthFirstModel
 from depthlm_ros.nets.depth_heads import DptHead
 
 TORCH_TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.float32}
@@ -30,7 +31,8 @@ class Precision:
     """Precision of the two parts of a model.
 
     backbone: "fp32", "fp16", "bf16", or "int8" (weights of the linear layers in int8, everything else fp32; only for
-    ONNX Runtime). head: of the DPT head's convolutions, "fp32" or "fp16"; bfloat16 would have steps of 6 cm at 10 m.
+    ONNX Runtime). head: of what gives depth, "fp32" or "fp16": the DPT head's convolutions, or encoder and decoder of a
+    model that gives depth first; bfloat16 would have steps of 6 cm at 10 m.
     """
 
     backbone: str = "fp32"
@@ -54,6 +56,9 @@ def set_precision(model: Backbone, precision: Precision) -> Precision:
     Returns the precision that the model then has: an MLP head is small and stays in single precision, and without a
     depth head the head's precision is "".
     """
+    if isinstance(model, DepthFirstModel):
+        _set_depth_first_precision(model, precision)
+        return precision
     for parameter in model.vlm.parameters():
         parameter.data = parameter.data.to(TORCH_TYPES[precision.backbone])
     if not isinstance(model.depth_head, DptHead):
@@ -63,6 +68,16 @@ def set_precision(model: Backbone, precision: Precision) -> Precision:
         dtype = torch.float32 if name.startswith("norm.") else TORCH_TYPES[precision.head]
         parameter.data = parameter.data.to(dtype)
     return precision
+
+
+def _set_depth_first_precision(model: DepthFirstModel, precision: Precision) -> None:
+    for name, parameter in model.named_parameters():
+        if name.startswith(("vlm.", "token_builder.")):
+            dtype = TORCH_TYPES[precision.backbone]
+        else:
+            # From here on, an error of a logit is one of the depth.
+            dtype = torch.float32 if name.startswith("decoder.to_bins.") else TORCH_TYPES[precision.head]
+        parameter.data = parameter.data.to(dtype)
 
 
 def run_bf16_convolutions_in_fp32(model: ir.Model) -> None:

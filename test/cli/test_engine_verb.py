@@ -1,4 +1,4 @@
-"""`depthlm engine build` as a user runs it, on the embedded model.
+"""`depthlm engine build` as a user runs it, on a random model of the embedded architecture.
 
 The engine gives the same depth and the same answers as torch. Every error message says what to do.
 """
@@ -28,7 +28,7 @@ from depthlm_ros.errors import BadBundle, BadIntrinsics  # noqa: E402
 from depthlm_ros.export.parity import sample_image  # noqa: E402
 from depthlm_ros.geometry.canonical_view import checked_canonical_view  # noqa: E402
 from depthlm_ros.model import Model, load_model  # noqa: E402
-from depthlm_ros.model_files.bundle import file_digest, load_bundle  # noqa: E402
+from depthlm_ros.model_files.bundle import file_digest  # noqa: E402
 from depthlm_ros.model_files.spec_yaml import find_spec  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -43,13 +43,15 @@ distortion_coefficients: {rows: 1, cols: 5, data: [0, 0, 0, 0, 0]}
 rectification_matrix: {rows: 3, cols: 3, data: [1, 0, 0, 0, 1, 0, 0, 0, 1]}
 projection_matrix: {rows: 3, cols: 4, data: [96, 0, 78, 0, 0, 97, 61, 0, 0, 0, 1, 0]}
 """
-SMALL = ("build", "--model", "tiny", "--size", "64x48", "--backend", "onnxruntime", "--depth-only")
+SMALL = ("build", "--model", "random", "--size", "64x48", "--backend", "onnxruntime", "--depth-only")
 QUESTIONS = ("How far is the red box?", "Where is the table?", "Is there a person?", "Sing a song.")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def engine_root(tmp_path_factory):
+def engine_root(random_bundle, tmp_path_factory):
+    """The engine folder, in which the model `random` is."""
     with own_engines(tmp_path_factory.mktemp("engines")) as folder:
+        (folder / random_bundle.name).symlink_to(random_bundle.folder)
         yield folder
 
 
@@ -63,17 +65,16 @@ def camera_file(engine_root):
 @pytest.fixture(scope="module")
 def built(camera_file):
     """Builds an engine and returns its name, and what the command printed on stdout and stderr."""
-    words = ["engine", "build", "--model", "tiny", "--camera", str(camera_file), "--backend", "onnxruntime"]
+    words = ["engine", "build", "--model", "random", "--camera", str(camera_file), "--backend", "onnxruntime"]
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main(words)
     assert code == 0, err.getvalue()
-    return "tiny-160x120-f96-fp32", out.getvalue(), err.getvalue()
+    return "random-160x120-f96-fp32", out.getvalue(), err.getvalue()
 
 
-def twin_of(engine):
-    """Returns torch with the weights of tiny and the canvas of the engine."""
-    bundle = load_bundle(TINY)
+def twin_of(engine, bundle):
+    """Returns torch with the weights of the bundle and the canvas of the engine."""
     torch = TorchBackend(backbone_loader(bundle), (bundle.before, bundle.between, bundle.after), 1, "cpu")
     return Model(engine.spec, engine.family, engine.chat, torch, engine.tokenizer)
 
@@ -95,14 +96,14 @@ def check_refusal(words, *texts, code=1):
 # ---- successful builds
 
 
-def test_engine_gives_the_depth_and_the_answers_of_torch(built):
+def test_engine_gives_the_depth_and_the_answers_of_torch(built, random_bundle):
     ours = load_model(built[0], threads=1)
     assert ours.backend_name == "onnxruntime" and ours.spec.canvas.canvases_px == ((160, 128),)
-    twin = twin_of(ours)
+    twin = twin_of(ours, random_bundle)
     a, b = ours.look(frame()), twin.look(frame())
     found_m, expected_m = a.depth().depth_m, b.depth().depth_m
     assert np.isfinite(expected_m).all()
-    assert (np.abs(found_m - expected_m) / expected_m).max() <= 1e-4
+    assert (np.abs(found_m - expected_m) / expected_m).max() <= 1e-3
     for question in QUESTIONS:
         assert a.ask(question).text == b.ask(question).text
     uv_px = [(5.0, 5.0), (80.0, 60.0), (150.0, 110.0)]
@@ -112,23 +113,25 @@ def test_engine_gives_the_depth_and_the_answers_of_torch(built):
     assert pairs[0].pose().replies == pairs[1].pose().replies
 
 
-def test_manifest_holds_everything_that_the_engine_depends_on(built, engine_root, camera_file):
+def test_manifest_holds_everything_that_the_engine_depends_on(built, random_bundle, engine_root, camera_file):
     folder = engine_root / built[0]
     manifest = json.loads((folder / "manifest.json").read_text())
-    tiny = json.loads((TINY / "manifest.json").read_text())
-    graphs = {"look_160x128.onnx", "pair_160x128.onnx", "step.onnx"}
+    model = json.loads((random_bundle.folder / "manifest.json").read_text())
+    graphs = {"look_160x128.onnx", "read_160x128.onnx", "pair_160x128.onnx", "step.onnx"}
     assert set(manifest["files"]) == graphs | {"weights.data", "tokenizer.json"}
     assert {path.name for path in folder.iterdir()} == {*manifest["files"], "manifest.json", ".building"}
-    assert manifest["model"] == "tiny" and manifest["family"] == "tiny"
-    assert manifest["revision"] == f"sha256:{tiny['files']['model.safetensors']}"
+    assert manifest["model"] == "random" and manifest["family"] == "tiny"
+    assert manifest["depth_first"] is True and manifest["only_depth"] is False
+    assert manifest["revision"] == f"sha256:{model['files']['model.safetensors']}"
     assert manifest["focal_px"] == 96.0 and manifest["canvases_px"] == [[160, 128]]
     assert Intrinsics(**manifest["camera"]) == CAMERA
-    assert manifest["prefix"] == tiny["prefix"]
+    assert manifest["prefix"] == model["prefix"]
     assert manifest["precision"] == {"backbone": "fp32", "head": "fp32"} and manifest["opset"] == 20
     assert {"torch", "onnx", "onnxruntime"} <= set(manifest["versions"])
-    assert manifest["parity"]["depth_max"] <= 1e-4 and manifest["parity"]["same_token"] is True
+    assert manifest["parity"]["depth_max"] <= 1e-3 and manifest["parity"]["std_mean"] <= 1e-4
+    assert manifest["parity"]["same_token"] is True
     words = shlex.split(manifest["rebuild"])
-    assert str(camera_file) in words and build_parser("engine").parse_args(words[1:]).model == "tiny"
+    assert str(camera_file) in words and build_parser("engine").parse_args(words[1:]).model == "random"
 
 
 def test_report_shows_graphs_sizes_precision_time_memory_and_parity(built):
@@ -141,7 +144,13 @@ def test_report_shows_graphs_sizes_precision_time_memory_and_parity(built):
     ):
         assert text in out
     assert "export" in out and "at most" in out and "the same token after a question" in out
-    for phase in ("load the checkpoint", "export look_160x128.onnx", "weights of step.onnx", "compare with torch"):
+    for phase in (
+        "load the checkpoint",
+        "export look_160x128.onnx",
+        "export read_160x128.onnx",
+        "weights of step.onnx",
+        "compare with torch",
+    ):
         assert f"{phase}: done in" in err
 
 
@@ -154,10 +163,10 @@ def test_another_camera_is_refused_with_both_sizes_and_the_command_to_build(buil
     assert "640 x 480 with fx = 96 would be seen as 640 x 480 pixels" in message and "seen as 160 x 128" in message
     words = shlex.split(message[message.index("depthlm engine build") :])
     args = build_parser("engine").parse_args(words[1:])
-    assert (args.model, args.size, args.focal, args.backend) == ("tiny", (640, 480), 96.0, "onnxruntime")
+    assert (args.model, args.size, args.focal, args.backend) == ("random", (640, 480), 96.0, "onnxruntime")
     # The image of a smaller camera is seen completely. A model that is not an engine sees a part of a larger image.
     assert np.isfinite(engine.look(frame(Intrinsics(96.0, 96.0, 63.5, 47.5, 128, 96))).depth().depth_m).all()
-    assert np.isnan(load_model("tiny", threads=1).look(frame(wide)).depth().depth_m).any()
+    assert np.isnan(load_model("random", threads=1).look(frame(wide)).depth().depth_m).any()
 
 
 def test_engine_that_resizes_whole_images_accepts_only_cameras_of_its_size():
@@ -243,7 +252,7 @@ def test_engine_is_not_built_into_a_folder_with_other_files(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["room.png"]
 
 
-def test_every_file_of_the_model_is_hashed_once_before_the_build(tmp_path, monkeypatch):
+def test_every_file_of_the_model_is_hashed_once_before_the_build(random_bundle, tmp_path, monkeypatch):
     """The folder with other files ends the build after the model was found."""
     hashed = Counter()
 
@@ -254,12 +263,11 @@ def test_every_file_of_the_model_is_hashed_once_before_the_build(tmp_path, monke
     monkeypatch.setattr("depthlm_ros.model_files.bundle.file_digest", count_digest)
     (tmp_path / "room.png").write_bytes(b"")
     check_refusal([*SMALL[1:], "--out", tmp_path], "is not the folder of an engine")
-    files = json.loads((TINY / "manifest.json").read_text())["files"]
-    assert hashed == dict.fromkeys(files, 1)
+    assert hashed == dict.fromkeys(random_bundle.digests, 1)
 
 
 def test_engine_cannot_be_built_from_another_engine(built):
     words = ["--model", built[0], "--size", "64x48", "--backend", "onnxruntime"]
-    check_refusal(words, "is itself an engine", "build from its source model (--model tiny)")
+    check_refusal(words, "is itself an engine", "build from its source model (--model random)")
     with pytest.raises(BadBundle, match="name the model that it was built from"):
         load_model(built[0], backend="torch")

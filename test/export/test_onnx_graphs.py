@@ -25,11 +25,11 @@ from depthlm_ros.export.write_bundle import ExportOptions, check_canvases, write
 from depthlm_ros.geometry.resize_rules import CanvasRule  # noqa: E402
 from depthlm_ros.model_files.bundle import load_bundle  # noqa: E402
 from depthlm_ros.model_files.spec import ModelSpec  # noqa: E402
+from depthlm_ros.nets.backbone import PixelRule  # noqa: E402
 from depthlm_ros.nets.depth_heads import DptConfig  # noqa: E402
-from depthlm_ros.nets.pixels import PixelRule  # noqa: E402
 from depthlm_ros.nets.qwen3vl import Qwen3VLDepth  # noqa: E402
 from depthlm_ros.nets.qwen25vl import Qwen25VLBackbone  # noqa: E402
-from depthlm_ros.training.synthetic.tokenizer import train_tokenizer  # noqa: E402
+from depthlm_ros.training.embedded.tokenizer import train_tokenizer  # noqa: E402
 
 pytestmark = pytest.mark.torch
 VOCAB = 512
@@ -237,7 +237,7 @@ def test_unknown_precisions_are_refused(names):
 
 def test_canvas_size_that_is_not_a_multiple_of_a_token_is_refused():
     check_canvases(((96, 64), (16, 16)), 16)
-    with pytest.raises(SetupError, match="canvas 100 x 70: both sides must be a multiple of 16 px"):
+    with pytest.raises(SetupError, match="canvas 100 x 70: both sides must be multiples of 16 px"):
         check_canvases(((96, 64), (100, 70)), 16)
 
 

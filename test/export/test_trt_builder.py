@@ -42,10 +42,8 @@ from depthlm_ros.export.trt_builder import (  # noqa: E402
     timing_cache_path,
 )
 from depthlm_ros.export.trt_support import check_model  # noqa: E402
-from depthlm_ros.model_files.bundle import find_bundle, load_bundle  # noqa: E402
 
 pytestmark = pytest.mark.torch
-BUNDLE = load_bundle(find_bundle("tiny"))
 FACTS = DeviceFacts("Double GPU", "8.7", "CUDA 12.6", 1 << 30, 1 << 31)
 
 
@@ -322,21 +320,32 @@ def test_interrupted_drawing_does_not_keep_the_lock_of_the_progress_bars():
     assert not other_thread.is_alive()
 
 
-def test_every_graph_of_a_bundle_gets_a_plan_request(tmp_path):
-    single = replace(BUNDLE, pairs=False)
+def test_every_graph_of_a_bundle_gets_a_plan_request(random_bundle, tmp_path):
+    single = replace(random_bundle, pairs=False)
     requests = plan_requests(single, tmp_path, "fp16", 5, StepLimits(rows=4, tokens=24, slots=40, watched=8))
-    assert [request.plan.name for request in requests] == ["look_128x96.plan", "look_192x128.plan", "step.plan"]
-    text, decode = requests[2].profiles
+    looks, reads = ([f"{kind}_{size}.plan" for size in ("64x64", "96x64")] for kind in ("look", "read"))
+    assert [request.plan.name for request in requests] == [*looks, *reads, "step.plan"]
+    assert all(not request.profiles for request in requests[:-1])
+    text, decode = requests[-1].profiles
     assert text["ids"] == ((1, 1), (4, 24), (4, 24)) and decode["ids"] == ((1, 1), (4, 1), (4, 1))
     assert text["own_mask"][2] == (4, 40) and text["watched"][2] == (8,)
     # From the prefix of the small canvas to that of the large one.
-    assert [shape[3] for shape in text["prefix_keys"]] == [54, 102, 102]
-    only_depth = plan_requests(single, tmp_path, "fp16", 5, only_depth=True)
-    assert [request.plan.name for request in only_depth] == ["look_128x96.plan", "look_192x128.plan"]
+    words = len(single.before) + len(single.after)
+    assert [shape[3] for shape in text["prefix_keys"]] == [words + 16, words + 24, words + 24]
+    pairs = plan_requests(random_bundle, tmp_path, "fp16", 5)
+    assert {request.plan.name for request in pairs} == {
+        *looks,
+        *reads,
+        "pair_64x64.plan",
+        "pair_96x64.plan",
+        "step.plan",
+    }
+    only_depth = plan_requests(random_bundle, tmp_path, "fp16", 5, only_depth=True)
+    assert [request.plan.name for request in only_depth] == looks
 
 
-def test_unknown_dimension_is_reported(tmp_path):
-    model = onnx.load(BUNDLE.step_path, load_external_data=False)
+def test_unknown_dimension_is_reported(random_bundle, tmp_path):
+    model = onnx.load(random_bundle.step_path, load_external_data=False)
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "rows"
     onnx.save(model, tmp_path / "step.onnx")
     with pytest.raises(BadBundle, match="unknown dimension rows"):
@@ -345,8 +354,8 @@ def test_unknown_dimension_is_reported(tmp_path):
 
 @pytest.mark.parametrize("version", [(10, 3), (10, 13), (10, 16), (11, 4)])
 @pytest.mark.parametrize("only_depth", [False, True])
-def test_every_graph_of_the_embedded_model_is_supported_by_every_parser(version, only_depth, tmp_path):
-    for request in plan_requests(BUNDLE, tmp_path, "fp16", 5, only_depth=only_depth):
+def test_every_graph_of_the_embedded_model_is_supported_by_every_parser(random_bundle, version, only_depth, tmp_path):
+    for request in plan_requests(random_bundle, tmp_path, "fp16", 5, only_depth=only_depth):
         model = onnx.load(request.graph, load_external_data=False)
         for change in request.prepare:
             change(model)
@@ -379,11 +388,13 @@ def test_tokens_chosen_in_the_graph_are_those_of_the_host():
 
 
 @pytest.mark.parametrize("change", [cast_bytes_first, depth_only])
-def test_rewritten_look_graph_gives_the_same_depth(change):
-    path = BUNDLE.look_path(BUNDLE.canvases_px[0])
+def test_rewritten_look_graph_gives_the_same_depth(random_bundle, change):
+    path = random_bundle.look_path((96, 64))
     model = onnx.load(path)
     change(model)
-    image = np.random.default_rng(1).integers(0, 256, (1, 96, 128, 3), dtype=np.uint8)
+    outputs = [output.name for output in model.graph.output]
+    assert outputs == ["depth_m", "relative_std", *(["features"] if change is cast_bytes_first else [])]
+    image = np.random.default_rng(1).integers(0, 256, (1, 64, 96, 3), dtype=np.uint8)
     depths_m = [
         onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"]).run(["depth_m"], {"image": image})[0]
         for graph in (str(path), model.SerializeToString())
@@ -391,16 +402,16 @@ def test_rewritten_look_graph_gives_the_same_depth(change):
     np.testing.assert_allclose(depths_m[0], depths_m[1], rtol=1e-6)
 
 
-def test_model_without_a_depth_head_is_not_built_for_depth_only():
-    model = onnx.load(BUNDLE.look_path(BUNDLE.canvases_px[0]), load_external_data=False)
-    del model.graph.output[0]
+def test_model_without_a_depth_head_is_not_built_for_depth_only(random_bundle):
+    """Its look graphs give only keys and values, as read graphs do."""
+    model = onnx.load(random_bundle.read_path((96, 64)), load_external_data=False)
     with pytest.raises(BadBundle, match="no depth"):
         depth_only(model)
 
 
-def test_file_digests_agree_with_the_manifest():
-    manifest = json.loads((BUNDLE.folder / "manifest.json").read_text())["files"]
-    for path in (BUNDLE.step_path, BUNDLE.look_path(BUNDLE.canvases_px[0])):
+def test_file_digests_agree_with_the_manifest(random_bundle):
+    manifest = json.loads((random_bundle.folder / "manifest.json").read_text())["files"]
+    for path in random_bundle.graphs:
         digests = file_digests(path)
         assert set(digests) == {path.name, "model.safetensors"}
         assert digests.items() <= manifest.items()

@@ -4,26 +4,9 @@ import torch
 from transformers import LlavaConfig, Qwen2_5_VLConfig, Qwen3VLConfig
 
 from depthlm_ros.nets.positions import PromptLayout
-from depthlm_ros.nets.small_model import SmallModelConfig
 from depthlm_ros.nets.text_decoder import DeepStackTokens, causal_mask, prefill
 
 IMAGE_ID, BREAK_ID, END_ID = 5, 6, 7
-
-# A small Qwen3-VL with a depth head, of the embedded model's kind.
-SMALL_MODEL = SmallModelConfig(
-    vocab=512,
-    vision_width=48,
-    vision_depth=4,
-    vision_heads=2,
-    deepstack=(0, 1, 2),
-    width=48,
-    depth=3,
-    heads=4,
-    heads_kv=2,
-    feed_forward=64,
-    head_projected=(8, 8, 8, 8),
-    head_features=8,
-)
 
 
 def qwen25_config(**changes):

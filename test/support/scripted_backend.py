@@ -31,6 +31,9 @@ class ScriptedBackend:
         self.looked_at.append([image[0] for image in images])
         return Look(None, None, prompts=1, length=1, next_position=1)
 
+    def read(self, look: Look) -> Look:
+        return look
+
     def cache(self, look: Look, rows: int, slots: int) -> list[list[int]]:
         return [[] for _ in range(rows)]
 
