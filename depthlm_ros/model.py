@@ -19,12 +19,17 @@ from depthlm_ros.backends.depth_network import DepthNetworkBackend
 from depthlm_ros.backends.generation import GeneratedTokens, Query, generate, look_at_marked_images
 from depthlm_ros.backends.number_uncertainty import SYMBOLS
 from depthlm_ros.backends.registry import check_backend_name, open_backend
-from depthlm_ros.core import Frame, Intrinsics
+from depthlm_ros.core import DepthMap, Frame, Intrinsics, PointDepths
 from depthlm_ros.errors import BadBundle, BadQuestion
 from depthlm_ros.families.base import PAIR_ABILITIES, Family, Prompt
 from depthlm_ros.families.registry import ChatTemplate, chat_named, family_named
-from depthlm_ros.geometry.canonical_view import CanvasPlacement, checked_canonical_view, engine_build_command
-from depthlm_ros.model_files.bundle import TOKENIZER_FILE
+from depthlm_ros.geometry.canonical_view import (
+    CanonicalView,
+    CanvasPlacement,
+    checked_canonical_view,
+    engine_build_command,
+)
+from depthlm_ros.model_files.bundle import TOKENIZER_FILE, ModelBundle
 from depthlm_ros.model_files.checkpoint import ModelSource, find_model
 from depthlm_ros.model_files.depth_network import WORDLESS_TOKENIZER, DepthNetwork
 from depthlm_ros.model_files.spec import ModelSpec
@@ -44,6 +49,11 @@ def load_model(name: str | ModelSource = "tiny", backend: str = "auto", threads:
     """
     check_backend_name(backend)
     source = find_model(name) if isinstance(name, str) else name
+    if isinstance(source, DepthNetwork) and source.fields.words:
+        depth_only = replace(source, fields=replace(source.fields, words=""))
+        words = find_model(source.fields.words)
+        check_words_model(words, source)
+        return WordsOnDepth(*(load_model(each, backend, threads, device) for each in (depth_only, words)))
     spec = source.spec
     if isinstance(source, DepthNetwork):
         tokenizer = Tokenizer.from_str(WORDLESS_TOKENIZER)
@@ -182,3 +192,84 @@ class Model:
                 f"{MAX_PROMPT_TOKENS} are taken; ask about fewer things at once."
             )
         return Query(ids, self._ends_number if prompt.number_only else self._is_end_token, prompt.max_new_tokens)
+
+
+def check_words_model(words: ModelSource, network: DepthNetwork) -> None:
+    """Raises BadBundle unless the model `words` can answer on the depth of a network."""
+    if not (isinstance(words, ModelBundle) and words.depth_first and not words.only_depth):
+        raise BadBundle(
+            f"{network.fields_path}: words is {network.fields.words!r}, which cannot read the depth of another "
+            "network: only models that give depth first can, such as tiny; leave the field out."
+        )
+
+
+class WordsOnDepth(Model):
+    """A depth network, and another model that answers questions in words on the network's depth.
+
+    The depth is that of the network alone. At the first question about a view the other model looks at the frame too,
+    and reads the network's depth in place of its own. Pairs are the other model's alone. depth_model, words_model: the
+    two models.
+    """
+
+    def __init__(self, depth_model: Model, words_model: Model) -> None:
+        named = replace(words_model.spec, name=f"{depth_model.name}+{words_model.name}")
+        super().__init__(named, words_model.family, words_model.chat, words_model.backend, words_model.tokenizer)
+        self.depth_model, self.words_model = depth_model, words_model
+
+    def look(self, frame: Frame) -> View:
+        """Runs the depth network on a rectified frame. Raises BadIntrinsics, BackendFailed."""
+        placement = CanvasPlacement(frame, self._canonical_view(frame.intrinsics))
+        return ViewOnDepth(self, placement, self.depth_model.look(frame))
+
+    def coverage(self, intrinsics: Intrinsics) -> float:
+        """Returns the share (0 to 1) of this camera's image that the depth network can see."""
+        return self.depth_model.coverage(intrinsics)
+
+    def describe_camera_mismatch(self, intrinsics: Intrinsics) -> str:
+        """Returns what the depth network, if it is an engine for another camera, loses with this camera."""
+        return self.depth_model.describe_camera_mismatch(intrinsics)
+
+
+class ViewOnDepth(View):
+    """A view whose depth comes from another view of the same frame."""
+
+    def __init__(self, model: WordsOnDepth, placement: CanvasPlacement, depth_view: View) -> None:
+        super().__init__(model, placement, None, depth_view.backend_s)
+        self._depth_view, self._backend = depth_view, model.backend
+
+    def depth(self) -> DepthMap:
+        """Returns the dense depth of the depth network."""
+        return self._depth_view.depth()
+
+    def depth_at(self, uv_px: np.ndarray | Sequence) -> PointDepths:
+        """Returns the depth of the depth network at pixels (N, 2) of the frame."""
+        return self._depth_view.depth_at(uv_px)
+
+    def _make_look(self) -> Look:
+        """Returns the words' model's look at the frame, with the network's depth."""
+        look = self._backend.look([self._placement.canvas[None]])
+        if look.depth_m is None or look.relative_std is None:
+            return look
+        depth = self.depth()
+        depth_m = nearest_on_canvas(self._placement.canonical, depth.depth_m)
+        std = None if depth.std_m is None else nearest_on_canvas(self._placement.canonical, depth.std_m) / depth_m
+        return replace(
+            look,
+            depth_m=fill_unknown(depth_m, look.depth_m[0])[None],
+            relative_std=look.relative_std if std is None else np.where(std > 0, std, look.relative_std[0])[None],
+        )
+
+
+def nearest_on_canvas(view: CanonicalView, values: np.ndarray) -> np.ndarray:
+    """Returns (h, w): for each pixel of the canvas, the value (H, W) of the nearest pixel of the image, NaN outside."""
+    (height, width), (w, h) = values.shape, view.canvas_size_px
+    u, v = (np.rint(axis.to_image(np.arange(count))).astype(int) for axis, count in ((view.x, w), (view.y, h)))
+    inside = ((v >= 0) & (v < height))[:, None] & ((u >= 0) & (u < width))[None]
+    return np.where(inside, values[np.clip(v, 0, height - 1)[:, None], np.clip(u, 0, width - 1)[None]], np.nan)
+
+
+def fill_unknown(depth_m: np.ndarray, other_m: np.ndarray) -> np.ndarray:
+    """Returns a depth map float32 (h, w) whose unknown pixels have those of another map, at the scale of the first."""
+    known = np.isfinite(depth_m) & (depth_m > 0)
+    ratio = float(np.median(depth_m[known] / other_m[known])) if known.any() else 1.0
+    return np.where(known, depth_m, ratio * other_m).astype(np.float32)

@@ -172,9 +172,12 @@ class View:
         """
         with self._reading:
             if self._newest_look is None:
-                self._newest_look = self._model.backend.look([self._placement.canvas[None]])
+                self._newest_look = self._make_look()
             self._newest_look = self._model.backend.read(self._newest_look)
             return self._newest_look
+
+    def _make_look(self) -> Look:
+        return self._model.backend.look([self._placement.canvas[None]])
 
     @property
     def _canvas_depth_m(self) -> np.ndarray:

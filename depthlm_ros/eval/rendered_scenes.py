@@ -121,12 +121,14 @@ class RenderedPredictions:
     """Predictions beside the truth, collected image by image.
 
     dense: (predicted, true) maps. points, words: results of depth_at and of tell_depth_at, with the true depths.
+    map_tells_std: whether the model tells the standard deviation of every pixel.
     """
 
     dense: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     points: list[tuple[PointDepths, np.ndarray]] = field(default_factory=list)
     words: list[tuple[PointDepths, np.ndarray]] = field(default_factory=list)
     answers: list[AnswerCheck] = field(default_factory=list)
+    map_tells_std: bool = False
 
 
 def rendered_scores(model: Model, images: int) -> JsonObject:
@@ -158,8 +160,11 @@ def calibrate(model: Model, images: int, seed: int = 2, points: int = 8) -> Erro
     uncalibrated = copy(model)
     uncalibrated.spec = replace(model.spec, calibration=ErrorCalibration())
     predictions = predict_rendered(uncalibrated, images, seed, points, 0)
-    by_map, in_words = (depth_errors(pairs) for pairs in (predictions.points, predictions.words))
-    return ErrorCalibration(*fit_error_factors(by_map), *fit_error_factors(in_words))
+    by_map, in_words = (fit_error_factors(depth_errors(pairs)) for pairs in (predictions.points, predictions.words))
+    calibration = ErrorCalibration(words_spread=in_words[0], words_relative=in_words[1])
+    if predictions.map_tells_std:
+        return replace(calibration, map_std_factor=by_map[0], map_std_floor=by_map[1])
+    return replace(calibration, dense_spread=by_map[0], dense_relative=by_map[1])
 
 
 def predict_rendered(model: Model, images: int, seed: int, points: int, questions: int) -> RenderedPredictions:
@@ -172,7 +177,9 @@ def predict_rendered(model: Model, images: int, seed: int, points: int, question
         scene, pose = sample_scene_and_pose(rng)
         rendered = render(scene, pose, camera)
         view = model.look(Frame(photograph(rng, rendered), camera))
-        predictions.dense.append((view.depth().depth_m, rendered.depth_m))
+        depth = view.depth()
+        predictions.dense.append((depth.depth_m, rendered.depth_m))
+        predictions.map_tells_std = depth.std_m is not None
         v, u = (axis[rng.integers(0, len(axis), points)] for axis in np.nonzero(rendered.depth_m > 0))
         uv_px, true_m = np.stack([u, v], 1), rendered.depth_m[v, u]
         predictions.points.append((view.depth_at(uv_px), true_m))

@@ -199,7 +199,7 @@ class DepthNetworkFields:
     """The fields of the YAML file of a network for depth.
 
     file: the ONNX file, relative to the YAML file or to the repository `hub`. source: where the network comes from.
-    words: reserved for the model that answers questions on this depth; "" for none.
+    words: the model that answers questions in words on this depth, such as "tiny"; "" for none.
     The other fields are as in ModelSpec.
     """
 
@@ -225,11 +225,6 @@ class DepthNetworkFields:
             raise SetupError(
                 f"image.fit is {FOCAL!r}, which gives every camera one focal length: leave out depth.true_at_focal_px "
                 "and depth.true_at_focal_widths."
-            )
-        if self.words:
-            raise SetupError(
-                f"words is {self.words!r}: this version answers no questions in words on the depth of another network; "
-                "leave it out."
             )
 
     def model_spec(self, name: str) -> ModelSpec:

@@ -50,7 +50,7 @@ PREFETCH_BATCHES = 4
 # A step whose losses or gradients are not finite changes nothing. So many in a row end the training.
 MOST_BAD_STEPS = 20
 
-# Called after each step with the name of the phase, its steps that are done, all its steps, and speed and loss in words.
+# Called after each step with the name of the phase, the steps that are done, all steps, and speed and loss in words.
 OnStep = Callable[[str, int, int, str], None]
 # Returns development scores of the averaged model after a phase ("depth" or "words") has begun.
 Validate = Callable[[DepthFirstModel, str], Mapping[str, float]]
