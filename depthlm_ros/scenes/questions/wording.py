@@ -94,7 +94,7 @@ NO_OBJECT_REPLY = "There is no object at this point."
 POINT_REPLY = "The point is {x:.2f} meters away."
 POINTS_APART_REPLY = "The points are {x:.2f} meters apart."
 POINTS_CLOSER_REPLY = "The {nth} point is closer: {x:.2f} meters."
-COUNT_REPLY = "There are {n} {a}s."
+COUNT_REPLY = "There are {n} {many}."
 COUNT_ONE_REPLY = "There is 1 {a}."
 NOT_UNDERSTOOD_REPLY = "I do not understand the question."
 

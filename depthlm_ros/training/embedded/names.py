@@ -48,6 +48,7 @@ DETECTED_NAMES = frozenset(
 )
 # Words that people use for the same thing: naming one of a group for another one is no mistake.
 SIMILAR_GROUPS = (*SIMILAR_KIND_GROUPS, ("oven", "microwave"), ("bowl", "cup", "vase"), ("bag", "backpack", "suitcase"))
+IRREGULAR_PLURALS = {"person": "people", "shelf": "shelves"}
 PRESENT, ABSENT, UNKNOWN = 1, 0, -1
 # A token shows a class of the segmenter from this share of its pixels on.
 LEAST_SEGMENT_SHARE = 0.5
@@ -65,6 +66,13 @@ def name_of_class(detected: str) -> str:
 def similar_names(name: str) -> frozenset[str]:
     """Returns the names that people may use for a thing of this name, itself included."""
     return frozenset({name, *chain.from_iterable(group for group in SIMILAR_GROUPS if name in group)})
+
+
+def plural(name: str) -> str:
+    """Returns the plural of a name."""
+    if name in IRREGULAR_PLURALS:
+        return IRREGULAR_PLURALS[name]
+    return name + ("es" if name.endswith(("s", "x", "ch", "sh")) else "s")
 
 
 def rendered_names(rendered: RenderedImage, token_px: int) -> np.ndarray:

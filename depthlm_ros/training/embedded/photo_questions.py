@@ -27,6 +27,7 @@ from depthlm_ros.training.embedded.names import (
     NAME_OF_SEGMENT,
     NAMES,
     name_of_class,
+    plural,
     similar_names,
 )
 from depthlm_ros.training.embedded.pictures import DEPTH_STRIDE_PX, TOKEN_PX, PhotoPicture
@@ -55,7 +56,7 @@ SYNONYMS = {
     "plant": ("potted plant",),
     "table": ("dining table",),
 }
-COUNT_QUESTIONS = ("How many {a}s are there?", "How many {a}s do you see?", "Count the {a}s.")
+COUNT_QUESTIONS = ("How many {many} are there?", "How many {many} do you see?", "Count the {many}.")
 
 
 @dataclass(frozen=True)
@@ -264,9 +265,9 @@ class _Writer:
         if not sure:
             return None
         name = self.dice.pick(tuple(sure))
-        text = self.dice.pick(COUNT_QUESTIONS).format(a=name)
-        count = kept[name]
-        reply = wording.COUNT_ONE_REPLY.format(a=name) if count == 1 else wording.COUNT_REPLY.format(n=count, a=name)
+        text, count = self.dice.pick(COUNT_QUESTIONS).format(many=plural(name)), kept[name]
+        one, many = wording.COUNT_ONE_REPLY.format(a=name), wording.COUNT_REPLY.format(n=count, many=plural(name))
+        reply = one if count == 1 else many
         return self._asked(text, reply, None)
 
     def _naming(self) -> ChatTurn | None:
