@@ -82,12 +82,13 @@ def measure_alone(model_name: str) -> list[BenchRow]:
     print_progress("importing the node's module ...")
     import_s = statistics.median(import_seconds() for _ in range(IMPORT_ROUNDS))
     print_progress("questions together with a frame, in this process ...")
-    frame_s, both_s = question_seconds(model_name)
+    frame_s, both_s, words_mb = question_costs(model_name)
     ratio = both_s / frame_s
     return [
         BenchRow("import_s", "import of depthlm_ros.ros.node beyond rclpy, s", import_s, "<= 0.7", import_s <= 0.7),
         BenchRow("frame_s", "frame of depth, s", frame_s),
         BenchRow("frame_and_questions_s", f"frame of depth and {QUESTIONS} point questions, s", both_s),
+        BenchRow("words_memory_mb", "memory that the first questions add, MB", words_mb),
         BenchRow("questions_ratio", f"frame and {QUESTIONS} questions / frame", ratio, "<= 3", ratio <= 3),
     ]
 
@@ -98,8 +99,11 @@ def import_seconds() -> float:
     return float(done.stdout)
 
 
-def question_seconds(model_name: str) -> tuple[float, float]:
-    """Returns the medians of one look with its depth, and of the same with 16 point questions, measured in turns."""
+def question_costs(model_name: str) -> tuple[float, float, float]:
+    """Returns the median seconds of one look with its depth, and of the same with 16 point questions, in turns.
+
+    The third number is the memory in MB that the first questions add to that of depth.
+    """
     model = load_model(model_name)
     frame = Frame(pictures(1)[0], CAMERA)
     uv_px = np.random.default_rng(0).uniform((80, 60), (560, 420), (QUESTIONS, 2))
@@ -112,10 +116,14 @@ def question_seconds(model_name: str) -> tuple[float, float]:
         view.depth()
         view.tell_depth_at(uv_px)
 
+    for _ in range(ROUNDS):
+        look()
+    depth_mb = peak_memory_mb(os.getpid())
     look_and_ask()
+    words_mb = peak_memory_mb(os.getpid()) - depth_mb
     pairs = [(seconds(look), seconds(look_and_ask)) for _ in range(ROUNDS)]
     frame_s, both_s = np.median(pairs, axis=0)
-    return float(frame_s), float(both_s)
+    return float(frame_s), float(both_s), words_mb
 
 
 def seconds(work: Callable[[], None]) -> float:

@@ -20,7 +20,7 @@ from depthlm_ros.backends.generation import GeneratedTokens, Query, generate, lo
 from depthlm_ros.backends.number_uncertainty import SYMBOLS
 from depthlm_ros.backends.registry import check_backend_name, open_backend
 from depthlm_ros.core import DepthMap, Frame, Intrinsics, PointDepths
-from depthlm_ros.errors import BadBundle, BadQuestion
+from depthlm_ros.errors import BadBundle, BadQuestion, SetupError
 from depthlm_ros.families.base import PAIR_ABILITIES, Family, Prompt
 from depthlm_ros.families.registry import ChatTemplate, chat_named, family_named
 from depthlm_ros.geometry.canonical_view import (
@@ -51,9 +51,8 @@ def load_model(name: str | ModelSource = "tiny", backend: str = "auto", threads:
     source = find_model(name) if isinstance(name, str) else name
     if isinstance(source, DepthNetwork) and source.fields.words:
         depth_only = replace(source, fields=replace(source.fields, words=""))
-        words = find_model(source.fields.words)
-        check_words_model(words, source)
-        return WordsOnDepth(*(load_model(each, backend, threads, device) for each in (depth_only, words)))
+        both = depth_only, find_words_model(source)
+        return WordsOnDepth(*(load_model(each, backend, threads, device) for each in both))
     spec = source.spec
     if isinstance(source, DepthNetwork):
         tokenizer = Tokenizer.from_str(WORDLESS_TOKENIZER)
@@ -194,13 +193,26 @@ class Model:
         return Query(ids, self._ends_number if prompt.number_only else self._is_end_token, prompt.max_new_tokens)
 
 
-def check_words_model(words: ModelSource, network: DepthNetwork) -> None:
-    """Raises BadBundle unless the model `words` can answer on the depth of a network."""
-    if not (isinstance(words, ModelBundle) and words.depth_first and not words.only_depth):
-        raise BadBundle(
-            f"{network.fields_path}: words is {network.fields.words!r}, which cannot read the depth of another "
-            "network: only models that give depth first can, such as tiny; leave the field out."
-        )
+def find_words_model(network: DepthNetwork) -> ModelBundle:
+    """Returns the model that the field `words` names. Raises BadBundle if it is not one that reads any depth."""
+    field = f"{network.fields_path}: words is {network.fields.words!r}"
+    try:
+        words = find_model(network.fields.words)
+    except SetupError as exc:
+        raise BadBundle(f"{field}: {exc}") from exc
+    if isinstance(words, ModelBundle) and words.depth_first and not words.only_depth:
+        return words
+    raise BadBundle(
+        f"{field}, which cannot read the depth of another network: only depth-first models can, such as tiny, if they "
+        "were not built for depth only; name one, or leave the field out."
+    )
+
+
+def spec_of_both(depth: ModelSpec, words: ModelSpec) -> ModelSpec:
+    """Returns the spec of a model that answers questions on the depth of another: each tells its own errors."""
+    of_map = ("dense_spread", "dense_relative", "map_std_factor", "map_std_floor")
+    calibration = replace(words.calibration, **{name: getattr(depth.calibration, name) for name in of_map})
+    return replace(words, name=f"{depth.name}+{words.name}", calibration=calibration)
 
 
 class WordsOnDepth(Model):
@@ -212,9 +224,14 @@ class WordsOnDepth(Model):
     """
 
     def __init__(self, depth_model: Model, words_model: Model) -> None:
-        named = replace(words_model.spec, name=f"{depth_model.name}+{words_model.name}")
-        super().__init__(named, words_model.family, words_model.chat, words_model.backend, words_model.tokenizer)
+        spec = spec_of_both(depth_model.spec, words_model.spec)
+        super().__init__(spec, words_model.family, words_model.chat, words_model.backend, words_model.tokenizer)
         self.depth_model, self.words_model = depth_model, words_model
+
+    @property
+    def backend_name(self) -> str:
+        """The name of the backend of both models, or of either, as in "onnxruntime+tensorrt"."""
+        return "+".join(dict.fromkeys((self.depth_model.backend_name, self.words_model.backend_name)))
 
     def look(self, frame: Frame) -> View:
         """Runs the depth network on a rectified frame. Raises BadIntrinsics, BackendFailed."""
@@ -226,8 +243,9 @@ class WordsOnDepth(Model):
         return self.depth_model.coverage(intrinsics)
 
     def describe_camera_mismatch(self, intrinsics: Intrinsics) -> str:
-        """Returns what the depth network, if it is an engine for another camera, loses with this camera."""
-        return self.depth_model.describe_camera_mismatch(intrinsics)
+        """Returns what either model, if it is an engine for another camera, loses with this camera; "" for nothing."""
+        mismatches = (model.describe_camera_mismatch(intrinsics) for model in (self.depth_model, self.words_model))
+        return next(filter(None, mismatches), "")
 
 
 class ViewOnDepth(View):

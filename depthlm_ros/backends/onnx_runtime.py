@@ -137,7 +137,8 @@ class OnnxRuntimeBackend(OnnxSessions):
     """Runs the graphs of a bundle as ONNX Runtime sessions.
 
     threads, device: see OnnxSessions. The graphs of a canvas size are loaded when an image of this size comes, or is
-    asked about, for the first time. Raises BackendFailed if ONNX Runtime cannot run the bundle.
+    asked about, for the first time; in depth-first bundles all graphs for questions are. Raises BackendFailed if ONNX
+    Runtime cannot run the bundle.
     """
 
     def __init__(self, bundle: ModelBundle, threads: int = 0, device: str = "") -> None:
@@ -148,7 +149,7 @@ class OnnxRuntimeBackend(OnnxSessions):
                 f"{bundle.name} was built in {bundle.precision}, which ONNX Runtime does not run here: build it with "
                 "--precision fp32 (CPU) or fp16 (CUDA), or use backend tensorrt."
             )
-        self._step = None if bundle.only_depth else self._session(bundle.step_path)
+        self._step = None if bundle.only_depth or bundle.depth_first else self._session(bundle.step_path)
         self._look_graphs: dict[tuple[tuple[int, ...], ...], _LookGraph] = {}
         self._read_graphs: dict[tuple[tuple[int, int], int], onnxruntime.InferenceSession] = {}
 
@@ -210,6 +211,7 @@ class OnnxRuntimeBackend(OnnxSessions):
             "own_mask": step_input.mask[:, :1] if is_first else step_input.mask,
         }
         prefix = {"prefix_keys": cache.prefix[0], "prefix_values": cache.prefix[1]}
+        self._step = self._step or self._session(self._bundle.step_path)
         outputs = self._run(self._step, inputs, prefix)
         slots = slice(step_input.first_slot, step_input.first_slot + step_input.ids.shape[1])
         for text, name in zip(cache.text, ("keys", "values"), strict=True):

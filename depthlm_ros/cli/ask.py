@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,24 +80,30 @@ def run(args: argparse.Namespace) -> None:
     task = TASKS[args.task](args) if args.task else None
     if task:
         _check_task(args, task)
-    answer = ask(args, task.question if task else args.question)
+    answer, facts = ask(args, task.question if task else args.question)
     answer = with_task_unit(task, answer) if task else answer
-    print(json.dumps(answer_dict(answer)) if args.json else answer_text(answer, args.pixel))
+    print(json.dumps(facts | answer_dict(answer)) if args.json else answer_text(answer, args.pixel))
 
 
-def ask(args: argparse.Namespace, question: str) -> Answer:
-    """Returns the model's answer about one image or two. Raises BadQuestion for pixels or regions in two images."""
+def ask(args: argparse.Namespace, question: str) -> tuple[Answer, JsonObject]:
+    """Returns the answer about one image or two, and facts: the model's name, the seconds of its look and its words.
+
+    Raises BadQuestion for pixels or regions in two images.
+    """
     from depthlm_ros.model import load_model
 
     if args.second is not None and (args.pixel or args.region):
         raise BadQuestion("a question about two images takes no --pixel and no --region: `depthlm match` finds pixels.")
-    if args.second is not None:
-        first, second = read_pair(args.image, args.second, args)
-        model = load_model(args.model, args.backend, device=args.device)
-        return model.look_pair(first, second).ask(question)
-    regions = tuple(Region(*box) for box in args.region)
     model = load_model(args.model, args.backend, device=args.device)
-    return model.look(read_frame(args.image, args.intrinsics)).ask(question, args.pixel, regions)
+    if args.second is not None:
+        pair = model.look_pair(*read_pair(args.image, args.second, args))
+        look_s, answer_question = pair.backend_s, partial(pair.ask, question)
+    else:
+        view, regions = model.look(read_frame(args.image, args.intrinsics)), [Region(*box) for box in args.region]
+        look_s, answer_question = view.backend_s, partial(view.ask, question, args.pixel, regions)
+    started_s = time.perf_counter()
+    answer = answer_question()
+    return answer, {"model": model.name, "look_s": look_s, "answer_s": time.perf_counter() - started_s}
 
 
 def with_task_unit(task: DepthLMTask, answer: Answer) -> Answer:

@@ -201,9 +201,14 @@ def _score_language(args: argparse.Namespace, task: str, model: Model | None, st
 
 def _settings(args: argparse.Namespace, task: str, source: ModelSource | None) -> dict[str, object]:
     """Returns everything but the records that the results depend on."""
+    from depthlm_ros.model import find_words_model
+    from depthlm_ros.model_files.depth_network import DepthNetwork
+
     settings: dict[str, object] = {"task": task, "model": args.model or DEFAULT_MODEL if source else ""}
     if source is not None and args.results:
         settings["weights"] = source.fingerprint
+        if isinstance(source, DepthNetwork) and source.fields.words:
+            settings["words"] = find_words_model(source).fingerprint
     if task == "depth":
         seed = args.seed if args.protocol == "dense" else None
         settings |= {"protocol": args.protocol, "points": args.points, "as_released": args.as_released, "seed": seed}

@@ -15,5 +15,5 @@ class DepthMap(Family):
     def _cannot(self, task: str, models: str) -> BadQuestion:
         return BadQuestion(
             f"this model is a network for depth alone, which cannot {task}: ask for the depth at pixels (depth_at, "
-            f"service query_depth), or use {models}."
+            f"service query_depth), add `words: tiny` to its depth_map.yaml, or use {models}."
         )

@@ -114,7 +114,8 @@ class NodeHealth:
 
     state: unconfigured, inactive or active. camera_topic: the topic of the images. problem_age_s: since the last
     problem. problem_counts: by reason. progress: what keeps the node from being configured yet, such as the build of an
-    engine; empty otherwise. refusal: why the last transition failed; empty if it did not.
+    engine; empty otherwise. refusal: why the last transition failed; empty if it did not. peak_memory_mb: the most
+    resident memory that the process ever had.
     """
 
     state: str
@@ -128,6 +129,7 @@ class NodeHealth:
     problem_counts: Mapping[str, int] = field(default_factory=dict)
     progress: str = ""
     refusal: str = ""
+    peak_memory_mb: float = math.nan
 
 
 def level_and_message(health: NodeHealth) -> tuple[bytes, str]:
@@ -160,6 +162,8 @@ def key_values(health: NodeHealth) -> dict[str, str]:
         "total_p50_ms": statistics.total_p50_ms,
         "total_p99_ms": statistics.total_p99_ms,
         **{f"{stage}_ms": ms for stage, ms in statistics.stages_ms.items() if stage != "total"},
+        "answer_p50_ms": statistics.answer_p50_ms,
+        "peak_memory_mb": health.peak_memory_mb,
         "last_look_age_s": statistics.last_frame_age_s,
         "last_image_age_s": inputs.newest_age_s,
     }

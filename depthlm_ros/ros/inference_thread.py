@@ -85,19 +85,22 @@ class InferenceThread(threading.Thread):
     def _answer_in_batch(self, questions: dict[PendingQuestion, Question]) -> bool:
         """Returns False without any answer if one bad question spoils the batch: each must get its own error."""
         result = cast(FrameResult, next(iter(questions)).frame_result)
+        started_s = time.perf_counter()
         try:
             answers = result.view.ask_all(list(questions.values()))
         except Exception:  # asked alone, each question gets the error that belongs to it
             return False
+        took_ms = 1e3 * (time.perf_counter() - started_s)
         for question, answer in zip(questions, answers, strict=True):
             if question.future.set_running_or_notify_cancel():
-                self._statistics.count_question()
+                self._statistics.count_question(took_ms)
                 question.future.set_result((result, answer))
         return True
 
     def _answer_one(self, question: PendingQuestion) -> None:
         if not question.future.set_running_or_notify_cancel():
             return
+        started_s = time.perf_counter()
         try:
             # A question that needs no frame ignores the argument, so None does no harm.
             answer = question.work(cast(FrameResult, question.frame_result))
@@ -106,7 +109,8 @@ class InferenceThread(threading.Thread):
                 self._report(error, self._statistics.count_failed_answer)
             question.future.set_exception(error)
         else:
-            self._statistics.count_question()
+            took_ms = 1e3 * (time.perf_counter() - started_s)
+            self._statistics.count_question(took_ms if question.question is not None else None)
             question.future.set_result(answer)
 
     def _report(self, error: Exception, count: Callable[[], None]) -> None:

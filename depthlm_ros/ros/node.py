@@ -11,6 +11,7 @@ Public names: DepthNode, StopSignal, spin, start, main.
 
 from __future__ import annotations
 
+import resource
 import signal
 import sys
 import threading
@@ -235,6 +236,7 @@ class DepthNode(LifecycleNode):
             problem_counts=self._problems.counts,
             progress=self._loader.progress,
             refusal=self._refusal,
+            peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
         )
 
 

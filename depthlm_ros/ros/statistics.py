@@ -31,8 +31,9 @@ class StatisticsSnapshot:
 
     total_p50_ms, total_p99_ms: percentiles of the time from an image's arrival to its last publication, over the last
     frames. stages_ms: medians; "waited" is the time in the queue, "outside" everything except the model and the
-    waiting. last_frame_age_s: since the last processed frame; NaN before the first one. failures: frames that failed in
-    a row. failed_answers: questions that failed in a row.
+    waiting. answer_p50_ms: median time of the model for a question in words, or for several that were answered
+    together; NaN before the first. last_frame_age_s: since the last processed frame; NaN before the first one.
+    failures: frames that failed in a row. failed_answers: questions that failed in a row.
     """
 
     frames: int
@@ -41,6 +42,7 @@ class StatisticsSnapshot:
     total_p50_ms: float
     total_p99_ms: float
     stages_ms: Mapping[str, float]
+    answer_p50_ms: float
     last_frame_age_s: float
     failures: int
     failed_answers: int
@@ -54,6 +56,7 @@ class FrameStatistics:
         self._frames = self._questions = self._failures = self._failed_answers = 0
         self._stages: deque[dict[str, float]] = deque(maxlen=MAX_FRAMES)
         self._finished_s: deque[float] = deque(maxlen=MAX_FRAMES)
+        self._answers_ms: deque[float] = deque(maxlen=MAX_FRAMES)
 
     def count_frame(self, waited_ms: float, stages_ms: Mapping[str, float]) -> None:
         """Counts a frame that succeeded. waited_ms: its time in the queue. stages_ms: its time in each stage."""
@@ -65,9 +68,11 @@ class FrameStatistics:
             self._stages.append({**stages_ms, "waited": waited_ms, "outside": outside_ms, "total": total_ms})
             self._finished_s.append(time.monotonic())
 
-    def count_question(self) -> None:
-        """Counts a question that was answered."""
+    def count_question(self, in_words_ms: float | None = None) -> None:
+        """Counts a question that was answered. in_words_ms: the time of the model if it was one in words."""
         with self._lock:
+            if in_words_ms is not None:
+                self._answers_ms.append(in_words_ms)
             self._questions += 1
             self._failed_answers = 0
 
@@ -88,7 +93,7 @@ class FrameStatistics:
     def snapshot(self) -> StatisticsSnapshot:
         """Returns the present state."""
         with self._lock:
-            stages, finished_s = list(self._stages), list(self._finished_s)
+            stages, finished_s, answers_ms = list(self._stages), list(self._finished_s), list(self._answers_ms)
             counts = self._frames, self._questions
             failures = self._failures, self._failed_answers
         now_s = time.monotonic()
@@ -98,7 +103,8 @@ class FrameStatistics:
         p50, p99 = np.percentile(totals, (50, 99))
         age_s = now_s - finished_s[-1] if finished_s else float("nan")
         rate_hz = _rate_hz(finished_s, now_s)
-        return StatisticsSnapshot(*counts, rate_hz, float(p50), float(p99), medians, age_s, *failures)
+        answer_p50_ms = float(np.median(answers_ms or [float("nan")]))
+        return StatisticsSnapshot(*counts, rate_hz, float(p50), float(p99), medians, answer_p50_ms, age_s, *failures)
 
 
 def _rate_hz(finished_s: list[float], now_s: float) -> float:

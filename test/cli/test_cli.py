@@ -58,7 +58,8 @@ def test_ask_answers_in_words_and_in_json(image):
     done = depthlm("ask", image, "How far is this point?", *INTRINSICS, "--pixel", 160, 200, "--json")
     answer = json.loads(done.stdout, parse_constant=pytest.fail)
     expected = {"text", "status", "value", "unit", "std", "points_m", "regions", "confidence", "measurements"}
-    assert expected | {"words_value"} == answer.keys()
+    assert expected | {"words_value", "model", "look_s", "answer_s"} == answer.keys()
+    assert answer["model"] == "tiny" and answer["look_s"] > 0 and answer["answer_s"] > 0
     assert answer["status"] in ("ok", "not_found", "not_understood")
 
 

@@ -9,15 +9,21 @@ onnx = pytest.importorskip("onnx")
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from support import tensorrt_double  # noqa: E402
 from support.embedded_bundles import embedded_spec, random_embedded_model, tiny_tokenizer  # noqa: E402
 
+from depthlm_ros.backends.generation import Query, generate  # noqa: E402
 from depthlm_ros.backends.onnx_runtime import OnnxRuntimeBackend  # noqa: E402
+from depthlm_ros.backends.tensorrt.backend import TensorRTBackend  # noqa: E402
+from depthlm_ros.backends.tensorrt.cuda_device import open_device  # noqa: E402
 from depthlm_ros.backends.torch_backend import TorchBackend  # noqa: E402
 from depthlm_ros.core import Intrinsics  # noqa: E402
 from depthlm_ros.errors import BadQuestion, SetupError  # noqa: E402
 from depthlm_ros.export.build import fitted_spec  # noqa: E402
+from depthlm_ros.export.build_progress import BuildProgress  # noqa: E402
 from depthlm_ros.export.parity import measure_parity, sample_image  # noqa: E402
 from depthlm_ros.export.precision import Precision, set_precision  # noqa: E402
+from depthlm_ros.export.trt_builder import StepLimits, build_plan, plan_requests  # noqa: E402
 from depthlm_ros.export.trt_support import check_onnx  # noqa: E402
 from depthlm_ros.export.write_bundle import ExportOptions, write_bundle, write_engine  # noqa: E402
 from depthlm_ros.geometry.resize_rules import CanvasRule  # noqa: E402
@@ -113,6 +119,26 @@ def test_weights_of_convolutions_and_linear_layers_lie_in_the_checkpoint(random_
 
 def test_graphs_of_a_bundle_are_supported_by_tensorrt(random_bundle):
     assert_supported(random_bundle, 20)
+
+
+def test_plans_of_all_graphs_see_read_and_answer_as_onnx_runtime_does(random_bundle, tmp_path, monkeypatch):
+    """TensorRT is a double that runs the graphs in ONNX Runtime (tensorrt_double.py)."""
+    tensorrt_double.install(monkeypatch)
+    facts, limits = open_device().facts(), StepLimits(rows=4, tokens=24, slots=40, watched=8)
+    for request in plan_requests(random_bundle, tmp_path, "fp32", 1 << 28, limits):
+        build_plan(request, facts, tmp_path / "timings.cache", BuildProgress(), print)
+    backends = TensorRTBackend(random_bundle, plans=tmp_path), OnnxRuntimeBackend(random_bundle, 1, "cpu")
+    query = Query([9, 8, 7, 6], np.zeros(2048, bool), 6)
+    first, second = sample_image(SIZE_PX), sample_image(SIZE_PX)[:, :, ::-1]
+    for images in ([first], [first, second]):
+        looks = [backend.read(backend.look(images)) for backend in backends]
+        np.testing.assert_allclose(looks[0].depth_m, looks[1].depth_m, rtol=1e-4)
+        np.testing.assert_allclose(looks[0].relative_std, looks[1].relative_std, rtol=1e-4)
+        found, expected = (
+            generate(backend, look, [query], np.array([3, 7]))[0] for backend, look in zip(backends, looks, strict=True)
+        )
+        assert found.ids == expected.ids and looks[0].length == looks[1].length
+        np.testing.assert_allclose(found.log_probability, expected.log_probability, atol=1e-3)
 
 
 def test_engine_for_depth_only_has_one_graph_without_features(engine):

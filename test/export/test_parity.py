@@ -28,6 +28,8 @@ def pair(request):
     """Returns (backend onnxruntime, backend torch, bundle) of one model."""
     random = request.param == "random"
     bundle = request.getfixturevalue("random_bundle") if random else load_bundle(find_bundle("tiny"))
+    if not bundle.depth_first:
+        pytest.skip("torch does not load this engines/tiny, which is of an earlier architecture")
     texts = (bundle.before, bundle.between, bundle.after)
     return *(open_backend(name, bundle, texts, 1, "cpu") for name in ("onnxruntime", "torch")), bundle
 

@@ -58,7 +58,7 @@ def read(tmp_path, **changes):
         ),
         ({"camera": {"input": "K", "kind": "fov"}}, "camera.kind is 'fov': 'matrix' or 'rays' is needed"),
         ({"file": "../net.onnx"}, "file is '../net.onnx': the name of an ONNX file beside this file is needed"),
-        ({"words": "tiny"}, "words is 'tiny': this version answers no questions in words on the depth of another"),
+        ({"words": 3}, "words is 3: a text is needed"),
     ],
 )
 def test_wrong_field_is_named_with_its_value_and_what_is_allowed(tmp_path, changes, message):

@@ -1,6 +1,7 @@
 """Diagnostics show the worst fact that holds now, and numbers that add up. The input monitor finds missing inputs."""
 
 import dataclasses
+import math
 import time
 from types import SimpleNamespace
 
@@ -18,6 +19,7 @@ from depthlm_ros.ros.diagnostics import (  # noqa: E402  # noqa: E402
     MissingInput,
     NodeHealth,
     diagnostics_message,
+    key_values,
     level_and_message,
 )
 from depthlm_ros.ros.statistics import MAX_FAILURES_IN_A_ROW, FrameStatistics, ProblemLog  # noqa: E402
@@ -154,6 +156,17 @@ def test_statistics_add_up_stages_and_keep_those_of_the_model_apart():
     assert snapshot.stages_ms["outside"] == 4.0 and snapshot.total_p50_ms == 26.0
     assert snapshot.total_p50_ms < snapshot.total_p99_ms <= 36.0
     assert 0 < snapshot.rate_hz <= 50.0 and snapshot.last_frame_age_s >= 0.02
+
+
+def test_median_time_of_answers_is_that_of_questions_in_words():
+    statistics = FrameStatistics()
+    assert math.isnan(statistics.snapshot().answer_p50_ms)
+    for in_words_ms in (40.0, None, 60.0, 50.0):
+        statistics.count_question(in_words_ms)
+    snapshot = statistics.snapshot()
+    assert (snapshot.questions, snapshot.answer_p50_ms) == (4, 50.0)
+    values = key_values(dataclasses.replace(health(), statistics=snapshot, peak_memory_mb=120.0))
+    assert (values["answer_p50_ms"], values["peak_memory_mb"]) == ("50.00", "120.00")
 
 
 def test_one_success_ends_a_row_of_failures():
