@@ -188,8 +188,9 @@ class AgreedNumber:
 def agree(words: float, words_std: float, measured: float, measured_std: float) -> AgreedNumber:
     """Combines a number in words with the measured one: their mean, weighted by the inverse of their variances.
 
-    This is the estimate of least variance from two independent, unbiased numbers. Of two numbers of which one has an
-    unknown (NaN) standard deviation, the other one is taken; if both are unknown, that of the words.
+    The weights are those of the best mean of two independent numbers. Its standard deviation is the mean of both with
+    the same weights, which holds even if their errors are the same: words and map come from one network. Of two numbers
+    of which one has an unknown (NaN) standard deviation, the other one is taken; if both are unknown, the words'.
     """
     if math.isnan(measured_std):
         return AgreedNumber(words, words_std)
@@ -201,7 +202,7 @@ def agree(words: float, words_std: float, measured: float, measured_std: float) 
     if difference_std == 0:
         return AgreedNumber(measured, 0.0)
     share = (words_std / difference_std) ** 2
-    return AgreedNumber(words + share * (measured - words), words_std * measured_std / difference_std)
+    return AgreedNumber(words + share * (measured - words), words_std + share * (measured_std - words_std))
 
 
 def replace_number(text: str, old: float, new: float) -> str:

@@ -7,9 +7,9 @@ import pytest
 from depthlm_ros.measurement.measure import AgreedNumber, agree, replace_number
 
 
-def test_equal_certainty_gives_the_mean_and_half_the_variance():
+def test_equal_certainty_gives_the_mean_and_keeps_the_deviation():
     number = agree(2.0, 0.3, 2.4, 0.3)
-    assert number.value == pytest.approx(2.2) and number.std == pytest.approx(0.3 / math.sqrt(2))
+    assert number.value == pytest.approx(2.2) and number.std == pytest.approx(0.3)  # not 0.3 / sqrt(2)
     assert number.is_consistent
 
 
