@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import LlavaConfig, PretrainedConfig, Qwen2_5_VLConfig, Qwen3VLConfig
 
-from depthlm_ros.errors import BackendFailed, BadBundle, UnknownName
+from depthlm_ros.errors import BackendFailed, BadBundle, SetupError, UnknownName
 from depthlm_ros.file_io import JsonObject
 from depthlm_ros.model_files.bundle import CONFIG_FILE, TOKENIZER_FILE
 from depthlm_ros.model_files.checkpoint import EMBEDDED_FIELD_V02, ReleasedCheckpoint, read_config
