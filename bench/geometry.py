@@ -1,4 +1,4 @@
-"""Measures how exact distance, height, width and gaps are, given true boxes and true depth of rendered scenes.
+"""Measures how exact distances, height, width and gaps are, given true boxes and true depth of rendered scenes.
 
 The truth is computed from each object's true mask and the true vertical. The objects have a name and at least LEAST_PX
 visible pixels at 640 x 480. "clear" objects are those that the scenes' own questions ask about; "whole" objects are
@@ -34,7 +34,7 @@ LEAST_PX, WITHIN, PAIRS = 100, 0.02, 3
 WHOLE_SHARE = 0.98
 GAP_SAMPLE = 1500
 SETS = ("all", "clear", "whole")
-QUANTITIES = ("distance", "height", "width", "gap")
+QUANTITIES = ("distance", "nearest", "height", "width", "gap")
 
 
 @dataclass(frozen=True)
@@ -113,12 +113,13 @@ def true_points(depth: DepthMap, mask: np.ndarray) -> np.ndarray:
 
 
 def true_sizes(depth: DepthMap, target: Target, down: np.ndarray) -> dict[str, float]:
-    """Returns distance, height and width, metres, of an object's visible surface, to the edges of its pixels."""
+    """Returns distances, height and width, metres, of an object's visible surface, to the edges of its pixels."""
     points_m, camera, box = true_points(depth, target.mask), depth.intrinsics, target.region
     u, v = box.x_px + (box.width_px - 1) / 2, box.y_px + (box.height_px - 1) / 2
     ahead = np.array([(u - camera.cx_px) / camera.fx_px, (v - camera.cy_px) / camera.fy_px, 1.0])
     across = np.cross(down, ahead)
-    found = {"distance": float(np.sqrt((points_m**2).sum(1).min()))}
+    ranges_m = np.linalg.norm(points_m, axis=1)
+    found = {"distance": float(np.median(ranges_m)), "nearest": float(ranges_m.min())}
     for quantity, axis in (("height", down), ("width", across / np.linalg.norm(across))):
         along = points_m @ axis
         half_m = points_m[:, 2] / 2 * (abs(axis[0]) / camera.fx_px + abs(axis[1]) / camera.fy_px)

@@ -141,11 +141,12 @@ class Question:
 class Measurement:
     """One quantity measured in the depth map, independent of what the model's words say.
 
-    quantity: "distance" (from the camera to the nearest visible surface), "height", "width" (extents of the visible
-    part), "gap" (least distance between two objects), or a relation that holds: "nearer", "left of", "above", "in front
-    of". value, std: in `unit` ("m"), NaN if unknown; the value of a relation is the difference. about: indices into the
-    answer's regions, followed by the question's pixels; for a relation the first one is the nearer, left or upper one.
-    points_m: float64 (K, 3), the points at or between which it was measured, optical frame.
+    quantity: "distance" (from the camera, the median over the visible surface), "nearest" (to its nearest visible
+    point), "height", "width" (extents of the visible part), "gap" (least distance between two objects), or a relation
+    that holds: "nearer", "left of", "above", "in front of". value, std: in `unit` ("m"), NaN if unknown; the value of a
+    relation is the difference. about: indices into the answer's regions, followed by the question's pixels; for a
+    relation the first one is the nearer, left or upper one. points_m: float64 (K, 3), the points at or between which it
+    was measured, optical frame.
     """
 
     quantity: str

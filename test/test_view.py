@@ -210,7 +210,7 @@ class TestConsistency:
 
 
 class TestUncertainty:
-    BOX = (Region(10.5, 5.5, 20, 20, "box"),)
+    BOX = (Region(19.5, 14.5, 3, 3, "box"),)
 
     def about_object(self, confidence, value=2.0):
         reply = distance(value, text=f"The box is {value:.2f} meters away.")

@@ -17,7 +17,7 @@ from depthlm_ros.core import DepthMap, Intrinsics, Region
 from depthlm_ros.geometry.pinhole import backproject, nearest_pixel
 from depthlm_ros.measurement.segment import SegmentedObject, segment_object
 
-# The distance is that of the nearest point after leaving out one point in this many: a few wild pixels do not shift it.
+# The nearest point is sought after leaving out one point in this many: a few wild pixels do not shift it.
 OUTLIERS = 500
 # An object that ends at most this many pixels inside its box is as wide as its box: pixels at its rim are not sure.
 RIM_PX = 3
@@ -27,18 +27,33 @@ COARSE, FINE, STARTS, ROUNDS = 256, 4096, 4, 8
 
 
 @dataclass(frozen=True)
+class SurfacePoint:
+    """A point (3,) of an object, metres; NaN if unknown. spread_m: standard deviation of the depth around it."""
+
+    point_m: np.ndarray
+    spread_m: float
+
+    @property
+    def distance_m(self) -> float:
+        """Its distance from the camera's centre."""
+        return float(np.linalg.norm(self.point_m))
+
+
+UNKNOWN_POINT = SurfacePoint(np.full(3, np.nan), np.nan)
+
+
+@dataclass(frozen=True)
 class MeasuredObject:
     """What is known of an object, metres in the optical frame; without points where its depth is unknown.
 
-    points_m: float64 (N, 3), those that surely belong to it. nearest_m: (3,), NaN without points. spread_m: standard
-    deviation of the depth around the nearest point. relative_std: standard deviation of its depths over depth, of one
-    error that all its points share; NaN if unknown. columns_px: its left and right end in the image. segment: its
-    pixels, for an object in a box.
+    points_m: float64 (N, 3), those that surely belong to it. middle: the point of median distance. nearest: the nearest
+    one but for outliers. relative_std: standard deviation of its depths over depth, of one error that all its points
+    share; NaN if unknown. columns_px: its left and right end in the image. segment: its pixels, for an object in a box.
     """
 
     points_m: np.ndarray
-    nearest_m: np.ndarray
-    spread_m: float
+    middle: SurfacePoint
+    nearest: SurfacePoint
     relative_std: float
     columns_px: tuple[float, float]
     segment: SegmentedObject | None = None
@@ -47,11 +62,6 @@ class MeasuredObject:
     def is_known(self) -> bool:
         """Whether it has points."""
         return len(self.points_m) > 0
-
-    @property
-    def distance_m(self) -> float:
-        """Distance of its nearest point from the camera's centre; NaN without points."""
-        return float(np.linalg.norm(self.nearest_m))
 
     def span_m(self, axis: np.ndarray) -> tuple[float, float]:
         """Returns the least and greatest coordinate of its points along a unit vector (3,)."""
@@ -70,13 +80,20 @@ def object_in_box(depth: DepthMap, region: Region, relative_std: float) -> Measu
     sure = segment.sure if segment.sure.any() else np.ones(len(segment.depth_m), bool)
     uv_px, depth_m, points_m = segment.uv_px[sure], segment.depth_m[sure], segment.points_m[sure]
     if not len(points_m):
-        return MeasuredObject(points_m, np.full(3, np.nan), np.nan, np.nan, columns_px, segment)
-    rank = len(points_m) // OUTLIERS
-    nearest = np.argpartition(np.einsum("ij,ij->i", points_m, points_m), rank)[rank]
-    u, v = np.abs(uv_px - uv_px[nearest]).T
-    spread_m = float(depth_m[(u <= segment.step_px) & (v <= segment.step_px)].std())
+        return MeasuredObject(points_m, UNKNOWN_POINT, UNKNOWN_POINT, np.nan, columns_px, segment)
+    ranks = (len(points_m) // 2, len(points_m) // OUTLIERS)
+    order = np.argpartition(np.einsum("ij,ij->i", points_m, points_m), ranks)
+    middle, nearest = (_surface_point(order[rank], uv_px, depth_m, points_m, segment.step_px) for rank in ranks)
     relative_std = _median_relative_std(depth, uv_px, relative_std)
-    return MeasuredObject(points_m, points_m[nearest], spread_m, relative_std, columns_px, segment)
+    return MeasuredObject(points_m, middle, nearest, relative_std, columns_px, segment)
+
+
+def _surface_point(
+    index: int, uv_px: np.ndarray, depth_m: np.ndarray, points_m: np.ndarray, step_px: float
+) -> SurfacePoint:
+    """Returns one of N points, with the spread of the depths (N,) at the pixels (N, 2) around its own."""
+    u, v = np.abs(uv_px - uv_px[index]).T
+    return SurfacePoint(points_m[index], float(depth_m[(u <= step_px) & (v <= step_px)].std()))
 
 
 def object_at_pixel(depth: DepthMap, uv_px: np.ndarray, relative_std: float) -> MeasuredObject:
@@ -88,10 +105,11 @@ def object_at_pixel(depth: DepthMap, uv_px: np.ndarray, relative_std: float) -> 
     columns_px = (uv_px[0] - 0.5, uv_px[0] + 0.5)
     points_m = backproject(uv_px, _nan_where_unknown(depth.depth_m[v, u]), depth.intrinsics)
     if np.isnan(points_m).any():
-        return MeasuredObject(points_m[:0], np.full(3, np.nan), np.nan, np.nan, columns_px)
+        return MeasuredObject(points_m[:0], UNKNOWN_POINT, UNKNOWN_POINT, np.nan, columns_px)
     around_m = _nan_where_unknown(depth.depth_m[max(0, v - 1) : v + 2, max(0, u - 1) : u + 2])
     relative_std = _median_relative_std(depth, uv_px[None], relative_std)
-    return MeasuredObject(points_m, points_m[0], float(np.nanstd(around_m)), relative_std, columns_px)
+    point = SurfacePoint(points_m[0], float(np.nanstd(around_m)))
+    return MeasuredObject(points_m, point, point, relative_std, columns_px)
 
 
 def _median_relative_std(depth: DepthMap, uv_px: np.ndarray, otherwise: float) -> float:

@@ -23,6 +23,7 @@ from depthlm_ros.geometry.pinhole import check_pixels_inside
 from depthlm_ros.measurement.extents import (
     CAMERA_DOWN,
     MeasuredObject,
+    SurfacePoint,
     ends_across,
     ends_down,
     estimate_down,
@@ -43,7 +44,7 @@ MOST_DEVIATIONS = 3.0
 # and by more than this share of the measured one: deviations that were never calibrated can be far too small.
 LEAST_CONTRADICTION = 0.1
 _NUMBER = re.compile(r"\d+(?:\.(\d+))?")
-QUANTITIES = ("distance", "height", "width", "gap", "nearer", "in front of", "left of", "above")
+QUANTITIES = ("distance", "nearest", "height", "width", "gap", "nearer", "in front of", "left of", "above")
 
 # An object with its index in the answer: boxes first, then pixels.
 Numbered = tuple[int, MeasuredObject]
@@ -52,15 +53,16 @@ Numbered = tuple[int, MeasuredObject]
 def measure(
     depth: DepthMap, regions: Sequence[Region], uv_px: np.ndarray | Sequence, relative_std: float
 ) -> tuple[Measurement, ...]:
-    """Returns distance, height and width of the object in each box, distance of each pixel (N, 2), gaps and relations.
+    """Returns distances, height and width of the object in each box, distance of each pixel (N, 2), gaps and relations.
 
     The objects are those in the boxes, then those at the pixels; Measurement.about counts them in this order. See
     segment.py for which part of a box is the object. Quantities:
-    "distance": from the camera's centre to the nearest visible surface. "height", "width": extent of the visible part,
-    along the vertical (extents.estimate_down) and horizontally across the line of sight. "gap": between the nearest
-    visible points. Every pair of up to MOST_PAIRED objects is compared.
-    Relations, only those that hold by more than two standard deviations: "nearer", with the difference of the
-    distances; "in front of", for a nearer object if the two share at least half of the narrower one's columns;
+    "distance": from the camera's centre, the median over the visible surface, as in the training of the embedded model.
+    "nearest": to its nearest visible point. "height", "width": extent of the visible part, along the vertical
+    (extents.estimate_down) and horizontally across the line of sight. "gap": between the nearest visible points. Every
+    pair of up to MOST_PAIRED objects is compared.
+    Relations, only those that hold by more than two standard deviations: "nearer", with the difference of the nearest
+    points' distances; "in front of", for a nearer object if the two share at least half of the narrower one's columns;
     "left of" and "above", if the middle of each is beyond the end of the other, with the distance of the middles along
     the camera's horizontal or the vertical.
 
@@ -73,8 +75,9 @@ def measure(
     objects += [object_at_pixel(depth, uv, relative_std) for uv in uv_px]
     down = estimate_down(depth) if len(regions) or len(objects) > 1 else np.array(CAMERA_DOWN)
     numbered = list(enumerate(objects))
-    found = [_distance(number, measured) for number, measured in numbered]
+    found = [_distance("distance", number, one, one.middle) for number, one in numbered]
     for number, measured in numbered[: len(regions)]:
+        found.append(_distance("nearest", number, measured, measured.nearest))
         found += _height_and_width(number, measured, down, camera)
     for one, two in combinations(numbered, 2) if len(objects) <= MOST_PAIRED else ():
         found.append(_gap(one, two))
@@ -83,11 +86,10 @@ def measure(
     return tuple(sorted(found, key=lambda measurement: QUANTITIES.index(measurement.quantity)))
 
 
-def _distance(number: int, one: MeasuredObject) -> Measurement:
-    distance_m = one.distance_m
-    points_m = one.nearest_m[None] if one.is_known else np.zeros((0, 3))
-    std_m = math.hypot(one.relative_std * distance_m, one.spread_m)
-    return Measurement("distance", distance_m, "m", std_m, (number,), points_m)
+def _distance(quantity: str, number: int, one: MeasuredObject, at: SurfacePoint) -> Measurement:
+    points_m = at.point_m[None] if one.is_known else np.zeros((0, 3))
+    std_m = math.hypot(one.relative_std * at.distance_m, at.spread_m)
+    return Measurement(quantity, at.distance_m, "m", std_m, (number,), points_m)
 
 
 def _height_and_width(number: int, one: MeasuredObject, down: np.ndarray, camera: Intrinsics) -> list[Measurement]:
@@ -109,7 +111,7 @@ def _height_and_width(number: int, one: MeasuredObject, down: np.ndarray, camera
         value_m = float((ends_m[1] - ends_m[0]) @ axis)
         # The standard deviation of a uniform distribution over one pixel is its side over the square root of 12.
         pixel_m = math.hypot(*(end[2] / camera.fx_px / math.sqrt(12) for end in ends_m))
-        spread_m = math.hypot(*(one.spread_m * float(end @ axis) / end[2] for end in ends_m))
+        spread_m = math.hypot(*(one.nearest.spread_m * float(end @ axis) / end[2] for end in ends_m))
         std_m = math.hypot(one.relative_std * value_m, pixel_m, spread_m)
         found.append(Measurement(quantity, value_m, "m", std_m, (number,), ends_m))
     return found
@@ -124,7 +126,7 @@ def _gap(one: Numbered, two: Numbered) -> Measurement:
     # Objects that touch in the map may be apart along the line of sight.
     along = _unit(ends_m[1] - ends_m[0]) if value_m > 0 else _unit(ends_m[0])
     reach_m = [each.relative_std * float(end @ along) for each, end in zip(pair, ends_m, strict=True)]
-    spread_m = [each.spread_m * float(along @ _unit(end)) for each, end in zip(pair, ends_m, strict=True)]
+    spread_m = [each.nearest.spread_m * float(along @ _unit(end)) for each, end in zip(pair, ends_m, strict=True)]
     return Measurement("gap", value_m, "m", math.hypot(*reach_m, *spread_m), about, ends_m)
 
 
@@ -133,7 +135,7 @@ def _relations(one: Numbered, two: Numbered, down: np.ndarray) -> Iterator[Measu
 
     The errors of their depths count as independent.
     """
-    near, far = sorted((one, two), key=lambda numbered: numbered[1].distance_m)
+    near, far = sorted((one, two), key=lambda numbered: numbered[1].nearest.distance_m)
     yield from _nearer(near, far)
     left, right = sorted((one, two), key=lambda numbered: sum(numbered[1].columns_px))
     yield from _before("left of", left, right, _unit(np.cross(down, FORWARD)))
@@ -144,11 +146,11 @@ def _relations(one: Numbered, two: Numbered, down: np.ndarray) -> Iterator[Measu
 def _nearer(near: Numbered, far: Numbered) -> Iterator[Measurement]:
     """Yields "nearer" and, where the objects share columns of the image, "in front of"."""
     (first, one), (second, two) = near, far
-    by_m = two.distance_m - one.distance_m
-    stds_m = (each.relative_std * each.distance_m for each in (one, two))
-    std_m = math.hypot(*stds_m, one.spread_m, two.spread_m)
+    by_m = two.nearest.distance_m - one.nearest.distance_m
+    stds_m = (each.relative_std * each.nearest.distance_m for each in (one, two))
+    std_m = math.hypot(*stds_m, one.nearest.spread_m, two.nearest.spread_m)
     if by_m > SURE * std_m:
-        points_m = np.stack([one.nearest_m, two.nearest_m])
+        points_m = np.stack([one.nearest.point_m, two.nearest.point_m])
         yield Measurement("nearer", by_m, "m", std_m, (first, second), points_m)
         shared_px = min(one.columns_px[1], two.columns_px[1]) - max(one.columns_px[0], two.columns_px[0])
         if shared_px / min(each.columns_px[1] - each.columns_px[0] for each in (one, two)) >= COVERED:
