@@ -109,11 +109,11 @@ def question_costs(model_name: str) -> tuple[float, float, float]:
     uv_px = np.random.default_rng(0).uniform((80, 60), (560, 420), (QUESTIONS, 2))
 
     def look() -> None:
-        model.look(frame).depth()
+        model.look(frame).depth(with_std=False)
 
     def look_and_ask() -> None:
         view = model.look(frame)
-        view.depth()
+        view.depth(with_std=False)
         view.tell_depth_at(uv_px)
 
     for _ in range(ROUNDS):

@@ -139,7 +139,7 @@ def measure_latency(
             net = FastDepth(peer, threads)
             looks[PEER_NAME] = timed(lambda: net.depth_m(frame))
         if against:
-            other = OtherCheckout(against, "tiny", threads)
+            other = OtherCheckout(against, str(against / "engines" / "tiny"), threads)
             stack.callback(other.close)
             looks[f"tiny of {against.name}"] = other.look_seconds
         return time_in_turns(looks, rounds)
@@ -156,12 +156,12 @@ def measure_questions(model: Model) -> dict[str, float]:
 
     def look_and_ask_pixels() -> None:
         view = model.look(frame)
-        view.depth()
+        view.depth(with_std=False)
         view.tell_depth_at(uv_px)
 
     def look_and_ask_things() -> None:
         view = model.look(frame)
-        view.depth()
+        view.depth(with_std=False)
         view.ask_all(questions)
 
     works = {
@@ -200,7 +200,7 @@ def timed(work: Callable[[], object]) -> Callable[[], float]:
 
 def timed_look(model: Model, frame: Frame) -> Callable[[], float]:
     """Returns a function that looks once with the depth map, and returns its seconds."""
-    return timed(lambda: model.look(frame).depth())
+    return timed(lambda: model.look(frame).depth(with_std=False))
 
 
 def picture() -> np.ndarray:

@@ -59,7 +59,7 @@ def time_looks(models: Mapping[str, Model], repeats: int) -> dict[str, float]:
     for _ in range(repeats):
         for name, model in models.items():
             began_s = time.perf_counter()
-            model.look(Frame(image, camera)).depth()
+            model.look(Frame(image, camera)).depth(with_std=False)
             least_ms[name] = min(least_ms[name], 1e3 * (time.perf_counter() - began_s))
     return least_ms
 

@@ -146,9 +146,9 @@ class Model:
         """
         view, rule = self._canonical_view(intrinsics), self.spec.canvas
         (width, height), shown = view.canvas_size_px, view.visible[2:]
-        # An engine's canvas has whole tokens: up to one token of its pixels may show nothing.
-        wastes_tokens = max(width - shown[0], height - shown[1]) >= self.spec.pixels_per_token
-        if not (rule.built_by and rule.canvases_px) or (view.coverage == 1.0 and not wastes_tokens):
+        # The sides of an engine's canvas are multiples of a number of pixels: less than this may show nothing.
+        wastes_pixels = max(width - shown[0], height - shown[1]) >= self.spec.canvas_multiple_px
+        if not (rule.built_by and rule.canvases_px) or (view.coverage == 1.0 and not wastes_pixels):
             return ""
         return (
             f"this engine was built for a camera that is seen as {width} x {height} pixels; of a camera of "
@@ -255,9 +255,9 @@ class ViewOnDepth(View):
         super().__init__(model, placement, None, depth_view.backend_s)
         self._depth_view, self._backend = depth_view, model.backend
 
-    def depth(self) -> DepthMap:
+    def depth(self, with_std: bool = True) -> DepthMap:
         """Returns the dense depth of the depth network."""
-        return self._depth_view.depth()
+        return self._depth_view.depth(with_std)
 
     def depth_at(self, uv_px: np.ndarray | Sequence) -> PointDepths:
         """Returns the depth of the depth network at pixels (N, 2) of the frame."""

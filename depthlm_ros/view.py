@@ -105,12 +105,14 @@ class View:
         self._model, self._placement, self._newest_look = model, placement, look
         self._reading = threading.Lock()
 
-    def depth(self) -> DepthMap:
+    def depth(self, with_std: bool = True) -> DepthMap:
         """Returns dense depth at the size of the frame, NaN where the model does not see the scene.
 
-        Raises BadQuestion if the model has no depth head.
+        with_std: also the standard deviation, if the model tells it: that takes about as long as the depth, after the
+        pass over the frame. Raises BadQuestion if the model has no depth head.
         """
-        return DepthMap(self._depth_m, self.frame.intrinsics, self.frame.stamp_ns, self.frame.frame_id, self._std_m)
+        std_m = self._std_m if with_std else None
+        return DepthMap(self._depth_m, self.frame.intrinsics, self.frame.stamp_ns, self.frame.frame_id, std_m)
 
     def depth_at(self, uv_px: np.ndarray | Sequence) -> PointDepths:
         """Returns the depth at pixels (N, 2) of the frame: the dense depth of the nearest pixel.

@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> None:
 
     model = load_model(args.model, args.backend, device=args.device)
     view = model.look(read_frame(args.image, args.intrinsics))
-    depth_m = view.depth().depth_m.astype(np.float32, copy=False)
+    depth_m = view.depth(with_std=False).depth_m.astype(np.float32, copy=False)
     with args.out.open("wb") as file:
         np.save(file, depth_m)
     known_m = depth_m[np.isfinite(depth_m)]

@@ -129,7 +129,7 @@ class Teachers:
         return encode(labels)
 
     def _depth_m(self, model: Model, rgb: np.ndarray) -> np.ndarray:
-        return model.look(Frame(rgb, reference_camera(self.size_px, self.fx_over_width))).depth().depth_m
+        return model.look(Frame(rgb, reference_camera(self.size_px, self.fx_over_width))).depth(with_std=False).depth_m
 
 
 @lru_cache

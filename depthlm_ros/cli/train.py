@@ -10,7 +10,7 @@ import importlib.util
 import json
 import platform
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -128,18 +128,19 @@ class PhaseBars:
     """A progress bar for each phase of a training."""
 
     def __init__(self) -> None:
-        self._phase, self._bar = "", progress_bar("training", None, unit="steps", leave=False)
+        self._phase, self._open = "", ExitStack()
 
     def show(self, phase: str, done: int, total: int, note: str) -> None:
         """Shows that a step of a phase is done (trainer.OnStep)."""
         if phase != self._phase:
-            self._bar.close()
-            self._phase, self._bar = phase, progress_bar(phase, total, done - 1, "steps")
+            self._open.close()
+            self._phase = phase
+            self._bar = self._open.enter_context(progress_bar(phase, total, done - 1, "steps"))
         self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(done - self._bar.n)
 
     def close(self) -> None:
-        self._bar.close()
+        self._open.close()
 
 
 def report(text: str) -> None:

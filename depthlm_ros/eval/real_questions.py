@@ -34,13 +34,13 @@ from depthlm_ros.data.records import (
 from depthlm_ros.eval.real_depth import read_photographs
 from depthlm_ros.eval.rendered_scenes import is_centred_on
 from depthlm_ros.eval.result_file import ProgressCallback
+from depthlm_ros.eval.uncertainty import calibration_error
 from depthlm_ros.image_io import read_rgb
 from depthlm_ros.scenes.questions.wording import OUT_OF_SCOPE_QUESTIONS
 
 QUESTIONS_FILE = "questions.jsonl"
 QUESTION_KEYS = ("image", "thing", "box")
 DISTANCE_TOLERANCE, SPREAD_TOLERANCE, CONTRADICTION = 0.25, 0.1, 0.25
-CONFIDENCE_BINS = 5
 # Texts without an answer in the picture. None of them is a text of the training (scenes/questions/wording.py).
 NONSENSE = (
     "What is the colour of Tuesday?", "Sell me a ticket to Rome.", "zxcv bnm", "Who wrote Hamlet?", "12 34 56 78",
@@ -264,20 +264,6 @@ def score_answers(answers: Sequence[PhotoAnswer]) -> PhotoQuestionScores:
         mean_confidence=float(np.nanmean(confidence)) if np.isfinite(confidence).any() else math.nan,
         within_std=_share(within),
     )
-
-
-def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
-    """Returns the mean over answers of |mean confidence - share of right answers| of their bin.
-
-    confidence: float (N,), 0 to 1; unknown ones (NaN) are left out. right: bool (N,). The bins are equally wide.
-    """
-    known = np.isfinite(confidence)
-    confidence, right = confidence[known], right[known]
-    if not len(confidence):
-        return math.nan
-    bins = np.minimum((confidence * CONFIDENCE_BINS).astype(int), CONFIDENCE_BINS - 1)
-    gaps = [abs(float((confidence[bins == one] - right[bins == one]).sum())) for one in range(CONFIDENCE_BINS)]
-    return sum(gaps) / len(confidence)
 
 
 def _share(hits: Sequence[bool]) -> float:

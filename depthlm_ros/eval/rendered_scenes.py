@@ -17,7 +17,13 @@ import numpy as np
 from depthlm_ros.core import Answer, Frame, PointDepths, Region, Status
 from depthlm_ros.eval.image_pairs import area_under_curve, direction_error_deg, end_point_errors, known_median
 from depthlm_ros.eval.metrics import align_medians, score_depth
-from depthlm_ros.eval.uncertainty import DepthErrors, fit_error_factors, share_within
+from depthlm_ros.eval.uncertainty import (
+    DepthErrors,
+    calibration_error,
+    fit_confidence,
+    fit_error_factors,
+    share_within,
+)
 from depthlm_ros.file_io import JsonObject, to_json_value
 from depthlm_ros.geometry.pinhole import centred_camera
 from depthlm_ros.geometry.rotations import rotation_angle_deg
@@ -63,25 +69,32 @@ class QuestionAnswerer(Protocol):
 class AnswerScores:
     """Scores of the answers to `asked` questions.
 
-    right: share of correct answers. measured: the same with the number that was measured in the depth map for the
-    answer, instead of the number in its words. pointed: of the objects in view, the share whose answer has a region
-    with its centre on the object (the pointing game, https://arxiv.org/abs/1608.00507).
+    right: share of correct answers, by their words alone. measured: the same with the number that was measured in the
+    depth map for the answer; answered: with the answer's number, which combines both. pointed: of the objects in view,
+    the share whose answer has a region with its centre on the object (the pointing game,
+    https://arxiv.org/abs/1608.00507).
     """
 
     right: float
     asked: int
     measured: float
     pointed: float
+    answered: float = math.nan
 
 
 @dataclass(frozen=True)
 class AnswerCheck:
-    """Whether an answer was correct in words, by measurement, and in place (None if the question has no place)."""
+    """Whether an answer was correct in words, by measurement, and in place (None if the question has no place).
+
+    answered: whether its own number, which combines words and measurement, is correct. confidence: the answer's.
+    """
 
     question: SceneQuestion
     right: bool
     measured: bool
     pointed: bool | None = None
+    answered: bool = False
+    confidence: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -103,6 +116,8 @@ class RenderedDepthScores:
 class RenderedReport:
     """Scores on single pictures. questions: for each subject, the share of correct answers.
 
+    confidence_error: expected calibration error of the answers' confidence (uncertainty.calibration_error).
+
     An answer is correct if its status is and, where the reply is a number, if that is within 25 % of the truth.
     """
 
@@ -110,6 +125,7 @@ class RenderedReport:
     dense: RenderedDepthScores
     words: RenderedDepthScores
     questions: dict[str, AnswerScores]
+    confidence_error: float = math.nan
 
     def as_dict(self) -> dict[str, object]:
         """Returns plain types."""
@@ -152,6 +168,7 @@ def validate(
         replace(dense, within_std=within_std(predictions.points)),
         replace(words, within_std=within_std(predictions.words)),
         score_answers(predictions.answers),
+        calibration_error(*confidences(predictions.answers)),
     )
 
 
@@ -159,9 +176,12 @@ def calibrate(model: Model, images: int, seed: int = 2, points: int = 8) -> Erro
     """Measures how large the model's errors are, on other scenes than those of `validate`."""
     uncalibrated = copy(model)
     uncalibrated.spec = replace(model.spec, calibration=ErrorCalibration())
-    predictions = predict_rendered(uncalibrated, images, seed, points, 0)
+    predictions = predict_rendered(uncalibrated, images, seed, points, QUESTIONS_PER_IMAGE)
     by_map, in_words = (fit_error_factors(depth_errors(pairs)) for pairs in (predictions.points, predictions.words))
-    calibration = ErrorCalibration(words_spread=in_words[0], words_relative=in_words[1])
+    gain, offset = fit_confidence(*confidences(predictions.answers))
+    calibration = ErrorCalibration(
+        words_spread=in_words[0], words_relative=in_words[1], confidence_gain=gain, confidence_offset=offset
+    )
     if predictions.map_tells_std:
         return replace(calibration, map_std_factor=by_map[0], map_std_floor=by_map[1])
     return replace(calibration, dense_spread=by_map[0], dense_relative=by_map[1])
@@ -191,6 +211,11 @@ def predict_rendered(model: Model, images: int, seed: int, points: int, question
             asked += [what] if what is not None else []
             predictions.answers += [check_answer(view, one, true_region(one, rendered)) for one in asked]
     return predictions
+
+
+def confidences(answers: Sequence[AnswerCheck]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns confidence, float (N,), and correctness, bool (N,), of answers."""
+    return np.array([one.confidence for one in answers]), np.array([one.answered for one in answers], bool)
 
 
 def depth_errors(pairs: Sequence[tuple[PointDepths, np.ndarray]]) -> DepthErrors:
@@ -226,14 +251,15 @@ def check_answer(view: QuestionAnswerer, question: SceneQuestion, region: Region
     named = question.kind != "what" or question.status != "ok" or f" {question.names[0]} " in answer.text
     status = Status.OK if answer.status is Status.INCONSISTENT else answer.status
     if status.value != question.status or not named:
-        return AnswerCheck(question, False, False, pointed)
+        return AnswerCheck(question, False, False, pointed, False, answer.confidence)
     if question.status != "ok":
-        return AnswerCheck(question, True, True)
+        return AnswerCheck(question, True, True, None, True, answer.confidence)
     quantity = MEASURED_AS.get(question.kind, "distance")
     values = [item.value for item in answer.measurements if item.quantity == quantity]
     # A question about two things asks for the nearer one.
     measured = is_close(min(values, default=math.nan), question.value)
-    return AnswerCheck(question, is_close(answer.words_value, question.value), measured, pointed)
+    in_words, answered = (is_close(value, question.value) for value in (answer.words_value, answer.value))
+    return AnswerCheck(question, in_words, measured, pointed, answered, answer.confidence)
 
 
 def is_centred_on(region: Region, target: Region) -> bool:
@@ -271,10 +297,10 @@ def score_answers(answers: Sequence[AnswerCheck]) -> dict[str, AnswerScores]:
 def _score_group(answers: Sequence[AnswerCheck]) -> AnswerScores:
     if not answers:
         return AnswerScores(math.nan, 0, math.nan, math.nan)
-    right, measured = np.mean([(answer.right, answer.measured) for answer in answers], axis=0)
+    right, measured, answered = np.mean([(one.right, one.measured, one.answered) for one in answers], axis=0)
     placed = [answer.pointed for answer in answers if answer.pointed is not None]
     pointed = float(np.mean(placed)) if placed else math.nan
-    return AnswerScores(float(right), len(answers), float(measured), pointed)
+    return AnswerScores(float(right), len(answers), float(measured), pointed, float(answered))
 
 
 def validate_pairs(model: Model, pairs: int, seed: int = 1) -> dict[str, float]:

@@ -1,5 +1,7 @@
 """Reported standard deviations: `fit_error_factors` calibrates them, `measure_reliability` checks them.
 
+The same for the confidence of answers: `fit_confidence` and `calibration_error`.
+
 The fit makes about as many errors lie within one standard deviation as a normal distribution has there. The check says
 how often the reported intervals cover the error, and whether the model knows where its errors are.
 
@@ -27,6 +29,12 @@ MAX_FACTOR = 9.0
 # The fit needs this many errors.
 LEAST_ERRORS = 10
 LEVELS = tuple(round(0.05 * step, 2) for step in range(1, 20))
+CONFIDENCE_BINS = 5
+# Probabilities nearer to 0 and 1 than this count as this: their logits are finite.
+LEAST_PROBABILITY = 1e-4
+# Ridge of the logistic regression: with few answers, or if all are right, gain and offset stay near 1 and 0.
+RIDGE = 1.0
+NEWTON_STEPS, STEP_TOLERANCE = 50, 1e-9
 KEPT_SHARES = tuple(round(0.05 * step, 2) for step in range(20, 0, -1))
 
 
@@ -93,6 +101,17 @@ def fit_error_factors(errors: DepthErrors) -> tuple[float, float]:
     return best
 
 
+def gaussian_nll(error_m: np.ndarray, std_m: np.ndarray) -> float:
+    """Returns the mean of -ln of the normal density of errors (N,) with standard deviations (N,)."""
+    return float(np.mean(0.5 * math.log(2 * math.pi) + np.log(std_m) + 0.5 * (error_m / std_m) ** 2))
+
+
+def laplace_nll(error_m: np.ndarray, std_m: np.ndarray) -> float:
+    """Returns the mean of -ln of Laplace's density of errors (N,) with standard deviations (N,)."""
+    width_m = std_m / math.sqrt(2)
+    return float(np.mean(np.log(2 * width_m) + error_m / width_m))
+
+
 def share_within(error_m: np.ndarray, std_m: np.ndarray) -> float:
     """Returns the share of errors that lie within one reported standard deviation; NaN if none is known."""
     known = np.isfinite(error_m) & np.isfinite(std_m)
@@ -129,3 +148,43 @@ def _sparsification(relative_error: np.ndarray, doubt: np.ndarray) -> tuple[floa
     sorted_errors = relative_error[np.argsort(doubt, kind="stable")]
     means = np.cumsum(sorted_errors) / np.arange(1, len(relative_error) + 1)
     return tuple(float(means[max(round(share * len(relative_error)), 1) - 1]) for share in KEPT_SHARES)
+
+
+def fit_confidence(probability: np.ndarray, right: np.ndarray) -> tuple[float, float]:
+    """Returns (gain, offset) for ErrorCalibration.calibrated_confidence, by logistic regression (Platt 1999).
+
+    probability: float (N,), what the model itself gives its answers, NaN for unknown. right: bool (N,). Returns (1, 0)
+    without a known probability. The gain is never negative: a more probable answer is never less sure.
+    """
+    known = np.isfinite(probability)
+    p = np.clip(probability[known], LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
+    x, y = np.stack([np.log(p / (1 - p)), np.ones(len(p))], axis=1), right[known].astype(float)
+    start = weights = np.array([1.0, 0.0])
+
+    def loss(weights: np.ndarray) -> float:
+        odds = x @ weights
+        return float((np.logaddexp(0, odds) - y * odds).sum() + RIDGE / 2 * ((weights - start) ** 2).sum())
+
+    for _ in range(NEWTON_STEPS):
+        told = 1 / (1 + np.exp(-np.clip(x @ weights, -50, 50)))
+        gradient = x.T @ (told - y) + RIDGE * (weights - start)
+        curvature = (x * (told * (1 - told))[:, None]).T @ x + RIDGE * np.eye(2)
+        step = np.linalg.solve(curvature, gradient)
+        while loss(weights - step) > loss(weights) and np.abs(step).max() > STEP_TOLERANCE:
+            step = step / 2
+        weights = weights - step
+    return max(float(weights[0]), 0.0), float(weights[1])
+
+
+def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
+    """Returns the mean over answers of |mean confidence - share of right answers| of their bin.
+
+    confidence: float (N,), 0 to 1; unknown ones (NaN) are left out. right: bool (N,). The bins are equally wide.
+    """
+    known = np.isfinite(confidence)
+    confidence, right = confidence[known], right[known]
+    if not len(confidence):
+        return math.nan
+    bins = np.minimum((confidence * CONFIDENCE_BINS).astype(int), CONFIDENCE_BINS - 1)
+    gaps = [abs(float((confidence[bins == one] - right[bins == one]).sum())) for one in range(CONFIDENCE_BINS)]
+    return sum(gaps) / len(confidence)

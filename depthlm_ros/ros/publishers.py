@@ -80,7 +80,7 @@ class Publishers:
         header, frame = result.image.message.header, result.view.frame
         min_m, max_m = parameters.min_depth_m, parameters.max_depth_m
         result.stopwatch.lap("messages")
-        depth_m = result.view.depth().depth_m
+        depth_m = result.view.depth(with_std=False).depth_m
         result.stopwatch.lap("depth")
         messages: dict[str, Image | PointCloud2] = {}
         if IMAGE in watched:

@@ -331,6 +331,7 @@ def test_the_deviation_of_every_pixel_is_calibrated_and_at_the_pixels_of_the_fra
         view = model.look(frame)
         depth = view.depth()
         assert depth.std_m.dtype == np.float32 and depth.std_m.shape == (64, 128)
+        assert view.depth(with_std=False).std_m is None
         expected = np.hypot(factors.map_std_factor * relative, factors.map_std_floor) * depth.depth_m
         np.testing.assert_allclose(depth.std_m[1:-1, 1:-1], expected[1:-1, 1:-1], rtol=1e-4)
         points = view.depth_at([(10, 20), (110, 20)])

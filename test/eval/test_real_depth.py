@@ -10,8 +10,6 @@ from support.label_files import make_prediction
 from depthlm_ros.errors import BadInput
 from depthlm_ros.eval.real_depth import (
     SceneResults,
-    gaussian_nll,
-    laplace_nll,
     predict_scenes,
     rank_correlation,
     read_photographs,
@@ -19,6 +17,7 @@ from depthlm_ros.eval.real_depth import (
     score_uncertainty,
 )
 from depthlm_ros.eval.result_file import ImageResult
+from depthlm_ros.eval.uncertainty import gaussian_nll, laplace_nll
 
 
 def make_image(true_m, predicted_m, std_m=math.nan):

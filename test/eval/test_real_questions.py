@@ -21,7 +21,6 @@ from depthlm_ros.eval.real_questions import (
     PhotoAnswer,
     PhotoQuestion,
     ask_nonsense,
-    calibration_error,
     read_photo_questions,
     score_answers,
     score_photo_questions,
@@ -110,14 +109,6 @@ def test_shares_are_of_all_questions_of_their_kind():
     assert (scores.found, scores.distance_right, scores.measured_right, scores.pointed) == (0.75, 0.5, 0.5, 0.25)
     assert scores.absent_right == 1.0
     assert scores.contradictions == pytest.approx(2 / 3) and scores.within_std == pytest.approx(2 / 3)
-
-
-def test_calibration_error_is_the_gap_between_confidence_and_share_right():
-    confidence = np.array([0.9, 0.9, 0.1, 0.1, math.nan])
-    assert calibration_error(confidence, np.array([1, 1, 0, 0, 0], bool)) == pytest.approx(0.1)
-    assert calibration_error(confidence, np.array([1, 0, 0, 0, 0], bool)) == pytest.approx(0.25)
-    assert calibration_error(np.array([1.0]), np.array([True])) == 0.0
-    assert math.isnan(calibration_error(np.array([math.nan]), np.array([True])))
 
 
 def test_nonsense_is_refused_by_not_understanding_it(tmp_path):

@@ -60,6 +60,13 @@ def make_reply(value, *measured, status=Status.OK, text="words"):
 def test_reply_is_correct_by_its_status_and_by_a_number_within_25_percent(question, reply, right):
     check = check_answer(reply, question, None)
     assert (check.right, check.measured, check.pointed) == (*right, None)
+    assert check.answered == check.right  # The value of these answers is that of their words.
+
+
+def test_the_number_of_an_answer_counts_beside_the_one_in_its_words():
+    answer = Answer("words", Status.OK, 2.1, confidence=0.7, words_value=9.0)
+    check = check_answer(FixedAnswer(answer), make_question("distance"), None)
+    assert (check.right, check.answered, check.confidence) == (False, True, 0.7)
 
 
 @pytest.mark.parametrize(
