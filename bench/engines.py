@@ -41,8 +41,9 @@ from depthlm_ros.model import load_model
 from depthlm_ros.model_files.bundle import ModelBundle, find_bundle, load_bundle
 from depthlm_ros.model_files.spec import ModelSpec
 from depthlm_ros.nets.backbone import Backbone
+from depthlm_ros.nets.depth_first import load_checkpoint
 from depthlm_ros.nets.depth_heads import DptConfig
-from depthlm_ros.nets.loading import load_bundle_checkpoint, rebuild_frequencies
+from depthlm_ros.nets.loading import rebuild_frequencies
 from depthlm_ros.nets.qwen3vl import Qwen3VLDepth
 
 # Sizes of a Qwen3-VL. vision, text: layers, width, feed-forward width, heads. heads_kv: heads of keys and values.
@@ -201,7 +202,7 @@ def time_loading(name: str, repeats: int) -> dict[str, float]:
 def compare_looks(embedded: str, threads: int, repeats: int, int8: bool) -> dict[str, float]:
     """Compares torch with ONNX Runtime on the embedded model, on a random one and, with int8, on the first in int8."""
     tiny = load_bundle(find_bundle(embedded))
-    model = load_bundle_checkpoint(tiny.folder).eval()
+    model = load_checkpoint(tiny.folder).eval()
     result = time_loading(embedded, 5) | compare("tiny", tiny, model, threads, repeats)
     with tempfile.TemporaryDirectory() as name:
         random = random_model(SMALL, DptConfig(SMALL["text"][1], (32, 48, 64, 96), 64), torch.float32)
@@ -216,7 +217,7 @@ def compare_looks(embedded: str, threads: int, repeats: int, int8: bool) -> dict
 
 def export_in_int8(tiny: ModelBundle, folder: Path) -> ModelBundle:
     """Exports tiny for its own canvases, in the way of `depthlm engine build --precision int8`."""
-    model = load_bundle_checkpoint(tiny.folder).eval()
+    model = load_checkpoint(tiny.folder).eval()
     options = ExportOptions(tiny.spec, 20, precision=set_precision(model, Precision("int8")))
     tokenizer = Tokenizer.from_file(str(tiny.tokenizer_path))
     write_engine(model, tokenizer, options, folder, lambda bundle: {}, lambda stage, done, total: None)

@@ -4,7 +4,7 @@
 
     view = load_model("tiny").look(Frame(rgb, Intrinsics(525, 525, 319.5, 239.5, 640, 480)))
     view.depth().depth_m            # float32 (480, 640), metres along the optical axis, NaN where unknown
-    view.ask("How far is the red box?").text
+    view.ask("How far is the table?").text
 
 Every public name is imported at its first use: importing this package loads nothing else.
 """

@@ -187,9 +187,9 @@ def backbone_loader(source: ModelBundle | ReleasedCheckpoint) -> Callable[[str],
 
     def load(device: str) -> Backbone:
         if isinstance(source, ModelBundle):
-            from depthlm_ros.nets.loading import load_bundle_checkpoint
+            from depthlm_ros.nets.depth_first import load_checkpoint
 
-            return load_bundle_checkpoint(source.folder).eval().to(device)
+            return load_checkpoint(source.folder).eval().to(device)
         import torch
 
         from depthlm_ros.nets.loading import load_released_model

@@ -234,11 +234,12 @@ def _covering_canvas(camera: Intrinsics, focal_px: float, multiple_px: int) -> t
 def load_backbone(source: ModelSource, precision: Precision) -> Backbone:
     """Loads the torch model of a released checkpoint or of a bundle with a checkpoint. Raises BadBundle, SetupError."""
     from depthlm_ros.export.precision import TORCH_TYPES
-    from depthlm_ros.nets.loading import load_bundle_checkpoint, load_released_model
+    from depthlm_ros.nets.depth_first import load_checkpoint
+    from depthlm_ros.nets.loading import load_released_model
 
     if isinstance(source, ReleasedCheckpoint):
         return load_released_model(source, TORCH_TYPES[precision.backbone])
-    return load_bundle_checkpoint(source.folder).eval().requires_grad_(False)
+    return load_checkpoint(source.folder).eval().requires_grad_(False)
 
 
 def origin_fields(request: EngineRequest, source: ModelSource, folder: Path) -> dict[str, object]:

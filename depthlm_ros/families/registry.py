@@ -14,14 +14,13 @@ from depthlm_ros.families.base import Family
 from depthlm_ros.families.depth_map import DepthMap
 from depthlm_ros.families.depthlm import DepthLM
 from depthlm_ros.families.qwen_vl import DepthVLM, Qwen3VL, Qwen25VL
-from depthlm_ros.families.tiny import Tiny, TinyV02
+from depthlm_ros.families.tiny import Tiny
 from depthlm_ros.families.vlm3 import Vlm3Corr, Vlm3Depth, Vlm3Object, Vlm3Pose
 
 FAMILIES: dict[str, type[Family]] = {
     family.name: family
     for family in (
         Tiny,
-        TinyV02,
         DepthLM,
         DepthVLM,
         Vlm3Depth,

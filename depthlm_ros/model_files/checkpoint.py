@@ -50,8 +50,6 @@ from depthlm_ros.model_files.spec_yaml import (
 
 # The field of config.json with the sizes of a model that `depthlm train` wrote. Its folder is loaded by the manifest.
 EMBEDDED_FIELD = "depth_first_config"
-# The same in the embedded model of version 0.2.
-EMBEDDED_FIELD_V02 = "depth_head_config"
 
 
 @dataclass(frozen=True)

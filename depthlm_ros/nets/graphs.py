@@ -18,35 +18,50 @@ from depthlm_ros.nets.positions import PromptLayout
 from depthlm_ros.nets.text_decoder import DeepStackTokens, KeyValueCache, causal_mask, extend, prefill
 
 
-class LookGraph(nn.Module):
-    """Images, each uint8 (B, H, W, 3) -> depth_m (B, H, W) of the first image (only in models with a depth head), and
-    keys and values (layers, B, heads_kv, P, D) of the prefix.
+class PrefixGraph(nn.Module):
+    """The text around images, as constants of a graph: embeddings, and cos and sin of the whole prefix.
 
-    texts: token ids before, between and after the images. sizes_px: (width, height) of the images. Text embeddings,
-    positions and mask are constants of the graph.
+    texts: token ids before, between and after the images. sizes_px: (width, height) of the images.
     """
 
     def __init__(self, model: Backbone, texts: Sequence[Sequence[int]], sizes_px: Sequence[tuple[int, int]]) -> None:
         super().__init__()
         self.model = model
-        images = tuple(model.image_span(size_px) for size_px in sizes_px)
-        self.layout = PromptLayout(tuple(len(text) for text in texts), images)
-        device = next(model.language.parameters()).device
+        self.layout = PromptLayout(tuple(map(len, texts)), tuple(model.image_span(size_px) for size_px in sizes_px))
+        self.device = next(model.language.parameters()).device
         with torch.no_grad():
             for index, text in enumerate(texts):
-                ids = torch.tensor([list(text)], dtype=torch.int64, device=device)
+                ids = torch.tensor([list(text)], dtype=torch.int64, device=self.device)
                 self.register_buffer(f"prefix_text_{index}", model.embed(ids).clone())
             cos, sin = model.prefix_rope(self.layout)
         self.register_buffer("prefix_cos", cos)
         self.register_buffer("prefix_sin", sin)
-        self.register_buffer("prefix_mask", causal_mask(self.layout.length, device).to(cos.dtype))
+
+    def embed_text(self, index: int, batch: int) -> list[torch.Tensor]:
+        """Returns the embeddings of one text, or nothing for an empty text: TensorRT does not accept empty tensors."""
+        if self.layout.texts[index] == 0:
+            return []
+        embedded = self.get_buffer(f"prefix_text_{index}")
+        return [embedded if batch == 1 else embedded.expand(batch, -1, -1)]
+
+
+class LookGraph(PrefixGraph):
+    """Images, each uint8 (B, H, W, 3) -> depth_m (B, H, W) of the first image (only in models with a depth head), and
+    keys and values (layers, B, heads_kv, P, D) of the prefix.
+    """
+
+    def __init__(self, model: Backbone, texts: Sequence[Sequence[int]], sizes_px: Sequence[tuple[int, int]]) -> None:
+        super().__init__(model, texts, sizes_px)
+        mask = causal_mask(self.layout.length, self.device)
+        self.register_buffer("prefix_mask", mask.to(self.get_buffer("prefix_cos").dtype))
 
     def forward(self, *images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        pieces = self._embed_text(0, images[0])
+        batch = images[0].shape[0]
+        pieces = self.embed_text(0, batch)
         deeps = []
         for index, image in enumerate(images):
             tokens, deep = self.model.encode_image(image)
-            pieces += [tokens, *self._embed_text(index + 1, image)]
+            pieces += [tokens, *self.embed_text(index + 1, batch)]
             deeps.append(deep)
         levels = [torch.cat(level, dim=1) if len(images) > 1 else level[0] for level in zip(*deeps, strict=True)]
         states, keys, values = prefill(
@@ -60,13 +75,6 @@ class LookGraph(nn.Module):
         depth_m = self.model.depth(states, levels, self.layout)
         return (keys, values) if depth_m is None else (depth_m, keys, values)
 
-    def _embed_text(self, index: int, image: torch.Tensor) -> list[torch.Tensor]:
-        """Returns the embeddings of one text, or nothing for an empty text: TensorRT does not accept empty tensors."""
-        if self.layout.texts[index] == 0:
-            return []
-        embedded = self.get_buffer(f"prefix_text_{index}")
-        return [embedded if image.shape[0] == 1 else embedded.expand(image.shape[0], -1, -1)]
-
 
 class DepthLookGraph(nn.Module):
     """Image, uint8 (B, H, W, 3) -> depth_m, relative_std (B, H, W) and features (B, C, H/16, W/16)."""
@@ -79,42 +87,22 @@ class DepthLookGraph(nn.Module):
         return tuple(self.model.look(image))
 
 
-class ReadGraph(nn.Module):
+class ReadGraph(PrefixGraph):
     """Features, depth_m and relative_std of each image (B, ...) -> keys and values (layers, B, heads_kv, P, D) of the
     prefix, whose tokens all see each other.
-
-    texts: token ids before, between and after the images. sizes_px: (width, height) of the images.
     """
 
-    def __init__(
-        self, model: DepthFirstModel, texts: Sequence[Sequence[int]], sizes_px: Sequence[tuple[int, int]]
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self.layout = PromptLayout(tuple(map(len, texts)), tuple(model.image_span(size_px) for size_px in sizes_px))
-        device = model.language.norm.weight.device
-        with torch.no_grad():
-            for index, text in enumerate(texts):
-                ids = torch.tensor([list(text)], dtype=torch.int64, device=device)
-                self.register_buffer(f"prefix_text_{index}", model.embed(ids).clone())
-            cos, sin = model.prefix_rope(self.layout)
-        self.register_buffer("prefix_cos", cos)
-        self.register_buffer("prefix_sin", sin)
+    model: DepthFirstModel
 
     def forward(self, *seen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        pieces = self._embed_text(0, seen[0])
+        batch = seen[0].shape[0]
+        pieces = self.embed_text(0, batch)
         for index, image in enumerate(zip(seen[::3], seen[1::3], seen[2::3], strict=True)):
-            pieces += [self.model.build_tokens(*image), *self._embed_text(index + 1, seen[0])]
+            pieces += [self.model.build_tokens(*image), *self.embed_text(index + 1, batch)]
         _, keys, values = prefill(
             self.model.language, torch.cat(pieces, dim=1), self.prefix_cos, self.prefix_sin, mask=None
         )
         return keys, values
-
-    def _embed_text(self, index: int, like: torch.Tensor) -> list[torch.Tensor]:
-        """Returns the embeddings of one text, or nothing for an empty text: TensorRT does not accept empty tensors."""
-        if self.layout.texts[index] == 0:
-            return []
-        return [self.get_buffer(f"prefix_text_{index}").expand(like.shape[0], -1, -1)]
 
 
 class StepGraph(nn.Module):

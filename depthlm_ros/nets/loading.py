@@ -20,16 +20,15 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import LlavaConfig, PretrainedConfig, Qwen2_5_VLConfig, Qwen3VLConfig
 
-from depthlm_ros.errors import BackendFailed, BadBundle, SetupError, UnknownName
+from depthlm_ros.errors import BackendFailed, BadBundle, UnknownName
 from depthlm_ros.file_io import JsonObject
 from depthlm_ros.model_files.bundle import CONFIG_FILE, TOKENIZER_FILE
-from depthlm_ros.model_files.checkpoint import EMBEDDED_FIELD_V02, ReleasedCheckpoint, read_config
+from depthlm_ros.model_files.checkpoint import ReleasedCheckpoint
 from depthlm_ros.model_files.safetensors_files import TensorEntry, WeightFiles
 from depthlm_ros.nets.backbone import Backbone, read_pixel_rule
-from depthlm_ros.nets.depth_first import load_checkpoint
 from depthlm_ros.nets.depth_heads import build_released_head, released_parameter_name
 from depthlm_ros.nets.pixtral import Pixtral
-from depthlm_ros.nets.qwen3vl import Qwen3VLDepth, load_embedded_v02
+from depthlm_ros.nets.qwen3vl import Qwen3VLDepth
 from depthlm_ros.nets.qwen25vl import Qwen25VLBackbone
 
 # Checkpoints of older transformers versions (and today's save_pretrained) have no common "model." before the towers.
@@ -260,12 +259,3 @@ BUILDERS: dict[str, Callable[[Path, JsonObject], Backbone]] = {
     "qwen2_5_vl": _build_qwen25,
     "llava": _build_pixtral,
 }
-
-
-def load_bundle_checkpoint(folder: Path) -> Backbone:
-    """Returns the embedded model of a bundle, in float32. Raises BadBundle as the loaders of its versions do."""
-    try:
-        is_v02 = EMBEDDED_FIELD_V02 in read_config(folder)
-    except SetupError:
-        is_v02 = False  # load_checkpoint says what is wrong.
-    return load_embedded_v02(folder) if is_v02 else load_checkpoint(folder)

@@ -7,19 +7,11 @@ Therefore it can be exported as one static graph; training uses it too. Tests co
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
-from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-from depthlm_ros.errors import BadBundle, SetupError
-from depthlm_ros.model_files.bundle import CONFIG_FILE
-from depthlm_ros.model_files.checkpoint import EMBEDDED_FIELD_V02, read_config
-from depthlm_ros.model_files.safetensors_files import CHECKPOINT_FILE, HEAD_PREFIX
-from depthlm_ros.model_files.yaml_dataclass import build_dataclass
 from depthlm_ros.nets.backbone import Backbone, PixelRule
 from depthlm_ros.nets.depth_heads import DptConfig, DptHead
 from depthlm_ros.nets.positions import (
@@ -133,22 +125,3 @@ def merge_patches(merger: nn.Module, x: torch.Tensor) -> torch.Tensor:
     if merger.use_postshuffle_norm:
         x = merger.norm(x)
     return merger.linear_fc2(merger.act_fn(merger.linear_fc1(x)))
-
-
-def load_embedded_v02(folder: Path) -> Qwen3VLDepth:
-    """Returns the embedded model of version 0.2, a small Qwen3-VL with DepthVLM's head, in float32.
-
-    Raises BadBundle if files are missing or do not fit each other.
-    """
-    try:
-        config = read_config(folder)
-        head = build_dataclass(DptConfig, config.pop(EMBEDDED_FIELD_V02), str(folder / CONFIG_FILE))
-        tensors = load_file(folder / CHECKPOINT_FILE)
-        model = Qwen3VLDepth(Qwen3VLConfig.from_dict(config), head)
-        names = {name: name if name.startswith(HEAD_PREFIX) else f"vlm.{name}" for name in tensors}
-        state = {names[name]: tensor.float() for name, tensor in tensors.items()}
-        state["vlm.lm_head.weight"] = state["vlm.model.language_model.embed_tokens.weight"]
-        model.load_state_dict(state)
-    except (SetupError, OSError, KeyError, TypeError, ValueError, RuntimeError) as exc:
-        raise BadBundle(f"{folder} holds no complete checkpoint ({exc}): restore its files.") from exc
-    return model

@@ -23,7 +23,7 @@ from depthlm_ros.model_files.bundle import find_bundle, load_bundle  # noqa: E40
 
 pytestmark = pytest.mark.torch
 BUNDLE = load_bundle(find_bundle("tiny"))
-NEVER = np.zeros(1024, bool)
+NEVER = np.zeros(1536, bool)
 WATCHED = np.array([3, 7, 11])
 
 
@@ -118,9 +118,9 @@ def test_a_file_that_is_not_a_plan_is_refused_with_the_message_of_tensorrt(plans
     from depthlm_ros.backends.tensorrt.plan_file import read_key, write_plan
 
     shutil.copytree(plans, tmp_path / "bad")
-    plan = tmp_path / "bad" / "look_128x96.plan"
+    plan = tmp_path / "bad" / "look_256x192.plan"
     write_plan(plan, b"not a plan" * 100, read_key(key_path(plan)))
-    with pytest.raises(BackendFailed, match=r"cannot load .*look_128x96\.plan"):
+    with pytest.raises(BackendFailed, match=r"cannot load .*look_256x192\.plan"):
         TensorRTBackend(BUNDLE, plans=tmp_path / "bad").look([canvas(1)])
 
 

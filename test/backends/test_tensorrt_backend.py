@@ -17,28 +17,28 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from onnx import helper  # noqa: E402
-from support import tensorrt_double  # noqa: E402
-from support.paths import ROOT  # noqa: E402
+from support import tensorrt_double
+from support.depth_first_bundle import SIZES_PX, grey_image, write_one_pass_bundle
+from support.paths import ROOT
 
-from depthlm_ros.backends.base import StepInput  # noqa: E402
-from depthlm_ros.backends.generation import Query, generate  # noqa: E402
-from depthlm_ros.backends.onnx_runtime import OnnxRuntimeBackend  # noqa: E402
-from depthlm_ros.backends.tensorrt.backend import TensorRTBackend  # noqa: E402
-from depthlm_ros.backends.tensorrt.cuda_device import open_device, parse_device_index  # noqa: E402
-from depthlm_ros.backends.tensorrt.plan_file import key_path  # noqa: E402
-from depthlm_ros.errors import BackendFailed, BadBundle, BadPlans, BadQuestion, OutOfMemory  # noqa: E402
-from depthlm_ros.export.build_progress import BuildProgress  # noqa: E402
-from depthlm_ros.export.trt_builder import StepLimits, build_plan, plan_requests  # noqa: E402
-from depthlm_ros.model_files.bundle import file_digest, find_bundle, load_bundle  # noqa: E402
+from depthlm_ros.backends.base import StepInput
+from depthlm_ros.backends.generation import Query, generate
+from depthlm_ros.backends.onnx_runtime import OnnxRuntimeBackend
+from depthlm_ros.backends.tensorrt.backend import TensorRTBackend
+from depthlm_ros.backends.tensorrt.cuda_device import open_device, parse_device_index
+from depthlm_ros.backends.tensorrt.plan_file import key_path
+from depthlm_ros.errors import BackendFailed, BadBundle, BadPlans, BadQuestion, OutOfMemory
+from depthlm_ros.export.build_progress import BuildProgress
+from depthlm_ros.export.trt_builder import StepLimits, build_plan, plan_requests
+from depthlm_ros.model_files.bundle import find_bundle, load_bundle
 
 pytestmark = pytest.mark.torch
 BUNDLE = load_bundle(find_bundle("tiny"))
 LIMITS = StepLimits(rows=4, tokens=24, slots=40, watched=8)
-NEVER = np.zeros(1024, bool)
+NEVER = np.zeros(1536, bool)
 WATCHED = np.array([3, 7, 11])
 
 
@@ -49,15 +49,19 @@ def double(monkeypatch):
     gc.collect()
 
 
+def build_plans(bundle, folder, only_depth=False):
+    facts = open_device().facts()
+    for request in plan_requests(bundle, folder, "fp16", 1 << 28, LIMITS, only_depth):
+        build_plan(request, facts, folder / "timings.cache", BuildProgress(), print)
+
+
 @pytest.fixture(scope="module")
 def plans(tmp_path_factory):
     """A folder with all plans of the embedded model, built with the doubles."""
     folder = tmp_path_factory.mktemp("plans")
     with pytest.MonkeyPatch.context() as monkeypatch:
         tensorrt_double.install(monkeypatch)
-        facts = open_device().facts()
-        for request in plan_requests(BUNDLE, folder, "fp16", 1 << 28, LIMITS):
-            build_plan(request, facts, folder / "timings.cache", BuildProgress(), print)
+        build_plans(BUNDLE, folder)
     return folder
 
 
@@ -78,6 +82,11 @@ def canvas(seed=0, size_px=BUNDLE.canvases_px[0]):
 def queries(*lengths, new=6, seed=5):
     rng = np.random.default_rng(seed)
     return [Query(list(rng.integers(5, 300, length)), NEVER, new) for length in lengths]
+
+
+def read(model, seed=1):
+    """Returns a look whose prefix is there."""
+    return model.read(model.look([canvas(seed)]))
 
 
 def assert_same(ours, theirs):
@@ -106,7 +115,7 @@ def test_replies_equal_those_of_onnx_runtime(backend, reference):
 
 
 def test_runs_are_recorded_once_and_then_replayed(backend, double):
-    look = backend.look([canvas(1)])
+    look = read(backend)
     generate(backend, look, queries(3, new=8), WATCHED)
     first = double[1].replays
     assert first > 0
@@ -116,7 +125,7 @@ def test_runs_are_recorded_once_and_then_replayed(backend, double):
 
 def test_an_earlier_question_does_not_change_the_next_reply(backend, reference):
     """The longer questions come first: their keys lie in slots that the shorter ones mask."""
-    look, theirs = backend.look([canvas(1)]), reference.look([canvas(1)])
+    look, theirs = read(backend), read(reference)
     for lengths in ((20, 20), (2, 3)):
         assert_same(
             generate(backend, look, queries(*lengths), WATCHED), generate(reference, theirs, queries(*lengths), WATCHED)
@@ -125,7 +134,7 @@ def test_an_earlier_question_does_not_change_the_next_reply(backend, reference):
 
 def test_nan_in_the_buffers_of_one_question_does_not_reach_the_next(backend, reference):
     """A masked slot is multiplied by zero, but zero times NaN is NaN: buffers are cleared before their next use."""
-    look = backend.look([canvas(1)])
+    look = read(backend)
     cache = backend.cache(look, 1, 20)
     backend.look([canvas(2)])  # waits for the work on the stream
     for array in cache.buffers.text:
@@ -152,7 +161,7 @@ def test_two_caches_in_use_at_once_do_not_mix(backend, reference):
     """Two caches of the same size, as with two threads."""
     results = {}
     for name, model in (("ours", backend), ("theirs", reference)):
-        look = model.look([canvas(1)])
+        look = read(model)
         caches = [model.cache(look, 1, 16) for _ in range(2)]
         mask = np.full((1, 16), -np.inf, np.float32)
         for row, ids in enumerate(([[5, 6, 7]], [[90, 91, 92]])):
@@ -175,7 +184,7 @@ def test_two_caches_in_use_at_once_do_not_mix(backend, reference):
 def test_a_second_text_sees_the_first_text(backend, reference):
     outputs = []
     for model in (backend, reference):
-        look = model.look([canvas(1)])
+        look = read(model)
         cache, mask = model.cache(look, 1, 16), np.full((1, 16), -np.inf, np.float32)
         for at, ids in ((0, [[5, 6, 7]]), (3, [[8, 9]])):
             mask[:, :at] = 0
@@ -231,7 +240,7 @@ def test_memory_is_used_again_when_looks_and_caches_are_gone(backend, double):
 
 
 def test_free_buffers_of_other_sizes_are_released_when_memory_is_short(backend, double):
-    look = backend.look([canvas(1)])
+    look = read(backend)
     generate(backend, look, queries(5, 5, 5, 5), WATCHED)
     gc.collect()
     double[1].limit_bytes = sum(len(block) for block in double[1].live.values())
@@ -263,9 +272,7 @@ def test_threads_take_turns(backend, reference):
 
 
 def test_an_engine_for_depth_only_gives_depth_and_refuses_questions(double, tmp_path):
-    facts = open_device().facts()
-    for request in plan_requests(BUNDLE, tmp_path, "fp16", 1 << 28, LIMITS, only_depth=True):
-        build_plan(request, facts, tmp_path / "timings.cache", BuildProgress(), print)
+    build_plans(BUNDLE, tmp_path, only_depth=True)
     backend = TensorRTBackend(BUNDLE, plans=tmp_path)
     look = backend.look([canvas(1)])
     assert look.depth_m.shape == (1, BUNDLE.canvases_px[0][1], BUNDLE.canvases_px[0][0])
@@ -278,63 +285,47 @@ def test_three_images_are_refused(backend):
         backend.look([canvas(1), canvas(2), canvas(3)])
 
 
-def pair_graph(look, path):
-    """Makes a graph for two images from a graph for one: it adds the mean byte of the second to the depth."""
-    model = onnx.load(look, load_external_data=False)
-    graph, image = model.graph, model.graph.input[0]
-    second = graph.input.add()
-    second.CopyFrom(image)
-    second.name = "second"
-    for node in graph.node:
-        node.output[:] = ["depth_of_one" if name == "depth_m" else name for name in node.output]
-    graph.node.extend(
-        [
-            helper.make_node("Transpose", ["second"], ["second_turned"], perm=[0, 3, 1, 2]),
-            helper.make_node("Cast", ["second_turned"], ["second_bytes"], to=1),
-            helper.make_node("ReduceMean", ["second_bytes"], ["second_mean"], keepdims=0),
-            helper.make_node("Add", ["depth_of_one", "second_mean"], ["depth_m"]),
-        ]
+def test_two_images_are_read_together(backend, reference):
+    looks = [model.look([canvas(1), canvas(2)]) for model in (backend, reference)]
+    for ours, theirs in (looks, (looks[0].second, looks[1].second)):
+        np.testing.assert_allclose(ours.depth_m, theirs.depth_m, rtol=1e-5)
+    assert looks[0].next_position == BUNDLE.next_position(BUNDLE.canvases_px[0], 2)
+    assert_same(
+        *(
+            generate(model, look, queries(3, 9), WATCHED)
+            for model, look in zip((backend, reference), looks, strict=True)
+        )
     )
-    onnx.save(model, path)
-
-
-@pytest.fixture
-def two(tmp_path):
-    """The embedded model as a model that looks at two images together."""
-    folder = tmp_path / "two"
-    shutil.copytree(BUNDLE.folder, folder)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    bundle = replace(BUNDLE, folder=folder, pairs=True)
-    for size_px in BUNDLE.canvases_px:
-        path = bundle.look_path(size_px, 2)
-        pair_graph(bundle.look_path(size_px), path)
-        manifest["files"][path.name] = file_digest(path)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    return bundle
-
-
-def test_two_images_are_looked_at_together(double, two, reference, tmp_path):
-    facts = open_device().facts()
-    for request in plan_requests(two, tmp_path, "fp16", 1 << 28, LIMITS):
-        build_plan(request, facts, tmp_path / "timings.cache", BuildProgress(), print)
-    backend = TensorRTBackend(two, plans=tmp_path)
-    alone = reference.look([canvas(1)])
-    for seed in (2, 3, 4):
-        look = backend.look([canvas(1), canvas(seed)])
-        np.testing.assert_allclose(look.depth_m, alone.depth_m + canvas(seed).mean(), rtol=1e-4)
-    assert look.next_position == two.next_position(two.canvases_px[0], 2)
-    assert_same(generate(backend, look, queries(3), WATCHED), generate(backend, look, queries(3), WATCHED))
     with pytest.raises(BadQuestion, match="in one size; use images of one camera"):
-        backend.look([canvas(1), canvas(2, two.canvases_px[1])])
-    (tmp_path / "pair_128x96.plan").unlink()
-    with pytest.raises(BadBundle, match=r"no pair_128x96\.plan"):
-        TensorRTBackend(two, plans=tmp_path)
+        backend.look([canvas(1), canvas(2, BUNDLE.canvases_px[1])])
+
+
+def test_keys_and_values_can_come_with_the_look(double, tmp_path):
+    """The graphs of other models give them at once, of one image or of two."""
+    bundle = write_one_pass_bundle(tmp_path / "bundle")
+    build_plans(bundle, tmp_path)
+    for backend in (TensorRTBackend(bundle, plans=tmp_path), OnnxRuntimeBackend(bundle, 1)):
+        for first, second in ((100, 250), (250, 100), (30, 20)):
+            one = backend.look([grey_image(first)])
+            two = backend.look([grey_image(first), grey_image(second)])
+            for look, brightest in ((one, first), (two, max(first, second))):
+                assert not look.needs_reading and backend.read(look) is look
+                np.testing.assert_allclose(look.depth_m, 1 + first / 100, rtol=1e-6)
+                wanted = round(10 * (1 + brightest / 100)) + brightest
+                assert generate(backend, look, queries(3, new=2), WATCHED)[0].ids == (wanted, wanted)
+            assert (one.length, two.length) == (3 + 8, 4 + 16)
+            assert two.next_position == bundle.next_position(SIZES_PX[0], 2)
+        with pytest.raises(BadQuestion, match="in one size; use images of one camera"):
+            backend.look([grey_image(1), grey_image(1, SIZES_PX[1])])
+    (tmp_path / "pair_64x32.plan").unlink()
+    with pytest.raises(BadBundle, match=r"no pair_64x32\.plan"):
+        TensorRTBackend(bundle, plans=tmp_path)
 
 
 def test_a_canvas_without_a_plan_is_refused_when_loading(double, plans, tmp_path):
     shutil.copytree(plans, tmp_path / "some")
-    (tmp_path / "some" / "look_192x128.plan").unlink()
-    with pytest.raises(BadBundle, match=r"no look_192x128\.plan.*depthlm engine build --model tiny"):
+    (tmp_path / "some" / "look_384x288.plan").unlink()
+    with pytest.raises(BadBundle, match=r"no look_384x288\.plan.*depthlm engine build --model tiny"):
         TensorRTBackend(BUNDLE, plans=tmp_path / "some")
 
 
@@ -350,9 +341,8 @@ def test_a_build_that_ended_before_the_step_plan_is_not_taken_for_depth_only(dou
 def test_the_build_command_names_the_folder_and_the_options_of_the_engine(double, tmp_path):
     copy = tmp_path / "my tiny"
     shutil.copytree(BUNDLE.folder, copy)
-    bundle, facts = replace(BUNDLE, folder=copy), open_device().facts()
-    for request in plan_requests(bundle, copy, "fp16", 1 << 28, LIMITS, only_depth=True):
-        build_plan(request, facts, tmp_path / "timings.cache", BuildProgress(), print)
+    bundle = replace(BUNDLE, folder=copy)
+    build_plans(bundle, copy, only_depth=True)
     double[0].__version__ = "10.9.0"
     with pytest.raises(BadPlans, match=r"TensorRT is 10\.9\.0, but the plan was built for 10\.3\.0") as error:
         TensorRTBackend(bundle)
@@ -388,7 +378,7 @@ def test_a_plan_that_tensorrt_refuses_is_reported_with_its_message(double, plans
     shutil.copytree(plans, tmp_path / "bad")
     from depthlm_ros.backends.tensorrt.plan_file import read_key, write_plan
 
-    plan = tmp_path / "bad" / "look_128x96.plan"
+    plan = tmp_path / "bad" / "look_256x192.plan"
     write_plan(plan, b"not a plan", read_key(key_path(plan)))
     backend = TensorRTBackend(BUNDLE, plans=tmp_path / "bad")
     with pytest.raises(BackendFailed, match="magic tag does not match"):

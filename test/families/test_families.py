@@ -27,7 +27,6 @@ CALLS = {
 }
 ABILITIES = {
     "tiny": {"points", "questions", "match", "pose"},
-    "tiny_v02": {"points", "questions", "match", "pose"},
     "depthlm": {"points", "questions", "pairs"},
     "depthvlm": {"points", "questions", "boxes", "pairs"},
     "vlm3-depth": {"points"},

@@ -60,7 +60,9 @@ def test_engines_are_also_found_in_folders_of_the_environment_variable(copy, mon
     assert find_bundle("mine") == renamed
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "step.onnx", "tokenizer.json", "look_128x96.onnx"])
+@pytest.mark.parametrize(
+    "file", ["model.safetensors", "step.onnx", "tokenizer.json", "look_256x192.onnx", "read_384x288.onnx"]
+)
 def test_changed_file_is_refused_by_name(copy, file):
     raw = bytearray((copy / file).read_bytes())
     raw[len(raw) // 2] ^= 1
@@ -129,7 +131,7 @@ def test_a_bundle_of_an_older_format_is_refused_with_both_formats_and_the_repair
 def test_a_depth_first_bundle_has_one_look_for_each_canvas_and_reads_images_and_pairs(copy):
     fields = json.loads((copy / MANIFEST).read_text())
     first = bundle_from_manifest(copy, fields | {"depth_first": True})
-    sizes = ["128x96", "192x128"]
+    sizes = ["256x192", "288x224", "384x288"]
     assert [path.name for path in first.look_paths] == [f"look_{size}.onnx" for size in sizes]
     reads = [f"{kind}_{size}.onnx" for size in sizes for kind in ("read", "pair")]
     assert [path.name for path in first.prefix_paths] == reads
@@ -137,8 +139,8 @@ def test_a_depth_first_bundle_has_one_look_for_each_canvas_and_reads_images_and_
     only_depth = bundle_from_manifest(copy, fields | {"depth_first": True, "only_depth": True, "pairs": False})
     assert only_depth.graphs == first.look_paths and only_depth.prefix_paths == ()
     with pytest.raises(BadBundle, match="one image at a time"):
-        first.look_path((128, 96), 2)
-    with pytest.raises(BadBundle, match="no graph for 64x64, only 128x96, 192x128"):
+        first.look_path((256, 192), 2)
+    with pytest.raises(BadBundle, match="no graph for 64x64, only 256x192, 288x224, 384x288"):
         first.read_path((64, 64))
 
 
@@ -146,10 +148,10 @@ def test_other_bundles_have_no_read_graphs(copy):
     bundle = bundle_from_manifest(copy, json.loads((copy / MANIFEST).read_text()) | {"depth_first": False})
     assert bundle.prefix_paths == bundle.look_paths
     assert sorted(path.name for path in bundle.look_paths) == [
-        f"{kind}_{size}.onnx" for kind in ("look", "pair") for size in ("128x96", "192x128")
+        f"{kind}_{size}.onnx" for kind in ("look", "pair") for size in ("256x192", "288x224", "384x288")
     ]
     with pytest.raises(BadBundle, match="no read graphs"):
-        bundle.read_path((128, 96))
+        bundle.read_path((256, 192))
 
 
 def test_inputs_of_read_graphs_are_numbered_only_for_two_images():

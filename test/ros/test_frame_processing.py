@@ -82,25 +82,26 @@ def test_camera_with_a_too_wide_view_is_reported_once(model, problems):
 
 @pytest.fixture(scope="module")
 def engine(model, tmp_path_factory):
-    """An engine like one of `depthlm engine build` for a camera that covers 117 x 88 pixels: it has one canvas."""
+    """An engine like one of `depthlm engine build` for a camera that covers 249 x 187 pixels: it has one canvas."""
     folder = tmp_path_factory.mktemp("engine") / "tiny-640x480-f525-fp32"
     shutil.copytree(TINY, folder)
     command = "depthlm engine build --model tiny --precision fp32"
-    changes = {"canvases_px": [[128, 96]], "built_by": command, "rebuild": f"{command} --size 640x480 --focal 525"}
+    changes = {"canvases_px": [[256, 192]], "built_by": command, "rebuild": f"{command} --size 640x480 --focal 525"}
     (folder / MANIFEST).write_text(manifest_text(read_manifest(folder) | changes))
     return load_model(str(folder), threads=1)
 
 
-def test_camera_that_an_engine_was_built_for_is_not_reported(engine, problems):
-    FrameProcessor(engine, False, False, problems).process(image_with(info(fx=525 / 4)))
+@pytest.mark.parametrize("fx", [525 / 4, 143.0])  # 249 x 187 pixels, and 228 x 171, which need the same canvas
+def test_camera_that_an_engine_was_built_for_is_not_reported(engine, problems, fx):
+    FrameProcessor(engine, False, False, problems).process(image_with(info(fx=fx)))
     assert problems.counts == {}
 
 
 @pytest.mark.parametrize(
     ("fx", "share", "words"),
     [
-        (200.0, 1.0, "sees 100 %, on 78 x 58 of these"),  # a long lens: much of the canvas stays empty
-        (115.0, 0.93, "sees 93 %, on 128 x 96 of these"),  # a little too wide
+        (200.0, 1.0, "sees 100 %, on 164 x 124 of these"),  # a long lens: much of the canvas stays empty
+        (122.3, 0.93, "sees 93 %, on 256 x 192 of these"),  # a little too wide
     ],
 )
 def test_other_camera_that_an_engine_can_serve_is_reported_once_with_sizes_and_command(
@@ -111,7 +112,7 @@ def test_other_camera_that_an_engine_can_serve_is_reported_once_with_sizes_and_c
         depth_m = processor.process(image_with(info(fx=fx))).view.depth().depth_m
     assert problems.counts == {"engine of another camera": 1}
     command = f"--precision fp32 --size 160x120 --focal {fx:g}"
-    for part in ("seen as 128 x 96", "160 x 120 with fx", words, command):
+    for part in ("seen as 256 x 192", "160 x 120 with fx", words, command):
         assert part in problems.last_message, problems.last_message
     assert np.isfinite(depth_m).mean() == pytest.approx(share, abs=0.02)
     if share == 1.0:
@@ -123,7 +124,7 @@ def test_other_camera_that_an_engine_can_serve_is_reported_once_with_sizes_and_c
 def test_camera_that_an_engine_cannot_serve_loses_its_frames(engine, problems):
     processor = FrameProcessor(engine, False, False, problems)
     for _ in range(2):
-        with pytest.raises(BadIntrinsics, match=r"256 x 192 .* seen as 128 x 96.*--size 160x120 --focal 60$"):
+        with pytest.raises(BadIntrinsics, match=r"544 x 408 .* seen as 256 x 192.*--size 160x120 --focal 60$"):
             processor.process(image_with(info(fx=60.0)))
     with pytest.raises(BadIntrinsics, match=r"engine build .* --camera CALIBRATION\.yaml$"):
         processor.process(image_with(info(k=np.array([60.0, 0, 79.5, 0, 80.0, 59.5, 0, 0, 1]))))

@@ -21,7 +21,7 @@ from depthlm_ros.ros.model_loading import BuildCancelled, ModelLoader
 from depthlm_ros.ros.parameters import Parameters
 
 pytestmark = pytest.mark.torch
-CANVAS = np.random.default_rng(0).integers(0, 256, (1, 96, 128, 3), dtype=np.uint8)
+CANVAS = np.random.default_rng(0).integers(0, 256, (1, 192, 256, 3), dtype=np.uint8)
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def loader(log=None, is_stopping=lambda: False):
 def test_missing_plans_are_built_and_give_the_results_of_onnx_runtime(tiny):
     log = Log()
     model = loader(log).load(parameters_for(tiny))
-    assert "has no look_128x96.plan" in log[0] and "the plans are built" in log
+    assert "has no look_256x192.plan" in log[0] and "the plans are built" in log
     expected = load_model(str(tiny), "onnxruntime", 1).backend.look([CANVAS])
     np.testing.assert_allclose(model.backend.look([CANVAS]).depth_m, expected.depth_m, rtol=1e-5)
     assert model.backend_name == "tensorrt"
@@ -64,7 +64,7 @@ def test_nothing_is_built_unless_the_parameter_allows_it(tiny):
 
 def test_only_plans_that_do_not_fit_are_built_again(tiny):
     loader().load(parameters_for(tiny))
-    untouched, stale = tiny / "look_192x128.plan", tiny / "step.plan"
+    untouched, stale = tiny / "look_384x288.plan", tiny / "step.plan"
     before = untouched.stat().st_mtime_ns
     stale.write_bytes(stale.read_bytes()[:-10])
     log = Log()
@@ -136,7 +136,7 @@ def test_stopping_node_cancels_the_build_and_leaves_no_plan(tiny, monkeypatch):
 def test_complete_plan_that_tensorrt_refuses_fails_when_it_is_used(tiny):
     """Only TensorRT itself can tell it from a good plan."""
     loader().load(parameters_for(tiny))
-    plan = tiny / "look_128x96.plan"
+    plan = tiny / "look_256x192.plan"
     write_plan(plan, b"not a plan", read_key(key_path(plan)))
     model = loader().load(parameters_for(tiny))
     with pytest.raises(SetupError, match="magic tag does not match"):

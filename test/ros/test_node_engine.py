@@ -84,8 +84,8 @@ FAULTS = {
     ),
     "graph": (change_graph, ("step.onnx has changed since the plan was built", COMMAND)),
     "truncated plan": (
-        lambda folder: truncate(folder / "look_128x96.plan"),
-        ("look_128x96.plan does not fit: it has 4 bytes instead of 6", COMMAND),
+        lambda folder: truncate(folder / "look_256x192.plan"),
+        ("look_256x192.plan does not fit: it has 4 bytes instead of 6", COMMAND),
     ),
     "damaged description": (
         lambda folder: truncate(folder / "step.plan.json"),
@@ -148,7 +148,7 @@ def test_engine_that_does_not_fit_is_refused_with_the_reason_until_it_is_repaire
 def test_other_camera_than_the_engine_s_is_reported_and_loses_frames_only_if_it_cannot_be_served(tmp_path):
     engine, command = tmp_path / "tiny-160x120", "depthlm engine build --model tiny"
     shutil.copytree(TINY, engine)
-    changes = {"canvases_px": [[128, 96]], "built_by": command, "rebuild": f"{command} --size 160x120 --focal 131"}
+    changes = {"canvases_px": [[256, 192]], "built_by": command, "rebuild": f"{command} --size 160x120 --focal 131"}
     (engine / MANIFEST).write_text(manifest_text(read_manifest(engine) | changes))
     own, long_lens, wide = (Intrinsics(f, f, 79.5, 59.5, 160, 120) for f in (131.0, 300.0, 60.0))
     with new_rig(tmp_path) as rig:
@@ -157,10 +157,10 @@ def test_other_camera_than_the_engine_s_is_reported_and_loses_frames_only_if_it_
         assert "built for" not in rig.log
         for camera in (long_lens, own):
             rig.shoot_until("depth/image", lambda camera=camera: rig.shoot(camera=camera))
-        assert rig.log.count("sees 100 %, on 52 x ") == 1
+        assert rig.log.count("sees 100 %, on 110 x ") == 1
         assert f"{command} --size 160x120 --focal 300" in rig.log
 
-        words = "seen as 256 x 192 pixels, but this engine was built for a camera that is seen as 128 x 96"
+        words = "seen as 544 x 408 pixels, but this engine was built for a camera that is seen as 256 x 192"
         refused = set()
 
         def shoot_and_read():

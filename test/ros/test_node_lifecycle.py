@@ -144,7 +144,7 @@ def test_node_runs_on_without_the_model_s_folder_but_needs_it_to_be_configured_a
     rig.shoot_until("depth/image")
     assert rig.ask("query_depth", ONE_PIXEL).success
     wide = Intrinsics(70.0, 70.0, 79.5, 59.5, 160, 120)  # needs a graph that was not read yet
-    rig.wait(lambda: rig.shoot(camera=wide) and "look_192x128.onnx" in rig.newest_health()["last_trouble"], "message")
+    rig.wait(lambda: rig.shoot(camera=wide) and "look_384x288.onnx" in rig.newest_health()["last_trouble"], "message")
     rig.shoot_until("depth/image")
     assert rig.transition(Transition.TRANSITION_DEACTIVATE) and rig.transition(Transition.TRANSITION_CLEANUP)
     assert not rig.transition(Transition.TRANSITION_CONFIGURE) and str(folder) in rig.newest_health()["message"]

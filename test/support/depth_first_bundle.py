@@ -3,6 +3,7 @@
 A grey image of brightness g is g / 100 + 1 metres away, with a relative standard deviation of g / 10000 + 0.05. The
 model's reply to every question is the token whose id is ten times the largest depth that it has read, in metres, plus
 the largest red value (g).
+write_one_pass_bundle writes the same model with keys and values that come from its look graphs.
 Importing this module needs onnx.
 """
 
@@ -12,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, compose, helper, numpy_helper
 
 from depthlm_ros.model_files.bundle import (
     FORMAT,
     MANIFEST,
+    READ_INPUTS,
     STEP_FILE,
     TOKENIZER_FILE,
     ModelBundle,
@@ -30,7 +32,7 @@ from depthlm_ros.model_files.bundle import (
 from support.paths import TINY
 
 SIZES_PX = ((64, 32), (96, 64))
-TOKEN_PX, VOCABULARY = 16, 1280
+TOKEN_PX, VOCABULARY = 16, 1536
 BEFORE, BETWEEN, AFTER = (5, 6), (7,), (8,)
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
@@ -45,6 +47,18 @@ def write_depth_first_bundle(folder: Path, **fields: object) -> ModelBundle:
             onnx.save(read_graph(size_px, images), folder / read_graph_name(size_px, images))
     onnx.save(step_graph(), folder / STEP_FILE)
     write_manifest(folder, **fields)
+    return load_bundle(folder)
+
+
+def write_one_pass_bundle(folder: Path, **fields: object) -> ModelBundle:
+    """Writes the model as a bundle whose look graphs, of one and of two images, give depth, keys and values."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(TINY / TOKENIZER_FILE, folder)
+    for size_px in SIZES_PX:
+        for images in (1, 2):
+            onnx.save(one_pass_graph(size_px, images), folder / look_graph_name(size_px, images))
+    onnx.save(step_graph(), folder / STEP_FILE)
+    write_manifest(folder, depth_first=False, **fields)
     return load_bundle(folder)
 
 
@@ -131,6 +145,23 @@ def read_graph(size_px: tuple[int, int], images: int) -> onnx.ModelProto:
     length = sum(map(len, texts)) + images * (size_px[0] // TOKEN_PX) * (size_px[1] // TOKEN_PX)
     outputs = [helper.make_tensor_value_info(name, FLOAT, [1, 1, 1, length, 2]) for name in ("keys", "values")]
     return _model(nodes, inputs, outputs, constants)
+
+
+def one_pass_graph(size_px: tuple[int, int], images: int) -> onnx.ModelProto:
+    """One or two images -> depth_m of the first, keys, values: the look and read graphs in one."""
+    model, names = read_graph(size_px, images), {"look_0_image": "image", "look_1_image": "second"}
+    for index, inputs in enumerate(read_graph_inputs(images)):
+        look = compose.add_prefix(look_graph(size_px), f"look_{index}_")
+        given = [(f"look_{index}_{output}", name) for output, name in zip(READ_INPUTS, inputs, strict=True)]
+        model = compose.merge_models(look, model, given)
+    for node in model.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+    for value in model.graph.input:
+        value.name = names[value.name]
+    model.graph.node.append(_node("Identity", ["look_0_depth_m"], "depth_m"))
+    model.graph.output.append(_map("depth_m", size_px))
+    onnx.checker.check_model(model, full_check=True)
+    return model
 
 
 def step_graph() -> onnx.ModelProto:

@@ -19,7 +19,7 @@ FOCAL_PX = 96.0
 SMALL_EMBEDDED = EmbeddedConfig(
     encoder="lite0",
     depth=DepthPyramidConfig((16, 16, 16, 16), (1, 1, 1, 1), context_layers=1, bins=16, focal_px=FOCAL_PX),
-    vocab=1280,
+    vocab=1536,
     width=48,
     layers=2,
     heads=2,
