@@ -275,30 +275,41 @@ class TestSpreadOfTheMap:
 
 @pytest.fixture(scope="module")
 def looked():
-    """From a calibration to a view of the same noise with it."""
+    """From a calibration to a view of the same noise with it. tells_std: whether the map tells its deviations."""
     tiny = load_model("tiny", threads=1)
     rgb = np.random.default_rng(0).integers(0, 255, (480, 640, 3), dtype=np.uint8)
     frame = Frame(rgb, Intrinsics(560.0, 560.0, 319.5, 239.5, 640, 480))
 
-    def look(**calibration):
+    def look(tells_std=True, **calibration):
         spec = replace(tiny.spec, calibration=ErrorCalibration(**calibration))
-        return Model(spec, tiny.family, tiny.chat, tiny.backend, tiny.tokenizer).look(frame)
+        view = Model(spec, tiny.family, tiny.chat, tiny.backend, tiny.tokenizer).look(frame)
+        if not tells_std:
+            view._newest_look = replace(view._newest_look, relative_std=None)
+        return view
 
     return look
 
 
 def test_the_spread_of_the_map_counts_by_its_calibrated_factor(looked):
     uv_px = np.random.default_rng(3).integers(0, 480, (20, 2))
-    once, thrice, never = (looked(dense_spread=factor).depth_at(uv_px).std_m for factor in (1.0, 3.0, 0.0))
+    once, thrice, never = (looked(False, dense_spread=factor).depth_at(uv_px).std_m for factor in (1.0, 3.0, 0.0))
     assert (once > 0).all() and not never.any()
     np.testing.assert_allclose(thrice, 3 * once, rtol=1e-5)
 
 
 def test_spread_and_relative_error_of_the_map_are_added_as_variances(looked):
     uv_px = np.random.default_rng(3).integers(0, 480, (20, 2))
-    spread_m = looked(dense_spread=2.0).depth_at(uv_px).std_m
-    both = looked(dense_spread=2.0, dense_relative=0.3).depth_at(uv_px)
+    spread_m = looked(False, dense_spread=2.0).depth_at(uv_px).std_m
+    both = looked(False, dense_spread=2.0, dense_relative=0.3).depth_at(uv_px)
     np.testing.assert_allclose(both.std_m, np.hypot(spread_m, 0.3 * both.depth_m), rtol=1e-5)
+
+
+def test_a_map_that_tells_its_deviations_uses_their_own_factor_and_floor(looked):
+    uv_px = np.random.default_rng(3).integers(0, 480, (20, 2))
+    once, thrice = (looked(map_std_factor=factor, dense_spread=9.0).depth_at(uv_px) for factor in (1.0, 3.0))
+    np.testing.assert_allclose(thrice.std_m, 3 * once.std_m, rtol=1e-5)
+    both = looked(map_std_factor=1.0, map_std_floor=0.3).depth_at(uv_px)
+    np.testing.assert_allclose(both.std_m, np.hypot(once.std_m, 0.3 * once.depth_m), rtol=1e-5)
 
 
 def test_the_confidence_of_an_answer_is_calibrated(looked):
