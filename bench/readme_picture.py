@@ -1,7 +1,7 @@
 """Draws the picture at the top of the README: a real room, its depth, its cloud, and a question with the true answer.
 
-    . ./env.sh && python bench/readme_picture.py ../shared/data/real_frames hololens_dvmvs/00025.jpg \\
-        --thing sofa --box 10 20 300 250 --out docs/room.png
+    . ./env.sh && python bench/readme_picture.py ../shared/data/real_frames hololens_dvmvs/00065.jpg \\
+        --thing table --box 30 195 520 300 --out docs/room.png
 
 The folder is one of data/sensor_frames.py. The true answer is the median distance that the depth sensor measured in
 --box (left, top, right, bottom, pixels), which was drawn by hand around the thing.

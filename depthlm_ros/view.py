@@ -368,7 +368,7 @@ def compose_answer(
 
     std: standard deviation of the number in the reply. confidence: calibrated. relative_std: standard deviation of the
     depths over depth, for a map without std_m.
-    The number in the reply and the same quantity in the map are combined by their uncertainties (agreement.agree), in
+    The number in the reply and the same quantity in the map are combined by their uncertainties (measure.agree), in
     value and text. If they contradict each other, the text says so, the status is INCONSISTENT, and the value is the
     measured one, with the difference as its standard deviation. An answer about an object begins with NOT_SURE if the
     confidence is below SURE_CONFIDENCE. The answer's points_m lie at the pixels or, without pixels, in the middle of
