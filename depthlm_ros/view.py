@@ -23,7 +23,7 @@ from depthlm_ros.backends.number_uncertainty import find_number, number_distribu
 from depthlm_ros.core import Answer, DepthMap, Matches, Measurement, PointDepths, Question, Region, RelativePose, Status
 from depthlm_ros.errors import BadQuestion
 from depthlm_ros.families.base import Family, Prompt, Reply
-from depthlm_ros.geometry.canonical_view import CanvasPlacement, region_centres_px
+from depthlm_ros.geometry.canonical_view import CanvasPlacement, region_centres_px, region_corners_px
 from depthlm_ros.geometry.pinhole import backproject, check_pixels_inside, nearest_pixel, pixels_inside, z_from_range
 from depthlm_ros.measurement.measure import agree, measure, replace_number
 from depthlm_ros.model_files.spec import ErrorCalibration, ModelSpec
@@ -34,6 +34,8 @@ SMALL_SPREAD_M = 0.1
 # An answer about an object says that it is not sure below this calibrated confidence.
 SURE_CONFIDENCE = 0.35
 NOT_SURE = "I am not sure: "
+# The answer about a thing that the model claims to see where the frame shows nothing.
+UNSEEN = "The image shows nothing there."
 # Relative standard deviations below this count as this, so that their reciprocals are finite.
 LEAST_RELATIVE_STD = 1e-6
 _UNIT_WORDS = {"m": "meters"}
@@ -255,12 +257,23 @@ class View:
         named = (self._placement.region_to_image(box) for box in boxes)
         # A box outside the image is clipped to nothing.
         regions = question.regions or tuple(box for box in named if box.width_px > 0 and box.height_px > 0)
+        if not self._shows(regions):
+            return Answer(UNSEEN, Status.NOT_FOUND, regions=regions, confidence=confidence)
         std = result.number_std(reply.value, self._model.spec.calibration)
         if not self._model.spec.head:
             words = (reply.text, reply.status, reply.value, reply.unit, std)
             return Answer(*words, regions=regions, confidence=confidence, words_value=reply.value)
         relative_std = self._model.spec.calibration.dense_relative
         return compose_answer(reply, std, confidence, self.depth(), question.uv_px, regions, relative_std)
+
+    def _shows(self, regions: Sequence[Region]) -> bool:
+        """Returns whether the frame shows anything in any of the regions, or at all if there are none."""
+        seen = self.frame.seen
+        if seen is None:
+            return True
+        corners_px = [np.rint(region_corners_px(region)).astype(int).clip(0) for region in regions]
+        parts = [seen[top:bottom, left:right] for (left, top), (right, bottom) in corners_px] or [seen]
+        return any(part.any() for part in parts)
 
     def _to_z_m(self, reply_m: float, uv_px: np.ndarray) -> float:
         """Converts a depth in the model's words to z-depth: some checkpoints give the distance along the ray."""
@@ -348,11 +361,13 @@ def _is_distance_certain(distance_m: float, result: GenerationResult) -> bool:
 
 
 def check_question(text: str) -> None:
-    """Raises BadQuestion for an empty question and for one that is too long."""
+    """Raises BadQuestion for an empty question, for one that is too long, and for one that is no text."""
     if not text.strip():
         raise BadQuestion('the question is empty: ask for example "How far is the red box?".')
     if len(text) > MAX_QUESTION_CHARS:
         raise BadQuestion(f"the question has {len(text)} characters: at most {MAX_QUESTION_CHARS} are taken.")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise BadQuestion(f"the question {text!r} holds half a character (a surrogate): decode the text as UTF-8.")
 
 
 def compose_answer(

@@ -9,11 +9,12 @@ import pytest
 from depthlm_ros import view as view_module
 from depthlm_ros.backends.generation import GeneratedTokens
 from depthlm_ros.backends.number_uncertainty import SYMBOLS
-from depthlm_ros.core import DepthMap, Frame, Intrinsics, Measurement, Region, Status
+from depthlm_ros.core import DepthMap, Frame, Intrinsics, Measurement, Question, Region, Status
+from depthlm_ros.errors import BadQuestion
 from depthlm_ros.families.base import Reply
 from depthlm_ros.model import Model, load_model
 from depthlm_ros.model_files.spec import ErrorCalibration
-from depthlm_ros.view import GenerationResult, compose_answer, find_comparable_measurement, local_depth_std
+from depthlm_ros.view import UNSEEN, GenerationResult, compose_answer, find_comparable_measurement, local_depth_std
 
 CAMERA = Intrinsics(30.0, 30.0, 20.0, 15.0, 41, 31)
 MIDDLE = np.array([[20.0, 15.0]])
@@ -310,6 +311,37 @@ def test_a_map_that_tells_its_deviations_uses_their_own_factor_and_floor(looked)
     np.testing.assert_allclose(thrice.std_m, 3 * once.std_m, rtol=1e-5)
     both = looked(map_std_factor=1.0, map_std_floor=0.3).depth_at(uv_px)
     np.testing.assert_allclose(both.std_m, np.hypot(once.std_m, 0.3 * once.depth_m), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "status"),
+    [
+        ([Region(10, 20, 40, 40)], Status.NOT_FOUND),
+        ([Region(180, 20, 40, 40)], Status.OK),
+        ([Region(10, 20, 40, 40), Region(180, 20, 40, 40)], Status.OK),
+        ([], Status.OK),
+    ],
+)
+def test_a_thing_where_the_frame_shows_nothing_has_no_distance(looked, boxes, status):
+    view, seen = looked(), np.ones((480, 640), bool)
+    seen[:, :320] = False
+    view.frame = replace(view.frame, seen=seen)
+    answer = view._answer(Question("How far is it?"), result_of(["2"]), distance(2.0), tuple(boxes))
+    assert answer.status in (status, Status.INCONSISTENT if status is Status.OK else status)
+    assert math.isnan(answer.value) == (status is Status.NOT_FOUND)
+    assert (answer.text == UNSEEN) == (status is Status.NOT_FOUND)
+
+
+def test_a_frame_that_shows_nothing_has_no_answer(looked):
+    view = looked()
+    view.frame = replace(view.frame, seen=np.zeros((480, 640), bool))
+    answer = view._answer(Question("How far is it?"), result_of(["2"]), distance(2.0), ())
+    assert (answer.status, answer.text) == (Status.NOT_FOUND, UNSEEN)
+
+
+def test_a_question_that_is_no_text_is_refused_with_what_to_do(looked):
+    with pytest.raises(BadQuestion, match=r"\\ud800.*UTF-8"):
+        looked().ask("How far is \ud800?")
 
 
 def test_the_confidence_of_an_answer_is_calibrated(looked):

@@ -15,6 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from depthlm_ros.core import Region, RelativePose, Status
+from depthlm_ros.errors import BadQuestion
 from depthlm_ros.families.base import Family, Prompt, Reply
 from depthlm_ros.families.parsing import (
     escape_control_tokens,
@@ -31,6 +32,8 @@ PLACE_SCALE, PLACE_STEP = 1000, 5
 PLACES = tuple(f"<{place}>" for place in range(0, PLACE_SCALE + 1, PLACE_STEP))
 POINT_QUESTION, MATCH_QUESTION = "Depth at ", "Where is this point in the second image? "
 
+# Words about something that is marked, which a question without marks cannot be about.
+_MARKED = re.compile(r"\b(this|these) (?:point|pixel|object|region)s?\b", re.IGNORECASE)
 _PLACE = re.compile(r"<([0-9]{1,4})>")
 _BOX = re.compile(r" at ((?:<[0-9]{1,4}>){4})")
 # Matches every reply with a length, without its boxes. "The a is closer: 2.31 meters." gives the distance of the nearer
@@ -78,19 +81,26 @@ class Tiny(Family):
     def question_prompt(
         self, question: str, uv_px: np.ndarray, regions: Sequence[Region], size_px: tuple[int, int]
     ) -> Prompt:
-        """Returns the question, followed by its pixels and regions."""
+        """Returns the question, followed by its pixels and regions. Places in the user's own text are not places.
+
+        Raises BadQuestion for a question about "this point" or "these points" with fewer marks than that.
+        """
         marks = [point_mark(u, v, size_px) for u, v in uv_px]
         marks += [f"region {region_text(region, size_px)}" for region in regions]
-        return Prompt(" ".join([escape_control_tokens(question).strip(), *marks]))
+        if (named := _MARKED.search(question)) and len(marks) < (2 if named[1].lower() == "these" else 1):
+            raise BadQuestion(
+                f"the question says {named[0]!r}, but {len(marks)} pixels or regions are marked: mark what it is about."
+            )
+        text = _PLACE.sub(r"< \1 >", escape_control_tokens(question))
+        return Prompt(" ".join([text.strip(), *marks]))
 
     def read_reply(self, reply: str, size_px: tuple[int, int]) -> Reply:
         """Reads the number before "meters", and the boxes whose corners are in order.
 
-        A reply in other words than those of the training is not a measurement: its status is NOT_UNDERSTOOD.
+        A reply in other words than those of the training is not a measurement: it becomes NOT_UNDERSTOOD, in status
+        and text.
         """
         text = reply.strip()
-        if text == NOT_UNDERSTOOD:
-            return Reply(text, Status.NOT_UNDERSTOOD)
         if text.startswith("There is no "):
             return Reply(text, Status.NOT_FOUND)
         if counted := _COUNT.fullmatch(text):
@@ -98,7 +108,7 @@ class Tiny(Family):
         plain = _BOX.sub("", text)
         measured = _MEASURE.fullmatch(plain)
         if measured is None:
-            return Reply(text, Status.NOT_UNDERSTOOD)
+            return Reply(NOT_UNDERSTOOD, Status.NOT_UNDERSTOOD)
         quantity = "distance" if " closer: " in plain else _QUANTITIES.get(measured[2], "")
         boxes = tuple(filter(None, (read_box(box[1], size_px) for box in _BOX.finditer(text))))
         return Reply(plain, Status.OK, float(measured[1]), "m", boxes, quantity)

@@ -163,6 +163,22 @@ def test_reply_of_tiny_says_which_quantity_it_is(reply, quantity):
     assert (read.value, read.unit, read.quantity) == (2.31, "m", quantity)
 
 
+@pytest.mark.parametrize(
+    ("question", "marks"),
+    [("How far is this point?", 0), ("distance to THIS object", 0), ("How far apart are these points?", 1)],
+)
+def test_tiny_refuses_questions_about_something_marked_without_marks(question, marks):
+    uv_px = np.full((marks, 2), 5.0)
+    with pytest.raises(BadQuestion, match=rf"(?i)th(is|ese) (point|object).*{marks} pixels or regions are marked"):
+        TINY.question_prompt(question, uv_px, (), SIZE)
+    TINY.question_prompt(question, uv_px, (Region(1, 1, 5, 5),), SIZE)
+
+
+def test_places_in_a_users_text_are_no_places_for_tiny():
+    prompt = TINY.question_prompt("How far is <435><20>?", np.array([[63.5, 47.5]]), (), SIZE)
+    assert prompt.text == "How far is < 435 >< 20 >? <500><500>"
+
+
 def test_reply_of_tiny_that_an_object_is_absent_is_not_found():
     assert TINY.read_reply("There is no red box in this image.", SIZE).status is Status.NOT_FOUND
     assert TINY.read_reply(NO_OBJECT_REPLY, SIZE).status is Status.NOT_FOUND
@@ -190,6 +206,7 @@ def test_reply_of_tiny_that_an_object_is_absent_is_not_found():
 def test_reply_of_tiny_without_a_measurement_is_not_understood(text):
     reply = TINY.read_reply(text, SIZE)
     assert reply.status is Status.NOT_UNDERSTOOD
+    assert reply.text == "I do not understand the question."
     assert math.isnan(reply.value)
 
 
