@@ -144,7 +144,7 @@ def results(picture: Picture, depth: DepthMap) -> Iterator[Result]:
     for one, two in combinations(range(min(PAIRS, len(picture.targets))), 2):
         pair = picture.targets[one], picture.targets[two]
         gap_m = true_gap(*(true_points(picture.depth, target.mask) for target in pair))
-        scale_m = max(gap_m, truths[one]["distance"], truths[two]["distance"])
+        scale_m = max(gap_m, truths[one]["nearest"], truths[two]["nearest"])
         found = of_quantity(measure(depth, [target.region for target in pair], (), 0.0), "gap")
         sets = tuple(name for name in SETS if all(name in target.sets for target in pair))
         yield Result("gap", f"{pair[0].name}, {pair[1].name}", found.value, gap_m, scale_m, sets)

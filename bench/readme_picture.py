@@ -10,6 +10,7 @@ The folder is one of data/sensor_frames.py. The true answer is the median distan
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import cv2
@@ -18,7 +19,7 @@ import numpy as np
 from depthlm_ros.core import Answer, Frame, Intrinsics
 from depthlm_ros.data.records import Record
 from depthlm_ros.data.sensor_frames import EVALUATE, read_sensor_frames
-from depthlm_ros.errors import BadInput
+from depthlm_ros.errors import BadInput, DepthLMError
 from depthlm_ros.eval.judges import read_true_map
 from depthlm_ros.geometry.pinhole import range_from_z
 from depthlm_ros.geometry.point_cloud import CloudBuilder
@@ -39,10 +40,18 @@ def find_record(folder: Path, image: str) -> Record:
 
 
 def median_range(true_m: np.ndarray, camera: Intrinsics, box_px: list[float]) -> float:
-    """Returns the median distance, metres, of the known pixels in a box of the image. true_m: (h, w), its depth."""
+    """Returns the median distance, metres, of the known pixels in a box of the image. true_m: (h, w), its depth.
+
+    Raises BadInput for a box that is not inside the image, and for one without known depth.
+    """
+    (left, top, right, bottom), (width, height) = box_px, camera.size_px
+    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+        raise BadInput(f"--box {box_px} is not inside the {width} x {height} image: LEFT < RIGHT, TOP < BOTTOM.")
     full_m = cv2.resize(true_m, camera.size_px, interpolation=cv2.INTER_NEAREST)
     left, top, right, bottom = (round(edge) for edge in box_px)
     v, u = np.nonzero(np.isfinite(full_m[top:bottom, left:right]))
+    if not len(v):
+        raise BadInput(f"--box {box_px} has no pixel whose depth the sensor knows: draw another one.")
     uv_px = np.stack([u + left, v + top], axis=1)
     return float(np.median(range_from_z(uv_px, full_m[v + top, u + left], camera)))
 
@@ -57,7 +66,8 @@ def draw_answer(rgb: np.ndarray, answer: Answer) -> np.ndarray:
     return drawn
 
 
-def main() -> None:
+def main() -> int:
+    """Draws the picture and returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("image", help="an image of the folder, as labels.jsonl names it")
@@ -66,6 +76,16 @@ def main() -> None:
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--out", type=Path, default=Path("docs/room.png"))
     args = parser.parse_args()
+    try:
+        draw(args)
+    except DepthLMError as exc:
+        print(f"bench: {exc}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def draw(args: argparse.Namespace) -> None:
+    """Writes the picture. Raises DepthLMError."""
     record = find_record(args.folder, args.image)
     rgb, camera = read_rgb(record.image), record.intrinsics
     view = load_model(args.model).look(Frame(rgb, camera))
@@ -88,4 +108,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

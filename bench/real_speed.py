@@ -34,16 +34,18 @@ THINGS = ("table", "chair", "sofa", "bed", "lamp", "door", "window", "cabinet", 
           "box", "shelf", "ball")  # fmt: skip
 # Run by Python in another checkout: for every line on stdin it looks once and prints the seconds.
 OTHER_CODE = """
-import sys, time, cv2, numpy as np
+import inspect, sys, time, cv2, numpy as np
 from depthlm_ros.core import Frame, Intrinsics
 from depthlm_ros.model import load_model
 cv2.setNumThreads(int(sys.argv[2]))
 model = load_model(sys.argv[1], backend="onnxruntime", threads=int(sys.argv[2]))
 rgb = np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8).repeat(20, 0).repeat(20, 1)
 frame = Frame(rgb, Intrinsics(512.0, 512.0, 319.5, 239.5, 640, 480))
+# As in this checkout, without the standard deviation, which older ones do not tell.
+options = {"with_std": False} if "with_std" in inspect.signature(model.look(frame).depth).parameters else {}
 for _ in sys.stdin:
     began = time.perf_counter()
-    model.look(frame).depth()
+    model.look(frame).depth(**options)
     print(time.perf_counter() - began, flush=True)
 """
 

@@ -203,8 +203,8 @@ def find_words_model(network: DepthNetwork) -> ModelBundle:
     if isinstance(words, ModelBundle) and words.depth_first and not words.only_depth:
         return words
     raise BadBundle(
-        f"{field}, which cannot read the depth of another network: only depth-first models can, which `depthlm train` "
-        "writes, if they were not built for depth only; name the folder of one, or leave the field out."
+        f"{field}, which cannot read the depth of another network: only depth-first models can, such as tiny, if they "
+        "were not built for depth only; name one, or leave the field out."
     )
 
 

@@ -1,7 +1,6 @@
 """One look gives depth and the answers to any number of questions, and nothing about pixels that it did not see."""
 
 import gc
-import math
 import weakref
 from dataclasses import replace
 
@@ -134,9 +133,11 @@ def test_a_token_that_the_tokenizer_does_not_have_cuts_the_reply_off(model, view
 def test_answers_agree_with_the_depth_map_or_name_the_contradiction(view):
     """Every distance lies between the words and the depth at its point, and near it; or the status says otherwise."""
     questions = [Question("How far is this point?", np.array([[u, 240.0]])) for u in range(60, 600, 30)]
-    answers = [answer for answer in view.ask_all(questions) if answer.status in (Status.OK, Status.INCONSISTENT)]
-    assert answers
-    for answer in answers:
+    results = view._generate([view._prompt(question) for question in questions])
+    pairs = zip(view.ask_all(questions), results, strict=True)
+    pairs = [pair for pair in pairs if pair[0].status in (Status.OK, Status.INCONSISTENT)]
+    assert pairs
+    for answer, result in pairs:
         measured = answer.measurements[0]
         assert (measured.quantity, measured.unit) == ("distance", "m")
         assert measured.value == pytest.approx(np.linalg.norm(answer.points_m[0]), rel=1e-5)
@@ -146,7 +147,9 @@ def test_answers_agree_with_the_depth_map_or_name_the_contradiction(view):
         else:
             low_m, high_m = sorted((answer.words_value, measured.value))
             assert low_m - 1e-9 <= answer.value <= high_m + 1e-9
-            assert 0 < answer.std < math.inf and f"{answer.value:.2f} meters" in answer.text
+            words_std = result.number_std(answer.words_value, view._model.spec.calibration)
+            assert min(words_std, measured.std) <= answer.std + 1e-9 <= max(words_std, measured.std) + 2e-9
+            assert f"{answer.value:.2f} meters" in answer.text
 
 
 def test_no_points_give_empty_results(view):

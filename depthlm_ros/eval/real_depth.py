@@ -236,9 +236,9 @@ def predict_scenes(
 def calibrate_on_rooms(model: Model, folder: Path, calibration: ErrorCalibration) -> ErrorCalibration:
     """Returns the calibration with the factor of the map's standard deviation, fitted on real rooms.
 
-    folder: of sensor frames. Only rooms whose intrinsics are given are used and, of their scenes sorted by name, only
-    every other one (the first, third, ...): the others stay for checks. A model that does not tell its relative
-    standard deviation keeps the calibration.
+    model: tells the standard deviation of every pixel. folder: of sensor frames. Only rooms whose intrinsics are given
+    are used and, of their scenes sorted by name, only every other one (the first, third, ...): the others stay for
+    checks.
     """
     fitted = copy(model)
     fitted.spec = replace(model.spec, calibration=ErrorCalibration())

@@ -173,7 +173,10 @@ def validate(
 
 
 def calibrate(model: Model, images: int, seed: int = 2, points: int = 8) -> ErrorCalibration:
-    """Measures how large the model's errors are, on other scenes than those of `validate`."""
+    """Measures how large the model's errors are, on other scenes than those of `validate`.
+
+    The confidence is fitted on answers whose words and map were combined by deviations that are not calibrated yet.
+    """
     uncalibrated = copy(model)
     uncalibrated.spec = replace(model.spec, calibration=ErrorCalibration())
     predictions = predict_rendered(uncalibrated, images, seed, points, QUESTIONS_PER_IMAGE)

@@ -109,7 +109,7 @@ def gaussian_nll(error_m: np.ndarray, std_m: np.ndarray) -> float:
 def laplace_nll(error_m: np.ndarray, std_m: np.ndarray) -> float:
     """Returns the mean of -ln of Laplace's density of errors (N,) with standard deviations (N,)."""
     width_m = std_m / math.sqrt(2)
-    return float(np.mean(np.log(2 * width_m) + error_m / width_m))
+    return float(np.mean(np.log(2 * width_m) + np.abs(error_m) / width_m))
 
 
 def share_within(error_m: np.ndarray, std_m: np.ndarray) -> float:
@@ -173,7 +173,11 @@ def fit_confidence(probability: np.ndarray, right: np.ndarray) -> tuple[float, f
         while loss(weights - step) > loss(weights) and np.abs(step).max() > STEP_TOLERANCE:
             step = step / 2
         weights = weights - step
-    return max(float(weights[0]), 0.0), float(weights[1])
+    if weights[0] < 0:
+        # Without a gain every answer has the same confidence: the share of right ones.
+        share = float(np.clip(y.mean(), LEAST_PROBABILITY, 1 - LEAST_PROBABILITY))
+        return 0.0, math.log(share / (1 - share))
+    return float(weights[0]), float(weights[1])
 
 
 def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:

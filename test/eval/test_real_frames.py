@@ -3,6 +3,7 @@
 import json
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -14,13 +15,18 @@ from support.paths import ROOT
 from depthlm_ros.data.depthfile import write_depth
 from depthlm_ros.data.records import Record
 from depthlm_ros.errors import BadInput
-from depthlm_ros.eval.judges import SAMPLE_PIXELS
+from depthlm_ros.eval.judges import SAMPLE_PIXELS, model_predictor
 from depthlm_ros.eval.real_depth import (
+    ROOMS_WITHIN,
+    calibrate_on_rooms,
     is_trained_on_elsewhere,
+    predict_scenes,
     read_evaluation_frames,
     read_photographs,
     thin_scenes,
 )
+from depthlm_ros.model import Model, load_model
+from depthlm_ros.model_files.spec import ErrorCalibration
 
 FRAMES = Path(os.environ.get("DEPTHLM_DATA", ROOT.parent / "shared" / "data")) / "real_frames"
 
@@ -121,6 +127,18 @@ def test_scenes_are_thinned_evenly():
     records = [Record(f"labels:{i}", Path("a.png"), CAMERA, scene="long" if i < 9 else "short") for i in range(11)]
     assert [record.where for record in thin_scenes(records, 3)] == [f"labels:{i}" for i in (0, 4, 8, 9, 10)]
     assert thin_scenes(records, 20) == records
+
+
+def test_the_map_is_calibrated_on_every_other_room_with_given_intrinsics(tmp_path):
+    write_depth(tmp_path / "wrong.png", np.full((120, 160), 60.0), 1000)
+    others = [{"scene": "b", "depth": "wrong.png"}, {"scene": "a2", "depth": "wrong.png", "intrinsics_from": "assumed"}]
+    write_frames(tmp_path, {"scene": "a"}, *others, {"scene": "c"})
+    tiny, before = load_model("tiny"), ErrorCalibration(words_relative=0.3)
+    found = calibrate_on_rooms(tiny, tmp_path, before)
+    assert found == replace(before, map_std_factor=found.map_std_factor)
+    model = Model(replace(tiny.spec, calibration=found), tiny.family, tiny.chat, tiny.backend, tiny.tokenizer)
+    right = [frame.record for frame in read_evaluation_frames(tmp_path) if frame.record.scene in ("a", "c")]
+    assert predict_scenes(model_predictor(model), right).scores().within_std == pytest.approx(ROOMS_WITHIN, abs=0.01)
 
 
 @pytest.mark.skipif(not FRAMES.is_dir(), reason="shared/data/real_frames is not here")

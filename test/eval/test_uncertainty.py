@@ -45,4 +45,7 @@ def test_unknown_probabilities_and_none_leave_the_confidence_as_it_is():
 
 
 def test_a_more_probable_answer_is_never_less_sure():
-    assert fit_confidence(np.array([0.9] * 50 + [0.1] * 50), np.array([False] * 50 + [True] * 50))[0] == 0.0
+    """Where the fit would turn the order round, every answer has the share of right ones as its confidence."""
+    fit = fit_confidence(np.array([0.9] * 90 + [0.1] * 10), np.array([False] * 85 + [True] * 15))
+    assert fit[0] == 0.0
+    np.testing.assert_allclose(calibrated(fit, [0.9, 0.1]), 0.15)
