@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -210,7 +210,7 @@ def find_words_model(network: DepthNetwork) -> ModelBundle:
 
 def spec_of_both(depth: ModelSpec, words: ModelSpec) -> ModelSpec:
     """Returns the spec of a model that answers questions on the depth of another: each tells its own errors."""
-    of_map = ("dense_spread", "dense_relative", "map_std_factor", "map_std_floor")
+    of_map = [field.name for field in fields(depth.calibration) if field.name.startswith(("dense_", "map_std_"))]
     calibration = replace(words.calibration, **{name: getattr(depth.calibration, name) for name in of_map})
     return replace(words, name=f"{depth.name}+{words.name}", calibration=calibration)
 

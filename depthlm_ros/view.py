@@ -38,6 +38,8 @@ NOT_SURE = "I am not sure: "
 UNSEEN = "The image shows nothing there."
 # Relative standard deviations below this count as this, so that their reciprocals are finite.
 LEAST_RELATIVE_STD = 1e-6
+# The median of a map, for map_std_scale, is that of every so many rows and columns.
+MEDIAN_STEP_PX = 4
 _UNIT_WORDS = {"m": "meters"}
 
 
@@ -210,7 +212,10 @@ class View:
         relative_std = np.maximum(self._newest_look.relative_std[0], LEAST_RELATIVE_STD)
         # depth_to_image interpolates the reciprocals of its map linearly: they shall be the standard deviations.
         std = np.reciprocal(self._placement.canonical.depth_to_image(np.reciprocal(relative_std)))
-        std = np.sqrt((calibration.map_std_factor * std) ** 2 + calibration.map_std_floor**2)
+        known_m = self._depth_m[::MEDIAN_STEP_PX, ::MEDIAN_STEP_PX]
+        known_m = known_m[known_m > 0]
+        scale = calibration.map_std_scale(float(np.median(known_m))) if known_m.size else math.nan
+        std = np.sqrt((scale * std) ** 2 + calibration.map_std_floor**2)
         std_m = np.where(np.isfinite(self._depth_m), std * self._depth_m, np.nan).astype(np.float32, copy=False)
         std_m.flags.writeable = False
         return std_m

@@ -313,6 +313,14 @@ def test_a_map_that_tells_its_deviations_uses_their_own_factor_and_floor(looked)
     np.testing.assert_allclose(both.std_m, np.hypot(once.std_m, 0.3 * once.depth_m), rtol=1e-5)
 
 
+def test_deviations_grow_with_the_distance_of_the_median_from_the_centre(looked):
+    uv_px = np.random.default_rng(3).integers(0, 480, (20, 2))
+    plain, median_m = looked().depth_at(uv_px).std_m, float(np.median(looked().depth().depth_m))
+    for centre_m in (median_m / 2, 2 * median_m):
+        grown = looked(map_std_growth=1.5, map_std_centre_m=centre_m, map_std_factor=0.5).depth_at(uv_px).std_m
+        np.testing.assert_allclose(grown, 0.5 * 2**1.5 * plain, rtol=0.02)
+
+
 @pytest.mark.parametrize(
     ("boxes", "status"),
     [

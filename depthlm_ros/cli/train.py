@@ -9,14 +9,17 @@ import argparse
 import importlib.util
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
+from copy import copy
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from depthlm_ros.core import Frame, Region
 from depthlm_ros.data.records import Record, describe_problems
 from depthlm_ros.data.sensor_frames import ROOM
 from depthlm_ros.errors import BadInput, SetupError
@@ -28,10 +31,12 @@ from depthlm_ros.eval.real_depth import (
     read_photographs,
     thin_scenes,
 )
+from depthlm_ros.eval.real_questions import PhotoAnswer, PhotoQuestion
 from depthlm_ros.eval.rendered_scenes import calibrate, rendered_scores, validate
 from depthlm_ros.export.parity import network_as_model
 from depthlm_ros.export.write_bundle import write_bundle
 from depthlm_ros.file_io import write_atomically
+from depthlm_ros.geometry.pinhole import centred_camera
 from depthlm_ros.geometry.resize_rules import CanvasRule
 from depthlm_ros.model import Model, load_model
 from depthlm_ros.model_files.install_paths import package_share_file
@@ -39,7 +44,8 @@ from depthlm_ros.model_files.spec import ErrorCalibration, ModelSpec
 from depthlm_ros.nets.depth_first import ARCHITECTURE, HEAD, TOKEN_PX, DepthFirstModel
 from depthlm_ros.nets.efficientnet_lite import VERSIONS
 from depthlm_ros.progress import progress_bar
-from depthlm_ros.training.embedded.pictures import PictureSources
+from depthlm_ros.training.embedded.photo_questions import absent_names, find_things
+from depthlm_ros.training.embedded.pictures import PictureSources, draw_photo
 from depthlm_ros.training.embedded.prompts import read_prompt_tokens
 from depthlm_ros.training.embedded.recipe import EmbeddedRecipe, read_embedded_recipe
 from depthlm_ros.training.embedded.tokenizer import load_or_make_tokenizer
@@ -51,6 +57,8 @@ SCORES_FILE = "scores_rendered.json"
 VALIDATION_PICTURES = 60
 # Frames of each room of a validation during the training.
 VALIDATION_FRAMES = 2
+# Key of the random stream of the photographs that the confidence is calibrated on, and questions of each kind and one.
+CONFIDENCE_STREAM, CONFIDENCE_QUESTIONS = 7, 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -223,7 +231,8 @@ def export(trainer: EmbeddedTrainer, recipe: EmbeddedRecipe, tokenizer: Tokenize
     """Measures how large the errors of the averaged weights are, and writes the bundle with its scores."""
     out, images = args.out or args.run_folder / "bundle", args.validation_images
     net = trainer.average.cpu().eval()
-    calibration = measure_errors(network_as_model(net, bundle_spec(recipe), tokenizer), images, args.frames)
+    model = network_as_model(net, bundle_spec(recipe), tokenizer)
+    calibration = measure_errors(model, images, args.frames, PhotoAsker(recipe, args.photos))
     spec = replace(bundle_spec(recipe), calibration=calibration)
     write_bundle(net, tokenizer, spec, out, provenance=provenance(trainer))
     scores = rendered_scores(load_model(str(out)), images)
@@ -231,9 +240,48 @@ def export(trainer: EmbeddedTrainer, recipe: EmbeddedRecipe, tokenizer: Tokenize
     print(json.dumps(scores))
 
 
-def measure_errors(model: Model, images: int, frames: Path | None) -> ErrorCalibration:
-    """Returns how large the errors are: of words on rendered scenes; of the map on real rooms, if there are any."""
-    rendered = calibrate(model, images)
+class PhotoAsker:
+    """Asks about things in photographs of the training, whose labels tell which answers are right.
+
+    Rendered scenes alone make the confidence too modest on photographs. folder: with shards, None for no photographs.
+    """
+
+    def __init__(self, recipe: EmbeddedRecipe, folder: Path | None) -> None:
+        self.recipe, self.sources = recipe, PictureSources(folder)
+
+    def answers(self, model: Model, photographs: int) -> Iterator[PhotoAnswer]:
+        """Yields the answers about so many random photographs: how far things are, and whether others are there."""
+        uncalibrated = copy(model)
+        uncalibrated.spec = replace(model.spec, calibration=ErrorCalibration())
+        for index in range(photographs if self.sources.has_photos else 0):
+            rng = np.random.default_rng([self.recipe.seed, CONFIDENCE_STREAM, index])
+            frame, questions = self._draw(rng)
+            view = uncalibrated.look(frame) if questions else None
+            for question in questions if view is not None else ():
+                yield PhotoAnswer(question, view.ask(question.text))
+
+    def _draw(self, rng: np.random.Generator) -> tuple[Frame, list[PhotoQuestion]]:
+        """Returns a photograph on the first canvas, and questions about it."""
+        settings = self.recipe.pictures
+        camera = centred_camera(settings.canvases[0], settings.focal_px)
+        picture = draw_photo(rng, settings, camera, self.sources.draw_photo(rng))
+
+        def some(items: list) -> list:
+            return [items[int(i)] for i in rng.permutation(len(items))[:CONFIDENCE_QUESTIONS]]
+
+        questions = [PhotoQuestion("", Path(), camera, name) for name in some(absent_names(picture))]
+        for thing in some(find_things(picture, camera)):
+            left, top, right, bottom = thing.box_px
+            box = Region(left, top, right - left, bottom - top)
+            questions.append(PhotoQuestion("", Path(), camera, thing.name, box, thing.range_m))
+        return Frame(picture.image, camera), questions
+
+
+def measure_errors(model: Model, images: int, frames: Path | None, photos: PhotoAsker) -> ErrorCalibration:
+    """Returns how large the errors are: of words on rendered scenes; of the map on real rooms, if there are any; and
+    how sure answers are, on rendered scenes and on photographs of the training."""
+    about_photos = [(one.answer.confidence, one.right) for one in photos.answers(model, images)]
+    rendered = calibrate(model, images, about_photos)
     try:
         return rendered if frames is None else calibrate_on_rooms(model, frames, rendered)
     except BadInput as exc:

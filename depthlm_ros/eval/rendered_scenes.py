@@ -172,16 +172,25 @@ def validate(
     )
 
 
-def calibrate(model: Model, images: int, seed: int = 2, points: int = 8) -> ErrorCalibration:
+def calibrate(
+    model: Model,
+    images: int,
+    others: Sequence[tuple[float, bool]] = (),
+    seed: int = 2,
+    points: int = 8,
+) -> ErrorCalibration:
     """Measures how large the model's errors are, on other scenes than those of `validate`.
 
-    The confidence is fitted on answers whose words and map were combined by deviations that are not calibrated yet.
+    others: confidence and correctness of answers about other pictures, for the fit of the confidence. It is fitted on
+    answers whose words and map were combined by deviations that are not calibrated yet.
     """
     uncalibrated = copy(model)
     uncalibrated.spec = replace(model.spec, calibration=ErrorCalibration())
     predictions = predict_rendered(uncalibrated, images, seed, points, QUESTIONS_PER_IMAGE)
     by_map, in_words = (fit_error_factors(depth_errors(pairs)) for pairs in (predictions.points, predictions.words))
-    gain, offset = fit_confidence(*confidences(predictions.answers))
+    confidence, answered = confidences(predictions.answers)
+    told, right = (np.array([pair[side] for pair in others]) for side in (0, 1))
+    gain, offset = fit_confidence(np.append(confidence, told), np.append(answered, right).astype(bool))
     calibration = ErrorCalibration(
         words_spread=in_words[0], words_relative=in_words[1], confidence_gain=gain, confidence_offset=offset
     )

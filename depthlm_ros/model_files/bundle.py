@@ -321,7 +321,7 @@ def _check_values(bundle: ModelBundle) -> None:
         raise _damaged(f"{path}: focal_px is {focal_px}, not a positive number", bundle)
     for name, value in vars(bundle.spec.calibration).items():
         # A model that has hardly been trained is wrong by tens of metres, and its factors show it.
-        low, high = (-100, 100) if name == "confidence_offset" else (0, 1000)
+        low, high = {"confidence_offset": (-100, 100), "map_std_centre_m": (0.01, 1000)}.get(name, (0, 1000))
         if not low <= value < high:
             raise _damaged(f"{path}: calibration {name} is {value}, not a number from {low} to {high}", bundle)
     sizes_px = bundle.canvases_px

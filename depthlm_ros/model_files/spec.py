@@ -25,7 +25,8 @@ class ErrorCalibration:
 
     The standard deviation of a dense depth is hypot(dense_spread * spread of the map around the pixel, dense_relative *
     depth). If the model tells the relative standard deviation of every pixel itself, that of a dense depth is
-    hypot(map_std_factor * relative standard deviation, map_std_floor) * depth instead. That of a depth in words is
+    hypot(map_std_scale * relative standard deviation, map_std_floor) * depth instead, where map_std_scale is
+    map_std_factor * exp(map_std_growth * |ln(median depth of the map / map_std_centre_m)|). That of a depth in words is
     hypot(words_spread * spread of the number's token distribution, words_relative * depth).
     confidence_gain, confidence_offset: of the logit of an answer's confidence (calibrated_confidence).
     The defaults report spreads and confidence unchanged, which means uncalibrated.
@@ -37,8 +38,17 @@ class ErrorCalibration:
     words_relative: float = 0.0
     map_std_factor: float = 1.0
     map_std_floor: float = 0.0
+    map_std_growth: float = 0.0
+    map_std_centre_m: float = 1.0
     confidence_gain: float = 1.0
     confidence_offset: float = 0.0
+
+    def map_std_scale(self, median_m: float) -> float:
+        """Returns the factor of the relative standard deviations of a map with this median depth, metres; NaN for NaN.
+
+        Pictures that a model tells nearer or farther than it saw most in its training are wrong in scale more often.
+        """
+        return self.map_std_factor * math.exp(self.map_std_growth * abs(math.log(median_m / self.map_std_centre_m)))
 
     def calibrated_confidence(self, probability: float) -> float:
         """Returns sigmoid(confidence_gain * logit(probability) + confidence_offset); NaN for NaN.

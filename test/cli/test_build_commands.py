@@ -17,6 +17,7 @@ from support.embedded_training import RECIPE, write_encoder_weights, write_frame
 from depthlm_ros.cli import main, train
 from depthlm_ros.core import Frame, Intrinsics
 from depthlm_ros.errors import SetupError
+from depthlm_ros.eval.rendered_scenes import calibrate
 from depthlm_ros.model import load_model
 from depthlm_ros.nets.depth_first import load_checkpoint
 from depthlm_ros.training.embedded import tokenizer as tokenizer_module
@@ -131,6 +132,27 @@ def test_what_a_training_lacks_is_said_before_it_begins(tmp_path, capsys, monkey
     recipe.write_text(yaml.safe_dump(json.loads(json.dumps(asdict(rendered)))))
     assert main(["train", "--recipe", str(recipe), "--run", str(tmp_path / "run"), *words]) in (1, 2)
     assert error in capsys.readouterr().err
+
+
+def test_the_confidence_is_calibrated_on_things_of_training_photographs_too(tmp_path):
+    model = load_model("tiny")
+    photos = train.PhotoAsker(SHORT, write_photos(tmp_path / "photos"))
+    answers = list(photos.answers(model, 4))
+    about = {one.question.thing: one.question.box for one in answers}
+    assert about.pop("chair").x_px >= 0
+    # The labels do not know whether there is a sofa, and show a floor.
+    assert about and not {"sofa", "couch", "chair"} & set(about) and not any(about.values())
+    told = [one.answer.confidence for one in answers]
+    assert np.isfinite(told).all()
+    assert told == [one.answer.confidence for one in photos.answers(model, 4)]
+    assert not list(train.PhotoAsker(SHORT, None).answers(model, 4))
+
+
+def test_answers_about_other_pictures_change_the_calibrated_confidence():
+    model = load_model("tiny")
+    alone, doubted = (calibrate(model, 1, others) for others in ((), [(0.9, False)] * 300))
+    assert doubted.calibrated_confidence(0.9) < 0.2 < alone.calibrated_confidence(0.9)
+    assert (doubted.words_spread, doubted.map_std_factor) == (alone.words_spread, alone.map_std_factor)
 
 
 def test_weights_of_the_encoder_that_are_not_installed_are_named():

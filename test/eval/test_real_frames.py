@@ -18,6 +18,8 @@ from depthlm_ros.errors import BadInput
 from depthlm_ros.eval.judges import SAMPLE_PIXELS, model_predictor
 from depthlm_ros.eval.real_depth import (
     ROOMS_WITHIN,
+    STD_CENTRE_M,
+    STD_GROWTH,
     calibrate_on_rooms,
     is_trained_on_elsewhere,
     predict_scenes,
@@ -135,7 +137,8 @@ def test_the_map_is_calibrated_on_every_other_room_with_given_intrinsics(tmp_pat
     write_frames(tmp_path, {"scene": "a"}, *others, {"scene": "c"})
     tiny, before = load_model("tiny"), ErrorCalibration(words_relative=0.3)
     found = calibrate_on_rooms(tiny, tmp_path, before)
-    assert found == replace(before, map_std_factor=found.map_std_factor)
+    shape = {"map_std_growth": STD_GROWTH, "map_std_centre_m": STD_CENTRE_M}
+    assert found == replace(before, map_std_factor=found.map_std_factor, **shape)
     model = Model(replace(tiny.spec, calibration=found), tiny.family, tiny.chat, tiny.backend, tiny.tokenizer)
     right = [frame.record for frame in read_evaluation_frames(tmp_path) if frame.record.scene in ("a", "c")]
     assert predict_scenes(model_predictor(model), right).scores().within_std == pytest.approx(ROOMS_WITHIN, abs=0.01)

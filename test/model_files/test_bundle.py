@@ -109,6 +109,7 @@ def test_damaged_manifest_is_refused(copy, text):
         {"calibration": {"words_spread": float("nan")}},
         {"calibration": {"dense_relativ": 0.2}},
         {"calibration": {"map_std_factor": -0.1}},
+        {"calibration": {"map_std_centre_m": 0.0}},
         {"calibration": {"confidence_offset": -101}},
         {"calibration": 0.2},
     ],
