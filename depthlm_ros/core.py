@@ -196,7 +196,7 @@ class Matches:
     """Where N pixels of a first image are in a second one.
 
     uv_px: float64 (N, 2), pixels of the first image. matched_px: float64 (N, 2), pixels of the second, NaN where not
-    found. replies: the model's words for each pixel, "" where it was not asked.
+    found. replies: the model's words for each pixel, "" where it was not asked in words.
     """
 
     uv_px: np.ndarray
@@ -206,13 +206,13 @@ class Matches:
 
 @dataclass(frozen=True)
 class RelativePose:
-    """Pose of the second camera in the first camera's optical frame, read from a model's words.
+    """Pose of the second camera in the first camera's optical frame, measured in the images or told in words.
 
     rotation: float64 (3, 3), turns vectors of camera 2 into camera 1. translation_m: float64 (3,), centre of camera 2
-    in camera 1. Both are NaN if a reply could not be read. angle_deg: the rotation angle that the model states itself
-    (a check of the rotation). direction: float64 (3,), unit vector. distance_m: NaN if unknown, also if the model found
-    other distances equally likely. replies: question name ("rotation", "orientation", "direction", "distance") -> the
-    model's words.
+    in camera 1. Both are NaN if they are unknown. angle_deg: the rotation angle that a model states itself in words (a
+    check of the rotation), else NaN. direction: float64 (3,), unit vector. distance_m: NaN if unknown, also if it is
+    not larger than its uncertainty. replies: question name ("rotation", "orientation", "direction", "distance") -> the
+    model's words; empty if the pose was measured.
     """
 
     rotation: np.ndarray

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from depthlm_ros.backends.base import Backend, Look
 from depthlm_ros.backends.depth_network import DepthNetworkBackend
 from depthlm_ros.backends.generation import GeneratedTokens, Query, generate, look_at_marked_images
-from depthlm_ros.backends.number_uncertainty import SYMBOLS
+from depthlm_ros.backends.number_uncertainty import SYMBOLS, GenerationResult
 from depthlm_ros.backends.registry import check_backend_name, open_backend
 from depthlm_ros.core import DepthMap, Frame, Intrinsics, PointDepths
 from depthlm_ros.errors import BadBundle, BadQuestion, SetupError
@@ -33,7 +33,7 @@ from depthlm_ros.model_files.bundle import TOKENIZER_FILE, ModelBundle
 from depthlm_ros.model_files.checkpoint import ModelSource, find_model
 from depthlm_ros.model_files.depth_network import WORDLESS_TOKENIZER, DepthNetwork
 from depthlm_ros.model_files.spec import ModelSpec
-from depthlm_ros.view import GenerationResult, PairView, View
+from depthlm_ros.view import PairView, View
 
 # The cost of a question grows with the square of its length: without a limit, one request could take all memory.
 MAX_PROMPT_TOKENS = 512

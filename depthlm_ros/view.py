@@ -11,22 +11,29 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 
 from depthlm_ros.backends.base import Backend, Look
-from depthlm_ros.backends.generation import GeneratedTokens
-from depthlm_ros.backends.number_uncertainty import find_number, number_distribution
+from depthlm_ros.backends.number_uncertainty import GenerationResult
 from depthlm_ros.core import Answer, DepthMap, Matches, Measurement, PointDepths, Question, Region, RelativePose, Status
 from depthlm_ros.errors import BadQuestion
 from depthlm_ros.families.base import Family, Prompt, Reply
 from depthlm_ros.geometry.canonical_view import CanvasPlacement, region_centres_px, region_corners_px
 from depthlm_ros.geometry.pinhole import backproject, check_pixels_inside, nearest_pixel, pixels_inside, z_from_range
+from depthlm_ros.measurement.image_pair import (
+    FeatureGrid,
+    estimate_pose,
+    feature_grid,
+    match_pixels,
+    relative_pose,
+    shown_cells,
+)
 from depthlm_ros.measurement.measure import agree, measure, replace_number
-from depthlm_ros.model_files.spec import ErrorCalibration, ModelSpec
+from depthlm_ros.model_files.spec import ModelSpec
 
 MAX_QUESTION_CHARS = 2000
 # A model that knows that the camera stood still gives hardly any probability to distances much larger than this.
@@ -41,44 +48,6 @@ LEAST_RELATIVE_STD = 1e-6
 # The median of a map, for map_std_scale, is that of every so many rows and columns.
 MEDIAN_STEP_PX = 4
 _UNIT_WORDS = {"m": "meters"}
-
-
-@dataclass(frozen=True)
-class GenerationResult:
-    """A reply of the model, without its forced beginning.
-
-    token_texts: the text of each token. tokens: the tokens with their probabilities; tokens.watched holds the log
-    probabilities of number_uncertainty.SYMBOLS at every step.
-    """
-
-    text: str
-    token_texts: tuple[str, ...]
-    tokens: GeneratedTokens
-
-    @property
-    def confidence(self) -> float:
-        """Geometric mean of the probabilities of the chosen tokens, 0 to 1; NaN if there are none."""
-        log_probability = self.tokens.log_probability
-        return math.exp(sum(log_probability) / len(log_probability)) if log_probability else math.nan
-
-    def number_std(self, value: float, calibration: ErrorCalibration) -> float:
-        """Returns the standard deviation of a number in the reply; NaN if `value` is NaN.
-
-        It combines the spread of the numbers that the model could have written instead with the relative error that
-        was measured on validation data.
-        """
-        return math.hypot(calibration.words_spread * self.number_spread(value), calibration.words_relative * value)
-
-    def number_spread(self, value: float) -> float:
-        """Returns the standard deviation of the numbers that the model could have written instead of `value`.
-
-        They are weighted by the model's own probabilities. Returns 0 if the reply does not contain this number, NaN if
-        `value` is not finite.
-        """
-        if not math.isfinite(value):
-            return math.nan
-        number, start = find_number(self.token_texts, abs(value))
-        return number_distribution(number, self.tokens.watched[start:])[1] if number else 0.0
 
 
 class LanguageModel(Protocol):
@@ -308,25 +277,34 @@ class PairView:
             return self._newest_look
 
     def match(self, uv_px: np.ndarray | Sequence) -> Matches:
-        """Returns where pixels (N, 2) of the first frame are in the second frame, in the model's words.
+        """Returns where pixels (N, 2) of the first frame are in the second frame.
 
+        They are measured by the features of both images if the model gives them, else told in the model's words.
         Raises BadQuestion for pixels outside the first frame, or if the model cannot match pixels.
         """
         uv_px = self._first.check_visible(uv_px)
-        family, size_px = self._model.family, self._first.canvas_size_px
-        prompts = [family.match_prompt(u, v, size_px) for u, v in self._first.canonical.uv_to_canvas(uv_px)]
-        results = self._model.generate_replies(self._look, prompts)
-        canvas_px = np.array([self._read_match_px(result) for result in results]).reshape(-1, 2)
+        first_px = self._first.canonical.uv_to_canvas(uv_px)
+        if self._grids is not None:
+            canvas_px, replies = match_pixels(*self._grids, first_px), ("",) * len(uv_px)
+        else:
+            prompts = [self._model.family.match_prompt(u, v, self._first.canvas_size_px) for u, v in first_px]
+            results = self._model.generate_replies(self._look, prompts)
+            canvas_px = np.array([self._read_match_px(result) for result in results]).reshape(-1, 2)
+            replies = tuple(result.text for result in results)
         matched_px = self._second.canonical.uv_to_image(canvas_px)
         matched_px[~pixels_inside(matched_px, self._second.frame.intrinsics.size_px)] = math.nan
-        return Matches(uv_px, matched_px, tuple(result.text for result in results))
+        return Matches(uv_px, matched_px, replies)
 
     def pose(self) -> RelativePose:
-        """Returns the pose of the second camera in the first camera's frame, in the model's words.
+        """Returns the pose of the second camera in the first camera's frame.
 
-        The distance, and with it the translation, is unknown (NaN) if the model gave other distances about the same
-        probability. Raises BadQuestion if the model cannot say a pose.
+        It is measured by the features of both images and the depth of the first if the model gives them, else told in
+        the model's words. The distance, and with it the translation, is unknown (NaN) if it is not larger than its
+        uncertainty: that of the measurement, or of what the model could have said instead. Raises BadQuestion if the
+        model cannot say a pose.
         """
+        if self._grids is not None:
+            return self._measure_pose(*self._grids)
         prompts = self._model.family.pose_prompts()
         results = self._model.generate_replies(self._look, list(prompts.values()))
         finished = {name: result for name, result in zip(prompts, results, strict=True) if result.tokens.finished}
@@ -348,6 +326,26 @@ class PairView:
         confidence = calibration.calibrated_confidence(result.confidence)
         words = (reply.text, reply.status, reply.value, reply.unit, result.number_std(reply.value, calibration))
         return Answer(*words, confidence=confidence, words_value=reply.value)
+
+    @cached_property
+    def _grids(self) -> tuple[FeatureGrid, FeatureGrid] | None:
+        """The features of both images in cells; None if the model gives none."""
+        first, second = self._newest_look, self._newest_look.second
+        if first.host_features is None or second is None or second.host_features is None:
+            return None
+        token_px = self._model.spec.pixels_per_token
+        return (
+            feature_grid(first.host_features[0], shown_cells(self._first, token_px // 2), token_px),
+            feature_grid(second.host_features[0], shown_cells(self._second, token_px // 2), token_px),
+        )
+
+    def _measure_pose(self, first: FeatureGrid, second: FeatureGrid) -> RelativePose:
+        canonical, depth_m = self._first.canonical, self._newest_look.depth_m
+        assert depth_m is not None, "a model whose looks have features tells depth"
+        placements = (self._first, self._second)
+        one, other = (each.canonical.canvas_camera(each.frame.intrinsics) for each in placements)
+        pose = estimate_pose(first, second, depth_m[0] * np.float32(canonical.depth_factor), (one, other))
+        return relative_pose(pose, SMALL_SPREAD_M)
 
     def _read_match_px(self, result: GenerationResult) -> tuple[float, float]:
         """Returns a pixel of the second canvas; NaN for a reply that was cut off: its last number may be incomplete."""

@@ -8,13 +8,13 @@ import pytest
 
 from depthlm_ros import view as view_module
 from depthlm_ros.backends.generation import GeneratedTokens
-from depthlm_ros.backends.number_uncertainty import SYMBOLS
+from depthlm_ros.backends.number_uncertainty import SYMBOLS, GenerationResult
 from depthlm_ros.core import DepthMap, Frame, Intrinsics, Measurement, Question, Region, Status
 from depthlm_ros.errors import BadQuestion
 from depthlm_ros.families.base import Reply
 from depthlm_ros.model import Model, load_model
 from depthlm_ros.model_files.spec import ErrorCalibration
-from depthlm_ros.view import UNSEEN, GenerationResult, compose_answer, find_comparable_measurement, local_depth_std
+from depthlm_ros.view import UNSEEN, compose_answer, find_comparable_measurement, local_depth_std
 
 CAMERA = Intrinsics(30.0, 30.0, 20.0, 15.0, 41, 31)
 MIDDLE = np.array([[20.0, 15.0]])

@@ -21,10 +21,10 @@ from support.depth_first_bundle import TOKEN_PX, write_depth_first_bundle, write
 from support.depth_networks import FASTDEPTH, PHOTOGRAPHS, TEACHER, write_network
 
 from depthlm_ros.backends.generation import GeneratedTokens
+from depthlm_ros.backends.number_uncertainty import GenerationResult
 from depthlm_ros.core import Frame, Intrinsics, Region, Status
 from depthlm_ros.errors import BadBundle, BadQuestion
 from depthlm_ros.model import fill_unknown, load_model
-from depthlm_ros.view import GenerationResult
 
 pytestmark = pytest.mark.torch
 CAMERA = Intrinsics(50.0, 50.0, 31.5, 15.5, 64, 32)

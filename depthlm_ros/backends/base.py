@@ -36,6 +36,8 @@ class Look:
     the same pixels; None if the model does not tell it.
     features: what `read` needs of the first image beside depth_m and relative_std; None if there is nothing to read.
     second: the look at the second image alone, in a look of a depth-first model at two images.
+    host_features: float32 (B, C, h, w), the features of the first image, one cell a token, in a look of a depth-first
+    model at two images; else None.
     """
 
     depth_m: np.ndarray | None
@@ -46,6 +48,7 @@ class Look:
     relative_std: np.ndarray | None = None
     features: Features = None
     second: Look | None = None
+    host_features: np.ndarray | None = None
 
     @property
     def needs_reading(self) -> bool:
@@ -150,8 +153,15 @@ def _checked_array(name: str, array: np.ndarray | None, shape: tuple[int, ...] |
     return array
 
 
-def pair_of_looks(first: Look, second: Look, next_position: int) -> Look:
-    """Returns the look of a depth-first model at two images, made of the looks at each of them."""
+def pair_of_looks(looks: Sequence[Look], features: Sequence[np.ndarray | None], next_position: int) -> Look:
+    """Returns the look of a depth-first model at two images, made of the looks at each of them.
+
+    features: of the two images, on the host in any type; None for a model that tells only depth.
+    """
+    first, second = (
+        replace(look, host_features=None if each is None else np.asarray(each, np.float32))
+        for look, each in zip(looks, features, strict=True)
+    )
     return replace(first, next_position=next_position, second=second)
 
 

@@ -12,8 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+
+from depthlm_ros.backends.generation import GeneratedTokens
+from depthlm_ros.model_files.spec import ErrorCalibration
 
 # The symbols of a number, in the order of the columns of `log_probability`.
 SYMBOLS = "0123456789."
@@ -86,3 +90,41 @@ def find_number(token_texts: Sequence[str], value: float) -> tuple[str, int]:
             return number, start
         start = max(end, start + 1)
     return "", 0
+
+
+@dataclass(frozen=True)
+class GenerationResult:
+    """A reply of the model, without its forced beginning.
+
+    token_texts: the text of each token. tokens: the tokens with their probabilities; tokens.watched holds the log
+    probabilities of number_uncertainty.SYMBOLS at every step.
+    """
+
+    text: str
+    token_texts: tuple[str, ...]
+    tokens: GeneratedTokens
+
+    @property
+    def confidence(self) -> float:
+        """Geometric mean of the probabilities of the chosen tokens, 0 to 1; NaN if there are none."""
+        log_probability = self.tokens.log_probability
+        return math.exp(sum(log_probability) / len(log_probability)) if log_probability else math.nan
+
+    def number_std(self, value: float, calibration: ErrorCalibration) -> float:
+        """Returns the standard deviation of a number in the reply; NaN if `value` is NaN.
+
+        It combines the spread of the numbers that the model could have written instead with the relative error that
+        was measured on validation data.
+        """
+        return math.hypot(calibration.words_spread * self.number_spread(value), calibration.words_relative * value)
+
+    def number_spread(self, value: float) -> float:
+        """Returns the standard deviation of the numbers that the model could have written instead of `value`.
+
+        They are weighted by the model's own probabilities. Returns 0 if the reply does not contain this number, NaN if
+        `value` is not finite.
+        """
+        if not math.isfinite(value):
+            return math.nan
+        number, start = find_number(self.token_texts, abs(value))
+        return number_distribution(number, self.tokens.watched[start:])[1] if number else 0.0

@@ -157,8 +157,9 @@ class OnnxRuntimeBackend(OnnxSessions):
         """See Backend. Raises BadQuestion for images that the bundle has no graph for."""
         if self._bundle.depth_first and len(images) > 1:
             next_position = self._bundle.next_position(self._bundle.check_images(images), len(images))
-            first, second = (self.look([image]) for image in images)
-            return pair_of_looks(first, second, next_position)
+            looks = [self.look([image]) for image in images]
+            features = [None if look.features is None else look.features.numpy() for look in looks]
+            return pair_of_looks(looks, features, next_position)
         shapes = tuple(image.shape for image in images)
         graph = self._look_graphs.get(shapes) or self._load_look_graph(images)
         outputs = self._run(graph.session, dict(zip(IMAGE_INPUTS, images, strict=False)))

@@ -81,8 +81,11 @@ class TorchBackend:
         """See Backend."""
         sizes_px = tuple((image.shape[2], image.shape[1]) for image in images)
         if self._depth_graph is not None:
-            first, *others = map(self._look_for_depth, images, sizes_px)
-            return pair_of_looks(first, others[0], self._layout(sizes_px).next_position) if others else first
+            looks = list(map(self._look_for_depth, images, sizes_px))
+            if len(looks) == 1:
+                return looks[0]
+            features = [look.features.float().cpu().numpy() for look in looks]
+            return pair_of_looks(looks, features, self._layout(sizes_px).next_position)
         with self._errors("look at the image"):
             graph = self._prefix_graph(sizes_px)
             outputs = graph(*(self._torch.from_numpy(image).to(self.device) for image in images))

@@ -256,9 +256,9 @@ class PhotoAsker:
         for index in range(photographs if self.sources.has_photos else 0):
             rng = np.random.default_rng([self.recipe.seed, CONFIDENCE_STREAM, index])
             frame, questions = self._draw(rng)
-            view = uncalibrated.look(frame) if questions else None
-            for question in questions if view is not None else ():
-                yield PhotoAnswer(question, view.ask(question.text))
+            if questions:
+                view = uncalibrated.look(frame)
+                yield from (PhotoAnswer(question, view.ask(question.text)) for question in questions)
 
     def _draw(self, rng: np.random.Generator) -> tuple[Frame, list[PhotoQuestion]]:
         """Returns a photograph on the first canvas, and questions about it."""

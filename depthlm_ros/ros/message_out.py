@@ -205,7 +205,8 @@ def fill_matches(response: MatchPixels.Response, matches: Matches) -> None:
     response.replies = list(matches.replies)
     response.status = int(MatchPixels.Response.OK if is_found.any() else MatchPixels.Response.NOT_FOUND)
     if not is_found.any():
-        response.message = "the model finds none of the pixels in the second image; `replies` holds its words."
+        words = "; `replies` holds its words" if any(matches.replies) else ""
+        response.message = f"the model finds none of the pixels in the second image{words}."
 
 
 def fill_pose(response: RelativePoseService.Response, pose: RelativePose, child_frame_id: str) -> None:
@@ -223,15 +224,21 @@ def fill_pose(response: RelativePoseService.Response, pose: RelativePose, child_
     is_known = {
         "rotation": response.has_rotation,
         "translation": response.has_translation,
-        "rotation_angle": math.isfinite(pose.angle_deg),
         "direction": bool(np.isfinite(pose.direction).all()),
         "distance": math.isfinite(pose.distance_m),
     }
+    if pose.replies:
+        # A measured pose states no angle beside its rotation.
+        is_known["rotation_angle"] = math.isfinite(pose.angle_deg)
     codes = RelativePoseService.Response
     response.status = int(codes.OK if any(is_known.values()) else codes.NOT_UNDERSTOOD)
     if not all(is_known.values()):
         unknown = ", ".join(name for name, known in is_known.items() if not known)
-        response.message = f"the model's words do not tell: {unknown} (or leave it open); `replies` holds them."
+        response.message = (
+            f"the model's words do not tell: {unknown} (or leave it open); `replies` holds them."
+            if pose.replies
+            else f"the images do not tell: {unknown}. Take images that show the same things."
+        )
 
 
 def set_transform(transform: TransformStamped, rotation: np.ndarray, translation_m: np.ndarray) -> None:

@@ -88,6 +88,7 @@ class DeviceKeyValues:
 class _LookRunner:
     """The loaded plan for images of one size. next_position: position id of the first token after its prefix."""
 
+    plan: LoadedPlan
     context: ExecutionContext
     staging: StagingBuffers
     next_position: int
@@ -135,8 +136,9 @@ class TensorRTBackend:
         """See Backend. Raises BadQuestion for images that the bundle has no graph for."""
         if self._bundle.depth_first and len(images) > 1:
             next_position = self._bundle.next_position(self._bundle.check_images(images), len(images))
-            first, second = (self.look([image]) for image in images)
-            return pair_of_looks(first, second, next_position)
+            looks = [self.look([image]) for image in images]
+            on_host = [self._features_on_host(look, image) for look, image in zip(looks, images, strict=True)]
+            return pair_of_looks(looks, on_host, next_position)
         with self._lock:
             self._device.activate()
             runner = self._look_runners.get(tuple(image.shape for image in images)) or self._load_look_runner(images)
@@ -242,7 +244,7 @@ class TensorRTBackend:
         context = ExecutionContext(self._device, plan, TEXT_PROFILE)
         staging = StagingBuffers(self._device, plan, {name: math.prod(shape) for name, shape in shapes.items()})
         context.bind({name: staging.input_array(name, shapes[name]) for name in IMAGE_INPUTS[:count]})
-        runner = _LookRunner(context, staging, self._bundle.next_position(size_px, count))
+        runner = _LookRunner(plan, context, staging, self._bundle.next_position(size_px, count))
         self._look_runners[tuple(image.shape for image in images)] = runner
         return runner
 
@@ -282,6 +284,19 @@ class TensorRTBackend:
         copy = self._pool.lend((FEATURES, shape), lambda: self._device.zeros(shape, item_bytes), DeviceFeatures)
         self._device.copy(copy.array, features)
         return copy
+
+    def _features_on_host(self, look: Look, image: np.ndarray) -> np.ndarray | None:
+        """Returns float (B, C, h, w), the features of a look at one image; None if it has none."""
+        if look.features is None:
+            return None
+        with self._lock:
+            self._device.activate()
+            dtype = self._look_runners[(image.shape,)].plan.tensors[FEATURES].dtype
+            host = self._device.pinned(look.features.array.shape, dtype or np.uint16)
+            self._device.download(host, look.features.array)
+            self._device.synchronize()
+        # bfloat16, which numpy lacks, is the upper half of a float32.
+        return host if dtype else (host.astype(np.uint32) << 16).view(np.float32)
 
     def _step_runner(self) -> _StepRunner:
         """Returns the plan for text; loads it when it is first needed."""
