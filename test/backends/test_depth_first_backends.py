@@ -115,6 +115,14 @@ def test_the_language_model_reads_the_depth_of_another_network(backend):
     assert reply(backend, look) == token(100)
 
 
+def test_the_features_of_two_images_are_on_the_host(backend):
+    pair = backend.look([grey_image(100), grey_image(250)])
+    for look, brightness in ((pair, 100), (pair.second, 250)):
+        assert look.host_features.dtype == np.float32 and look.host_features.ndim == 4
+        np.testing.assert_allclose(look.host_features, brightness)
+    assert backend.look([grey_image(100)]).host_features is None
+
+
 def test_two_images_are_read_together(backend, bundle):
     for first, second in ((100, 250), (250, 100)):
         pair = backend.look([grey_image(first), grey_image(second)])
