@@ -15,7 +15,7 @@ from torch import nn
 from depthlm_ros.nets.backbone import Backbone
 from depthlm_ros.nets.depth_first import DepthFirstModel
 from depthlm_ros.nets.positions import PromptLayout
-from depthlm_ros.nets.text_decoder import DeepStackTokens, KeyValueCache, causal_mask, extend, prefill
+from depthlm_ros.nets.text_decoder import DeepStackTokens, KeyValueCache, causal_mask, extend, prefill, project_prefix
 
 
 class PrefixGraph(nn.Module):
@@ -89,7 +89,7 @@ class DepthLookGraph(nn.Module):
 
 class ReadGraph(PrefixGraph):
     """Features, depth_m and relative_std of each image (B, ...) -> keys and values (layers, B, heads_kv, P, D) of the
-    prefix, whose tokens all see each other.
+    prefix, which no layer of the language model changes: features and depth already know the whole image.
     """
 
     model: DepthFirstModel
@@ -99,10 +99,7 @@ class ReadGraph(PrefixGraph):
         pieces = self.embed_text(0, batch)
         for index, image in enumerate(zip(seen[::3], seen[1::3], seen[2::3], strict=True)):
             pieces += [self.model.build_tokens(*image), *self.embed_text(index + 1, batch)]
-        _, keys, values = prefill(
-            self.model.language, torch.cat(pieces, dim=1), self.prefix_cos, self.prefix_sin, mask=None
-        )
-        return keys, values
+        return project_prefix(self.model.language, torch.cat(pieces, dim=1), self.prefix_cos, self.prefix_sin)
 
 
 class StepGraph(nn.Module):

@@ -57,19 +57,23 @@ def prefill(
     mask: torch.Tensor | None,
     deep: DeepStackTokens | None = None,
     queries: list[torch.Tensor] | None = None,
+    prefix: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> DecoderOutput:
     """Runs whole prompts: embeddings x (B, T, C) -> final normed states (B, T, C), keys and values (layers, B,
     heads_kv, T, D).
 
     language: a module with `layers` and `norm`. cos, sin: (B or 1, T, D). mask: additive, or boolean with True where
     attention is allowed; broadcastable to (B, heads, T, T); None where all tokens see each other.
-    queries: a list to which the queries (B, heads, T, D) of each layer are appended.
+    queries: a list to which the queries (B, heads, T, D) of each layer are appended. prefix: keys and values of what
+    stands before (project_prefix); then the mask has its columns first, and keys and values are returned with it.
     """
     keys, values = [], []
     for index, layer in enumerate(language.layers):
         query, key, value = project_qkv(layer.self_attn, layer.input_layernorm(x), cos, sin)
         if queries is not None:
             queries.append(query)
+        if prefix is not None:
+            key, value = torch.cat([prefix[0][index], key], 2), torch.cat([prefix[1][index], value], 2)
         groups = layer.self_attn.num_key_value_groups
         y = attend(query, repeat_heads(key, groups), repeat_heads(value, groups), layer.self_attn.scaling, mask)
         x = x + layer.self_attn.o_proj(y.transpose(1, 2).flatten(2))
@@ -79,6 +83,16 @@ def prefill(
         keys.append(key)
         values.append(value)
     return language.norm(x), torch.stack(keys), torch.stack(values)
+
+
+def project_prefix(
+    language: nn.Module, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns keys and values (layers, B, heads_kv, T, D) of a prefix x (B, T, C) that no layer changes: every layer
+    reads the same embeddings. cos, sin: (B or 1, T, D)."""
+    pairs = [project_qkv(layer.self_attn, layer.input_layernorm(x), cos, sin)[1:] for layer in language.layers]
+    keys, values = zip(*pairs, strict=True)
+    return torch.stack(keys), torch.stack(values)
 
 
 def extend(

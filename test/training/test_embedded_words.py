@@ -18,7 +18,7 @@ from depthlm_ros.errors import BadInput, SetupError  # noqa: E402
 from depthlm_ros.families.tiny import PLACES, Tiny, point_text  # noqa: E402
 from depthlm_ros.geometry.pinhole import centred_camera, rays  # noqa: E402
 from depthlm_ros.nets.positions import PromptLayout  # noqa: E402
-from depthlm_ros.nets.text_decoder import prefill  # noqa: E402
+from depthlm_ros.nets.text_decoder import prefill, project_prefix  # noqa: E402
 from depthlm_ros.scenes.camera.viewpoints import sample_scene_and_pose  # noqa: E402
 from depthlm_ros.scenes.questions.generate import sample_questions  # noqa: E402
 from depthlm_ros.scenes.questions.view_pairs import sample_pair  # noqa: E402
@@ -372,16 +372,14 @@ def test_packed_questions_do_not_see_each_other(tokenizer):
         seen = model.look(image)
         tokens = model.build_tokens(seen.features, seen.depth_m, seen.relative_std)
         texts = [model.embed(torch.tensor([ids])) for ids in (fixed.before, fixed.after)]
-        prefix = torch.cat([texts[0], tokens, texts[1]], 1)
+        embeddings = torch.cat([texts[0], tokens, texts[1]], 1)
+        prefix = project_prefix(model.language, embeddings, *model.prefix_rope(layout))
 
         def states(ids, offsets, segment):
-            x = torch.cat([prefix, model.embed(ids)], 1)
-            cos, sin = model.prefix_rope(layout)
-            text_cos, text_sin = model.text_rope(offsets + layout.next_position)
             mask = read_mask(segment, layout.length)
             bias = torch.zeros(mask.shape).masked_fill(~mask, -torch.inf)
-            rope = (torch.cat([cos, text_cos], 1), torch.cat([sin, text_sin], 1))
-            return prefill(model.language, x, *rope, bias, None)[0][0, layout.length :]
+            rope = model.text_rope(offsets + layout.next_position)
+            return prefill(model.language, model.embed(ids), *rope, bias, prefix=prefix)[0][0]
 
         packed = states(*(torch.from_numpy(part)[None] for part in (row.ids, row.offset, row.segment)))
         alone = tokenize_turn(turns[1], tokenizer, CHAT)

@@ -20,7 +20,7 @@ from torch.nn import functional
 from depthlm_ros.nets.depth_first import DepthFirstModel
 from depthlm_ros.nets.depth_pyramid import FARTHEST_M, NEAREST_M
 from depthlm_ros.nets.positions import PromptLayout
-from depthlm_ros.nets.text_decoder import prefill
+from depthlm_ros.nets.text_decoder import prefill, project_prefix
 from depthlm_ros.training.embedded.dataset import TrainingBatch
 from depthlm_ros.training.embedded.names import PRESENT, UNKNOWN
 from depthlm_ros.training.embedded.prompts import SUPERVISED_LAYERS, PromptTokens
@@ -121,16 +121,14 @@ def compute_words_losses(
             seen = model.look(image)
         tokens = model.build_tokens(seen.features, seen.depth_m, seen.relative_std)
         pieces.insert(2 * index + 1, tokens)
-    x = torch.cat([*pieces, model.embed(batch.ids)], dim=1)
-    prefix_cos, prefix_sin = (t.expand(count, -1, -1) for t in model.prefix_rope(layout))
-    text_cos, text_sin = model.text_rope(batch.offset + layout.next_position)
-    cos, sin = torch.cat([prefix_cos, text_cos], 1), torch.cat([prefix_sin, text_sin], 1)
+    prefix = project_prefix(model.language, torch.cat(pieces, dim=1), *model.prefix_rope(layout))
+    cos, sin = model.text_rope(batch.offset + layout.next_position)
     mask = read_mask(batch.segment, layout.length)
     # An added mask costs nothing in the backward pass; zeros and infinities are exact in any precision.
-    bias = torch.zeros(mask.shape, dtype=x.dtype, device=mask.device).masked_fill(~mask, -torch.inf)
+    bias = torch.zeros(mask.shape, dtype=cos.dtype, device=mask.device).masked_fill(~mask, -torch.inf)
     queries: list[torch.Tensor] = []
-    states, keys, _ = prefill(model.language, x, cos, sin, bias, None, queries)
-    states, next_id = states[:, layout.length :], batch.next_id
+    states, keys, _ = prefill(model.language, model.embed(batch.ids), cos, sin, bias, None, queries, prefix)
+    next_id = batch.next_id
     states, next_id = states[next_id != IGNORED], next_id[next_id != IGNORED]
     text = next_token_loss(model.logits(states), next_id)
     scaling = model.language.layers[0].self_attn.scaling
@@ -148,9 +146,8 @@ def attention_supervision_loss(
 ) -> torch.Tensor:
     """Returns the mean of -log of the share of attention that goes to the target, 0 if there are no targets.
 
-    queries: (B, heads, T, D) for each layer. keys: (layers, B, heads_kv, T, D). mask: bool (B, 1, T, T), True where
-    attention is allowed. target: bool (B, SUPERVISED_LAYERS, Q, M) for the last Q of the T tokens and the M tokens of
-    all images.
+    queries: (B, heads, Q, D) for each layer. keys: (layers, B, heads_kv, P + Q, D). mask: bool (B, 1, Q, P + Q), True
+    where attention is allowed. target: bool (B, SUPERVISED_LAYERS, Q, M) for the M tokens of all images.
     """
     # The last layer decides the next token and is not supervised.
     layers = [max(len(queries) - 1 - back, 0) for back in range(SUPERVISED_LAYERS, 0, -1)]
@@ -159,9 +156,9 @@ def attention_supervision_loss(
     losses, counts = [], []
     for index, layer in enumerate(layers):
         supervised = target[:, index].any(-1)
-        query, key = queries[layer][:, SUPERVISED_HEAD, layout.length :], keys[layer][:, 0]
+        query, key = queries[layer][:, SUPERVISED_HEAD], keys[layer][:, 0]
         scores = (scaling * query @ key.transpose(-1, -2)).float()
-        scores = scores.masked_fill(~mask[:, 0, layout.length :], -torch.inf)
+        scores = scores.masked_fill(~mask[:, 0], -torch.inf)
         # No step depends on the number of supervised tokens, so that a CUDA graph can record this.
         elsewhere = ~target[:, index] & supervised[..., None]
         ln_share = scores.log_softmax(-1)[..., columns].masked_fill(elsewhere, -torch.inf).logsumexp(-1)
@@ -171,14 +168,12 @@ def attention_supervision_loss(
 
 
 def read_mask(segment: torch.Tensor, prefix: int) -> torch.Tensor:
-    """Returns bool (B, 1, T, T): the tokens of the prefix all see each other, and questions see it and themselves.
+    """Returns bool (B, 1, Q, prefix + Q): questions see the whole prefix and themselves.
 
     segment: int64 (B, Q) of the packed questions behind a prefix of `prefix` tokens.
     """
     whole = torch.cat([segment.new_full((len(segment), prefix), PREFIX), segment], dim=1)
-    mask = block_mask(whole)
-    mask[:, :, :prefix, :prefix] = True
-    return mask
+    return block_mask(whole)[:, :, prefix:]
 
 
 @lru_cache
