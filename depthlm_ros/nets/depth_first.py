@@ -1,8 +1,9 @@
 """The embedded model: depth first, then words on the same features and the same depth.
 
 `look` gives depth, its standard deviation and features without the language model. `read` makes one token of every
-16 x 16 pixels, from the features, the depth and the rays, and runs the language model's prefill over them. Words
-therefore know the geometry that the map shows, also if the map comes from another network.
+16 x 16 pixels, from the features, the depth and the rays, and projects them to the keys and values of every layer of
+the language model: no layer changes them, since the features know the whole image already. Words therefore know the
+geometry that the map shows, also if the map comes from another network.
 
 EmbeddedConfig, build_embedded_model: a new model with random weights
 save_checkpoint, load_checkpoint: config.json and model.safetensors
