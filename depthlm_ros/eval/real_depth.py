@@ -52,8 +52,8 @@ CALIBRATION_FRAMES = 8
 # Share of the errors on these rooms that the calibration puts within one standard deviation. They are harder than
 # photographs (unusual sensors and places): of the errors on the development photographs 74 % are within one then.
 ROOMS_WITHIN = 0.62
-# How the deviations grow towards near and far places, and where they are smallest: chosen on the development photographs,
-# where they rank the errors by .27 in place of .22 and make them more likely, as they do on the rooms.
+# How the deviations grow towards near and far places, and where they are smallest. Chosen on the development
+# photographs: they rank the errors there by .27 in place of .22 and make them more likely, as they do on the rooms.
 STD_GROWTH, STD_CENTRE_M = 0.8, 2.6
 # No deviation is a smaller share of the depth: errors of 0 would make the likelihood infinite.
 LEAST_SHARE = 1e-6
