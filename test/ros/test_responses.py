@@ -84,12 +84,16 @@ def test_transform_moves_points_of_the_second_camera_into_the_first():
 
 
 def test_unknown_parts_of_a_pose_are_nan_and_never_the_identity():
-    response = response_to(pose(direction=np.array([0.0, 0.0, 1.0])))
+    forward = {"direction": np.array([0.0, 0.0, 1.0])}
+    response = response_to(pose(**forward, replies={"direction": "forward"}))
     assert response.status == response.OK and not response.has_rotation and not response.has_translation
     assert np.isnan(quaternion(response)).all() and np.isnan(vector(response.transform.transform.translation)).all()
     assert np.isnan(response.rotation_angle) and np.isnan(response.distance) and response.direction.z == 1.0
     for name in ("rotation", "translation", "rotation_angle", "distance"):
         assert name in response.message
+    # A measured pose states no angle beside its rotation.
+    measured = response_to(pose(**forward))
+    assert "rotation, translation, distance" in measured.message and "angle" not in measured.message
     nothing = response_to(pose(replies={"rotation": "I cannot say."}))
     assert nothing.status == nothing.NOT_UNDERSTOOD and np.isnan(vector(nothing.direction)).all()
 
