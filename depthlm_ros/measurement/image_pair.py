@@ -144,7 +144,7 @@ def _most_alike_px(wanted: np.ndarray, grid: FeatureGrid) -> np.ndarray:
     inner = alike[:, 1:-1, 1:-1]
     inner[:] = (wanted @ grid.values.reshape(rows * columns, -1).T).reshape(-1, rows, columns)
     inner[:, ~grid.shown] = -np.inf
-    row, column = np.divmod(inner.reshape(len(wanted), -1).argmax(1), columns)
+    row, column = np.divmod(inner.reshape(len(wanted), rows * columns).argmax(1), columns)
     index, best = np.arange(len(wanted)), inner[np.arange(len(wanted)), row, column]
     shift, total = np.zeros((len(wanted), 2)), np.zeros(len(wanted))
     for dy in (-1, 0, 1):

@@ -54,6 +54,7 @@ def test_pixels_are_found_near_where_they_are(views, pairs):
         error_px = np.linalg.norm(matches.matched_px - pair.matched_px, axis=1)
         assert np.isfinite(error_px).mean() > 0.6 and np.nanmedian(error_px) < 12
         assert matches.replies == ("",) * len(pair.uv_px)
+    assert views[0].match([]).matched_px.shape == (0, 2)
 
 
 def test_the_turn_of_the_camera_is_measured(views, pairs):
