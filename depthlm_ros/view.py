@@ -26,6 +26,7 @@ from depthlm_ros.geometry.canonical_view import CanvasPlacement, region_centres_
 from depthlm_ros.geometry.pinhole import backproject, check_pixels_inside, nearest_pixel, pixels_inside, z_from_range
 from depthlm_ros.measurement.image_pair import (
     FeatureGrid,
+    PairPose,
     estimate_pose,
     feature_grid,
     match_pixels,
@@ -279,13 +280,16 @@ class PairView:
     def match(self, uv_px: np.ndarray | Sequence) -> Matches:
         """Returns where pixels (N, 2) of the first frame are in the second frame.
 
-        They are measured by the features of both images if the model gives them, else told in the model's words.
-        Raises BadQuestion for pixels outside the first frame, or if the model cannot match pixels.
+        They are measured by the features of both images if the model gives them, else told in the model's words. Images
+        without a measured pose show two places, whose features are alike by chance only: they have no matches. Raises
+        BadQuestion for pixels outside the first frame, or if the model cannot match pixels.
         """
         uv_px = self._first.check_visible(uv_px)
         first_px = self._first.canonical.uv_to_canvas(uv_px)
         if self._grids is not None:
             canvas_px, replies = match_pixels(*self._grids, first_px), ("",) * len(uv_px)
+            if self._measured_pose is None:
+                canvas_px = np.full_like(canvas_px, np.nan)
         else:
             prompts = [self._model.family.match_prompt(u, v, self._first.canvas_size_px) for u, v in first_px]
             results = self._model.generate_replies(self._look, prompts)
@@ -304,7 +308,7 @@ class PairView:
         model cannot say a pose.
         """
         if self._grids is not None:
-            return self._measure_pose(*self._grids)
+            return relative_pose(self._measured_pose, SMALL_SPREAD_M)
         prompts = self._model.family.pose_prompts()
         results = self._model.generate_replies(self._look, list(prompts.values()))
         finished = {name: result for name, result in zip(prompts, results, strict=True) if result.tokens.finished}
@@ -339,13 +343,14 @@ class PairView:
             feature_grid(second.host_features[0], shown_cells(self._second, token_px // 2), token_px),
         )
 
-    def _measure_pose(self, first: FeatureGrid, second: FeatureGrid) -> RelativePose:
-        canonical, depth_m = self._first.canonical, self._newest_look.depth_m
-        assert depth_m is not None, "a model whose looks have features tells depth"
-        placements = (self._first, self._second)
-        one, other = (each.canonical.canvas_camera(each.frame.intrinsics) for each in placements)
-        pose = estimate_pose(first, second, depth_m[0] * np.float32(canonical.depth_factor), (one, other))
-        return relative_pose(pose, SMALL_SPREAD_M)
+    @cached_property
+    def _measured_pose(self) -> PairPose | None:
+        """The pose by features and depth; None if the images do not tell it."""
+        depth_m = self._newest_look.depth_m
+        if self._grids is None or depth_m is None:
+            return None
+        one, other = (each.canonical.canvas_camera(each.frame.intrinsics) for each in (self._first, self._second))
+        return estimate_pose(*self._grids, depth_m[0] * np.float32(self._first.canonical.depth_factor), (one, other))
 
     def _read_match_px(self, result: GenerationResult) -> tuple[float, float]:
         """Returns a pixel of the second canvas; NaN for a reply that was cut off: its last number may be incomplete."""

@@ -65,10 +65,11 @@ def test_the_turn_of_the_camera_is_measured(views, pairs):
     assert np.median(moved) > 8
 
 
-def test_images_of_two_places_have_no_pose(model, pairs):
+def test_images_of_two_places_have_no_pose_and_no_matches(model, pairs):
     view = model.look_pair(frame_of(pairs[0].first), frame_of(pairs[1].first))
     pose = view.pose()
     assert np.isnan(pose.rotation).all() and np.isnan(pose.translation_m).all() and np.isnan(pose.distance_m)
+    assert np.isnan(view.match(pairs[0].uv_px).matched_px).all()
 
 
 def test_one_image_twice_shows_no_motion(model, pairs):
