@@ -10,11 +10,15 @@ same rule forces both methods into the form of the reply (fixed words, free digi
 
   python bench/sparse.py --marks             pixels marked in the image (DepthLM): every pixel is an image of its own
 
+  OMP_NUM_THREADS=1 python bench/sparse.py --images
+                                             only: CPU time of the released image steps of a 1920 x 1080 image, here
+                                             and in Pillow; the processor alone is the cost of one more marked copy
+
 With --marks the questions cannot share a look, because the vision tower sees the complete image with its mark. Our
 method looks at several copies in one batch, gives the fixed words, and stops after the number; more cannot be gained.
 
 The last line is JSON: ratio_N = seconds of the released method / seconds of ours. Each time is the smallest one of the
-repeats.
+repeats; with --images it is the median of the CPU time of this process, which other programs hardly change.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList, Qwen3VLConfig, Qwen3VLForConditionalGeneration
@@ -32,7 +37,11 @@ from transformers import LogitsProcessor, LogitsProcessorList, Qwen3VLConfig, Qw
 from depthlm_ros.backends.base import Look, StepInput, StepOutput
 from depthlm_ros.backends.generation import Query, generate, look_at_marked_images
 from depthlm_ros.backends.torch_backend import TorchBackend
+from depthlm_ros.core import Frame, Intrinsics
+from depthlm_ros.geometry.canonical_view import CanvasPlacement, fitted_view
+from depthlm_ros.geometry.resize_rules import process_picture
 from depthlm_ros.geometry.visual_prompt import draw_markers
+from depthlm_ros.model_files.spec_yaml import find_spec
 from depthlm_ros.nets.qwen3vl import Qwen3VLDepth
 
 IMAGE_ID, START, END, HEADER = 1, 2, 3, (4, 5, 6)
@@ -246,11 +255,48 @@ def numbers(replies: Sequence[Sequence[int]]) -> list[list[int]]:
     return [list(reply[BEFORE_NUMBER : BEFORE_NUMBER + NUMBER_TOKENS]) for reply in replies]
 
 
+def cpu_ms(work: Callable[[], object], repeats: int = 15) -> float:
+    """Returns the median of the CPU time of several runs, in milliseconds."""
+    times_s = []
+    for _ in range(repeats):
+        started_s = time.process_time()
+        work()
+        times_s.append(time.process_time() - started_s)
+    return 1e3 * float(np.median(times_s))
+
+
+def pillow_steps(image: np.ndarray, sizes: Sequence[tuple[int, int]]) -> np.ndarray:
+    from PIL import Image
+
+    made = Image.fromarray(image)
+    for size in sizes:
+        made = made.resize(size)
+    return np.asarray(made)
+
+
+def compare_image_steps(name: str, frame: Frame) -> dict[str, float]:
+    """Prints and returns the CPU time of a model's image steps for a frame, and the ratio of Pillow's time to it."""
+    rule, image = find_spec(name).canvas, frame.rgb
+    view = fitted_view(frame.intrinsics, rule)
+    picture = CanvasPlacement(frame, view).picture
+    sizes = [picture.shape[1::-1], view.canvas_size_px]
+    if rule.snap_px:
+        sizes.insert(1, tuple(round(side / rule.snap_px) * rule.snap_px for side in sizes[0]))
+    ours_ms = cpu_ms(lambda: view.image_to_canvas(image))
+    pillow_ms = cpu_ms(lambda: pillow_steps(image, sizes))
+    copy_ms = cpu_ms(lambda: process_picture(picture, rule))
+    shown = " -> ".join(f"{w} x {h}" for w, h in sizes)
+    print(f"{name:12} {shown}: {ours_ms:5.1f} ms, Pillow {pillow_ms:5.1f} ms; processor alone {copy_ms:5.1f} ms")
+    measured = {"ms": ours_ms, "ratio": pillow_ms / ours_ms, "processor_ms": copy_ms}
+    return {f"{name}_{key}": round(value, 2) for key, value in measured.items()}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--size", choices=tuple(SIZES), default=None, help="default: 4b on cuda, else small")
     parser.add_argument("--marks", action="store_true", help="mark the pixels in the image, as DepthLM does")
+    parser.add_argument("--images", action="store_true", help="only the CPU time of the released image steps")
     parser.add_argument("--points", type=int, nargs="+", default=[1, 16, 64, 256])
     parser.add_argument(
         "--repeats",
@@ -259,6 +305,13 @@ def main() -> int:
         help="runs for up to 16 points; for more there is one run",
     )
     args = parser.parse_args()
+    if args.images:
+        cv2.setNumThreads(1)
+        noise = np.random.default_rng(0).integers(0, 256, (1080, 1920, 3), dtype=np.uint8)
+        frame = Frame(cv2.GaussianBlur(noise, (0, 0), 2.0), Intrinsics(1400.0, 1400.0, 959.5, 539.5, 1920, 1080))
+        results = [compare_image_steps(name, frame) for name in ("depthlm-12b", "depthlm-7b", "depthvlm-4b")]
+        print(json.dumps({key: value for result in results for key, value in result.items()}))
+        return 0
     size = args.size or ("4b" if args.device.startswith("cuda") else "small")
     dtype = torch.bfloat16 if args.device.startswith("cuda") else torch.float32
     model, form = build(size, args.device, dtype), Form.of_reply()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -31,16 +32,24 @@ MAX_COPIES_PER_BATCH = 8
 
 # Called with the indices of some copies and the look at them.
 LookHandler: TypeAlias = Callable[[list[int], Look], None]
+# Makes the image that the model sees of a marked one, both uint8 (h, w, 3).
+ImageProcessor: TypeAlias = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Query:
     """A question as tokens. ids: token ids after the prefix. is_stop_token: bool (V,), True where a token ends the
-    reply."""
+    reply.
+
+    repetition_penalty: see GenerationSettings. prefix_ids: the token ids of the prefix, images included, in any order
+    and each at least once; they count for the penalty, as all tokens of the prompt do in transformers.
+    """
 
     ids: Sequence[int]
     is_stop_token: np.ndarray
     max_new_tokens: int
+    repetition_penalty: float = 1.0
+    prefix_ids: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -84,24 +93,28 @@ def generate(backend: Backend, look: Look, queries: Sequence[Query], watched: np
 
 def look_at_marked_images(
     backend: Backend,
-    canvas: np.ndarray,
+    picture: np.ndarray,
     markers_px: Sequence[Sequence[tuple[float, float]]],
     pad_px: int,
     handle_look: LookHandler,
+    process: ImageProcessor = np.asarray,
 ) -> None:
-    """Looks at one copy of the canvas, uint8 (h, w, 3), for each entry of markers_px, several copies in one batch.
+    """Looks at one copy of the picture, uint8 (h, w, 3), for each entry of markers_px, several copies in one batch.
 
-    markers_px: the markers (u, v) of each copy. handle_look is called once for every batch.
+    markers_px: the markers (u, v) of each copy. handle_look is called once for every batch. process: the model's image
+    processor, which gets each marked copy.
     If a marker does not fit at the border, its copy is widened by pad_px, the size of one image token, on every side.
-    If memory is short, smaller batches are tried before OutOfMemory is raised.
+    The copies of the next batch are made while the model looks at the last one. If memory is short, smaller batches are
+    tried before OutOfMemory is raised.
     """
-    size_px = (canvas.shape[1], canvas.shape[0])
+    size_px = (picture.shape[1], picture.shape[0])
     fit = [bool(markers_fit(np.asarray(markers, np.float64), size_px).all()) for markers in markers_px]
-    _look_in_batches(backend, canvas, markers_px, 0, [index for index in range(len(fit)) if fit[index]], handle_look)
+    fitting = [index for index in range(len(fit)) if fit[index]]
+    _look_in_batches(backend, picture, markers_px, 0, fitting, handle_look, process)
     if not all(fit):
-        padded = pad_for_markers(canvas, pad_px)
+        padded = pad_for_markers(picture, pad_px)
         remaining = [index for index in range(len(fit)) if not fit[index]]
-        _look_in_batches(backend, padded, markers_px, pad_px, remaining, handle_look)
+        _look_in_batches(backend, padded, markers_px, pad_px, remaining, handle_look, process)
 
 
 def _look_in_batches(
@@ -111,20 +124,28 @@ def _look_in_batches(
     shift_px: int,
     indices: list[int],
     handle_look: LookHandler,
+    process: ImageProcessor,
 ) -> None:
-    batch_size = MAX_COPIES_PER_BATCH
-    while indices:
-        batch = indices[:batch_size]
-        try:
-            copies = [draw_markers(image, np.asarray(markers_px[index], np.float64) + shift_px) for index in batch]
-            handle_look(batch, backend.look([np.stack(copies)]))
-        except OutOfMemory as exc:
-            if len(batch) == 1:
-                raise
-            batch_size = (len(batch) + 1) // 2
-            logger.warning("no memory for %d images at once, continuing with %d: %s", len(batch), batch_size, exc)
-        else:
-            indices = indices[len(batch) :]
+    def make(index: int) -> np.ndarray:
+        return process(draw_markers(image, np.asarray(markers_px[index], np.float64) + shift_px))
+
+    batch_size, copies = MAX_COPIES_PER_BATCH, dict[int, Future[np.ndarray]]()
+    with ThreadPoolExecutor(1, "marked-copies") as pool:
+        while indices:
+            batch = indices[:batch_size]
+            for index in indices[: 2 * batch_size]:
+                if index not in copies:
+                    copies[index] = pool.submit(make, index)
+            try:
+                handle_look(batch, backend.look([np.stack([copies[index].result() for index in batch])]))
+            except OutOfMemory as exc:
+                if len(batch) == 1:
+                    raise
+                batch_size = (len(batch) + 1) // 2
+                logger.warning("no memory for %d images at once, continuing with %d: %s", len(batch), batch_size, exc)
+            else:
+                indices = indices[len(batch) :]
+                copies = {index: copy for index, copy in copies.items() if index in indices}
 
 
 def _generate_batch(
@@ -154,6 +175,9 @@ class _DecodingBatch:
         self.watched_values: list[list[np.ndarray]] = [[] for _ in queries]
         self.finished = np.zeros(len(queries), bool)
         self.done = np.zeros(len(queries), bool)
+        # All queries of a batch are of one model.
+        self.repetition_penalty = queries[0].repetition_penalty
+        self.seen = [set(query.prefix_ids) | set(query.ids) for query in queries]
 
     def first_input(self) -> StepInput:
         """Returns the text of all questions. Must be called once, before next_input."""
@@ -161,7 +185,7 @@ class _DecodingBatch:
         for row, query in enumerate(self.queries):
             ids[row, : len(query.ids)] = query.ids
         positions = np.broadcast_to(self.first_position + np.arange(self.longest), ids.shape).copy()
-        step_input = StepInput(ids, positions, self.lengths - 1, self.mask.copy(), 0, self.watched)
+        step_input = self._input(ids, positions, self.lengths - 1, 0)
         # The padding of shorter questions stays masked.
         self.mask[:, : self.longest] = np.where(np.arange(self.longest) < self.lengths[:, None], 0.0, -np.inf)
         return step_input
@@ -184,6 +208,7 @@ class _DecodingBatch:
                 self.finished[row] = self.done[row] = True
                 continue
             self.ids[row].append(token)
+            self.seen[row].add(token)
             self.log_probability[row].append(float(output.log_probability[row]))
             self.done[row] = len(self.ids[row]) >= query.max_new_tokens
         if self.done.all():
@@ -191,10 +216,20 @@ class _DecodingBatch:
         slot = self.longest + self.steps
         positions = (self.first_position + self.lengths + self.steps)[:, None]
         last = np.zeros(len(self.queries), np.int64)
-        step_input = StepInput(output.chosen[:, None], positions, last, self.mask.copy(), slot, self.watched)
+        step_input = self._input(output.chosen[:, None], positions, last, slot)
         self.mask[:, slot] = 0.0
         self.steps += 1
         return step_input
+
+    def _input(self, ids: np.ndarray, positions: np.ndarray, last: np.ndarray, slot: int) -> StepInput:
+        """Returns the input of a step, with the tokens so far where they are penalised."""
+        given = (ids, positions, last, self.mask.copy(), slot, self.watched, self.repetition_penalty)
+        if self.repetition_penalty == 1.0:
+            return StepInput(*given)
+        # Rows with fewer tokens repeat one of their own, which changes nothing.
+        most = max(map(len, self.seen))
+        rows = [[*seen, *[next(iter(seen))] * (most - len(seen))] for seen in self.seen]
+        return StepInput(*given, np.array(rows, np.int64))
 
     def replies(self) -> list[GeneratedTokens]:
         """Returns the tokens so far, one entry for each query."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from depthlm_ros.errors import BadQuestion
-from depthlm_ros.families.base import Family
+from depthlm_ros.families.base import ABILITIES, Family
 
 
 class DepthMap(Family):
@@ -12,7 +12,8 @@ class DepthMap(Family):
     name = "depth_map"
     abilities = frozenset()
 
-    def _cannot(self, task: str, models: str) -> BadQuestion:
+    def _cannot(self, ability: str) -> BadQuestion:
+        task, models = ABILITIES[ability]
         return BadQuestion(
             f"this model is a network for depth alone, which cannot {task}: ask for the depth at pixels (depth_at, "
             f"service query_depth), add `words: tiny` to its depth_map.yaml, or use {models}."

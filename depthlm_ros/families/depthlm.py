@@ -15,7 +15,7 @@ import numpy as np
 
 from depthlm_ros.core import Region, Status
 from depthlm_ros.errors import BadQuestion
-from depthlm_ros.families.base import Family, Prompt, Reply
+from depthlm_ros.families.base import Family, Prompt, Reply, asks_depth, check_marked
 from depthlm_ros.families.parsing import (
     Number,
     escape_control_tokens,
@@ -26,6 +26,7 @@ from depthlm_ros.families.parsing import (
     quantity_in,
 )
 from depthlm_ros.families.vlm3 import POINT_REPLY_START  # Both were trained on the same reply.
+from depthlm_ros.geometry.canonical_view import PICTURE
 
 UNITS = ("m", "m/s", "s")
 
@@ -144,10 +145,12 @@ class DepthLM(Family):
 
     name = "depthlm"
     abilities = frozenset({"points", "questions", "pairs"})
+    pixels_of = PICTURE
 
     def point_prompt(self, u_px: float, v_px: float, size_px: tuple[int, int]) -> Prompt:
         """Returns the same question for every pixel, marked by an arrow. Only the number is decoded."""
-        return Prompt(POINT_QUESTION, POINT_REPLY_START, number_only=True, max_new_tokens=8, markers_px=((u_px, v_px),))
+        mark = ((u_px, v_px),)
+        return Prompt(POINT_QUESTION, POINT_REPLY_START, True, 8, markers_px=mark, complete_tokens=REPLY_TOKENS)
 
     def read_point(self, reply: str) -> float:
         """Returns metres from a reply with or without POINT_REPLY_START: the answer tag's number, else the last one."""
@@ -156,14 +159,21 @@ class DepthLM(Family):
     def question_prompt(
         self, question: str, uv_px: np.ndarray, regions: Sequence[Region], size_px: tuple[int, int]
     ) -> Prompt:
-        """Returns the question unchanged, with an arrow at every pixel. Raises BadQuestion for regions."""
+        """Returns the question with an arrow at every pixel.
+
+        A question for the depth of one pixel becomes the one that the model was trained on; all others stay unchanged.
+        Raises BadQuestion for regions, and for a question about a point that is not marked.
+        """
         if regions:
             raise BadQuestion(
                 f"a model of family {self.name} is shown pixels, not regions: give a pixel of the object, or use "
                 "vlm3-object."
             )
+        check_marked(question, len(uv_px))
         marks = tuple((float(u), float(v)) for u, v in uv_px)
-        return Prompt(escape_control_tokens(question).strip(), max_new_tokens=REPLY_TOKENS, markers_px=marks)
+        is_trained = len(marks) == 1 and asks_depth(question)
+        text = POINT_QUESTION if is_trained else escape_control_tokens(question).strip()
+        return Prompt(text, max_new_tokens=REPLY_TOKENS, markers_px=marks)
 
     def read_reply(self, reply: str, size_px: tuple[int, int]) -> Reply:
         return read_task(reply)

@@ -15,7 +15,7 @@ import numpy as np
 
 from depthlm_ros.core import Region, Status
 from depthlm_ros.families import vlm3
-from depthlm_ros.families.base import Family, Prompt, Reply
+from depthlm_ros.families.base import Family, Prompt, Reply, check_marked
 from depthlm_ros.families.parsing import (
     BOX_SCALE,
     escape_control_tokens,
@@ -80,9 +80,13 @@ class Qwen3VL(Family):
     def question_prompt(
         self, question: str, uv_px: np.ndarray, regions: Sequence[Region], size_px: tuple[int, int]
     ) -> Prompt:
-        """Returns the question, followed by its pixels and regions in the model's own notation."""
+        """Returns the question, followed by its pixels and regions in the model's own notation.
+
+        Raises BadQuestion for a question about a point that is not marked.
+        """
         marks = [json.dumps({"point_2d": self._scaled((u, v), size_px)}) for u, v in uv_px]
         marks += [self._region(region, size_px) for region in regions]
+        check_marked(question, len(marks))
         about = [f"This is about {', '.join(marks)}."] if marks else []
         return Prompt(" ".join([escape_control_tokens(question).strip(), *about]), max_new_tokens=REPLY_TOKENS)
 

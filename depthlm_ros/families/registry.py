@@ -15,7 +15,7 @@ from depthlm_ros.families.depth_map import DepthMap
 from depthlm_ros.families.depthlm import DepthLM
 from depthlm_ros.families.qwen_vl import DepthVLM, Qwen3VL, Qwen25VL
 from depthlm_ros.families.tiny import Tiny
-from depthlm_ros.families.vlm3 import Vlm3Corr, Vlm3Depth, Vlm3Object, Vlm3Pose
+from depthlm_ros.families.vlm3 import Vlm3, Vlm3Corr, Vlm3Depth, Vlm3Object, Vlm3Pose
 
 FAMILIES: dict[str, type[Family]] = {
     family.name: family
@@ -27,6 +27,7 @@ FAMILIES: dict[str, type[Family]] = {
         Vlm3Object,
         Vlm3Corr,
         Vlm3Pose,
+        Vlm3,
         Qwen3VL,
         Qwen25VL,
         DepthMap,
@@ -49,7 +50,8 @@ class ChatTemplate:
     """The parts of a chat template. All are fixed, so that one pass over the image serves every question.
 
     before: text before the first image. between: between two images. after: after the last image. header: between the
-    question and the reply. end: after the reply.
+    question and the reply. end: after the reply. image_tokens: the tokens that stand for an image in the prompt; the
+    network inserts them.
     """
 
     before: str
@@ -57,11 +59,17 @@ class ChatTemplate:
     after: str
     header: str
     end: str
+    image_tokens: tuple[str, ...] = ()
 
     @property
     def around_images(self) -> tuple[str, str, str]:
         """The texts before, between and after the images."""
         return self.before, self.between, self.after
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The special tokens that the tokenizer of a checkpoint must have."""
+        return self.end, *self.image_tokens
 
 
 def qwen(system: str) -> ChatTemplate:
@@ -73,13 +81,24 @@ def qwen(system: str) -> ChatTemplate:
         after="<|vision_end|>",
         header="<|im_end|>\n<|im_start|>assistant\n",
         end="<|im_end|>",
+        image_tokens=("<|image_pad|>",),
     )
 
 
 def pixtral(system: str) -> ChatTemplate:
-    """Returns the template of Pixtral in transformers' Llava class; the tokenizer does not add <s> itself."""
-    opening = f"[SYSTEM_PROMPT]{system}[/SYSTEM_PROMPT]" if system else ""
-    return ChatTemplate(before=f"<s>{opening}[INST]", between="", after="", header="[/INST]", end="</s>")
+    """Returns the template of Pixtral in transformers' Llava class; the tokenizer does not add <s> itself.
+
+    The system text stands before the images of the last question, with an empty line behind it, as in the template that
+    transformers' conversion of Mistral's models writes (convert_mistral3_weights_to_hf.py).
+    """
+    return ChatTemplate(
+        before=f"<s>[INST]{system}\n\n" if system else "<s>[INST]",
+        between="",
+        after="",
+        header="[/INST]",
+        end="</s>",
+        image_tokens=("[IMG]", "[IMG_BREAK]", "[IMG_END]"),
+    )
 
 
 def none(system: str) -> ChatTemplate:

@@ -1,36 +1,29 @@
-"""The embedded model: depths of pixels, matches and poses of two images, and questions about objects and regions.
+"""The embedded model: depths of pixels, and questions about objects and regions; matches and poses are measured.
 
 Places are written as "<435>": thousandths of the image's width or height in steps of 5, one token each. Marked pixels
-follow the question as <x><y>, regions as <x1><y1><x2><y2>; replies name boxes in the same way. Questions about poses
-are VLM3's.
+follow the question as <x><y>, regions as <x1><y1><x2><y2>; replies name boxes in the same way.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
 import numpy as np
 
-from depthlm_ros.core import Region, RelativePose, Status
-from depthlm_ros.errors import BadQuestion
-from depthlm_ros.families.base import Family, Prompt, Reply
+from depthlm_ros.core import Region, Status
+from depthlm_ros.families.base import Family, Prompt, Reply, check_marked
 from depthlm_ros.families.parsing import (
     escape_control_tokens,
     only_number,
     positive_metres,
     region_from_corners,
 )
-from depthlm_ros.families.vlm3 import Vlm3Pose
 
-# Longest reply about a match or a part of a pose.
-REPLY_TOKENS = 48
 NOT_UNDERSTOOD = "I do not understand the question."
 PLACE_SCALE, PLACE_STEP = 1000, 5
 PLACES = tuple(f"<{place}>" for place in range(0, PLACE_SCALE + 1, PLACE_STEP))
-POINT_QUESTION, MATCH_QUESTION = "Depth at ", "Where is this point in the second image? "
+POINT_QUESTION = "Depth at "
 
 # Words about something that is marked, which a question without marks cannot be about.
 _MARKED = re.compile(r"\b(this|these) (?:point|pixel|object|region)s?\b", re.IGNORECASE)
@@ -49,8 +42,8 @@ class Tiny(Family):
     """The family of the embedded model."""
 
     name = "tiny"
-    _pose = Vlm3Pose()
-    abilities = frozenset({"points", "questions", "match", "pose"})
+    measured = frozenset({"match", "pose"})
+    abilities = measured | {"points", "questions"}
 
     def point_prompt(self, u_px: float, v_px: float, size_px: tuple[int, int]) -> Prompt:
         """Returns the question for the depth of a pixel; the reply is only the number."""
@@ -58,25 +51,6 @@ class Tiny(Family):
 
     def read_point(self, reply: str) -> float:
         return positive_metres(only_number(reply))
-
-    def match_prompt(self, u_px: float, v_px: float, size_px: tuple[int, int]) -> Prompt:
-        """Returns the question; the reply is only the pixel."""
-        return Prompt(f"{MATCH_QUESTION}{point_mark(u_px, v_px, size_px)}", max_new_tokens=4)
-
-    def read_match(self, reply: str, size_px: tuple[int, int]) -> tuple[float, float]:
-        places = [int(place) for place in _PLACE.findall(reply)]
-        if len(places) != 2:
-            return math.nan, math.nan
-        u_px, v_px = (place / PLACE_SCALE * extent - 0.5 for place, extent in zip(places, size_px, strict=True))
-        return u_px, v_px
-
-    def pose_prompts(self) -> dict[str, Prompt]:
-        """Returns VLM3's questions; the replies are short."""
-        prompts = self._pose.pose_prompts().items()
-        return {name: replace(prompt, max_new_tokens=REPLY_TOKENS) for name, prompt in prompts}
-
-    def read_pose(self, replies: Mapping[str, str]) -> RelativePose:
-        return self._pose.read_pose(replies)
 
     def question_prompt(
         self, question: str, uv_px: np.ndarray, regions: Sequence[Region], size_px: tuple[int, int]
@@ -87,10 +61,7 @@ class Tiny(Family):
         """
         marks = [point_mark(u, v, size_px) for u, v in uv_px]
         marks += [f"region {region_text(region, size_px)}" for region in regions]
-        if (named := _MARKED.search(question)) and len(marks) < (2 if named[1].lower() == "these" else 1):
-            raise BadQuestion(
-                f"the question says {named[0]!r}, but {len(marks)} pixels or regions are marked: mark what it is about."
-            )
+        check_marked(question, len(marks), _MARKED)
         text = _PLACE.sub(r"< \1 >", escape_control_tokens(question))
         return Prompt(" ".join([text.strip(), *marks]))
 
@@ -144,8 +115,3 @@ def read_box(text: str, size_px: tuple[int, int]) -> Region | None:
 def point_text(depth_m: float) -> str:
     """Returns the reply to a question for the depth of a pixel."""
     return f"{depth_m:.2f}"
-
-
-def match_text(u_px: float, v_px: float, size_px: tuple[int, int]) -> str:
-    """Returns the reply to a question for a match."""
-    return point_mark(u_px, v_px, size_px)

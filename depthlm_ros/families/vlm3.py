@@ -22,12 +22,20 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from depthlm_ros.core import Region, RelativePose, Status
 from depthlm_ros.errors import BadQuestion
-from depthlm_ros.families.base import Family, Prompt, Reply, normalise_coordinate
+from depthlm_ros.families.base import (
+    Family,
+    Prompt,
+    Reply,
+    asks_depth,
+    check_marked,
+    normalise_coordinate,
+)
 from depthlm_ros.families.parsing import (
     SIGNED,
     escape_control_tokens,
@@ -40,6 +48,7 @@ from depthlm_ros.families.parsing import (
     stated_value,
     strip_thinking,
 )
+from depthlm_ros.geometry.canonical_view import PICTURE
 from depthlm_ros.geometry.rotations import angles_from_rotation, rotation_angle_deg, rotation_from_angles, unit_vector
 
 COORDINATE_SCALE = 2000
@@ -67,7 +76,9 @@ def point_question(u_px: float, v_px: float, size_px: tuple[int, int], most: int
 def point_prompt(u_px: float, v_px: float, size_px: tuple[int, int], most: int = COORDINATE_SCALE) -> Prompt:
     """Returns the depth question for one pixel. The beginning of its reply is known, so only the number is decoded."""
     text = point_question(u_px, v_px, size_px, most)
-    return Prompt(text, forced=POINT_REPLY_START, number_only=True, max_new_tokens=8)
+    return Prompt(
+        text, forced=POINT_REPLY_START, number_only=True, max_new_tokens=8, complete_tokens=POINT_REPLY_TOKENS
+    )
 
 
 def read_point(reply: str) -> float:
@@ -83,12 +94,34 @@ class Vlm3Depth(Family):
 
     name = "vlm3-depth"
     abilities = frozenset({"points"})
+    pixels_of = PICTURE
 
     def point_prompt(self, u_px: float, v_px: float, size_px: tuple[int, int]) -> Prompt:
-        return point_prompt(u_px, v_px, size_px, self.most_coordinate)
+        """Returns the depth question. That replies begin with POINT_REPLY_START is known of DepthLM only."""
+        return replace(point_prompt(u_px, v_px, size_px, self.most_coordinate), forced_is_known=False)
 
     def read_point(self, reply: str) -> float:
         return read_point(reply)
+
+    def question_prompt(
+        self, question: str, uv_px: np.ndarray, regions: Sequence[Region], size_px: tuple[int, int]
+    ) -> Prompt:
+        """Returns the one question that the model was trained on. Raises BadQuestion for any other."""
+        check_marked(question, len(uv_px))
+        if len(uv_px) != 1 or regions or not asks_depth(question):
+            raise BadQuestion(
+                f"a model of family {self.name} cannot answer questions in words, except for the depth of one pixel "
+                "('How far is this point?'): use vlm3-object or depthvlm-4b."
+            )
+        u_px, v_px = uv_px[0]
+        text = point_question(u_px, v_px, size_px, self.most_coordinate)
+        return Prompt(text, max_new_tokens=POINT_REPLY_TOKENS)
+
+    def read_reply(self, reply: str, size_px: tuple[int, int]) -> Reply:
+        depth_m = read_point(reply)
+        if not math.isfinite(depth_m):
+            return Reply(reply.strip(), Status.NOT_UNDERSTOOD)
+        return Reply(reply.strip(), Status.OK, depth_m, "m", quantity="distance")
 
 
 REGION = "bounding box region {box}"
@@ -119,6 +152,7 @@ class Vlm3Object(Family):
             raise BadQuestion(
                 f"a model of family {self.name} is asked about regions, not pixels: give a box around it."
             )
+        check_marked(question, len(regions))
         boxes = [REGION.format(box=format_box(region, size_px)) for region in regions]
         return Prompt(
             fill_placeholders(escape_control_tokens(question).strip(), boxes), max_new_tokens=OBJECT_REPLY_TOKENS
@@ -187,6 +221,7 @@ class Vlm3Corr(Family):
 
     name = "vlm3-corr"
     abilities = frozenset({"match"})
+    pixels_of = PICTURE
 
     def match_prompt(self, u_px: float, v_px: float, size_px: tuple[int, int]) -> Prompt:
         x1 = normalise_coordinate(u_px, size_px[0], MATCH_COORDINATE_SCALE)
@@ -272,6 +307,13 @@ def read_direction(reply: str) -> np.ndarray:
     """Returns float64 (3,), a unit vector; NaN without a vector, or with one of length zero."""
     vectors = [values for values in find_tuples(reply) if len(values) == 3]
     return unit_vector(np.array(vectors[0])) if vectors else np.full(3, np.nan)
+
+
+class Vlm3(Family):
+    """All four together: which of them is asked is decided by the question (model.Vlm3Models)."""
+
+    name = "vlm3"
+    abilities = Vlm3Depth.abilities | Vlm3Object.abilities | Vlm3Corr.abilities | Vlm3Pose.abilities
 
 
 # If a camera moved less than this, its direction is not used for training.

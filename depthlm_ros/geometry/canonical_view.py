@@ -3,9 +3,10 @@
 An exported model looks at a canvas of fixed size whose camera has focal length f on both axes and its principal point
 in the middle. An image is stretched by f / fx and f / fy onto that canvas (`canonical_view`). A published checkpoint
 looks at the whole image, resized by the rules of its released code (`fitted_view`). Both give a CanonicalView, which
-maps images, depth and pixels between image and canvas. A CanvasPlacement is one frame with its view: it says which
-pixels and regions of the frame the model can be asked about, and where they are on the canvas. `checked_canonical_view`
-refuses cameras that no model, or not this engine, can serve.
+maps images, depth and pixels between image and canvas. A published checkpoint has its own image processor; the image
+before it is the picture (CanonicalView.picture). A CanvasPlacement is one frame with its view: it says which pixels and
+regions of the frame the model can be asked about, and where they are. `checked_canonical_view` refuses cameras that no
+model, or not this engine, can serve.
 
 Depth needs no correction for this. A pinhole camera puts a point at u = fx x / z + cx; stretching the image by s gives
 u' = (s fx) x / z + cx', the image that a camera of focal length s fx takes of the same, unmoved scene. So z at
@@ -25,10 +26,21 @@ import numpy as np
 
 from depthlm_ros.core import Frame, Intrinsics, Region
 from depthlm_ros.errors import BadImage, BadIntrinsics, BadQuestion
-from depthlm_ros.geometry.camera_model import NOWHERE_PX, UNSEEN_GREY
+from depthlm_ros.geometry.camera_model import UNSEEN_GREY
 from depthlm_ros.geometry.pinhole import ROWS_AT_ONCE, check_pixels_inside, nearest_pixel, pixels_inside
-from depthlm_ros.geometry.resize_rules import CanvasRule, fitted_sizes, resize_whole
+from depthlm_ros.geometry.resize_rules import (
+    SLACK_PX,
+    Axis,
+    CanvasRule,
+    fitted_sizes,
+    picture_size,
+    process_picture,
+    resize_whole,
+    scaled_pixels,
+)
 
+# The images in which a model is asked about pixels (CanvasPlacement.uv_in).
+CANVAS, PICTURE = "canvas", "picture"
 # An image with fewer canvas pixels than this on one axis shows nothing.
 MIN_CANVAS_PX = 4
 # A principal point that is farther from the middle than this many image sizes belongs to another image. (That of a
@@ -39,88 +51,10 @@ MAX_PRINCIPAL_POINT_OFFSET = 3.0
 MIN_ENGINE_COVERAGE = 0.9
 # An engine that holds its camera serves cameras whose focal length differs by at most this share.
 MAX_FOCAL_DIFFERENCE = 0.02
-# An image that overflows the canvas by at most this still counts as inside: calibrations are rounded.
-_SLACK_PX = 0.01
 # By which factor the inverse depth may change in one canvas pixel beyond the outermost one, where it is extrapolated.
 _MAX_EDGE_RATIO = 1.25
 # Smallest depth whose inverse is a float32.
 _TINY = np.finfo(np.float32).tiny
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One axis of a canonical view: canvas = (image + 0.5) * scale - 0.5 + offset_px, pixel centres.
-
-    image_px, canvas_px: number of pixels. Both images cover -0.5 .. n - 0.5 in their own pixels.
-    """
-
-    image_px: int
-    canvas_px: int
-    scale: float
-    offset_px: float
-
-    def to_canvas(self, image_px: np.ndarray) -> np.ndarray:
-        """Returns the canvas coordinate of an image coordinate."""
-        return (image_px + 0.5) * self.scale - 0.5 + self.offset_px
-
-    def to_image(self, canvas_px: np.ndarray) -> np.ndarray:
-        """Returns the image coordinate of a canvas coordinate; the exact inverse of to_canvas."""
-        return (canvas_px + 0.5 - self.offset_px) / self.scale - 0.5
-
-    def is_on_canvas(self, canvas_px: np.ndarray) -> np.ndarray:
-        """Returns bool: whether a canvas coordinate lies on the canvas.
-
-        Unlike `pinhole.pixels_inside` it allows for the rounding of calibrations.
-        """
-        return (canvas_px >= -0.5 - _SLACK_PX) & (canvas_px <= self.canvas_px - 0.5 + _SLACK_PX)
-
-    @cached_property
-    def visible(self) -> tuple[int, int]:
-        """First canvas pixel that shows the image, and one past the last."""
-        first = int(np.floor(self.offset_px + _SLACK_PX))
-        end = int(np.ceil(self.offset_px + self.image_px * self.scale - _SLACK_PX))
-        first = min(max(first, 0), self.canvas_px - 1)
-        return first, max(min(end, self.canvas_px), first + 1)
-
-    @cached_property
-    def inside(self) -> np.ndarray:
-        """bool (image_px,): whether the centre of each image pixel lies on the canvas."""
-        return self.is_on_canvas(self.to_canvas(np.arange(self.image_px)))
-
-    @cached_property
-    def taps(self) -> tuple[np.ndarray, np.ndarray]:
-        """Per image pixel: row of the visible strip with one margin row, and the weight of the next row.
-
-        int (image_px,) and float32 (image_px,). The weight is NaN off the canvas, which makes the interpolated value
-        NaN at no cost.
-        """
-        start, end = self.visible
-        position = self.to_canvas(np.arange(self.image_px)) - (start - 1)
-        first = np.floor(position).clip(0, end - start).astype(np.intp)
-        weight = np.where(self.inside, (position - first).clip(0.0, 1.0), np.nan)
-        return first, weight.astype(np.float32)
-
-    @cached_property
-    def nearest_visible(self) -> np.ndarray:
-        """int (image_px,): row of the visible strip that is nearest to each image pixel."""
-        start, end = self.visible
-        position = self.to_canvas(np.arange(self.image_px)) - start
-        return np.rint(position).clip(0, end - start - 1).astype(np.intp)
-
-    @cached_property
-    def block(self) -> int:
-        """Number of image pixels averaged into one before resampling: nearest to the size of one canvas pixel."""
-        return min(max(1, round(1.0 / self.scale)), self.image_px)
-
-    @cached_property
-    def block_of_canvas(self) -> np.ndarray:
-        """float32 (canvas_px,): coordinate, in blocks, of each canvas pixel; far outside where it shows nothing."""
-        canvas = np.arange(self.canvas_px)
-        position = (self.to_image(canvas) + 0.5) / self.block - 0.5
-        blocks = -(-self.image_px // self.block)
-        start, end = self.visible
-        shown = (canvas >= start) & (canvas < end)
-        return np.where(shown, position.clip(0, blocks - 1), NOWHERE_PX).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -129,13 +63,16 @@ class CanonicalView:
 
     x, y: the two axes. Maps are computed on first use and kept; every method is pure and may be called from any thread.
     Sizes and coordinates of the canvas are in canvas pixels. depth_factor: what the model's metres are multiplied by
-    for this camera (CanvasRule.depth_factor). resampling: as in CanvasRule.
+    for this camera (CanvasRule.depth_factor). resampling: as in CanvasRule, or a filter (resize_rules.resize). picture:
+    how the image lies in the picture, if the model has an image processor of its own, that of `rule`.
     """
 
     x: Axis
     y: Axis
     depth_factor: float = 1.0
     resampling: str = ""
+    picture: CanonicalView | None = None
+    rule: CanvasRule | None = None
 
     def canvas_camera(self, camera: Intrinsics) -> Intrinsics:
         """Returns the camera that would take the canvas itself as its image."""
@@ -179,14 +116,16 @@ class CanonicalView:
     def image_to_canvas(self, rgb: np.ndarray) -> np.ndarray:
         """Returns the canvas, uint8 (h, w, 3), of an image uint8 (H, W, 3); grey where the image does not reach.
 
-        Shrinking averages whole blocks of pixels first, so that fine texture does not alias. Raises BadImage for an
-        image of another size.
+        Without an image processor and resampling, shrinking averages whole blocks of pixels first, so that fine texture
+        does not alias. Raises BadImage for an image of another size.
         """
         if rgb.shape[:2] != (self.y.image_px, self.x.image_px):
             raise BadImage(
                 f"image is {rgb.shape[1]} x {rgb.shape[0]} but this view is of "
                 f"{self.x.image_px} x {self.y.image_px}: build a canonical view for this camera."
             )
+        if self.picture is not None and self.rule is not None:
+            return process_picture(self.picture.image_to_canvas(rgb), self.rule)
         if self.resampling:
             whole = round(self.x.image_px * self.x.scale), round(self.y.image_px * self.y.scale)
             return resize_whole(rgb, whole, self.canvas_size_px, self.resampling)
@@ -249,14 +188,14 @@ def canonical_view(intrinsics: Intrinsics, focal_px: float, canvases: Sequence[t
 
 def _share_shown(length_px: float, canvas_px: int) -> float:
     """Returns the share of an image of this length, in canvas pixels, that a canvas can show."""
-    return 1.0 if length_px <= canvas_px + 2 * _SLACK_PX else canvas_px / length_px
+    return 1.0 if length_px <= canvas_px + 2 * SLACK_PX else canvas_px / length_px
 
 
 def _place_axis(image_px: int, canvas_px: int, scale: float, principal_px: float) -> Axis:
     """Returns the axis with the principal point as near to the middle of the canvas as `canonical_view` says."""
     centred = canvas_px / 2 - (principal_px + 0.5) * scale
     room = canvas_px - image_px * scale
-    if room >= -2 * _SLACK_PX:
+    if room >= -2 * SLACK_PX:
         offset = np.clip(centred, min(0.0, room / 2), max(room, room / 2))
     else:
         offset = np.clip(centred, room, 0.0)
@@ -266,17 +205,20 @@ def _place_axis(image_px: int, canvas_px: int, scale: float, principal_px: float
 def fitted_view(intrinsics: Intrinsics, rule: CanvasRule) -> CanonicalView:
     """Returns the view of a published checkpoint: the whole image, resized to the size that its released code gives it.
 
-    The released code resamples twice (bicubic in DepthLM, bilinear in DepthVLM, then bicubic in the checkpoint's
-    processor). Here it is done once, bilinearly on means of whole blocks, so that pixels lie at the same places but are
-    not bit-equal. rule.canvases_px must be empty. Raises BadIntrinsics for a camera whose image would be too small,
-    too large or too long (see `resize_rules.fitted_sizes`).
+    rule.canvases_px must be empty. Raises BadIntrinsics for a camera whose image would be too small, too large or too
+    long (see `resize_rules.fitted_sizes`).
     """
     whole, seen = fitted_sizes(intrinsics, rule)
     x, y = (
         Axis(image_px, canvas_px, whole_px / image_px, (canvas_px - whole_px) // 2 if rule.letterbox else 0.0)
         for image_px, canvas_px, whole_px in zip(intrinsics.size_px, seen, whole, strict=True)
     )
-    return CanonicalView(x, y, resampling=rule.resampling)
+    if not rule.processor_filter:
+        return CanonicalView(x, y, resampling=rule.resampling)
+    axes = zip(intrinsics.size_px, picture_size(intrinsics, rule), strict=True)
+    picture_x, picture_y = (Axis(image_px, picture_px, picture_px / image_px, 0.0) for image_px, picture_px in axes)
+    picture = CanonicalView(picture_x, picture_y, resampling=rule.canonical_filter)
+    return CanonicalView(x, y, picture=picture, rule=rule)
 
 
 def checked_canonical_view(intrinsics: Intrinsics, rule: CanvasRule) -> CanonicalView:
@@ -391,6 +333,36 @@ class CanvasPlacement:
     def canvas_size_px(self) -> tuple[int, int]:
         """(width, height) of the canvas."""
         return self.canonical.canvas_size_px
+
+    @cached_property
+    def picture(self) -> np.ndarray:
+        """uint8 (h, w, 3), the image that the checkpoint's processor gets, or the canvas without a processor."""
+        return self.canvas if self.canonical.picture is None else self.canonical.picture.image_to_canvas(self.frame.rgb)
+
+    def size_in(self, image: str) -> tuple[int, int]:
+        """Returns (width, height) of the CANVAS or the PICTURE."""
+        return self._view(image).canvas_size_px
+
+    def uv_in(self, image: str, uv_px: np.ndarray) -> np.ndarray:
+        """Returns float64 (N, 2): where the model is asked about pixels (N, 2) of the frame.
+
+        image: CANVAS, or PICTURE, where the rule of the canvas decides (CanvasRule.pixel_rule).
+        """
+        rule = self.canonical.rule
+        if image == CANVAS or rule is None or rule.pixel_rule == "centre":
+            return self._view(image).uv_to_canvas(uv_px)
+        scaled = scaled_pixels(uv_px, self.frame.intrinsics, rule)
+        return np.trunc(scaled) if rule.pixel_rule == "truncate" else scaled
+
+    def uv_from(self, image: str, uv_px: np.ndarray) -> np.ndarray:
+        """Returns float64 (N, 2): pixels of the frame; the inverse of uv_in, except for fractions that it cuts off."""
+        rule = self.canonical.rule
+        if image == CANVAS or rule is None or rule.pixel_rule == "centre":
+            return self._view(image).uv_to_image(uv_px)
+        return np.asarray(uv_px, np.float64) / scaled_pixels(np.ones((1, 2)), self.frame.intrinsics, rule)
+
+    def _view(self, image: str) -> CanonicalView:
+        return (self.canonical.picture if image == PICTURE else None) or self.canonical
 
     def check_visible(self, uv_px: np.ndarray | Sequence) -> np.ndarray:
         """Returns float64 (N, 2). Raises BadQuestion for a pixel outside the frame, or that the model does not see."""

@@ -1,8 +1,8 @@
-"""A camera for an image without calibration: a focal length estimated from the single image (`estimated_camera`).
+"""A camera for an image without calibration: a focal length estimated from the single image (`estimate_focal`).
 
 VLM3 uses a learned model for this (AnyCalib, Tirado-Garin and Civera 2025). None is shipped here; a recipe can name one
 (focal.estimator). `make_estimator` returns an estimator that reads the file's Exif data, then uses the lines in the
-image, and then assumes a fixed field of view.
+image, and then assumes a fixed field of view. `focal_doubts` says what is unlikely about a calibration that was given.
 
 Exif: tags and types are those of the Exif standard (CIPA DC-008) and TIFF 6.0; nothing else of a file is read.
 
@@ -31,10 +31,11 @@ import numpy as np
 
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.errors import SetupError
+from depthlm_ros.geometry.pinhole import centred_camera
 from depthlm_ros.image_io import image_size, jpeg_segments, read_rgb
 
 # Exif tags.
-EXIF_IFD = 0x8769
+ORIENTATION, EXIF_IFD = 0x0112, 0x8769
 FOCAL_LENGTH_MM, FOCAL_LENGTH_35MM = 0x920A, 0xA405
 PLANE_X_RESOLUTION, PLANE_UNIT, PIXEL_X_DIMENSION = 0xA20E, 0xA210, 0xA002
 # Diagonal of 36 mm x 24 mm film, to which the equivalent focal length refers (CIPA DCG-001).
@@ -45,6 +46,16 @@ UNITS_MM = {2: 25.4, 3: 10.0}
 SIZES = {3: 2, 4: 4, 5: 8}
 # The segment of a JPEG that contains the tags.
 APP1 = 0xE1
+# Orientation -> counter-clockwise quarter turns that make the image upright.
+QUARTER_TURNS = {3: 2, 6: 3, 8: 1}
+
+# A focal length outside of this range, in longer sides of the image, is a wrong entry (views of 136 and 3 degrees).
+FOCAL_SHARES = (0.2, 20.0)
+# Nine of ten estimates are within this share of the truth: from Exif data, usually; from the lines of photographs
+# (bench/focal.py); from an assumed field of view, as the cameras of phones, robots and laptops differ.
+EXIF_ERROR, LINES_ERROR, ASSUMED_ERROR = 0.05, 0.08, 0.33
+# A principal point that is farther from the middle than this share of the image is unlikely, except in a cropped image.
+USUAL_OFFSET = 0.25
 
 # Segments are detected in an image whose longer side is LONG_PX. Lengths below are in units of the longer side.
 LONG_PX = 640
@@ -79,6 +90,19 @@ class FocalEstimator(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class FocalEstimate:
+    """An estimated focal length.
+
+    source: what it was read from, in words. error: nine of ten estimates of this kind are within this share of the
+    truth; NaN if that is unknown.
+    """
+
+    focal_px: float
+    source: str
+    error: float
+
+
 # Returns the focal length in pixels of an image file of this size (width, height); None if it has no estimate.
 FocalSource = Callable[[Path, tuple[int, int]], float | None]
 
@@ -92,13 +116,20 @@ class FocalWithFallback:
         self.sources, self.fallback_fov_deg = sources, fallback_fov_deg
         self._has_warned = False
 
+    def estimate(self, image: Path, size_px: tuple[int, int]) -> FocalEstimate:
+        """Returns the focal length of an image file of this size (width, height), and what it is from."""
+        for source in self.sources:
+            focal_px = source(image, size_px)
+            if focal_px is not None:
+                return FocalEstimate(focal_px, *SOURCE_NOTES[source])
+        focal_px = max(size_px) / 2 / math.tan(math.radians(self.fallback_fov_deg) / 2)
+        note = f"an assumed field of view of {self.fallback_fov_deg:g} degrees, because nothing in the image tells it"
+        return FocalEstimate(focal_px, note, ASSUMED_ERROR)
+
     def focal_px(self, image: Path, size_px: tuple[int, int]) -> float:
         """Returns the focal length, as FocalEstimator says."""
-        for source in self.sources:
-            estimate_px = source(image, size_px)
-            if estimate_px is not None:
-                return estimate_px
-        if not self._has_warned:
+        estimate = self.estimate(image, size_px)
+        if estimate.error == ASSUMED_ERROR and not self._has_warned:
             self._has_warned = True
             warnings.warn(
                 f"{image} has no intrinsics, and its focal length cannot be estimated: a field of view of "
@@ -106,7 +137,7 @@ class FocalWithFallback:
                 "depth learnt from them is a guess: give intrinsics, or a learned estimator (focal.estimator).",
                 stacklevel=2,
             )
-        return max(size_px) / 2 / math.tan(math.radians(self.fallback_fov_deg) / 2)
+        return estimate.focal_px
 
 
 def make_estimator(settings: FocalSettings) -> FocalEstimator:
@@ -116,17 +147,34 @@ def make_estimator(settings: FocalSettings) -> FocalEstimator:
     module_name, _, name = settings.estimator.partition(":")
     try:
         estimator = getattr(importlib.import_module(module_name), name)()
-    except (ImportError, AttributeError, TypeError, ValueError) as exc:
+    except Exception as exc:  # The module is the user's own: it can raise anything.
         raise SetupError(
-            f"focal.estimator is {settings.estimator!r}, which cannot be made ({exc}): write auto, exif, or "
+            f"the focal estimator {settings.estimator!r} cannot be made ({exc}): write auto, exif, or "
             "package.module:name of a callable without arguments that returns an object with focal_px(image, size_px)."
         ) from exc
     if not callable(getattr(estimator, "focal_px", None)):
         raise SetupError(
-            f"focal.estimator {settings.estimator!r} gave a {type(estimator).__name__} without focal_px(): give a "
+            f"the focal estimator {settings.estimator!r} is a {type(estimator).__name__} without focal_px(): give a "
             "callable that returns an object with focal_px(image, size_px)."
         )
     return estimator
+
+
+def estimate_focal(image: Path, size_px: tuple[int, int], estimator: FocalEstimator) -> FocalEstimate:
+    """Returns the focal length of an image file of this size (width, height), what it is from, and its error.
+
+    Raises BadImage, and SetupError if a user's own estimator fails.
+    """
+    if isinstance(estimator, FocalWithFallback):
+        return estimator.estimate(image, size_px)
+    name = type(estimator).__name__
+    try:
+        focal_px = float(estimator.focal_px(image, size_px))
+    except Exception as exc:  # The estimator is the user's own: it can raise anything.
+        raise SetupError(
+            f"{image}: the focal estimator {name} failed ({type(exc).__name__}: {exc}): repair it, or give the camera."
+        ) from exc
+    return FocalEstimate(focal_px, f"the estimator {name}", math.nan)
 
 
 def estimated_camera(image: Path, estimator: FocalEstimator) -> Intrinsics:
@@ -134,24 +182,59 @@ def estimated_camera(image: Path, estimator: FocalEstimator) -> Intrinsics:
 
     Raises BadImage, and BadIntrinsics for an estimate that is not a possible focal length.
     """
-    width, height = image_size(image)
-    focal_px = float(estimator.focal_px(image, (width, height)))
-    return Intrinsics(focal_px, focal_px, (width - 1) / 2, (height - 1) / 2, width, height)
+    size_px = image_size(image)
+    return centred_camera(size_px, float(estimator.focal_px(image, size_px)))
+
+
+def focal_doubts(camera: Intrinsics) -> str:
+    """Returns what is unlikely about intrinsics that were typed in, with what to do; "" if nothing is."""
+    width, height = camera.size_px
+    focal_px = min(camera.fx_px, camera.fy_px)
+    if focal_px < FOCAL_SHARES[0] * max(width, height):
+        fov_deg = 2 * math.degrees(math.atan(max(width, height) / 2 / focal_px))
+        return (
+            f"a focal length of {focal_px:g} pixels would be a field of view of {fov_deg:.0f} degrees for an image of "
+            f"{width} x {height}: intrinsics are in pixels of this image. Millimetres are multiplied by {width} / "
+            f"(width of the sensor in millimetres), shares of the image by {width} and {height}."
+        )
+    off_x, off_y = abs(camera.cx_px - (width - 1) / 2) / width, abs(camera.cy_px - (height - 1) / 2) / height
+    if max(off_x, off_y) > USUAL_OFFSET:
+        return (
+            f"the principal point ({camera.cx_px:g}, {camera.cy_px:g}) is far from the middle of the {width} x "
+            f"{height} image: is the order FX FY CX CY, and is this the calibration of this resolution?"
+        )
+    return ""
+
+
+def orientation_from_exif(path: Path) -> int:
+    """Returns the orientation tag of an image file, 1 to 8; 1 (upright) for a file that has none."""
+    try:
+        return int(read_tags(path).get(ORIENTATION, 1))
+    except (OSError, struct.error):
+        return 1
 
 
 def focal_from_exif(path: Path, size_px: tuple[int, int]) -> float | None:
-    """Returns the focal length, pixels, of an image file of this size (width, height); None if the file has none."""
+    """Returns the focal length, pixels, of an image file of this size (width, height); None if the file has none.
+
+    A focal length that no camera has is a wrong entry, which counts as none.
+    """
     try:
-        tags = read_tags(path)
+        focal_px = _focal_from_tags(read_tags(path), size_px)
     except (OSError, struct.error):
         return None
+    return focal_px if FOCAL_SHARES[0] <= focal_px / max(size_px) <= FOCAL_SHARES[1] else None
+
+
+def _focal_from_tags(tags: dict[int, float], size_px: tuple[int, int]) -> float:
+    """Returns the focal length, pixels, that Exif tags tell; 0 if they tell none."""
     film_mm = tags.get(FOCAL_LENGTH_35MM, 0.0)
     if film_mm > 0:
         return film_mm * math.hypot(*size_px) / FILM_DIAGONAL_MM
     focal_mm, per_unit = tags.get(FOCAL_LENGTH_MM, 0.0), tags.get(PLANE_X_RESOLUTION, 0.0)
     unit_mm = UNITS_MM.get(int(tags.get(PLANE_UNIT, 2)), 0.0)
     if not (focal_mm > 0 and per_unit > 0 and unit_mm):
-        return None
+        return 0.0
     # The resolution refers to the original picture, which may have been resized since.
     original_px = tags.get(PIXEL_X_DIMENSION, 0.0) or max(size_px)
     return focal_mm * per_unit / unit_mm * max(size_px) / original_px
@@ -297,4 +380,9 @@ def focal_of_file_from_lines(image: Path, size_px: tuple[int, int]) -> float | N
 FOCAL_SOURCES: dict[str, tuple[FocalSource, ...]] = {
     "auto": (focal_from_exif, focal_of_file_from_lines),
     "exif": (focal_from_exif,),
+}
+# Source -> what it reads, in words, and the share of the truth within which nine of ten of its estimates are.
+SOURCE_NOTES: dict[FocalSource, tuple[str, float]] = {
+    focal_from_exif: ("its Exif data", EXIF_ERROR),
+    focal_of_file_from_lines: ("the lines in the image", LINES_ERROR),
 }

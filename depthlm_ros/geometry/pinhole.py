@@ -25,6 +25,17 @@ def centred_camera(size_px: tuple[int, int], focal_px: float) -> Intrinsics:
     return Intrinsics(focal_px, focal_px, (width - 1) / 2, (height - 1) / 2, width, height)
 
 
+def turned_camera(camera: Intrinsics, quarter_turns: int) -> Intrinsics:
+    """Returns the camera of an image after numpy.rot90(image, quarter_turns), which turns counter-clockwise.
+
+    In one quarter turn pixel (u, v) of an image of width W moves to (v, W - 1 - u).
+    """
+    for _ in range(quarter_turns % 4):
+        cx_px, cy_px = camera.cy_px, camera.width_px - 1 - camera.cx_px
+        camera = Intrinsics(camera.fy_px, camera.fx_px, cx_px, cy_px, camera.height_px, camera.width_px)
+    return camera
+
+
 def nearest_pixel(uv_px: np.ndarray) -> np.ndarray:
     """Returns int64 (N, 2): column and row of the pixel that contains each (u, v), halves rounded up.
 

@@ -1,4 +1,5 @@
-"""Point clouds from depth and a camera, laid out as PointCloud2 expects them: `CloudBuilder`, `sparse_cloud`."""
+"""Point clouds from depth and a camera: laid out as PointCloud2 expects them (`CloudBuilder`, `sparse_cloud`), and as a
+PLY file (`ply_bytes`)."""
 
 from __future__ import annotations
 
@@ -9,6 +10,8 @@ from depthlm_ros.core import Intrinsics
 from depthlm_ros.errors import BadImage
 from depthlm_ros.geometry.pinhole import ROWS_AT_ONCE, backproject, ray_slopes
 
+# A point of a PLY file; the names are those of the format's own examples.
+PLY_POINT = np.dtype([(axis, "<f4") for axis in "xyz"] + [(colour, "u1") for colour in ("red", "green", "blue")])
 _TINY = float(np.finfo(np.float32).tiny)
 _HUGE = float(np.finfo(np.float32).max)
 
@@ -88,3 +91,21 @@ def sparse_cloud(uv_px: np.ndarray, depth_m: np.ndarray, std_m: np.ndarray, intr
     points = backproject(uv_px, np.where(known, depth, np.nan), intrinsics)
     std = np.where(known, np.asarray(std_m, np.float64).reshape(-1), np.nan)
     return np.concatenate([points, std[:, None]], axis=1).astype(np.float32)
+
+
+def ply_bytes(points_m: np.ndarray, rgb: np.ndarray) -> bytes:
+    """Returns a PLY file, binary and little-endian, of points (..., 3) in metres with their colours, uint8 (..., 3).
+
+    Points with a NaN or an infinite number, which are unknown, are left out. Coordinates are float32 in the camera's
+    optical frame: x right, y down, z forward.
+    """
+    points_m, rgb = points_m.reshape(-1, 3), rgb.reshape(-1, 3)
+    known = np.isfinite(points_m).all(axis=1)
+    vertices = np.empty(int(known.sum()), PLY_POINT)
+    for column, axis in enumerate("xyz"):
+        vertices[axis] = points_m[known, column]
+    for column, colour in enumerate(("red", "green", "blue")):
+        vertices[colour] = rgb[known, column]
+    fields = [f"property {'float' if name in 'xyz' else 'uchar'} {name}" for name in PLY_POINT.names or ()]
+    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(vertices)}", *fields, "end_header"]
+    return ("\n".join(header) + "\n").encode("ascii") + vertices.tobytes()

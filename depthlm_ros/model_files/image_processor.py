@@ -1,4 +1,4 @@
-"""The image processor of a checkpoint: which file describes it, and to which sizes it resizes images.
+"""The image processor of a checkpoint: which file describes it, to which sizes it resizes images, and how.
 
 nets/backbone.py reads from the same fields how the values of pixels are scaled.
 """
@@ -23,16 +23,18 @@ QWEN_DEFAULTS: JsonObject = {
     "size": {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280},
 }
 PIXTRAL_DEFAULTS: JsonObject = {"patch_size": 16, "size": {"longest_edge": 1024}}
+# Filter of a processor by the field resample, a number of PIL.Image.Resampling. Both classes use 3 by default.
+FILTERS_BY_NUMBER = {2: "bilinear", 3: "bicubic"}
 _ADVICE = "download the checkpoint again."
 
 
 @dataclass(frozen=True)
 class SizeRule:
-    """How an image processor chooses the size of an image.
+    """How an image processor resizes an image.
 
     resizes: False if the processor leaves the image at its size. multiple_px: the sides become multiples of this.
     least_pixels, most_pixels: limits of the area, 0 for none (Qwen). most_px: limit of the longer side, None for none
-    (Pixtral).
+    (Pixtral). filter: a name in resize_rules.FILTERS.
     """
 
     resizes: bool
@@ -40,6 +42,7 @@ class SizeRule:
     least_pixels: int = 0
     most_pixels: int = 0
     most_px: int | None = None
+    filter: str = "bicubic"
 
 
 def read_image_processor(folder: Path) -> tuple[Path, JsonObject]:
@@ -66,7 +69,7 @@ def read_image_processor(folder: Path) -> tuple[Path, JsonObject]:
 
 
 def read_size_rule(folder: Path) -> SizeRule:
-    """Reads to which sizes a checkpoint's image processor resizes.
+    """Reads to which sizes a checkpoint's image processor resizes, and by which filter.
 
     Raises BadBundle if the folder has no image processor, one of an unknown kind, or one with impossible sizes.
     """
@@ -84,16 +87,23 @@ def read_size_rule(folder: Path) -> SizeRule:
     sizes = (rule.multiple_px, rule.least_pixels + 1, rule.most_pixels + 1, rule.most_px or 1)
     if min(sizes) < 1 or 0 < rule.most_pixels < rule.least_pixels:
         raise BadBundle(f"{path}: sizes {rule} are impossible: {_ADVICE}")
-    return rule
+    number = fields.get("resample", 3)
+    if not isinstance(number, int) or number not in FILTERS_BY_NUMBER:
+        raise BadBundle(
+            f"{path}: resample is {number!r}: images are resized by 3 (bicubic, as all published checkpoints do) or 2 "
+            "(bilinear)."
+        )
+    return replace(rule, filter=FILTERS_BY_NUMBER[number])
 
 
 def apply_size_rule(canvas: CanvasRule, rule: SizeRule) -> CanvasRule:
-    """Returns the canvas rule with the checkpoint's own sizes. most_pixels of the YAML file stays a further limit.
+    """Returns the canvas rule with the checkpoint's own sizes and filter. The YAML file can limit most_pixels further.
 
-    If a Pixtral's processor does not resize, the YAML file says what happens to pixels that do not fill a patch.
+    If a Pixtral's processor does not resize, pixels that do not fill a patch are not seen, whatever the YAML file says:
+    the patch convolution has no padding. Steps before the processor are bicubic unless the YAML file names a filter.
     """
     most_pixels = min((n for n in (canvas.most_pixels, rule.most_pixels) if n), default=0)
-    multiple_by = canvas.multiple_by
+    multiple_by = "crop" if canvas.multiple_by == "up" else canvas.multiple_by
     if rule.resizes:
         multiple_by = "nearest" if rule.most_px is None else "up"
     return replace(
@@ -103,6 +113,9 @@ def apply_size_rule(canvas: CanvasRule, rule: SizeRule) -> CanvasRule:
         most_px=rule.most_px,
         multiple_px=rule.multiple_px,
         multiple_by=multiple_by,
+        canonical_filter=canvas.canonical_filter or "bicubic",
+        snap_filter=canvas.snap_filter or "bicubic",
+        processor_filter=rule.filter,
     )
 
 

@@ -9,8 +9,8 @@ from depthlm_ros.core import Region, Status
 from depthlm_ros.errors import BadQuestion, UnknownName
 from depthlm_ros.families.base import Prompt, Reply
 from depthlm_ros.families.parsing import escape_control_tokens, strip_thinking
-from depthlm_ros.families.registry import FAMILIES, family_named
-from depthlm_ros.families.tiny import PLACES, match_text, place_text, point_text
+from depthlm_ros.families.registry import FAMILIES, chat_named, family_named
+from depthlm_ros.families.tiny import PLACES, place_text, point_text
 from depthlm_ros.scenes.questions.wording import NO_OBJECT_REPLY
 
 TINY = family_named("tiny")
@@ -41,7 +41,8 @@ ABILITIES = {
 def test_the_registry_knows_every_published_system():
     found = {name: set(family.abilities) for name, family in FAMILIES.items()}
     # A network for depth alone refuses every question in its own words (test/backends/test_depth_network_backend.py).
-    assert found == ABILITIES | {"depth_map": set()}
+    # The four models of VLM3 together (test/test_vlm3_models.py) hand every question on to one of them.
+    assert found == ABILITIES | {"depth_map": set(), "vlm3": {"points", "questions", "match", "pose"}}
 
 
 def test_an_unknown_family_is_refused_with_the_known_names():
@@ -54,6 +55,11 @@ def test_an_unknown_family_is_refused_with_the_known_names():
 def test_a_family_supports_its_abilities_and_refuses_everything_else(name, ability):
     family = family_named(name)
     if ability in ABILITIES[name]:
+        family.check_ability(ability)
+    else:
+        with pytest.raises(BadQuestion, match=rf"{name} cannot .*: use"):
+            family.check_ability(ability)
+    if ability in ABILITIES[name] - family.measured:
         CALLS[ability](family)
         return
     with pytest.raises(BadQuestion, match=rf"{name} cannot .*: use"):
@@ -122,17 +128,6 @@ def test_boxes_of_tiny_come_back_within_half_a_step(edges_px):
     (box,) = reply.boxes
     found = (box.x_px, box.y_px, box.x_px + box.width_px, box.y_px + box.height_px)
     np.testing.assert_allclose(np.array(found) / (*SIZE, *SIZE), np.array(edges_px) / (*SIZE, *SIZE), atol=0.00251)
-
-
-@pytest.mark.parametrize("uv_px", [(0.0, 0.0), (63.2, 31.7), (127.0, 95.0)])
-def test_matches_of_tiny_come_back_within_half_a_step(uv_px):
-    found_px = TINY.read_match(match_text(*uv_px, SIZE), SIZE)
-    np.testing.assert_allclose(found_px, uv_px, atol=0.0026 * SIZE[0])
-
-
-@pytest.mark.parametrize("reply", ["", "<5>", "<5><10><15>", "(5, 10)"])
-def test_a_match_that_tiny_does_not_say_is_unknown(reply):
-    assert all(map(math.isnan, TINY.read_match(reply, SIZE)))
 
 
 @pytest.mark.parametrize(("reply", "count"), [("There are 12 chairs.", 12.0), ("There is 1 teddy bear.", 1.0)])
@@ -215,3 +210,54 @@ def test_an_invalid_box_is_left_out_and_the_value_is_kept(box):
     reply = TINY.read_reply(f"The red box at {box} is 2.31 meters away.", SIZE)
     assert reply.boxes == ()
     assert reply.value == 2.31
+
+
+# ---- questions about marked pixels
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        *("How far is this point?", "how far away is the red box", "What is the depth at this pixel?", "Depth?"),
+        *("Distance to the door.", "How far is it from the camera?", "What's the distance of the big wooden chair?"),
+    ],
+)
+def test_a_question_for_the_depth_of_one_pixel_becomes_the_trained_one(question):
+    depthlm, vlm3 = family_named("depthlm"), family_named("vlm3-depth")
+    at_px = np.array([[64.0, 24.0]])
+    asked = depthlm.question_prompt(question, at_px, (), SIZE)
+    assert (asked.text, asked.markers_px) == (depthlm.point_prompt(64.0, 24.0, SIZE).text, ((64.0, 24.0),))
+    assert vlm3.question_prompt(question, at_px, (), SIZE).text == vlm3.point_prompt(64.0, 24.0, SIZE).text
+    reply = vlm3.read_reply("<think> The point is around 1.50 meters away. </think>\n\n<answer> 1.50 </answer>", SIZE)
+    assert (reply.status, reply.value, reply.unit, reply.quantity) == (Status.OK, 1.5, "m", "distance")
+    assert vlm3.read_reply("far", SIZE).status is Status.NOT_UNDERSTOOD
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        *("How far is this point from the door?", "What is the distance between this and the door?", "Is it far?"),
+        *("How far is this point from the camera in the forward backward direction?", "How high is this point?"),
+    ],
+)
+def test_another_question_about_a_pixel_stays_as_it_is(question):
+    at_px = np.array([[64.0, 24.0]])
+    assert family_named("depthlm").question_prompt(question, at_px, (), SIZE).text == question
+    with pytest.raises(BadQuestion, match="except for the depth of one pixel"):
+        family_named("vlm3-depth").question_prompt(question, at_px, (), SIZE)
+
+
+@pytest.mark.parametrize("name", ["tiny", "depthlm", "depthvlm", "qwen3-vl", "qwen2.5-vl", "vlm3-depth", "vlm3-object"])
+def test_a_question_about_a_point_that_is_not_marked_is_refused(name):
+    family, at_px = family_named(name), np.array([[64.0, 24.0]])
+    with pytest.raises(BadQuestion, match=r"says 'this point', but 0 pixels or regions are marked"):
+        family.question_prompt("How far is this point?", NONE, (), SIZE)
+    if name == "depthlm":
+        with pytest.raises(BadQuestion, match=r"says 'these 2 points', but 1 pixels"):
+            family.question_prompt("How far are these 2 points from each other?", at_px, (), SIZE)
+
+
+def test_system_text_of_pixtral_stands_before_the_image_as_in_the_released_template():
+    plain, asked = chat_named("pixtral"), chat_named("pixtral", "Be brief.")
+    assert (plain.before, plain.after, plain.header) == ("<s>[INST]", "", "[/INST]")
+    assert asked.before == "<s>[INST]Be brief.\n\n" and asked.image_tokens[0] == "[IMG]"

@@ -1,13 +1,16 @@
 """Tests of VLM3's prompts, byte for byte, and of its replies: depth, regions, correspondences, pose."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from support.scripted_backend import scripted_model
 
-from depthlm_ros.core import Region, Status
+from depthlm_ros.core import Frame, Intrinsics, Region, Status
 from depthlm_ros.errors import BadQuestion
 from depthlm_ros.families import vlm3
+from depthlm_ros.families.base import ForcedBeginnings
 from depthlm_ros.families.registry import family_named
 from depthlm_ros.families.vlm3 import polarity
 from depthlm_ros.geometry.rotations import rotation_angle_deg
@@ -267,3 +270,63 @@ def test_everything_is_unknown_without_replies():
     assert np.isnan(pose.rotation).all()
     assert np.isnan(pose.translation_m).all()
     assert math.isnan(pose.angle_deg)
+
+
+# ---- the beginning of a reply, which no source confirms for VLM3
+
+
+RELEASED = "<think> The point is around {} meters away from the camera. </think>\n\n<answer> {} </answer>"
+
+
+def scripted_depths(numbers, reply, **changes):
+    """A vlm3-depth whose replies are scripted, and the beginnings that were given in its questions."""
+    given = []
+    left = iter(numbers)
+
+    def answer(question):
+        _, _, beginning = question.rpartition("assistant\n")
+        given.append(beginning)
+        whole = reply.format(*[next(left)] * 2)
+        assert whole.startswith(beginning)
+        return whole.removeprefix(beginning)
+
+    model = scripted_model("vlm3-depth", answer)
+    model.spec = replace(model.spec, **{"depth_type": "z"} | changes)
+    model._beginnings = ForcedBeginnings(model.name, complete=model.spec.released)
+    return model, given
+
+
+def tell(model, points):
+    frame = Frame(np.zeros((480, 640, 3), np.uint8), Intrinsics(1000.0, 1000.0, 319.5, 239.5, 640, 480))
+    return model.look(frame).tell_depth_at(points).depth_m.tolist()
+
+
+def test_first_reply_is_decoded_and_the_known_beginning_is_given_to_the_others():
+    model, given = scripted_depths(["1.25", "2.50", "3.00", "4.00"], RELEASED)
+    assert tell(model, [(10, 10), (20, 20), (30, 30)]) == [1.25, 2.5, 3.0]
+    assert tell(model, [(10, 10)]) == [4.0]
+    assert given == ["", *["<think> The point is around "] * 3]
+
+
+def test_replies_without_the_known_beginning_are_all_decoded(caplog):
+    model, given = scripted_depths(
+        ["1.25", "2.50", "3.00"], "<think> About {} metres. </think>\n\n<answer> {} </answer>"
+    )
+    assert tell(model, [(10, 10), (20, 20)]) == [1.25, 2.5] and tell(model, [(1, 1)]) == [3.0]
+    assert given == ["", "", ""]
+    (said,) = caplog.messages
+    assert "vlm3-depth begins its replies with '<think> About" in said and "whole replies are decoded" in said
+
+
+def test_as_released_decodes_every_reply_completely():
+    model, given = scripted_depths(["1.25", "2.50"], RELEASED, released=True)
+    assert tell(model, [(100, 100), (200, 200)]) == [1.25, 2.5] and given == ["", ""]
+
+
+@pytest.mark.parametrize("name", ["vlm3-depth", "depthlm", "qwen3-vl"])
+def test_complete_prompt_is_the_same_question_without_the_beginning(name):
+    prompt = family_named(name).point_prompt(64.0, 24.0, SIZE)
+    whole = prompt.complete()
+    assert (whole.text, whole.markers_px) == (prompt.text, prompt.markers_px)
+    assert (whole.forced, whole.number_only, whole.max_new_tokens) == ("", False, 256)
+    assert prompt.forced_is_known == (name != "vlm3-depth")

@@ -1,12 +1,14 @@
 """Tests of point clouds: metric points at their pixels, packed colours, and NaN where the depth is unknown."""
 
+import struct
+
 import numpy as np
 import pytest
 
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.errors import BadImage
 from depthlm_ros.geometry.pinhole import project, rays
-from depthlm_ros.geometry.point_cloud import CloudBuilder, packed_rgb, sparse_cloud
+from depthlm_ros.geometry.point_cloud import CloudBuilder, packed_rgb, ply_bytes, sparse_cloud
 
 CAMERA = Intrinsics(131.0, 127.0, 40.3, 33.9, 90, 70)
 RNG = np.random.default_rng(0)
@@ -137,3 +139,15 @@ def test_sparse_cloud_has_no_point_where_depth_is_unknown(bad):
 
 def test_sparse_cloud_of_nothing_is_empty():
     assert sparse_cloud(np.zeros((0, 2)), np.zeros(0), np.zeros(0), CAMERA).shape == (0, 4)
+
+
+def test_ply_leaves_out_unknown_points_and_keeps_numbers_and_colours():
+    points_m = np.array([[[1.0, -2.0, 3.5], [np.nan, 0, 1]], [[0, 0, np.inf], [0.25, 0.5, 0.75]]])
+    rgb = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    header, body = ply_bytes(points_m, rgb).split(b"end_header\n")
+    assert header.split(b"\n")[:3] == [b"ply", b"format binary_little_endian 1.0", b"element vertex 2"]
+    assert body == b"".join(
+        struct.pack("<fff3B", *point, *colour)
+        for point, colour in (((1.0, -2.0, 3.5), (0, 1, 2)), ((0.25, 0.5, 0.75), (9, 10, 11)))
+    )
+    assert b"element vertex 0\n" in ply_bytes(np.full((3, 3), np.nan), np.zeros((3, 3), np.uint8))

@@ -26,6 +26,8 @@ from depthlm_ros.model_files.image_processor import SizeRule, apply_size_rule, r
         (PIXTRAL, SizeRule(True, 16, most_px=1024)),
         (PIXTRAL | {"patch_size": 14, "size": 1540}, SizeRule(True, 14, most_px=1540)),
         (PIXTRAL | {"do_resize": False, "do_rescale": False}, SizeRule(False, 16)),
+        (QWEN3 | {"resample": 3}, SizeRule(True, 32, 65536, 16777216)),
+        (QWEN3 | {"resample": 2}, SizeRule(True, 32, 65536, 16777216, filter="bilinear")),
     ],
 )
 @pytest.mark.parametrize("nested", [False, True])
@@ -54,6 +56,9 @@ def test_sizes_are_read_in_every_form_that_transformers_writes(tmp_path, facts, 
         {"size": {"shortest_edge": 65536}},
         {"size": {"shortest_edge": 2000, "longest_edge": 1000}},
         {"size": {"shortest_edge": -5, "longest_edge": 1000}},
+        {"resample": 0},
+        {"resample": "bicubic"},
+        {"resample": None},
     ],
     ids=str,
 )
@@ -73,7 +78,14 @@ def test_sizes_are_those_of_the_checkpoint_and_a_yaml_file_can_only_limit_them_f
 
 
 def test_pixtral_is_cropped_only_if_its_processor_does_not_resize():
-    rule = CanvasRule(750.0, multiple_px=16, multiple_by="crop")
+    rule = CanvasRule(750.0, multiple_px=16, multiple_by="up", canonical_filter="bilinear")
     assert apply_size_rule(rule, SizeRule(False, 16)).multiple_by == "crop"
     resized = apply_size_rule(rule, SizeRule(True, 16, most_px=1024))
     assert (resized.multiple_by, resized.most_px) == ("up", 1024)
+    assert (resized.canonical_filter, resized.processor_filter) == ("bilinear", "bicubic")
+
+
+def test_every_checkpoint_is_resized_by_its_processors_filter():
+    """Also one of a model of your own, whose YAML file names no filter."""
+    rule = apply_size_rule(CanvasRule(500.0), SizeRule(True, 32, 65536, 16777216, filter="bilinear"))
+    assert (rule.canonical_filter, rule.snap_filter, rule.processor_filter) == ("bicubic", "bicubic", "bilinear")
