@@ -1,7 +1,9 @@
-"""The backends by name: which exist, and which one runs a model if none is named."""
+"""The backends by name: which exist, which one runs a model if none is named, and the memory that it takes."""
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -12,8 +14,10 @@ from depthlm_ros.backends.tensorrt.backend import TensorRTBackend
 from depthlm_ros.backends.torch_backend import TorchBackend, backbone_loader
 from depthlm_ros.errors import BackendFailed, UnknownName
 from depthlm_ros.model_files.bundle import ModelBundle
-from depthlm_ros.model_files.checkpoint import ModelSource
+from depthlm_ros.model_files.checkpoint import ModelSource, ReleasedCheckpoint
 from depthlm_ros.model_files.depth_network import DepthNetwork
+
+logger = logging.getLogger(__name__)
 
 BACKENDS = (OnnxRuntimeBackend.name, TensorRTBackend.name, TorchBackend.name)
 AUTO = "auto"
@@ -38,7 +42,7 @@ def open_backend(name: str, source: ModelSource, texts: PromptTexts, threads: in
     """
     check_backend_name(name)
     if name == AUTO:
-        name = _best_backend(source)
+        name = best_backend(source)
     if isinstance(source, DepthNetwork):
         return _open_network(name, source, threads, device)
     if name == TorchBackend.name:
@@ -49,6 +53,9 @@ def open_backend(name: str, source: ModelSource, texts: PromptTexts, threads: in
             "backend torch, or export it (depthlm engine build)."
         )
     if name == TensorRTBackend.name:
+        if source.spec.generation.repetition_penalty != 1.0:
+            penalty = source.spec.generation.repetition_penalty
+            logger.warning("%s: TensorRT plans do not apply the repetition penalty of %g", source.name, penalty)
         return TensorRTBackend(source, device)
     return OnnxRuntimeBackend(source, threads, device)
 
@@ -62,10 +69,20 @@ def _open_network(name: str, network: DepthNetwork, threads: int, device: str) -
     return DepthNetworkBackend(network, threads, device)
 
 
-def _best_backend(source: ModelSource) -> str:
+def best_backend(source: ModelSource) -> str:
+    """Returns the backend that "auto" is for a model."""
     if isinstance(source, DepthNetwork):
         return OnnxRuntimeBackend.name
     if not isinstance(source, ModelBundle):
         return TorchBackend.name
     has_plans = any(source.folder.glob("look_*.plan"))
     return TensorRTBackend.name if has_plans else OnnxRuntimeBackend.name
+
+
+def memory_bytes(source: ModelSource, backend: Backend) -> int:
+    """Returns how many bytes the weights of a loaded model take. (On a CPU, torch computes in float32.)"""
+    if not isinstance(source, ReleasedCheckpoint):
+        return sum(path.stat().st_size for path in source.folder.iterdir() if path.is_file())
+    on_cpu = isinstance(backend, TorchBackend) and backend.device == "cpu"
+    tensors = source.weights.tensors.values()
+    return sum(4 * math.prod(each.shape) if on_cpu else each.end - each.begin for each in tensors)

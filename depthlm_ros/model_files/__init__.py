@@ -6,11 +6,14 @@ This is the one place that reads a model's folder. It needs neither torch nor tr
 __all__ = [
     "bundle",
     "checkpoint",
+    "checkpoint_settings",
     "hf_cache",
     "image_processor",
+    "inspection",
     "install_paths",
     "safetensors_files",
     "spec",
     "spec_yaml",
+    "tokenizer_files",
     "yaml_dataclass",
 ]

@@ -6,7 +6,6 @@
                        In depth-first bundles depth comes without language, and keys and values when a question comes:
     look_WxH.onnx      image -> depth_m, relative_std (both (1, H, W)), features (1, C, H/16, W/16)
     read_WxH.onnx      features, depth_m, relative_std -> keys, values
-    pair_WxH.onnx      the same of two images: features_0, depth_m_0, relative_std_0, features_1, ... -> keys, values
     step.onnx          text behind the images; missing in engines that were built for depth only
     model.safetensors  the weights, to which the graphs point; with config.json for the torch backend
     weights.data       the weights of an engine, in the precision of its graphs
@@ -33,13 +32,13 @@ import numpy as np
 from depthlm_ros.errors import BadBundle, BadQuestion, UnknownName
 from depthlm_ros.geometry.resize_rules import CanvasRule
 from depthlm_ros.model_files.install_paths import MANIFEST, engine_roots, installed_bundle, installed_bundle_names
-from depthlm_ros.model_files.spec import ErrorCalibration, ModelSpec
+from depthlm_ros.model_files.spec import ErrorCalibration, GenerationSettings, ModelSpec
 
 STEP_FILE, TOKENIZER_FILE, CONFIG_FILE = "step.onnx", "tokenizer.json", "config.json"
 ENGINE_WEIGHTS_FILE = "weights.data"
 # Version of the manifest's fields.
 FORMAT = 3
-# Inputs of a read graph, for each image. They are the outputs of a look graph in depth-first bundles.
+# Inputs of a read graph. They are the outputs of a look graph in depth-first bundles.
 READ_INPUTS = ("features", "depth_m", "relative_std")
 # Field that holds the checksum of all other fields. The manifests of older exports do not have it.
 CHECKSUM = "manifest_sha256"
@@ -55,7 +54,7 @@ class ModelBundle:
     """An exported model.
 
     before, between, after: token ids around the images of a prompt.
-    pairs: whether there are graphs for two images of one canvas size.
+    pairs: whether it looks at two images of one canvas size together, or at both in turn if depth_first.
     only_depth: whether the model cannot be asked in words.
     depth_first: whether look graphs give no keys and values: those come from read graphs (Backend.read).
     precision: of the backbone in the graphs: "fp32", "fp16", "bf16" or "int8".
@@ -105,8 +104,7 @@ class ModelBundle:
             return ()
         if not self.depth_first:
             return self.look_paths
-        counts = (1, 2) if self.pairs else (1,)
-        return tuple(self.read_path(size_px, images) for size_px in self.canvases_px for images in counts)
+        return tuple(self.read_path(size_px) for size_px in self.canvases_px)
 
     @property
     def graphs(self) -> tuple[Path, ...]:
@@ -126,18 +124,18 @@ class ModelBundle:
         """
         self._check_canvas(size_px)
         if images > 1 and self.depth_first:
-            raise BadBundle(f"{self.name} looks at one image at a time: read_path gives the graph for two.")
+            raise BadBundle(f"{self.name} looks at one image at a time: there is no graph for two.")
         return self.folder / look_graph_name(size_px, images)
 
-    def read_path(self, size_px: tuple[int, int], images: int = 1) -> Path:
-        """Returns the graph of a depth-first bundle that gives the keys and values of one or two images.
+    def read_path(self, size_px: tuple[int, int]) -> Path:
+        """Returns the graph of a depth-first bundle that gives the keys and values of an image.
 
         Raises BadBundle if there is none.
         """
         self._check_canvas(size_px)
         if not self.depth_first:
             raise BadBundle(f"{self.name} has no read graphs: keys and values come from its look graphs.")
-        return self.folder / read_graph_name(size_px, images)
+        return self.folder / read_graph_name(size_px)
 
     def _check_canvas(self, size_px: tuple[int, int]) -> None:
         if size_px not in self.canvases_px:
@@ -172,17 +170,9 @@ def look_graph_name(size_px: tuple[int, int], images: int = 1) -> str:
     return f"{'look' if images == 1 else 'pair'}_{size_px[0]}x{size_px[1]}.onnx"
 
 
-def read_graph_name(size_px: tuple[int, int], images: int = 1) -> str:
-    """Returns the file name of the graph that reads one or two images of this size in depth-first bundles."""
-    return f"{'read' if images == 1 else 'pair'}_{size_px[0]}x{size_px[1]}.onnx"
-
-
-def read_graph_inputs(images: int = 1) -> tuple[tuple[str, str, str], ...]:
-    """Returns the names of READ_INPUTS in a read graph, for each image: with _0 and _1 behind them if it reads two."""
-    features, depth_m, relative_std = READ_INPUTS
-    if images == 1:
-        return (READ_INPUTS,)
-    return tuple((f"{features}_{index}", f"{depth_m}_{index}", f"{relative_std}_{index}") for index in range(images))
+def read_graph_name(size_px: tuple[int, int]) -> str:
+    """Returns the file name of the graph that reads an image of this size in depth-first bundles."""
+    return f"read_{size_px[0]}x{size_px[1]}.onnx"
 
 
 def find_bundle(model: str) -> Path:
@@ -263,6 +253,7 @@ def bundle_from_manifest(folder: Path, manifest: Manifest) -> ModelBundle:
         depth_type=str(manifest["depth_type"]),
         calibration=ErrorCalibration(**{name: float(value) for name, value in manifest["calibration"].items()}),
         most_coordinate=int(manifest.get("most_coordinate", ModelSpec.most_coordinate)),
+        generation=_generation_settings(manifest.get("generation", {})),
     )
     return ModelBundle(
         folder,
@@ -301,6 +292,12 @@ def folder_fingerprint(folder: Path) -> str:
             digest.update(f"{path.name} {size}\n".encode())
             digest.update(path.read_bytes() if path.suffix == ".json" and size < MAX_FINGERPRINT_BYTES else b"")
     return digest.hexdigest()
+
+
+def _generation_settings(fields: Mapping[str, Any]) -> GenerationSettings:
+    """Reads how replies are decoded. The manifests of older exports do not have it."""
+    penalty, stop_ids = fields.get("repetition_penalty", 1.0), fields.get("stop_ids", ())
+    return GenerationSettings(float(penalty), tuple(map(int, stop_ids)))
 
 
 def _canvas_rule(manifest: Manifest) -> CanvasRule:

@@ -64,7 +64,8 @@ def find_snapshot(hub_id: str, revision: str = "") -> Path | None:
         return None
     raise BadBundle(
         f"{repository} holds {hub_id} at {', '.join(commit[:12] for commit in present)}, but not at {name}"
-        f"{f' ({commit[:12]})' if commit else ''}: {download_command(hub_id, revision)}"
+        f"{f' ({commit[:12]})' if commit else ''}: {download_command(hub_id, revision)}, or use what is there: "
+        f"NAME={snapshots / present[0]}"
     )
 
 

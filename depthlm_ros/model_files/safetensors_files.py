@@ -6,6 +6,7 @@ the header (JSON: name -> dtype, shape, data_offsets) and the data, as its forma
 read_weight_files: all tensors of a checkpoint folder
 read_tensor_header: the tensors of one file
 depth_head_kind: which of DepthVLM's depth heads is among the tensors
+name_without_wrappers, current_name: the name of a tensor, whichever trainer or version of transformers wrote it
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from depthlm_ros.errors import BadBundle
 from depthlm_ros.file_io import JsonValue
@@ -22,10 +24,31 @@ CHECKPOINT_FILE = "model.safetensors"
 CHECKPOINT_INDEX_FILE = "model.safetensors.index.json"
 # The names of a depth head's tensors begin with this.
 HEAD_PREFIX = "depth_head."
+# Modules that trainers put around a model or around parts of it. Their names stay in the names of the tensors:
+# torch.compile, fully sharded training and gradient checkpointing anywhere, DDP and peft at the beginning.
+WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+OUTER_PREFIXES = ("module.", "base_model.model.")
+# Parts of names in files of a model whose LoRA adapter was not merged before the model was saved.
+UNMERGED = (".base_layer.", ".lora_A.", ".lora_B.", ".lora_embedding_A", ".lora_magnitude_vector")
+# Checkpoints of older transformers versions (and today's save_pretrained) have no common "model." before the towers.
+RENAMED_PREFIXES = {
+    "language_model.lm_head.": "lm_head.",
+    "language_model.model.": "model.language_model.",
+    "visual.": "model.visual.",
+    "vision_tower.": "model.vision_tower.",
+    "multi_modal_projector.": "model.multi_modal_projector.",
+    "model.embed_tokens.": "model.language_model.embed_tokens.",
+    "model.layers.": "model.language_model.layers.",
+    "model.norm.": "model.language_model.norm.",
+    f"model.{HEAD_PREFIX}": HEAD_PREFIX,
+}
 # File types that use pickle, which can run any code when it is loaded.
 PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 # The format's own limit.
 MAX_HEADER_BYTES = 100_000_000
+# The length that a pointer of Git LFS ("version https://git-lfs...") has in place of the header's. `git clone` without
+# Git LFS leaves such pointers.
+LFS_BEGINNING = int.from_bytes(b"version ", "little")
 _ADVICE = "download the checkpoint again; what is already there is kept."
 
 
@@ -44,7 +67,7 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """The weights of a checkpoint folder: its files, and all tensors by their names in the files."""
+    """The weights of a checkpoint folder: its files, and all tensors by their names today (current_name)."""
 
     paths: tuple[Path, ...]
     tensors: Mapping[str, TensorEntry]
@@ -55,8 +78,26 @@ class WeightFiles:
         return depth_head_kind(self.tensors)
 
 
+def name_without_wrappers(name: str) -> str:
+    """Returns the name of a tensor without the names of the modules that a trainer put around the model."""
+    name = ".".join(part for part in name.split(".") if part not in WRAPPERS)
+    while any(name.startswith(prefix) for prefix in OUTER_PREFIXES):
+        for prefix in OUTER_PREFIXES:
+            name = name.removeprefix(prefix)
+    return name
+
+
+def current_name(name: str) -> str:
+    """Returns the name that today's transformers gives a tensor, or a module, of any version and trainer."""
+    name = name_without_wrappers(name)
+    for old, new in RENAMED_PREFIXES.items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name
+
+
 def depth_head_kind(names: Iterable[str]) -> str:
-    """Returns which of DepthVLM's depth heads is among the tensors: "dpt", "mlp" or "" for none."""
+    """Returns which of DepthVLM's depth heads is among the tensors, by their names today: "dpt", "mlp", "" for none."""
     parts = [name.removeprefix(HEAD_PREFIX) for name in names if name.startswith(HEAD_PREFIX)]
     if not parts:
         return ""
@@ -68,7 +109,7 @@ def read_weight_files(folder: Path) -> WeightFiles:
 
     Raises BadBundle with the name of a file that is missing, incomplete or of a type that is not read.
     """
-    promised = _read_index(folder / CHECKPOINT_INDEX_FILE) or _single_file(folder)
+    promised = _single_file(folder) or _read_index(folder / CHECKPOINT_INDEX_FILE) or _refuse_other_weights(folder)
     tensors: dict[str, TensorEntry] = {}
     for path, names in promised.items():
         found = read_tensor_header(path)
@@ -78,7 +119,26 @@ def read_weight_files(folder: Path) -> WeightFiles:
                 f"{_ADVICE}"
             )
         tensors |= found
-    return WeightFiles(tuple(promised), tensors)
+    if unmerged := next((name for name in tensors if any(part in f"{name}." for part in UNMERGED)), None):
+        raise BadBundle(
+            f"{tensors[unmerged].path} holds {unmerged}: the model was saved with a LoRA adapter that was not merged. "
+            "Save it again after merge_and_unload() of peft, or save the adapter alone."
+        )
+    return WeightFiles(tuple(promised), by_current_name(tensors))
+
+
+def by_current_name(tensors: Mapping[str, TensorEntry]) -> dict[str, TensorEntry]:
+    """Returns tensors by their names today. Raises BadBundle if two of them have the same name then."""
+    renamed: dict[str, TensorEntry] = {}
+    for name, tensor in tensors.items():
+        current = current_name(name)
+        if current in renamed:
+            raise BadBundle(
+                f"{tensor.path} holds {name}, but {renamed[current].name} is the same tensor: two models are mixed; "
+                f"{_ADVICE}"
+            )
+        renamed[current] = tensor
+    return renamed
 
 
 def read_tensor_header(path: Path) -> dict[str, TensorEntry]:
@@ -95,6 +155,8 @@ def read_tensor_header(path: Path) -> dict[str, TensorEntry]:
         size = path.stat().st_size
     except OSError as exc:
         raise BadBundle(f"cannot read {path} ({exc.strerror}): {_ADVICE}") from exc
+    if length == LFS_BEGINNING:
+        raise BadBundle(f"{path} is a pointer of Git LFS in place of the file: run `git lfs pull` in {path.parent}.")
     try:
         entries = json.loads(header)
     except ValueError:
@@ -120,10 +182,13 @@ def _tensor_entry(path: Path, name: str, entry: Mapping[str, list[float]], data_
 
 
 def _single_file(folder: Path) -> dict[Path, set[str]]:
-    """Returns the one weight file of a folder without an index."""
+    """Returns the one weight file of a folder, none if there is none. It comes before an index, as in transformers."""
     path = folder / CHECKPOINT_FILE
-    if path.exists() or path.is_symlink():
-        return {path: set()}
+    return {path: set()} if path.exists() or path.is_symlink() else {}
+
+
+def _refuse_other_weights(folder: Path) -> NoReturn:
+    """Raises BadBundle, with what the folder holds in place of weights that are read."""
     if parts := sorted(folder.glob("model-*-of-*.safetensors")):
         raise BadBundle(
             f"{folder} holds {parts[0].name}, but not {CHECKPOINT_INDEX_FILE}, which says which tensor is in which "

@@ -6,7 +6,7 @@ Exported models have it in their manifest (bundle.py), other models in config/mo
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from depthlm_ros.geometry.resize_rules import CanvasRule
 
@@ -62,6 +62,19 @@ class ErrorCalibration:
 
 
 @dataclass(frozen=True)
+class GenerationSettings:
+    """How the tokens of a reply are chosen. Every reply is greedy: its next token is the most probable one.
+
+    repetition_penalty: the logit of every token that the prompt or the reply holds already is divided by this if it is
+    positive, and multiplied if it is negative, as transformers does (Keskar et al. 2019); 1 for none.
+    stop_ids: ids of tokens that end a reply, beside the end in the chat template.
+    """
+
+    repetition_penalty: float = 1.0
+    stop_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """How one model is asked and what it sees.
 
@@ -76,6 +89,8 @@ class ModelSpec:
     dtype: type of the backbone's weights on an accelerator.
     most_coordinate: largest normalised coordinate that a question may hold. VLM3's texts say both [0, 2000] and
     [0, 2000), so it is 2000 or 1999.
+    generation: how replies are decoded. A checkpoint has it in its generation_config.json, which takes precedence.
+    released: whether the released code is repeated also where this package's default is another rule (as_released).
     download_gb: approximate size of the download, 0 if unknown.
     note: why there is no repository, or what else is worth knowing.
     """
@@ -96,8 +111,18 @@ class ModelSpec:
     depth_type: str = "z"
     dtype: str = "bfloat16"
     most_coordinate: int = 2000
+    generation: GenerationSettings = GenerationSettings()
+    released: bool = False
     download_gb: float = 0.0
     note: str = ""
+
+    def as_released(self) -> ModelSpec:
+        """Returns the spec that repeats the released code also where this package's default is another rule.
+
+        It decides at which pixels a model is asked (CanvasRule.pixel_rule), and that the metres in its words are not
+        converted, whatever they mean.
+        """
+        return replace(self, canvas=self.canvas.as_released(), depth_type="z", released=True)
 
     @property
     def canvas_multiple_px(self) -> int:

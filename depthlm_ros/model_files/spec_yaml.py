@@ -1,7 +1,7 @@
 """Reads models from YAML files: one file for each model in config/models/, with the fields of spec.ModelSpec.
 
-    like: NAME            start with the fields of another model
-    canvas, calibration   groups of fields; fields that are left out keep the value of the model in `like`
+    like: NAME                          start with the fields of another model
+    canvas, calibration, generation     groups of fields; fields that are left out keep the value of the model in `like`
 
 A folder with weights may hold the same fields in a file depthlm.yaml, for models of your own. Networks for depth
 (family: depth_map) have other fields: depth_network.py.
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from depthlm_ros.errors import SetupError, UnknownName
-from depthlm_ros.geometry.resize_rules import MULTIPLES_BY, ROUNDINGS, SCALE_BY
+from depthlm_ros.geometry.resize_rules import FILTERS, MULTIPLES_BY, PIXEL_RULES, ROUNDINGS, SCALE_BY
 from depthlm_ros.model_files.depth_network import build_network_fields, is_network_file
 from depthlm_ros.model_files.install_paths import package_share_folders
 from depthlm_ros.model_files.spec import ARCHITECTURES, CHATS, DEPTH_TYPES, DTYPES, HEADS, ModelSpec
@@ -29,7 +29,10 @@ CHOICES = {
     "depth_type": DEPTH_TYPES,
     "dtype": DTYPES,
     "head": HEADS,
+    **{f"canvas.{step}_filter": ("", *FILTERS) for step in ("canonical", "snap", "processor")},
     "canvas.multiple_by": MULTIPLES_BY,
+    "canvas.pixel_rule": PIXEL_RULES,
+    "canvas.released_pixel_rule": PIXEL_RULES,
     "canvas.rounding": ROUNDINGS,
     "canvas.scale_by": SCALE_BY,
 }
@@ -41,6 +44,7 @@ LIMITS = {
     "canvas.longest_px": (1, 1 << 16),
     "canvas.most_px": (1, 1 << 16),
     "canvas.multiple_px": (1, 1 << 10),
+    "generation.repetition_penalty": (0.01, 100.0),
     "most_coordinate": (1999, 2000),
     "pixels_per_token": (1, 1 << 10),
     **{f"calibration.{name}": (0.0, 10.0) for name in ("dense_spread", "dense_relative")},

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from depthlm_ros.errors import BadBundle
+from depthlm_ros.errors import BackendFailed, BadBundle
 from depthlm_ros.file_io import JsonValue
 from depthlm_ros.model_files.image_processor import read_image_processor
 from depthlm_ros.nets.positions import ImageSpan, PromptLayout, plain_rope
@@ -82,12 +82,14 @@ class Backbone(nn.Module):
     depth_head: None, or a module (four sequences of tokens, grid) -> depth_m.
     pixels: how bytes become the vision tower's values.
     depth_first: whether depth comes without the language model (graphs.DepthLookGraph and ReadGraph, not LookGraph).
+    window_tokens: longest prompt and reply that the attention of the language model covers at once; None for no limit.
     """
 
     vlm: PreTrainedModel
     depth_head: nn.Module | None
     pixels: PixelRule
     depth_first: bool = False
+    window_tokens: int | None = None
 
     @property
     def pixels_per_token(self) -> int:
@@ -125,6 +127,14 @@ class Backbone(nn.Module):
         cos, sin = plain_rope(positions, self.language.rotary_emb.inv_freq)
         weight = self.language.norm.weight
         return cos.to(weight), sin.to(weight)
+
+    def check_window(self, tokens: int) -> None:
+        """Raises BackendFailed if so many tokens exceed the sliding window of attention, which is not computed here."""
+        if self.window_tokens is not None and tokens > self.window_tokens:
+            raise BackendFailed(
+                f"image and text are {tokens} tokens, but config.json gives attention a sliding window of "
+                f"{self.window_tokens} (transformers' default without text_config.sliding_window): use a smaller image."
+            )
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """Token ids (..., T) -> embeddings (..., T, C)."""

@@ -28,6 +28,7 @@ class PrefixGraph(nn.Module):
         super().__init__()
         self.model = model
         self.layout = PromptLayout(tuple(map(len, texts)), tuple(model.image_span(size_px) for size_px in sizes_px))
+        model.check_window(self.layout.length)
         self.device = next(model.language.parameters()).device
         with torch.no_grad():
             for index, text in enumerate(texts):
@@ -88,17 +89,18 @@ class DepthLookGraph(nn.Module):
 
 
 class ReadGraph(PrefixGraph):
-    """Features, depth_m and relative_std of each image (B, ...) -> keys and values (layers, B, heads_kv, P, D) of the
+    """Features, depth_m and relative_std of an image (B, ...) -> keys and values (layers, B, heads_kv, P, D) of the
     prefix, which no layer of the language model changes: features and depth already know the whole image.
     """
 
     model: DepthFirstModel
 
-    def forward(self, *seen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        batch = seen[0].shape[0]
-        pieces = self.embed_text(0, batch)
-        for index, image in enumerate(zip(seen[::3], seen[1::3], seen[2::3], strict=True)):
-            pieces += [self.model.build_tokens(*image), *self.embed_text(index + 1, batch)]
+    def forward(
+        self, features: torch.Tensor, depth_m: torch.Tensor, relative_std: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        batch = features.shape[0]
+        tokens = self.model.build_tokens(features, depth_m, relative_std)
+        pieces = [*self.embed_text(0, batch), tokens, *self.embed_text(1, batch)]
         return project_prefix(self.model.language, torch.cat(pieces, dim=1), self.prefix_cos, self.prefix_sin)
 
 

@@ -3,13 +3,13 @@
 model_files/checkpoint.py has read and checked the folder; here the weights are compared with what config.json implies
 before any of them is read. No code of a checkpoint is run, and nothing is downloaded.
 
-load_released_model: the whole model
-index_tensors, check_tensors_fit, load_tensors: the steps, for parts of a model
+load_released_model: the whole model, with its LoRA adapter
+load_quantised_vlm: weights that bitsandbytes, compressed-tensors or fp8 made small
+check_tensors_fit, load_tensors: the steps, for parts of a model
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from itertools import groupby
 from pathlib import Path
@@ -18,32 +18,34 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import LlavaConfig, PretrainedConfig, Qwen2_5_VLConfig, Qwen3VLConfig
+from transformers import (
+    BitsAndBytesConfig,
+    LlavaConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    Qwen2_5_VLConfig,
+    Qwen3VLConfig,
+)
+from transformers.utils import logging
 
 from depthlm_ros.errors import BackendFailed, BadBundle, UnknownName
 from depthlm_ros.file_io import JsonObject
-from depthlm_ros.model_files.bundle import CONFIG_FILE, TOKENIZER_FILE
+from depthlm_ros.model_files.bundle import CONFIG_FILE
 from depthlm_ros.model_files.checkpoint import ReleasedCheckpoint
-from depthlm_ros.model_files.safetensors_files import TensorEntry, WeightFiles
+from depthlm_ros.model_files.checkpoint_settings import Quantisation
+from depthlm_ros.model_files.safetensors_files import HEAD_PREFIX, TensorEntry, current_name
+from depthlm_ros.model_files.tokenizer_files import read_token_id
+from depthlm_ros.nets.adapters import merge_adapter
 from depthlm_ros.nets.backbone import Backbone, read_pixel_rule
 from depthlm_ros.nets.depth_heads import build_released_head, released_parameter_name
 from depthlm_ros.nets.pixtral import Pixtral
 from depthlm_ros.nets.qwen3vl import Qwen3VLDepth
 from depthlm_ros.nets.qwen25vl import Qwen25VLBackbone
 
-# Checkpoints of older transformers versions (and today's save_pretrained) have no common "model." before the towers.
-RENAMED_PREFIXES = {
-    "language_model.lm_head.": "lm_head.",
-    "language_model.model.": "model.language_model.",
-    "visual.": "model.visual.",
-    "vision_tower.": "model.vision_tower.",
-    "multi_modal_projector.": "model.multi_modal_projector.",
-    "model.embed_tokens.": "model.language_model.embed_tokens.",
-    "model.layers.": "model.language_model.layers.",
-    "model.norm.": "model.language_model.norm.",
-}
 LM_HEAD = "lm_head.weight"
 META = torch.device("meta")
+# Methods of quantisation whose weights become plain ones on loading.
+DEQUANTISED = ("fp8", "compressed-tensors")
 _ADVICE = "download the checkpoint again."
 
 
@@ -57,33 +59,113 @@ def load_released_model(
 
     Raises BadBundle with the file or tensor if the weights do not fit config.json or checkpoint.spec.
     """
-    device, spec = torch.device(device), checkpoint.spec
-    stored = index_tensors(checkpoint.weights)
+    device, spec, adapter = torch.device(device), checkpoint.spec, checkpoint.adapter
+    stored = checkpoint.weights.tensors
     with META:
         backbone = _build_backbone(checkpoint)
         shapes = {name: tensor.shape for name, tensor in stored.items()}
         width = backbone.vlm.config.text_config.hidden_size
         backbone.depth_head = build_released_head(spec.head, shapes, checkpoint.config, width, spec.pixels_per_token)
     names = _stored_names(backbone)
+    vlm_names = {parameter: name for parameter, name in names.items() if parameter.startswith("vlm.")}
+    head_names = {parameter: name for parameter, name in names.items() if parameter not in vlm_names}
+    quantisation = checkpoint.quantisation
+    if quantisation is None:
+        _load_plain_vlm(backbone, checkpoint, stored, vlm_names, dtype, device)
+    else:
+        backbone.vlm = load_quantised_vlm(type(backbone.vlm), checkpoint, quantisation, dtype, device)
+        # transformers has read the files of the base only.
+        whole = adapter.replaced if adapter else {}
+        load_tensors(backbone, stored, {name: old for name, old in vlm_names.items() if old in whole}, dtype, device)
+    check_tensors_fit(checkpoint.folder, _only_head(stored), _expected_shapes(backbone, head_names))
+    load_tensors(backbone, stored, head_names, head_dtype, device)
+    if adapter is not None:
+        backbone.vlm = merge_adapter(backbone.vlm, adapter, merge=quantisation is None)
+    rebuild_frequencies(backbone, device)
+    if quantisation is None:
+        backbone.to(device)
+    return backbone.requires_grad_(False).eval()
+
+
+def _load_plain_vlm(
+    backbone: Backbone,
+    checkpoint: ReleasedCheckpoint,
+    stored: Mapping[str, TensorEntry],
+    names: dict[str, str],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> None:
+    """Loads the unquantised weights of the language and vision model. names: parameter -> name in `stored`."""
     tied = bool(backbone.vlm.config.tie_word_embeddings)
     if tied and LM_HEAD not in stored:
         del names[f"vlm.{LM_HEAD}"]
-    state = backbone.state_dict()
-    expected = {name: tuple(state[parameter].shape) for parameter, name in names.items()}
-    check_tensors_fit(checkpoint.folder, stored, expected)
-    vlm_names = {parameter: name for parameter, name in names.items() if parameter.startswith("vlm.")}
-    head_names = {parameter: name for parameter, name in names.items() if parameter not in vlm_names}
-    load_tensors(backbone, stored, vlm_names, dtype, device)
-    load_tensors(backbone, stored, head_names, head_dtype, device)
+    # A depth head is compared on its own; without one in the model, its tensors are another model's.
+    others = {name: tensor for name, tensor in stored.items() if name not in _only_head(stored)}
+    given = others if backbone.depth_head is not None else stored
+    check_tensors_fit(checkpoint.folder, given, _expected_shapes(backbone, names))
+    load_tensors(backbone, stored, names, dtype, device)
     if tied:
         _tie_embeddings(backbone, LM_HEAD in stored)
-    rebuild_frequencies(backbone)
-    return backbone.to(device).requires_grad_(False).eval()
 
 
-def index_tensors(weights: WeightFiles) -> dict[str, TensorEntry]:
-    """Returns all tensors of a checkpoint by the names that today's transformers gives them."""
-    return {_current_name(name): tensor for name, tensor in weights.tensors.items()}
+def _only_head(stored: Mapping[str, TensorEntry]) -> dict[str, TensorEntry]:
+    """Returns the tensors of a depth head."""
+    return {name: tensor for name, tensor in stored.items() if name.startswith(HEAD_PREFIX)}
+
+
+def _expected_shapes(backbone: Backbone, names: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of stored tensors. names: parameter -> name in the files."""
+    state = backbone.state_dict()
+    return {name: tuple(state[parameter].shape) for parameter, name in names.items()}
+
+
+def load_quantised_vlm(
+    kind: type[PreTrainedModel],
+    checkpoint: ReleasedCheckpoint,
+    quantisation: Quantisation,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> PreTrainedModel:
+    """Loads quantised weights by transformers' own quantisers.
+
+    Weights of bitsandbytes stay quantised. Those of fp8 and compressed-tensors become `dtype` on loading: their kernels
+    are not part of torch, and would be downloaded at the first question. Raises BadBundle if a library or a tensor is
+    missing.
+    """
+    quantisation.check_libraries()
+    config = kind.config_class.from_dict(dict(checkpoint.config))
+    settings = dict(quantisation.fields)
+    if quantisation.method in DEQUANTISED:
+        settings["dequantize"] = True
+    options = {}
+    if quantisation.on_load:
+        options["quantization_config"] = BitsAndBytesConfig(**quantisation.on_load, bnb_4bit_compute_dtype=dtype)
+    else:
+        config.quantization_config = settings
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        vlm, report = kind.from_pretrained(
+            checkpoint.folder,
+            config=config,
+            dtype=dtype,
+            device_map={"": str(device)},
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            **options,
+        )
+    except (ImportError, OSError, ValueError, KeyError, RuntimeError) as exc:
+        raise BadBundle(
+            f"{quantisation.path}: transformers cannot load these {quantisation.method} weights on {device} "
+            f"({' '.join(str(exc).split())}): use another device, or the unquantised checkpoint."
+        ) from exc
+    finally:
+        logging.set_verbosity(verbosity)
+    odd = [name for name in report["unexpected_keys"] if not current_name(name).startswith(HEAD_PREFIX)]
+    if wrong := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"], *odd])):
+        raise BadBundle(f"{checkpoint.folder}: {_list_names(wrong)} do not fit config.json: {_ADVICE}")
+    return vlm.to(dtype) if quantisation.method in DEQUANTISED else vlm
 
 
 def check_tensors_fit(folder: Path, stored: Mapping[str, TensorEntry], expected: Mapping[str, tuple[int, ...]]) -> None:
@@ -110,7 +192,10 @@ def check_tensors_fit(folder: Path, stored: Mapping[str, TensorEntry], expected:
                 f"{_shape_text(shape)}: weights and configuration (or YAML) belong to different models."
             )
         if tensor.dtype not in ("F64", "F32", "F16", "BF16"):
-            raise BadBundle(f"{tensor.path}: {name} is {tensor.dtype}: only unquantised weights can be used.")
+            raise BadBundle(
+                f"{tensor.path}: {name} is {tensor.dtype}: only unquantised weights can be used, unless config.json "
+                "says how they are quantised."
+            )
 
 
 def load_tensors(
@@ -135,30 +220,21 @@ def load_tensors(
         module.load_state_dict(tensors, strict=False, assign=True)
 
 
-def rebuild_frequencies(backbone: Backbone) -> None:
-    """Computes the rotary frequencies again. No file holds them, and a module on the meta device has lost them.
+def rebuild_frequencies(backbone: Backbone, device: torch.device | str = "cpu") -> None:
+    """Computes the rotary frequencies again, for a device. No file holds them, and a module on the meta device has lost
+    them.
 
     Raises BackendFailed if other buffers are still on the meta device.
     """
     for path, module in list(backbone.named_modules()):
         if isinstance(getattr(module, "inv_freq", None), torch.Tensor):
             parent, _, name = path.rpartition(".")
-            setattr(backbone.get_submodule(parent), name, type(module)(module.config))
+            setattr(backbone.get_submodule(parent), name, type(module)(module.config).to(device))
     left = [name for name, buffer in backbone.named_buffers() if buffer.is_meta]
     if left:
         raise BackendFailed(
             f"this version of transformers computes {', '.join(left)} in a way that is not known here: use 5.23."
         )
-
-
-def read_token_id(folder: Path, token: str) -> int:
-    """Returns the id of a special token, from tokenizer.json. Raises BadBundle."""
-    path = folder / TOKENIZER_FILE
-    try:
-        ids = {entry["content"]: int(entry["id"]) for entry in json.loads(path.read_text())["added_tokens"]}
-        return ids[token]
-    except (OSError, ValueError, KeyError, TypeError) as exc:
-        raise BadBundle(f"{path} does not say the id of {token} ({exc!r}): {_ADVICE}") from exc
 
 
 def _stored_names(backbone: Backbone) -> dict[str, str]:
@@ -169,13 +245,6 @@ def _stored_names(backbone: Backbone) -> dict[str, str]:
         in_vlm = part == "vlm" or backbone.depth_head is None
         names[parameter] = name if in_vlm else released_parameter_name(backbone.depth_head, name)
     return names
-
-
-def _current_name(name: str) -> str:
-    for old, new in RENAMED_PREFIXES.items():
-        if name.startswith(old):
-            return new + name.removeprefix(old)
-    return name
 
 
 def _tie_embeddings(backbone: Backbone, both_stored: bool) -> None:
@@ -205,13 +274,16 @@ def _build_backbone(checkpoint: ReleasedCheckpoint) -> Backbone:
     return backbone
 
 
-def _check_text_config(folder: Path, text: PretrainedConfig) -> None:
-    """Refuses settings that transformers supports, but text_decoder.py would compute wrongly."""
+def _check_text_config(folder: Path, text: PretrainedConfig, sliding: bool = False) -> None:
+    """Refuses settings that transformers supports, but text_decoder.py would compute wrongly.
+
+    sliding: whether attention in a sliding window is allowed, because the backbone refuses longer texts.
+    """
     path = folder / CONFIG_FILE
     rope = (text.rope_parameters or {}).get("rope_type", "default")
     if rope != "default":
         raise BadBundle(f"{path}: rotary embedding of type {rope!r} is not supported, only 'default'.")
-    if getattr(text, "sliding_window", None) is not None:
+    if not sliding and getattr(text, "sliding_window", None) is not None:
         raise BadBundle(f"{path}: attention in a sliding window of {text.sliding_window} tokens is not supported.")
 
 
@@ -229,7 +301,7 @@ def _build_qwen25(folder: Path, fields: JsonObject) -> Backbone:
 
 def _build_pixtral(folder: Path, fields: JsonObject) -> Backbone:
     config = LlavaConfig.from_dict(fields)
-    _check_text_config(folder, config.text_config)
+    _check_text_config(folder, config.text_config, sliding=True)
     parts = (config.vision_config.model_type, config.text_config.model_type)
     if parts != ("pixtral", "mistral"):
         raise BadBundle(

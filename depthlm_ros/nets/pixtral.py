@@ -27,6 +27,9 @@ class Pixtral(Backbone):
         self.pixels = pixels
         self.break_id = break_id
         self.end_id = end_id
+        # Without the field sliding_window, transformers' MistralConfig has one of 4096 tokens. In texts that are not
+        # longer, every token sees all earlier ones, as it does here.
+        self.window_tokens = getattr(config.text_config, "sliding_window", None)
 
     @property
     def pixels_per_token(self) -> int:
@@ -39,8 +42,8 @@ class Pixtral(Backbone):
 
     def encode_image(self, image: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Runs the vision tower and projector. image: uint8 (B, H, W, 3) -> tokens (B, rows * (columns + 1), C) with
-        the breaks, and no DeepStack. Pixels beyond the last whole patch are not seen: the released processor does not
-        resize either."""
+        the breaks, and no DeepStack. Pixels beyond the last whole patch are not seen, as the patch convolution has no
+        padding."""
         tower = self.vlm.model.vision_tower
         values = self.pixels.values(image).to(tower.patch_conv.weight.dtype)
         x = functional.conv2d(values, tower.patch_conv.weight, stride=tower.patch_size)

@@ -15,7 +15,6 @@ from depthlm_ros.model_files.bundle import (
     find_bundle,
     load_bundle,
     manifest_text,
-    read_graph_inputs,
 )
 from depthlm_ros.model_files.checkpoint import find_model
 
@@ -129,12 +128,12 @@ def test_a_bundle_of_an_older_format_is_refused_with_both_formats_and_the_repair
         load_bundle(copy)
 
 
-def test_a_depth_first_bundle_has_one_look_for_each_canvas_and_reads_images_and_pairs(copy):
+def test_a_depth_first_bundle_has_a_look_and_a_read_graph_for_each_canvas(copy):
     fields = json.loads((copy / MANIFEST).read_text())
     first = bundle_from_manifest(copy, fields | {"depth_first": True})
     sizes = ["256x192", "288x224", "384x288"]
     assert [path.name for path in first.look_paths] == [f"look_{size}.onnx" for size in sizes]
-    reads = [f"{kind}_{size}.onnx" for size in sizes for kind in ("read", "pair")]
+    reads = [f"read_{size}.onnx" for size in sizes]
     assert [path.name for path in first.prefix_paths] == reads
     assert [path.name for path in first.graphs] == [f"look_{size}.onnx" for size in sizes] + reads + ["step.onnx"]
     only_depth = bundle_from_manifest(copy, fields | {"depth_first": True, "only_depth": True, "pairs": False})
@@ -153,11 +152,6 @@ def test_other_bundles_have_no_read_graphs(copy):
     ]
     with pytest.raises(BadBundle, match="no read graphs"):
         bundle.read_path((256, 192))
-
-
-def test_inputs_of_read_graphs_are_numbered_only_for_two_images():
-    assert read_graph_inputs() == (("features", "depth_m", "relative_std"),)
-    assert read_graph_inputs(2)[1] == ("features_1", "depth_m_1", "relative_std_1")
 
 
 def test_manifest_of_an_unknown_family_is_refused(copy):

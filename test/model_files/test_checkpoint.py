@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from support.paths import ROOT
 
 from depthlm_ros.cli.models import list_models
 from depthlm_ros.errors import BadBundle, UnknownName
+from depthlm_ros.geometry.resize_rules import CanvasRule
 from depthlm_ros.model_files.bundle import ModelBundle
 from depthlm_ros.model_files.checkpoint import ReleasedCheckpoint, find_model
 from depthlm_ros.model_files.hf_cache import cache_folder, is_hub_id
@@ -56,7 +58,7 @@ def test_download_is_found_by_name_and_by_repository(tmp_path, cache, name):
     snapshot = download(cache, "facebook/VLM3-depth", checkpoint(tmp_path / "there"))
     found = find_model(name)
     assert isinstance(found, ReleasedCheckpoint)
-    assert (found.folder, found.spec) == (snapshot, find_spec("vlm3-depth"))
+    assert (found.folder, same_canvas(found.spec)) == (snapshot, same_canvas(find_spec("vlm3-depth")))
 
 
 def test_spec_of_an_unknown_repository_in_the_cache_follows_from_its_config(tmp_path, cache):
@@ -114,22 +116,55 @@ def test_only_commit_is_used_if_no_branch_is_noted(tmp_path, cache):
     ("architecture", "tensors", "family", "head"),
     [
         ("qwen3_vl", ["depth_head.norm.weight", "depth_head.projects.0.weight"], "depthvlm", "dpt"),
-        ("qwen3_vl", ["depth_head.norm.weight", "depth_head.mlp.0.weight"], "depthvlm", "mlp"),
-        ("qwen3_vl", ["lm_head.weight"], "qwen3-vl", ""),
-        ("qwen2_5_vl", ["lm_head.weight"], "qwen2.5-vl", ""),
+        ("qwen3_vl", ["model.depth_head.norm.weight", "module.depth_head.mlp.0.weight"], "depthvlm", "mlp"),
         ("llava", ["lm_head.weight"], "depthlm", ""),
     ],
 )
-def test_spec_of_a_folder_follows_from_its_config_if_nothing_else_tells(tmp_path, architecture, tensors, family, head):
+def test_folder_that_only_one_system_has_is_taken_for_it_and_said_so(
+    tmp_path, caplog, architecture, tensors, family, head
+):
     found = find_model(str(checkpoint(tmp_path / "own", architecture, tensors)))
     assert (found.spec.family, found.spec.head, found.spec.name) == (family, head, "own")
+    (said,) = caplog.messages
+    assert f"own is taken for {family}-" in said and f"NAME={tmp_path / 'own'}" in said
 
 
 @pytest.mark.parametrize(
-    "folder", ["VLM3-corr", "models--facebook--VLM3-corr/snapshots/abc"], ids=["local dir", "snapshot"]
+    ("architecture", "first", "others"),
+    [("qwen3_vl", "vlm3-depth", ["vlm3-pose", "qwen3-vl-4b"]), ("qwen2_5_vl", "depthlm-3b", ["qwen2.5-vl-3b"])],
 )
-def test_folder_named_like_a_repository_gets_its_spec(tmp_path, folder):
-    assert find_model(str(checkpoint(tmp_path / folder))).spec == find_spec("vlm3-corr")
+def test_folder_that_several_systems_could_have_is_not_run_as_any_of_them(tmp_path, architecture, first, others):
+    """Each is asked in another way: the wrong one gives wrong depth without an error."""
+    folder = checkpoint(tmp_path / "w", architecture)
+    assert_refused(folder, f"say which, for example {first}={folder}", *others)
+    assert find_model(f"{first}={folder}").spec.name == first
+
+
+def test_repository_in_the_cache_can_be_given_a_name(tmp_path, cache):
+    snapshot = download(cache, "someone/finetuned", checkpoint(tmp_path / "there"))
+    assert_refused("someone/finetuned", "vlm3-depth=someone/finetuned")
+    assert find_model("vlm3-depth=someone/finetuned").folder == snapshot
+
+
+def test_folder_whose_name_says_another_system_than_it_is_asked_as_is_told(tmp_path, caplog):
+    folder = checkpoint(tmp_path / "VLM3-corr")
+    assert find_model(f"vlm3-pose={folder}").spec.name == "vlm3-pose"
+    assert caplog.messages == [f"{folder} is named like vlm3-corr, but it is asked as vlm3-pose"]
+
+
+@pytest.mark.parametrize(
+    "folder",
+    ["VLM3-corr", "vlm3-corr", "models--facebook--VLM3-corr/snapshots/abc"],
+    ids=["local dir", "name", "snapshot"],
+)
+def test_folder_named_like_a_model_or_its_repository_gets_its_spec(tmp_path, folder):
+    found = find_model(str(checkpoint(tmp_path / folder)))
+    assert same_canvas(found.spec) == same_canvas(find_spec("vlm3-corr"))
+
+
+def same_canvas(spec):
+    """The spec without what the checkpoint's own image processor says."""
+    return replace(spec, canvas=CanvasRule(spec.canvas.focal_px))
 
 
 def test_own_yaml_of_a_folder_takes_precedence_over_its_name(tmp_path):
@@ -142,9 +177,10 @@ def test_own_yaml_of_a_folder_takes_precedence_over_its_name(tmp_path):
 def test_name_can_be_given_to_the_weights_of_a_folder(tmp_path, monkeypatch):
     folder = checkpoint(tmp_path / "own=1", "qwen2_5_vl")
     found = find_model(f"depthlm-7b={folder}")
-    assert (found.folder, found.spec) == (folder, find_spec("depthlm-7b"))
+    assert (found.folder, same_canvas(found.spec)) == (folder, same_canvas(find_spec("depthlm-7b")))
     monkeypatch.chdir(folder)
-    assert find_model(".").spec.family == "qwen2.5-vl" and find_model("depthlm-7b=.").spec.family == "depthlm"
+    assert_refused(".", "for example depthlm-3b=.")
+    assert find_model("depthlm-7b=.").spec.family == "depthlm"
 
 
 def test_name_that_does_not_fit_the_weights_is_refused(tmp_path):
@@ -164,7 +200,7 @@ def test_code_of_a_checkpoint_is_never_run(tmp_path):
     own = {"auto_map": {"AutoModel": "modeling.Bomb"}}
     folder = checkpoint(tmp_path / "own", **own)
     (folder / "modeling.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    assert find_model(str(folder)).spec.family == "qwen3-vl"
+    assert find_model(f"vlm3-depth={folder}").spec.family == "vlm3-depth"
     write_json(folder / "config.json", own | {"model_type": "bomb"})
     assert_refused(folder, "'bomb' (code of a checkpoint, auto_map, is never run)", "NAME=FOLDER", "vlm3-depth")
     assert not (tmp_path / "ran").exists()

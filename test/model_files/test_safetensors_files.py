@@ -19,7 +19,9 @@ def cache(tmp_path, monkeypatch):
 
 
 def test_weights_in_several_files_need_all_of_them(tmp_path):
-    folder = shard(checkpoint(tmp_path / "own"), {"model-00001-of-00002.safetensors": ["a"], "b.safetensors": ["b"]})
+    folder = shard(
+        checkpoint(tmp_path / "VLM3-depth"), {"model-00001-of-00002.safetensors": ["a"], "b.safetensors": ["b"]}
+    )
     assert isinstance(find_model(str(folder)), ReleasedCheckpoint)
     weights = read_weight_files(folder)
     assert set(weights.tensors) == {"a", "b"} and len(weights.paths) == 2
@@ -28,27 +30,41 @@ def test_weights_in_several_files_need_all_of_them(tmp_path):
 
 
 def test_file_that_lacks_a_tensor_of_the_index_is_named(tmp_path):
-    folder = shard(checkpoint(tmp_path / "own"), {"b.safetensors": ["b", "c"]})
+    folder = shard(checkpoint(tmp_path / "VLM3-depth"), {"b.safetensors": ["b", "c"]})
     write_tensors(folder / "b.safetensors", ["b"])
     assert_refused(folder, "b.safetensors lacks the tensor c")
 
 
 @pytest.mark.parametrize("cut", [1, 16, 60, 500])
 def test_interrupted_download_is_named(tmp_path, cut):
-    folder = checkpoint(tmp_path / "own")
+    folder = checkpoint(tmp_path / "VLM3-depth")
     write_tensors(folder / "model.safetensors", ["a", "b"], cut)
     assert_refused(folder, str(folder / "model.safetensors"), "download the checkpoint again")
 
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\x01", b"\xff" * 8, b"version https://git-lfs.github.com/spec/v1\n", struct.pack("<Q", 4) + b"null"],
-    ids=["empty", "one byte", "endless", "LFS pointer", "null"],
+    [b"", b"\x01", b"\xff" * 8, struct.pack("<Q", 4) + b"null"],
+    ids=["empty", "one byte", "endless", "null"],
 )
 def test_file_that_is_not_safetensors_is_refused(tmp_path, content):
-    folder = checkpoint(tmp_path / "own")
+    folder = checkpoint(tmp_path / "VLM3-depth")
     (folder / "model.safetensors").write_bytes(content)
     assert_refused(folder, "model.safetensors is not a complete safetensors file")
+
+
+def test_pointer_of_git_lfs_in_place_of_a_file_is_named_with_the_command(tmp_path):
+    folder = checkpoint(tmp_path / "VLM3-depth")
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 8880000000\n"
+    (folder / "model.safetensors").write_text(pointer)
+    assert_refused(folder, "model.safetensors is a pointer of Git LFS", f"`git lfs pull` in {folder}")
+
+
+def test_one_file_comes_before_an_index_that_was_left_there(tmp_path):
+    """transformers reads a folder in this order."""
+    folder = shard(checkpoint(tmp_path / "VLM3-depth"), {"model-00001-of-00001.safetensors": ["old"]})
+    write_tensors(folder / "model.safetensors", ["new"])
+    assert set(read_weight_files(folder).tensors) == {"new"}
 
 
 @pytest.mark.parametrize(
@@ -88,27 +104,28 @@ def test_error_for_a_broken_link_names_the_link_and_the_download_command(tmp_pat
 
 @pytest.mark.parametrize("file", ["pytorch_model.bin", "model.pt", "weights.pth", "x.ckpt"])
 def test_weights_that_can_run_code_are_refused(tmp_path, file):
-    folder = checkpoint(tmp_path / "own")
+    folder = checkpoint(tmp_path / "VLM3-depth")
     (folder / "model.safetensors").rename(folder / file)
     assert_refused(folder, f"as {file}", "can run any code", "only safetensors are read")
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "preprocessor_config.json", "model.safetensors"])
 def test_missing_file_is_named(tmp_path, file):
-    folder = checkpoint(tmp_path / "own")
+    folder = checkpoint(tmp_path / "VLM3-depth")
     (folder / file).unlink()
     assert_refused(folder, file, str(folder))
 
 
 def test_parts_without_their_index_are_refused(tmp_path):
-    folder = checkpoint(tmp_path / "own")
+    folder = checkpoint(tmp_path / "VLM3-depth")
     (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
     assert_refused(folder, "model-00001-of-00002.safetensors, but not model.safetensors.index.json")
 
 
 @pytest.mark.parametrize("place", ["../b.safetensors", "/etc/passwd", "b.bin", 3, ""])
 def test_index_that_leads_out_of_its_folder_is_refused(tmp_path, place):
-    folder = checkpoint(tmp_path / "own")
+    folder = checkpoint(tmp_path / "VLM3-depth")
+    (folder / "model.safetensors").unlink()
     write_json(folder / "model.safetensors.index.json", {"weight_map": {"a": place}})
     assert_refused(folder, f"names {place!r}, which is not a safetensors file beside it")
 
@@ -116,6 +133,8 @@ def test_index_that_leads_out_of_its_folder_is_refused(tmp_path, place):
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"weight_map": []}', "\x00"])
 @pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json", "model.safetensors.index.json"])
 def test_damaged_files_are_refused(tmp_path, file, content):
-    folder = checkpoint(tmp_path / "own")
+    folder = checkpoint(tmp_path / "VLM3-depth")
+    if file.endswith(".index.json"):
+        (folder / "model.safetensors").unlink()
     (folder / file).write_text(content)
     assert_refused(folder, str(folder))

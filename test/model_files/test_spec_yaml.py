@@ -14,7 +14,7 @@ from depthlm_ros.model_files.spec import CHATS
 from depthlm_ros.model_files.spec_yaml import find_spec, list_spec_files, read_known_specs, read_spec
 
 PUBLISHED = {
-    "depthlm-12b": ("facebook/DepthLM", "llava", 750, "CC-BY-NC"),
+    "depthlm-12b": ("facebook/DepthLM", "llava", 750, "FAIR Noncommercial Research License"),
     "depthlm-3b": ("", "qwen2_5_vl", 1000, "CC-BY-NC"),
     "depthlm-7b": ("", "qwen2_5_vl", 1000, "CC-BY-NC"),
     "depthvlm-4b": ("JonnyYu828/DepthVLM-4B", "qwen3_vl", 1000, "Apache-2.0"),
@@ -61,6 +61,19 @@ def test_every_published_model_is_known_with_its_repository_and_licence():
         assert licence in spec.licence and spec.title
         assert spec.hub or spec.note, f"{name}: nothing says where its weights are"
     assert {name: specs[name].system for name in SYSTEM} == SYSTEM
+
+
+def test_metres_of_depthlm_are_z_and_range_is_one_line(tmp_path):
+    """Measured with the real weights: as z the answers of DepthLM-12B are right more often."""
+    assert read_known_specs()["depthlm-12b"].depth_type == "z"
+    assert read_known_specs()["depthlm-3b"].depth_type == read_known_specs()["vlm3-depth"].depth_type == "range"
+    path = write(tmp_path / "range.yaml", {"like": "depthlm-12b", "depth_type": "range"})
+    assert find_spec(str(path)).depth_type == "range"
+
+
+def test_measured_commit_is_pinned_and_only_where_it_is_one():
+    pinned = {name: spec.revision for name, spec in read_known_specs().items() if spec.revision}
+    assert pinned == {"depthvlm-4b": "2b2d02fcfe0c89c8aa7d541055e5a078930077c9"}
 
 
 def test_every_model_has_a_family_and_a_chat_that_exist():

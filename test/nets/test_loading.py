@@ -28,11 +28,12 @@ from transformers import (  # noqa: E402
     Qwen3VLForConditionalGeneration,
 )
 
-from depthlm_ros.errors import BadBundle, UnknownName  # noqa: E402
+from depthlm_ros.errors import BackendFailed, BadBundle, UnknownName  # noqa: E402
 from depthlm_ros.geometry.resize_rules import CanvasRule  # noqa: E402
 from depthlm_ros.model_files.checkpoint import open_checkpoint  # noqa: E402
 from depthlm_ros.model_files.spec import ModelSpec  # noqa: E402
 from depthlm_ros.nets.backbone import PixelRule  # noqa: E402
+from depthlm_ros.nets.graphs import LookGraph  # noqa: E402
 from depthlm_ros.nets.loading import load_released_model  # noqa: E402
 from depthlm_ros.nets.pixtral import Pixtral  # noqa: E402
 from depthlm_ros.nets.qwen25vl import Qwen25VLBackbone  # noqa: E402
@@ -301,11 +302,13 @@ def test_configuration_that_does_not_fit_is_named(copy, how):
         load(folder, architecture)
 
 
-def test_sliding_window_is_refused(tmp_path):
+def test_prompt_that_exceeds_a_sliding_window_is_refused(tmp_path):
     publish(tmp_path, "llava")
-    edit(tmp_path, lambda facts: facts["text_config"].update(sliding_window=16))
-    with pytest.raises(BadBundle, match="sliding window of 16"):
-        load(tmp_path, "llava")
+    edit(tmp_path, lambda facts: facts["text_config"].update(sliding_window=20))
+    backbone = load(tmp_path, "llava")
+    assert LookGraph(backbone, TEXTS, [(64, 48)]).layout.length == 20
+    with pytest.raises(BackendFailed, match=r"23 tokens, but config.json gives attention a sliding window of 20"):
+        LookGraph(backbone, TEXTS, [(80, 48)])
 
 
 def test_missing_and_damaged_files_are_named(copy):
