@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from depthlm_ros.cli.common import parse_positive, parse_size
+from depthlm_ros.cli.label import add_worker_options, model_request, parse_workers
 from depthlm_ros.core import Frame
 from depthlm_ros.data.photo_labels import (
     LABEL_STRIDE_PX,
@@ -26,9 +26,11 @@ from depthlm_ros.data.photo_labels import (
     reference_camera,
 )
 from depthlm_ros.errors import BadInput
-from depthlm_ros.image_io import decode_rgb
 
 if TYPE_CHECKING:
+    from depthlm_ros.data.picture_source import Picture
+    from depthlm_ros.data.worker_pool import Workers
+    from depthlm_ros.eval.worker_model import ModelRequest
     from depthlm_ros.model import Model
 
 
@@ -40,7 +42,7 @@ def add_label_photos_options(parser: argparse.ArgumentParser) -> None:
         "unknown: the teacher is told --fx-over-width, and its depth belongs to that camera. No detector looks at the "
         "photographs: the samples have no list of boxes, which is not the same as an empty one."
     )
-    parser.add_argument("source", type=Path, metavar="FOLDER", help="folder of pictures, or a JSONL file of records")
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="folder of pictures or shards, or JSONL of records")
     parser.add_argument(
         "--teacher", required=True, metavar="NAME", help="a model with dense depth: name, NAME=FOLDER, folder or hub id"
     )
@@ -54,7 +56,7 @@ def add_label_photos_options(parser: argparse.ArgumentParser) -> None:
         metavar="LN",
         help="most difference of two teachers in ln (default: %(default)s)",
     )
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to write (default: name of FOLDER + -labels)")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to write (default: name of SOURCE + -labels)")
     parser.add_argument(
         "--size",
         type=parse_size,
@@ -73,7 +75,7 @@ def add_label_photos_options(parser: argparse.ArgumentParser) -> None:
         help="assumed focal length, in widths of the written photograph (default: %(default)s)",
     )
     parser.add_argument("--flip", action="store_true", help="average with the depth of the mirrored picture")
-    parser.add_argument("--workers", type=int, default=1, help="processes; each loads the teachers (default: 1)")
+    add_worker_options(parser)
     parser.add_argument("--backend", default="auto", help="what runs the teachers (default: %(default)s)")
     parser.add_argument("--device", default="", help="where torch runs them: cpu, cuda or cuda:N (default: the best)")
 
@@ -82,31 +84,27 @@ def run_label_photos(args: argparse.Namespace) -> None:
     """Labels the photographs of a folder, and prints what was done."""
     from depthlm_ros.data.labelling import LabellingJob, label_pictures
 
-    if args.workers < 1:
-        raise BadInput(f"--workers is {args.workers}: give at least 1.")
-    out = args.out or Path(f"{args.source.resolve().name}-labels")
-    labeller = _make_labeller(args)
-    job = LabellingJob(args.source, out, labeller.settings, args.images_per_shard)
-    print(f"{out}: {label_pictures(job, labeller, args.workers)}")
+    source = args.source.resolve()
+    workers = parse_workers(args, (source,))
+    out = args.out or Path(f"{source.name}-labels")
+    labeller = _make_labeller(args, workers)
+    job = LabellingJob(source, out, labeller.settings, args.images_per_shard)
+    print(f"{out}: {label_pictures(job, labeller, workers)}")
 
 
 @dataclass(frozen=True)
 class Teachers:
     """Labels one picture with one or two models. Each process loads them when it labels its first picture.
 
-    models: names as load_model takes them. notes: what the samples say of each. threads: of each process; 0 for all
-    cores.
+    models: how they are loaded. notes: what the samples say of each.
     """
 
-    models: tuple[str, ...]
+    models: tuple[ModelRequest, ...]
     notes: tuple[TeacherNote, ...]
     size_px: tuple[int, int]
     fx_over_width: float
     most_disagreement_ln: float
     flip: bool
-    backend: str
-    device: str
-    threads: int
 
     @property
     def settings(self) -> dict[str, object]:
@@ -119,27 +117,22 @@ class Teachers:
             "flip": self.flip,
         }
 
-    def __call__(self, path: Path, name: str) -> Mapping[str, bytes]:
-        """Returns the files of the sample of a picture. Raises BadInput."""
-        rgb = fit_photo(decode_rgb(np.fromfile(path, np.uint8), str(path), upright=True), self.size_px)
-        see = [partial(self._depth_m, _load(model, self.backend, self.device, self.threads)) for model in self.models]
+    def __call__(self, picture: Picture) -> Mapping[str, bytes]:
+        """Returns the files of the sample of a picture. Raises BadInput or OSError."""
+        rgb = fit_photo(picture.load().rgb(upright=True), self.size_px)
+        see = [partial(self._depth_m, model.load()) for model in self.models]
         depth_m = label_photo(rgb, see, self.most_disagreement_ln, self.flip)
         ratio = self.fx_over_width
-        labels = PhotoLabels(rgb, depth_m, has_boxes=False, fx_over_width=ratio, source=name, teachers=self.notes)
+        labels = PhotoLabels(
+            rgb, depth_m, has_boxes=False, fx_over_width=ratio, source=picture.name, teachers=self.notes
+        )
         return encode(labels)
 
     def _depth_m(self, model: Model, rgb: np.ndarray) -> np.ndarray:
         return model.look(Frame(rgb, reference_camera(self.size_px, self.fx_over_width))).depth(with_std=False).depth_m
 
 
-@lru_cache
-def _load(name: str, backend: str, device: str, threads: int) -> Model:
-    from depthlm_ros.model import load_model
-
-    return load_model(name, backend, threads, device)
-
-
-def _make_labeller(args: argparse.Namespace) -> Teachers:
+def _make_labeller(args: argparse.Namespace, workers: Workers) -> Teachers:
     """Returns the labeller of these options. Raises BadInput for a size or a teacher that cannot be used."""
     from depthlm_ros.model_files.checkpoint import find_model
 
@@ -151,8 +144,5 @@ def _make_labeller(args: argparse.Namespace) -> Teachers:
         if not spec.head:
             raise BadInput(f"{name} has no dense depth: choose another teacher, such as depthvlm-4b.")
     notes = tuple(TeacherNote(spec.name, spec.licence or "not stated") for spec in specs)
-    # The processes share the cores.
-    threads = 0 if args.workers == 1 else max(1, (os.cpu_count() or 1) // args.workers)
-    return Teachers(
-        models, notes, args.size, args.fx_over_width, args.agree, args.flip, args.backend, args.device, threads
-    )
+    requests = tuple(model_request(args, name, workers) for name in models)
+    return Teachers(requests, notes, args.size, args.fx_over_width, args.agree, args.flip)

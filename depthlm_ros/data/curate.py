@@ -1,7 +1,7 @@
 """Turns a public data set into records: parallel workers, a journal that survives a killed run, and a report.
 
-`curate` does the whole job. `run_job` does the same with another function per item (data/pairs.py uses it), and
-`Journal` writes the files.
+`curate` does the whole job. `run_job` does the same with another function per item (data/pairs.py uses it).
+`process_items` is the loop below both, and the one of labelling.py; `Journal` writes the files.
 
 NAME.jsonl.part grows item by item. After each item, NAME.journal gets one line with the item, the length of the part
 file up to there, and what was wrong. When the run is started again, everything beyond the last such length is removed,
@@ -17,7 +17,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -31,16 +31,20 @@ from depthlm_ros.data.records import EXAMPLES, BadRecord, RecordProblem, count_b
 from depthlm_ros.data.sample_points import WriteOptions, write_view
 from depthlm_ros.data.sets import data_set
 from depthlm_ros.data.source_view import DataSet, LazyView, ReadOptions, SourceView
-from depthlm_ros.data.worker_pool import WorkerResult, map_in_order
-from depthlm_ros.errors import BadImage, BadInput, BadIntrinsics
+from depthlm_ros.data.worker_pool import GIVEN_UP, WorkerResult, Workers, map_in_order
+from depthlm_ros.errors import BadImage, BadInput, BadIntrinsics, SetupError
 from depthlm_ros.file_io import JsonLinesFile, write_atomically
 from depthlm_ros.progress import progress_bar
 
 T = TypeVar("T")
+ItemT = TypeVar("ItemT")
 # Written data are forced to the disk after at most this time. Killing the process loses nothing in between.
 SYNC_S = 5.0
 # Errors of the disk that is written to. They stop the run; finished items stay complete.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+NO_ROOM_HINT = "Make room and run the same command again; it continues from there."
+# After so many failures one after another, none of which is the item's own fault, the run is stopped.
+MOST_FAILURES = 20
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,15 @@ class CurationJob:
 
 @dataclass(frozen=True)
 class ItemResult:
-    """The result of one item: its lines of JSON without line ends, their number of points, and what was left out."""
+    """The result of one item: its lines of JSON without line ends, their number of points, and what was left out.
+
+    failed: whether a worker or a model failed, which need not be the fault of the item.
+    """
 
     lines: tuple[str, ...]
     points: int
     problems: tuple[RecordProblem, ...] = ()
+    failed: bool = False
 
 
 class CurationSummary(TypedDict):
@@ -110,11 +118,11 @@ def run_job(
     header = {**_describe_job(job), **(extra or {})}
     try:
         with closing(Journal(out, name, header)) as journal:
-            _process_items(journal, items, partial(process_item, job), workers)
+            process_items(journal, {item: item for item in items}, partial(process_item, job), workers, lambda one: one)
             report = {**header, **journal.summary(), "file": str(journal.path)}
         write_atomically(out / f"{name}.report.json", json.dumps(report, indent=1) + "\n")
     except OSError as exc:
-        raise BadInput(f"{out}: {exc}. Make room and run the same command again; it continues from there.") from exc
+        raise BadInput(f"{out}: {exc}. {NO_ROOM_HINT}") from exc
     return report
 
 
@@ -213,7 +221,7 @@ class Journal:
             "records": len(result.lines),
             "points": result.points,
             "problems": count_by_reason(result.problems),
-            "examples": _select_examples(result.problems),
+            "examples": select_examples(result.problems),
         }
         sync = time.monotonic() - self._synced_s > SYNC_S
         try:
@@ -306,7 +314,7 @@ def _truncate(path: Path, size: int) -> None:
         os.truncate(path, size)
 
 
-def _select_examples(problems: Sequence[RecordProblem]) -> dict[str, list[str]]:
+def select_examples(problems: Sequence[RecordProblem]) -> dict[str, list[str]]:
     """Returns the first messages of each reason."""
     found: dict[str, list[str]] = {}
     for problem in problems:
@@ -314,30 +322,38 @@ def _select_examples(problems: Sequence[RecordProblem]) -> dict[str, list[str]]:
     return {reason: messages[:EXAMPLES] for reason, messages in found.items()}
 
 
-def _process_items(
-    journal: Journal, items: Sequence[str], process_item: Callable[[str], ItemResult], workers: int
+def process_items(
+    journal: Journal,
+    items: Mapping[str, ItemT],
+    process: Callable[[ItemT], T],
+    workers: int | Workers,
+    keep: Callable[[T], ItemResult],
 ) -> None:
-    """Processes the items that are not finished yet, and finishes the journal.
+    """Processes the items that are not finished yet, by name, and finishes the journal.
 
-    Raises OSError, with the number of finished items, if the disk is full; BadInput if items were added to the data
-    set after the run was finished.
+    process: runs in the workers. keep: runs here, and writes the files of what `process` returned. Raises OSError, with
+    the number of finished items, if the disk is full; BadInput if items were added after the run was finished;
+    SetupError after MOST_FAILURES failures one after another, or if nothing but failures were found: these items are
+    not written to the journal, so that the next run tries them again.
     """
     finished_items = journal.done
-    todo = [item for item in items if item not in finished_items]
+    todo = {name: item for name, item in items.items() if name not in finished_items}
     if journal.finished:
         if todo:
             raise BadInput(
-                f"{journal.path} was finished without {len(todo)} items that exist now, such as {todo[0]}: choose "
-                "another folder."
+                f"{journal.path} was finished without {len(todo)} items that exist now, such as {next(iter(todo))}: "
+                "choose another folder."
             )
         return
-    name, done = journal.path.stem, len(items) - len(todo)
+    title, done = journal.path.stem, len(items) - len(todo)
     if done:
-        print(f"{name}: {done} of {len(items)} items were finished by an earlier run", file=sys.stderr)
+        print(f"{title}: {done} of {len(items)} items were finished by an earlier run", file=sys.stderr)
     try:
-        with progress_bar(name, len(items), done) as bar:
-            for outcome in map_in_order(process_item, todo, min(workers, len(todo))):
-                journal.append(outcome.item, _with_kills(outcome))
+        with progress_bar(title, len(items), done) as bar:
+            outcomes = map_in_order(process, list(todo.values()), workers)
+            named = (_with_kills(name, outcome, keep) for name, outcome in zip(todo, outcomes, strict=True))
+            for name, result in _hold_failures(named, bool(journal.records)):
+                journal.append(name, result)
                 bar.set_postfix(records=journal.records, refresh=False)
                 bar.update()
         journal.finish()
@@ -345,16 +361,46 @@ def _process_items(
         raise OSError(f"{exc}; {len(journal.done)} of {len(items)} items are completely written") from exc
 
 
-def _with_kills(outcome: WorkerResult[ItemResult]) -> ItemResult:
-    """Returns an item's result with killed workers among its problems."""
+def _hold_failures(results: Iterable[tuple[str, ItemResult]], has_success: bool) -> Iterator[tuple[str, ItemResult]]:
+    """Yields the results, but holds failures back until an item has a record, because then they were the items' own.
+
+    Items without a record that did not fail, such as unreadable pictures, tell nothing about the cause: they are held
+    back with the failures before them. has_success: whether an earlier run wrote a record. Raises SetupError, as
+    `process_items` says.
+    """
+    held: list[tuple[str, ItemResult]] = []
+    failures: list[ItemResult] = []
+    for name, result in results:
+        held.append((name, result))
+        failures += [result] if result.failed else []
+        if len(failures) == MOST_FAILURES:
+            raise _all_failed(failures)
+        if failures and not result.lines:
+            continue
+        yield from held
+        held, failures, has_success = [], [], has_success or bool(result.lines)
+    if failures and not has_success:
+        raise _all_failed(failures)
+    yield from held
+
+
+def _all_failed(failures: Sequence[ItemResult]) -> SetupError:
+    return SetupError(
+        f"{len(failures)} of the items failed one after another, the last with: {failures[-1].problems[-1]}. What was "
+        "finished is kept. Remove the cause and run the same command: it tries these again."
+    )
+
+
+def _with_kills(name: str, outcome: WorkerResult[ItemT, T], keep: Callable[[T], ItemResult]) -> tuple[str, ItemResult]:
+    """Returns an item's name and result, with killed workers among its problems."""
     if outcome.result is None:
-        message = "it killed its worker process, and killed it again when it ran alone: left out"
-        return ItemResult((), 0, (RecordProblem(outcome.item, "worker killed twice", message),))
+        return name, ItemResult((), 0, (RecordProblem(name, *GIVEN_UP),), failed=True)
+    result = keep(outcome.result)
     if not outcome.kills:
-        return outcome.result
+        return name, result
     message = "a worker process was killed while this item was in progress; the item was processed again"
-    problem = RecordProblem(outcome.item, "worker killed once", message)
-    return replace(outcome.result, problems=(*outcome.result.problems, problem))
+    problem = RecordProblem(name, "worker killed once", message)
+    return name, replace(result, problems=(*result.problems, problem))
 
 
 def _load_and_write(load_view: Callable[[], SourceView], write_options: WriteOptions) -> tuple[str, int]:

@@ -70,10 +70,15 @@ def read_z(record: Record) -> np.ndarray:
 
 
 def write_depth(path: Path, depth_m: np.ndarray, scale: float) -> None:
-    """Writes metres (h, w) as a 16-bit PNG of round(metres * scale). NaN and what does not fit become 0 (unknown)."""
+    """Writes metres (h, w) as a 16-bit PNG, as `encode_depth` does."""
+    path.write_bytes(encode_depth(depth_m, scale))
+
+
+def encode_depth(depth_m: np.ndarray, scale: float) -> bytes:
+    """Returns metres (h, w) as a 16-bit PNG of round(metres * scale). NaN and what does not fit become 0 (unknown)."""
     values = np.nan_to_num(np.rint(np.asarray(depth_m, np.float64) * scale), nan=0.0, posinf=0.0, neginf=0.0)
     values[(values < 0) | (values > MAX_UINT16)] = 0
-    path.write_bytes(cv2.imencode(".png", values.astype(np.uint16))[1].tobytes())
+    return bytes(cv2.imencode(".png", values.astype(np.uint16))[1].tobytes())
 
 
 def read_depth_size(file: DepthFile) -> tuple[int, int] | None:

@@ -155,7 +155,7 @@ def parse_record(
     dense = "depth_path" in fields
     require_keys(fields, DEPTHVLM_KEYS if dense else DEPTHLM_KEYS)
     path = parse_file_path(fields["image"], roots.images)
-    intrinsics = _camera(fields)
+    intrinsics = parse_camera(fields)
     depth = _depth_file(fields, roots, caps_m) if dense else None
     grid_px = depth.size_px if depth and depth.size_px else intrinsics.size_px
     uv_px, depth_m, problems = _points(fields, where, intrinsics, grid_px, dense)
@@ -197,7 +197,8 @@ def require_keys(fields: Mapping[str, object], keys: tuple[str, ...]) -> None:
         )
 
 
-def _camera(fields: Mapping[str, object]) -> Intrinsics:
+def parse_camera(fields: Mapping[str, object]) -> Intrinsics:
+    """Returns the camera of a line in either schema, which has "intrinsics", or "original_fx" and the image's size."""
     if "intrinsics" in fields:
         return parse_intrinsics(fields["intrinsics"])
     width, height = parse_size("original_rgb_size", fields["original_rgb_size"])

@@ -1,29 +1,45 @@
 """Turns a view of a data set into a record: draws points from its known depth and writes the files that it needs.
 
-`write_view` does the whole step; `WriteOptions` says what is written.
+`write_view` does the whole step; `WriteOptions` says what is written. `write_benchmark` makes a benchmark of records
+that exist: some of the images, balanced over scenes and cameras, with points, by the rules of DepthVLM-Bench.
 """
 
 from __future__ import annotations
 
 import math
 import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
 
-from depthlm_ros.data.depthfile import write_depth
-from depthlm_ros.data.records import BadRecord, DepthFile, Record, depth_from_z, rescale_pixels, resize_intrinsics
+from depthlm_ros.data.depthfile import read_depth, write_depth
+from depthlm_ros.data.records import (
+    BadRecord,
+    DepthFile,
+    Record,
+    RecordProblem,
+    depth_from_z,
+    rescale_pixels,
+    resize_intrinsics,
+)
 from depthlm_ros.data.source_view import SourceView
 from depthlm_ros.data.write import depthlm_line, depthvlm_line
-from depthlm_ros.errors import BadInput
-from depthlm_ros.file_io import replacing
+from depthlm_ros.errors import BadImage, BadInput
+from depthlm_ros.file_io import replacing, write_atomically
 from depthlm_ros.image_io import read_rgb, write_rgb
 
 # The ratio of the sides of a depth map may differ by this share from that of its image: sizes are rounded, and some
 # data sets undistort the image but not its depth map.
 RATIO_TOLERANCE = 0.05
+# numpy's RandomState takes no seed above this.
+MOST_SEED = 2**32 - 1
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -183,3 +199,128 @@ def _known_depth_of_label(view: SourceView) -> np.ndarray:
 def _size_px(depth_m: np.ndarray) -> tuple[int, int]:
     """Returns (width, height)."""
     return depth_m.shape[1], depth_m.shape[0]
+
+
+@dataclass(frozen=True)
+class BenchmarkOptions:
+    """What a benchmark is made of.
+
+    images: how many. points: of each image; total_points: of all images together instead (0: points counts), the first
+    images having one more where they cannot all have as many. Raises BadInput for numbers out of range.
+    """
+
+    images: int = 1000
+    points: int = 10
+    total_points: int = 0
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        for name, least in (("images", 1), ("points", 1), ("total_points", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                option = name.replace("_", "-")
+                raise BadInput(f"--{option} is {getattr(self, name)}: it must be at least {least}.")
+        if self.seed > MOST_SEED - self.images:
+            raise BadInput(f"--seed is {self.seed}: it must be at most {MOST_SEED - self.images}.")
+
+    def points_of_images(self, images: int) -> list[int]:
+        """Returns how many points each of so many images has."""
+        if not self.total_points:
+            return [self.points] * images
+        each, more = divmod(self.total_points, images)
+        return [each + (index < more) for index in range(images)]
+
+
+def write_benchmark(
+    records: Sequence[Record],
+    out: Path,
+    options: BenchmarkOptions,
+    problems: list[RecordProblem],
+    on_image: Callable[[int, int], None] | None = None,
+) -> list[Record]:
+    """Writes a benchmark of records to a JSONL file, and returns its records with the points that were drawn.
+
+    Images are chosen by `balanced_order`. The points of image i of the benchmark, counted from 0, are drawn without
+    replacement with numpy's RandomState(seed + i), from the known pixels of its depth map at the map's own size, or
+    from the points of a record without a map. An image with too few of them is appended to `problems`, and the next one
+    takes its place. DepthVLM's released description names these rules; its scripts are unpublished, so that the same
+    seed need not choose the same images and pixels as theirs. Raises BadInput for fewer points than images.
+    """
+    wanted = min(options.images, len(records))
+    if 0 < options.total_points < wanted:
+        raise BadInput(f"--total-points is {options.total_points}: give at least one for each of the {wanted} images.")
+    least = max(options.points_of_images(max(wanted, 1)))
+    chosen: list[int] = []
+    for index in balanced_order([(record.scene, record.camera) for record in records], options.seed):
+        if len(chosen) == wanted:
+            break
+        try:
+            known_points(records[index], least)
+        except (BadImage, BadRecord) as exc:
+            reason = exc.reason if isinstance(exc, BadRecord) else "depth map unusable"
+            problems.append(RecordProblem(records[index].where, reason, str(exc)))
+            continue
+        chosen.append(index)
+        if on_image:
+            on_image(len(chosen), wanted)
+    drawn = []
+    # A map is read again here, because the maps of all images together would not fit into memory.
+    for place, index in enumerate(sorted(chosen)):
+        uv_px, depth_m = known_points(records[index], 1)
+        count = min(options.points_of_images(len(chosen))[place], len(uv_px))
+        points = np.random.RandomState(options.seed + place).choice(len(uv_px), count, replace=False)
+        drawn.append(replace(records[index], uv_px=uv_px[points], depth_m=depth_m[points]))
+    if drawn:
+        write_atomically(out, "".join(f"{_benchmark_line(record, out.parent)}\n" for record in drawn))
+    return drawn
+
+
+def balanced_order(groups: Sequence[tuple[str, str]], seed: int) -> list[int]:
+    """Returns the indices of images in an order of which every beginning is balanced.
+
+    groups: (scene, camera) of each image, "" for unknown. The scenes take turns, within a scene its cameras, and within
+    a camera its images; which one begins is random.
+    """
+    rng = np.random.RandomState(seed)
+    scenes: dict[str, dict[str, list[int]]] = {}
+    for index, (scene, camera) in enumerate(groups):
+        scenes.setdefault(scene, {}).setdefault(camera, []).append(index)
+    of_scenes = [
+        list(_take_turns(_shuffled(map(rng.permutation, cameras.values()), rng))) for cameras in scenes.values()
+    ]
+    return [int(index) for index in _take_turns(_shuffled(of_scenes, rng))]
+
+
+def _shuffled(items: Iterable[T], rng: np.random.RandomState) -> list[T]:
+    listed = list(items)
+    return [listed[index] for index in rng.permutation(len(listed))]
+
+
+def _take_turns(rows: Iterable[Iterable[T]]) -> Iterator[T]:
+    """Yields the first of each row, then the second of each row that has one, and so on."""
+    waiting = deque(map(iter, rows))
+    while waiting:
+        row = waiting.popleft()
+        for value in row:
+            yield value
+            waiting.append(row)
+            break
+
+
+def known_points(record: Record, least: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns pixels (N, 2) of the image and depths (N,) of all labelled pixels: of the depth map, else of the points.
+
+    Raises BadDepthMap, and BadRecord for fewer than `least`.
+    """
+    uv_px, depth_m = record.uv_px, record.depth_m
+    if record.depth is not None:
+        map_m = read_depth(record.depth)
+        v, u = np.nonzero(np.isfinite(map_m))
+        uv_px = rescale_pixels(np.stack([u, v], axis=1), _size_px(map_m), record.intrinsics.size_px)
+        depth_m = map_m[v, u].astype(np.float64)
+    if len(uv_px) < least:
+        raise BadRecord("too few known depths", f"{len(uv_px)} pixels have a depth, {least} are needed.")
+    return uv_px, depth_m
+
+
+def _benchmark_line(record: Record, folder: Path) -> str:
+    return depthlm_line(record, folder) if record.depth is None else depthvlm_line(record, folder)

@@ -1,9 +1,10 @@
 """WebDataset shards: packs records into tar files, unpacks them, and reads single samples of shards where they lie.
 
-`ShardIndex` gives random access to the samples of shards. `write_shard` writes one shard. `pack_shards` packs records,
-and `unpack_shards` writes them as files again. One sample of a record holds KEY.json (the line of the record without
-paths), KEY.jpg or KEY.png (the bytes of the image) and, for a depth map, KEY.depth.png (or .npy, .bin) and
-KEY.mask0.png ... (the bytes of the depth map and its masks). The package webdataset reads the same files.
+`ShardIndex` gives random access to the samples of shards; `SamplePlace` is one of them, for another process to read.
+`write_shard` writes one shard. `pack_shards` packs records, and `unpack_shards` writes them as files again. One sample
+of a record holds KEY.json (the line of the record without paths), KEY.jpg or KEY.png (the bytes of the image) and, for
+a depth map, KEY.depth.png (or .npy, .bin) and KEY.mask0.png ... (the bytes of the depth map and its masks). The package
+webdataset reads the same files.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import tarfile
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias, overload
@@ -73,6 +75,32 @@ def pack_shards(
         index += 1
 
 
+@dataclass(frozen=True)
+class SamplePlace:
+    """Where the files of a sample lie in its shard. members: suffix, offset and size in bytes of each file."""
+
+    shard: Path
+    key: str
+    members: tuple[tuple[str, int, int], ...]
+
+    def read(self) -> Sample:
+        """Reads the sample. Raises BadInput, with the shard and the key, if it cannot be read any more."""
+        sample: Sample = {"__key__": self.key, "__url__": str(self.shard)}
+        where = f"{self.shard}: sample {self.key}"
+        try:
+            with self.shard.open("rb", buffering=0) as file:
+                for suffix, offset, size in self.members:
+                    sample[suffix] = data = os.pread(file.fileno(), size, offset)
+                    if len(data) < size:
+                        raise BadInput(f"{where}: the shard became shorter while it was in use.")
+        except OSError as exc:
+            raise BadInput(f"{where} cannot be read ({exc.strerror}).") from exc
+        try:
+            return {**sample, "json": json.loads(sample["json"])} if "json" in sample else sample
+        except ValueError as exc:
+            raise BadInput(f"{where}: its json is damaged ({exc}): write the shard again.") from exc
+
+
 class ShardIndex(Sequence[Sample]):
     """The samples of WebDataset shards, by index. A sample is read from its shard when it is asked for.
 
@@ -113,8 +141,16 @@ class ShardIndex(Sequence[Sample]):
     def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
         """Reads a sample. Raises BadInput, with the shard and the key, if it cannot be read any more."""
         if isinstance(index, slice):
-            return [self._read(number) for number in range(len(self))[index]]
-        return self._read(range(len(self))[index])
+            return [self.place(number).read() for number in range(len(self))[index]]
+        return self.place(range(len(self))[index]).read()
+
+    def place(self, number: int) -> SamplePlace:
+        """Returns where a sample lies, which takes little memory to send to another process."""
+        members = []
+        for member in range(self._first_member[number], self._first_member[number + 1]):
+            suffix, offset, size = self._members[3 * member : 3 * member + 3]
+            members.append((self._suffix_names[suffix], offset, size))
+        return SamplePlace(self.shards[self._shard_of_sample[number]], self.keys[number], tuple(members))
 
     @property
     def skipped(self) -> int:
@@ -146,23 +182,6 @@ class ShardIndex(Sequence[Sample]):
 
     def _report(self, shard: Path, reason: str, message: str, count: int = 1) -> None:
         self.problems.append(RecordProblem(str(shard), reason, message, count))
-
-    def _read(self, number: int) -> Sample:
-        shard, key = self.shards[self._shard_of_sample[number]], self.keys[number]
-        sample: Sample = {"__key__": key, "__url__": str(shard)}
-        try:
-            with shard.open("rb", buffering=0) as file:
-                for member in range(self._first_member[number], self._first_member[number + 1]):
-                    suffix, offset, size = self._members[3 * member : 3 * member + 3]
-                    sample[self._suffix_names[suffix]] = data = os.pread(file.fileno(), size, offset)
-                    if len(data) < size:
-                        raise BadInput(f"{shard}: sample {key}: the shard became shorter while it was in use.")
-        except OSError as exc:
-            raise BadInput(f"{shard}: sample {key} cannot be read ({exc.strerror}).") from exc
-        try:
-            return {**sample, "json": json.loads(sample["json"])} if "json" in sample else sample
-        except ValueError as exc:
-            raise BadInput(f"{shard}: sample {key}: its json is damaged ({exc}): write the shard again.") from exc
 
 
 def open_whole_shard(shard: Path) -> ShardIndex:

@@ -6,6 +6,7 @@ It chooses the records of the protocol (`read_labels`, `select_records`) and the
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,30 +14,35 @@ import numpy as np
 
 from depthlm_ros.core import DepthMap, Frame, PointDepths
 from depthlm_ros.data.read import RecordSet, Roots, read_records
+from depthlm_ros.data.records import Record
 from depthlm_ros.errors import BadInput, BadQuestion
 from depthlm_ros.eval import released
+from depthlm_ros.eval.eigen_splits import SPLITS, eigen_judge
 from depthlm_ros.eval.gallery import Gallery
 from depthlm_ros.eval.judges import (
-    DENSE,
     DEPTHLM,
     DEPTHLM_SAMPLES,
     DEPTHVLM_SPARSE,
+    OF_MAPS,
     PLAIN,
     SEED,
     Judge,
     evaluate,
+    evaluate_all,
     limit_records,
     map_judge,
     model_predictor,
     point_judge,
+    read_frame,
     read_map_records,
     read_point_records,
     sample_depthlm_points,
 )
 from depthlm_ros.eval.report import DepthReport, make_report, score_baselines
-from depthlm_ros.eval.result_file import ProgressCallback, ResultStore
+from depthlm_ros.eval.result_file import ImageResultFields, ProgressCallback, ResultStore, Shard
 
 if TYPE_CHECKING:
+    from depthlm_ros.eval.worker_model import Parallel
     from depthlm_ros.model import Model
 
 
@@ -47,6 +53,7 @@ class DepthEvalOptions:
     limit: number of records, or of samples with protocol depthlm; None for all records, or for 128 samples. seed: None
     takes the first records instead of random ones. root: folder that paths in the labels are relative to, None for the
     folder of the labels. depth_type: meaning of the depths if the labels state it wrongly, "" to use what they state.
+    shard: the share of the records that is evaluated, None for all.
     Raises BadInput for options that contradict each other.
     """
 
@@ -58,12 +65,15 @@ class DepthEvalOptions:
     baselines: bool = False
     root: Path | None = None
     depth_type: str = ""
+    shard: Shard | None = None
 
     def __post_init__(self) -> None:
         if self.as_released and self.protocol == PLAIN:
             raise BadInput("protocol plain was never released: give another --protocol, or leave out --as-released.")
-        if self.protocol == DENSE and self.points != "dense":
-            raise BadInput("protocol dense scores depth maps, not answers in words: leave out --points.")
+        if self.protocol in OF_MAPS and self.points != "dense":
+            raise BadInput(f"protocol {self.protocol} scores depth maps, not answers in words: leave out --points.")
+        if self.protocol in SPLITS and self.as_released:
+            raise BadInput(f"protocol {self.protocol} is not that of a released evaluation: leave out --as-released.")
         if self.limit is not None and self.limit < 1:
             raise BadInput(f"--limit is {self.limit}: it must be at least 1.")
 
@@ -92,25 +102,54 @@ def evaluate_depth(
     store: ResultStore,
     gallery: Gallery | None = None,
     on_progress: ProgressCallback | None = None,
+    parallel: Parallel | None = None,
 ) -> DepthReport:
     """Scores a model on labelled images; without a model only the baselines have scores.
 
-    Raises BadInput if the labels cannot be used, and BadQuestion if the model cannot be asked that way.
+    parallel: workers that evaluate the records; `model` is then not loaded, and nothing is drawn. Raises BadInput if
+    the labels cannot be used, and BadQuestion if the model cannot be asked that way.
     """
     labels = select_records(read_labels(labels_path, options), model, options)
+    return evaluate_records_of_depth(labels, model, options, store, gallery, on_progress, parallel)
+
+
+def evaluate_records_of_depth(
+    labels: RecordSet,
+    model: Model | None,
+    options: DepthEvalOptions,
+    store: ResultStore,
+    gallery: Gallery | None = None,
+    on_progress: ProgressCallback | None = None,
+    parallel: Parallel | None = None,
+) -> DepthReport:
+    """Scores a model on records that were chosen before; as evaluate_depth."""
+    if options.shard:
+        labels = replace(labels, records=options.shard.take(labels.records))
+        if not labels.records:
+            raise BadInput(f"--shard {options.shard}: {labels.path} has fewer records than there are shards.")
     on_image = gallery.draw_image if gallery else None
-    evaluation = evaluate(choose_judge(model, options), labels, store, on_image, on_progress)
+    judge = choose_judge(model, options)
+    if parallel:
+        evaluate_record = parallel.evaluator(partial(judge_record, options))
+        evaluation = evaluate_all(evaluate_record, labels, store, on_progress, parallel.workers)
+    else:
+        evaluation = evaluate(judge, labels, store, on_image, on_progress)
     report = make_report(evaluation.results, options.protocol, evaluation.left_out)
     if gallery:
         gallery.draw_reliability(report.reliability)
     return replace(report, baselines=score_baselines(evaluation.results)) if options.baselines else report
 
 
+def judge_record(options: DepthEvalOptions, model: Model, record: Record) -> ImageResultFields:
+    """Returns the result of one record. Raises BadRecord if it cannot be used."""
+    return choose_judge(model, options)(read_frame(record), record).result.as_dict()
+
+
 def read_labels(path: Path, options: DepthEvalOptions) -> RecordSet:
     """Reads the records that the protocol scores. With --as-released their depths are not converted to z."""
     root = options.root or path.parent
     roots = Roots(root, root, options.depth_type)
-    if options.protocol == DENSE:
+    if options.protocol in OF_MAPS:
         return read_map_records(path, roots)
     if not options.as_released:
         return read_point_records(path, roots)
@@ -137,12 +176,15 @@ def select_records(labels: RecordSet, model: Model | None, options: DepthEvalOpt
 
 def choose_judge(model: Model | None, options: DepthEvalOptions) -> Judge:
     """Returns the judge of each image. Raises BadQuestion if the model cannot be asked that way."""
-    dense, seed = options.protocol == DENSE, options.seed or SEED
+    dense, seed = options.protocol in OF_MAPS, options.seed or SEED
+    look = UnknownDepth if model is None else model.look
+    if dense and model is not None and not model.spec.head:
+        raise BadQuestion(f"{model.name} has no dense depth: use another --protocol, or depthvlm-4b.")
+    if options.protocol in SPLITS:
+        return eigen_judge(look, SPLITS[options.protocol], seed)
     if model is None:
         return map_judge(UnknownDepth, seed) if dense else point_judge(_predict_nothing)
     if dense:
-        if not model.spec.head:
-            raise BadQuestion(f"{model.name} has no dense depth: use another --protocol, or depthvlm-4b.")
         return released.depthvlm_map_judge(model) if options.as_released else map_judge(model.look, seed)
     if options.protocol == DEPTHVLM_SPARSE and options.as_released and options.points == "dense":
         return released.depthvlm_point_judge(model)

@@ -9,11 +9,16 @@ A protocol says which points count and what delta1 in the headline is:
     depthvlm-sparse   every labelled point; delta1 is the unweighted mean over images, and an image without a valid
                       point scores 0
     dense             every pixel of the depth map, within the limits and masks of its data set; the same mean
+    nyu-eigen, kitti-eigen   the test splits of Eigen et al. (NIPS 2014) as the field scores them, by the rules of BTS's
+                      evaluation code (Lee et al. 2019): the pixels of a crop, predictions limited to 0.001 to 10 or
+                      80 m, and means over images of every score. The records are the original pictures (654 of NYU with
+                      the Kinect's own depth, 652 of KITTI with annotated depth). Of KITTI's the model sees the lower
+                      352 rows and the middle 1216 columns.
 released.py repeats the defects of the published evaluations (--as-released).
 
 A `Judge` makes one prediction and compares it: `point_judge` at labelled points, `map_judge` over the whole map.
-`evaluate` applies it to all records. A record that cannot be used is left out and counted by reason; it is an error
-only if none is left.
+`evaluate` applies it to all records, and `evaluate_all` any function, also in other processes. A record that cannot be
+used is left out and counted by reason; it is an error only if none is left.
 """
 
 from __future__ import annotations
@@ -40,6 +45,7 @@ from depthlm_ros.data.records import (
     resize_intrinsics,
     unusable_file_error,
 )
+from depthlm_ros.data.worker_pool import Workers
 from depthlm_ros.errors import BadImage, BadInput, BadQuestion, UnknownName
 from depthlm_ros.eval.baselines import row_slopes
 from depthlm_ros.eval.metrics import align_medians, count_edges, has_depth, sum_depth_errors
@@ -58,8 +64,11 @@ if TYPE_CHECKING:
     from depthlm_ros.model import Model
 
 PLAIN, DEPTHLM, DEPTHVLM_SPARSE, DENSE = "plain", "depthlm", "depthvlm-sparse", "dense"
+NYU_EIGEN, KITTI_EIGEN = "nyu-eigen", "kitti-eigen"
+# Protocols that score whole depth maps.
+OF_MAPS = {DENSE, NYU_EIGEN, KITTI_EIGEN}
 # Protocols whose delta1 is a mean over images, not over points.
-MEAN_OVER_IMAGES = {DEPTHVLM_SPARSE, DENSE}
+MEAN_OVER_IMAGES = {DEPTHVLM_SPARSE, *OF_MAPS}
 DEPTHLM_SAMPLES, SEED = 128, 42
 # How a model is asked for points: read its depth map, or ask it in words.
 POINT_SOURCES = ("dense", "words")
@@ -217,15 +226,17 @@ def point_judge(predict: Predictor) -> Judge:
     return judge
 
 
-def map_judge(look: Callable[[Frame], DepthSource], seed: int = SEED) -> Judge:
-    """Returns the judge of whole depth maps, at the resolution of the true map.
+def map_judge(
+    look: Callable[[Frame], DepthSource], seed: int = SEED, read_truth: Callable[[Record], np.ndarray] | None = None
+) -> Judge:
+    """Returns the judge of whole depth maps, at the resolution of the true map, which `read_truth` returns.
 
     The prediction is resized to that resolution, bilinearly. True depths are along the optical axis; pixels that are 0,
     masked or beyond the limits do not count (data.depthfile). seed: of the sample of pixels that is kept.
     """
 
     def judge(frame: Frame, record: Record) -> ImageEvaluation:
-        true_m = read_true_map(record)
+        true_m = (read_truth or read_true_map)(record)
         uv_px = sample_known_pixels(true_m, seed)
         grid = resize_intrinsics(record.intrinsics, (true_m.shape[1], true_m.shape[0]))
         on_image_px = _clip_to_image(rescale_pixels(uv_px, grid.size_px, record.intrinsics.size_px), frame)
@@ -300,8 +311,21 @@ def evaluate(
             on_image(frame, record, evaluation)
         return evaluation.result.as_dict()
 
-    store = store or ResultStore()
-    fields, left_out = evaluate_records(labels.records, depth_key, evaluate_record, store, on_progress)
+    return evaluate_all(evaluate_record, labels, store or ResultStore(), on_progress)
+
+
+def evaluate_all(
+    evaluate_record: Callable[[Record], ImageResultFields],
+    labels: RecordSet,
+    store: ResultStore,
+    on_progress: ProgressCallback | None = None,
+    workers: Workers | None = None,
+) -> DepthEvaluation:
+    """Evaluates every usable record with a function. Raises BadInput if no image could be read.
+
+    workers: where the function is called, if not here.
+    """
+    fields, left_out = evaluate_records(labels.records, depth_key, evaluate_record, store, on_progress, workers)
     if not fields:
         count = len(labels.records)
         raise BadInput(f"{labels.path}: none of its {count} images is usable; the last problem is {left_out[-1]}")

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,11 +34,12 @@ from depthlm_ros.eval.object_questions import (
     read_object_questions,
     score_objects,
 )
-from depthlm_ros.eval.result_file import ProgressCallback, RecordT, ResultStore, evaluate_records
+from depthlm_ros.eval.result_file import ProgressCallback, RecordT, ResultStore, ResultT, Shard, evaluate_records
 from depthlm_ros.eval.tables import object_table, score_lines
 from depthlm_ros.image_io import write_rgb
 
 if TYPE_CHECKING:
+    from depthlm_ros.eval.worker_model import Parallel
     from depthlm_ros.model import Model
 
 # Task -> ability that the model's family needs.
@@ -50,13 +52,14 @@ class LanguageEvalOptions:
 
     limit: number of records, None for all. seed: None takes the first records instead of random ones. root: folder that
     paths in the labels are relative to, None for the folder of the labels. pictures: folder for pictures of matches,
-    None for no pictures.
+    None for no pictures. shard: the share of the records that is evaluated, None for all.
     """
 
     limit: int | None = None
     seed: int | None = None
     root: Path | None = None
     pictures: Path | None = None
+    shard: Shard | None = None
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
@@ -95,56 +98,69 @@ def evaluate_language(
     store: ResultStore,
     options: LanguageEvalOptions | None = None,
     on_progress: ProgressCallback | None = None,
+    parallel: Parallel | None = None,
 ) -> LanguageReport:
     """Scores a model on "objects", "matches" or "pose".
 
-    Raises BadInput if the labels cannot be used, and BadQuestion if the model cannot do the task.
+    parallel: workers that evaluate the records; `model` is then not loaded. Raises BadInput if the labels cannot be
+    used, and BadQuestion if the model cannot do the task.
     """
     if ABILITIES[task] not in model.family.abilities:
         raise BadQuestion(f"{model.name} cannot do task {task}: use vlm3-object, vlm3-corr, vlm3-pose or tiny.")
     evaluate = {"objects": _evaluate_objects, "matches": _evaluate_matches, "pose": _evaluate_poses}[task]
-    return evaluate(path, model, store, options or LanguageEvalOptions(), on_progress)
+    return evaluate(path, options or LanguageEvalOptions(), _Evaluator(model, store, on_progress, parallel))
 
 
-def _evaluate_objects(
-    path: Path,
-    model: Model,
-    store: ResultStore,
-    options: LanguageEvalOptions,
-    on_progress: ProgressCallback | None,
-) -> LanguageReport:
-    questions, problems = read_object_questions(path, options.root)
-    questions = _select_records(questions, options)
+@dataclass(frozen=True)
+class _Evaluator:
+    """Evaluates records with a model, here or by workers. Its fields are the parameters of evaluate_language."""
 
+    model: Model
+    store: ResultStore
+    on_progress: ProgressCallback | None
+    parallel: Parallel | None
+
+    def results(
+        self,
+        records: Sequence[RecordT],
+        key_of: Callable[[RecordT], str],
+        evaluate: Callable[[Model, RecordT], ResultT],
+    ) -> tuple[list[ResultT], list[RecordProblem]]:
+        """Returns what evaluate_records does. evaluate: a function of a module, which can be pickled."""
+        workers = self.parallel.workers if self.parallel else None
+        bound = self.parallel.evaluator(evaluate) if self.parallel else partial(evaluate, self.model)
+        return evaluate_records(records, key_of, bound, self.store, self.on_progress, workers)
+
+
+def _answer_question(model: Model, question: ObjectQuestion) -> ObjectAnswer:
     def ask(frame: Frame, question: ObjectQuestion) -> Answer:
         return model.look(frame).ask(question.question, question.uv_px, question.regions)
 
-    def evaluate_question(question: ObjectQuestion) -> ObjectAnswer:
-        return ask_object_question(ask, question)
+    return ask_object_question(ask, question)
 
-    answers, left_out = evaluate_records(
-        questions, lambda question: question.key, evaluate_question, store, on_progress
-    )
+
+def _match_pair(model: Model, pair: PairRecord) -> MatchResult:
+    return evaluate_matches(lambda first, second, uv_px: model.look_pair(first, second).match(uv_px), pair)
+
+
+def _pose_of_pair(model: Model, pair: PairRecord) -> PoseResult:
+    return evaluate_pose(lambda first, second: model.look_pair(first, second).pose(), pair)
+
+
+def _evaluate_objects(path: Path, options: LanguageEvalOptions, evaluator: _Evaluator) -> LanguageReport:
+    questions, problems = read_object_questions(path, options.root)
+    questions = _select_records(path, questions, options)
+    answers, left_out = evaluator.results(questions, lambda question: question.key, _answer_question)
     usable = _usable_records(path, questions, left_out)
     scores = score_objects(usable, answers)
     refused = _refused_records(usable, [answer["refused"] for answer in answers])
     return _report({"scores": scores}, object_table(scores), (*problems, *left_out), refused, len(usable))
 
 
-def _evaluate_matches(
-    path: Path,
-    model: Model,
-    store: ResultStore,
-    options: LanguageEvalOptions,
-    on_progress: ProgressCallback | None,
-) -> LanguageReport:
+def _evaluate_matches(path: Path, options: LanguageEvalOptions, evaluator: _Evaluator) -> LanguageReport:
     pairs, problems = read_pairs(path, points=True, root=options.root)
-    pairs = _select_records(pairs, options)
-
-    def evaluate_pair(pair: PairRecord) -> MatchResult:
-        return evaluate_matches(lambda first, second, uv_px: model.look_pair(first, second).match(uv_px), pair)
-
-    results, left_out = evaluate_records(pairs, pair_key, evaluate_pair, store, on_progress)
+    pairs = _select_records(path, pairs, options)
+    results, left_out = evaluator.results(pairs, pair_key, _match_pair)
     usable = _usable_records(path, pairs, left_out)
     if options.pictures:
         _draw_pairs(options.pictures, usable, results)
@@ -153,20 +169,10 @@ def _evaluate_matches(
     return _report(scores, score_lines(scores), (*problems, *left_out), refused, len(usable))
 
 
-def _evaluate_poses(
-    path: Path,
-    model: Model,
-    store: ResultStore,
-    options: LanguageEvalOptions,
-    on_progress: ProgressCallback | None,
-) -> LanguageReport:
+def _evaluate_poses(path: Path, options: LanguageEvalOptions, evaluator: _Evaluator) -> LanguageReport:
     pairs, problems = read_pairs(path, points=False, root=options.root)
-    pairs = _select_records(pairs, options)
-
-    def evaluate_pair(pair: PairRecord) -> PoseResult:
-        return evaluate_pose(lambda first, second: model.look_pair(first, second).pose(), pair)
-
-    results, left_out = evaluate_records(pairs, pair_key, evaluate_pair, store, on_progress)
+    pairs = _select_records(path, pairs, options)
+    results, left_out = evaluator.results(pairs, pair_key, _pose_of_pair)
     usable = _usable_records(path, pairs, left_out)
     scores = score_poses(usable, results)
     refused = _refused_records(usable, [result["refused"] for result in results])
@@ -209,7 +215,17 @@ def _usable_records(path: Path, records: Sequence[RecordT], left_out: Sequence[R
     return usable
 
 
-def _select_records(records: list[RecordT], options: LanguageEvalOptions) -> list[RecordT]:
+def _select_records(path: Path, records: list[RecordT], options: LanguageEvalOptions) -> list[RecordT]:
+    chosen = _limit_records(records, options)
+    if options.shard is None:
+        return chosen
+    taken = options.shard.take(chosen)
+    if not taken:
+        raise BadInput(f"--shard {options.shard}: {path} has fewer records than there are shards.")
+    return list(taken)
+
+
+def _limit_records(records: list[RecordT], options: LanguageEvalOptions) -> list[RecordT]:
     if options.limit is None or options.limit >= len(records):
         return records
     if options.seed is None:

@@ -44,7 +44,7 @@ from depthlm_ros.eval.judges import (
 from depthlm_ros.eval.metrics import has_depth
 from depthlm_ros.eval.result_file import ImageResult
 from depthlm_ros.geometry.canonical_view import fitted_view
-from depthlm_ros.geometry.resize_rules import CanvasRule, canonical_size
+from depthlm_ros.geometry.resize_rules import CanvasRule, canonical_size, scaled_pixels
 from depthlm_ros.geometry.visual_prompt import MARKER_BORDER_PX
 
 if TYPE_CHECKING:
@@ -72,10 +72,7 @@ def arrow_filter(rule: CanvasRule) -> PointFilter:
     def is_allowed(record: Record, index: int) -> bool:
         camera = record.intrinsics
         width, height = canonical_size(camera, rule)
-        scale = 1.0 if rule.focal_px is None else rule.focal_px / camera.fx_px
-        # The order of operations is that of the released code. It decides the last digit.
-        u = int((record.uv_px[index, 0] - camera.cx_px) * (camera.fx_px * scale / camera.fx_px) + camera.cx_px * scale)
-        v = int((record.uv_px[index, 1] - camera.cy_px) * (camera.fy_px * scale / camera.fy_px) + camera.cy_px * scale)
+        u, v = (int(value) for value in scaled_pixels(record.uv_px[index], camera, rule)[0])
         return MARKER_BORDER_PX <= u < width - MARKER_BORDER_PX and MARKER_BORDER_PX <= v < height - MARKER_BORDER_PX
 
     return is_allowed

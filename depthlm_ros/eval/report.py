@@ -6,6 +6,7 @@ scores of answers that need no model.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import reduce
@@ -56,7 +57,8 @@ class BaselineScores:
 class DepthReport:
     """Scores over all points (or pixels) of all images, and the same after each image was aligned by medians.
 
-    delta1_image_mean: unweighted mean of the images' delta1. floor, constant_2m: scores of the best constant answer,
+    delta1_image_mean: unweighted mean of the images' delta1; absrel_image_mean and rmse_image_mean_m of the images with
+    a prediction. floor, constant_2m: scores of the best constant answer,
     and of 2 m everywhere, on the same points. flat: scores of any constant answer after each image was aligned by
     medians, for comparison with `aligned` (for whole maps: on a sample of their pixels). seconds_per_image: mean time
     of the predictor, without reading the file. refused: images that the predictor refused; their points count as wrong.
@@ -67,6 +69,8 @@ class DepthReport:
     scores: DepthScores
     aligned: DepthScores
     delta1_image_mean: float
+    absrel_image_mean: float
+    rmse_image_mean_m: float
     floor: ConstantAnswer
     constant_2m: ConstantAnswer
     flat: DepthScores
@@ -99,6 +103,8 @@ class DepthReport:
             "delta1_points": self.scores.delta1,
             "delta1_answered": self.scores.delta1_answered,
             "delta1_image_mean": self.delta1_image_mean,
+            "absrel_image_mean": self.absrel_image_mean,
+            "rmse_image_mean": self.rmse_image_mean_m,
             "delta1_aligned": self.aligned.delta1,
             "absrel_aligned": self.aligned.absrel,
             "rmse_aligned": self.aligned.rmse_m,
@@ -129,7 +135,8 @@ class DepthReport:
             f"{self.seconds_per_image:.3f} s per image",
         ]
         if self.protocol in MEAN_OVER_IMAGES:
-            rows.append(f"{'mean of images':18}  {self.delta1:6.3f}   (the headline of protocol {self.protocol})")
+            numbers = f"{self.delta1:6.3f}   {self.absrel_image_mean:6.3f}   {self.rmse_image_mean_m:6.3f}"
+            rows.append(f"{'mean of images':18}  {numbers}   (the headline of protocol {self.protocol})")
         return "\n".join([*rows, *self._missing_truth(), *self._details()])
 
     def baseline_table(self) -> str:
@@ -189,11 +196,14 @@ def make_report(
     all_true_m = np.concatenate(true_m)
     if refused is None:
         refused = tuple(RecordProblem(one.where, "image refused", one.refused) for one in results if one.refused)
+    image_scores = [result.raw.scores for result in results]
     edge_counts = [result.map_sums.edges for result in results if result.map_sums]
     return DepthReport(
         scores=_total([result.raw for result in results]).scores,
         aligned=_total([result.aligned for result in results]).scores,
-        delta1_image_mean=mean_delta1([result.raw.scores for result in results]),
+        delta1_image_mean=mean_delta1(image_scores),
+        absrel_image_mean=_mean_known([scores.absrel for scores in image_scores]),
+        rmse_image_mean_m=_mean_known([scores.rmse_m for scores in image_scores]),
         floor=best_constant(all_true_m),
         constant_2m=score_constant(CONSTANT_M, all_true_m),
         flat=score_depth(np.concatenate([align_medians(np.ones(np.shape(g)), g) for g in true_m]), all_true_m),
@@ -201,7 +211,7 @@ def make_report(
         images=len(results),
         refused=refused,
         left_out=left_out,
-        without_truth=sum(not result.raw.scores.n for result in results),
+        without_truth=sum(not scores.n for scores in image_scores),
         protocol=protocol,
         reliability=_reliability(results),
         boundary=score_edges(reduce(add, edge_counts)) if edge_counts else None,
@@ -236,6 +246,12 @@ def _reliability(results: Sequence[ImageResult]) -> Reliability | None:
         np.concatenate([result.true_m for result in results]),
     )
     return reliability if reliability.n else None
+
+
+def _mean_known(values: Sequence[float]) -> float:
+    """Returns the mean of the numbers that are not NaN; NaN if there are none."""
+    known = [value for value in values if not math.isnan(value)]
+    return float(np.mean(known)) if known else math.nan
 
 
 def _total(sums: Sequence[DepthErrorSums]) -> DepthErrorSums:

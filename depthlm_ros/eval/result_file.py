@@ -1,18 +1,23 @@
 """Results of an evaluation, record by record, in a file from which a stopped evaluation continues.
 
 `ResultStore` is the file, `evaluate_records` fills it, and `ImageResult` is the result of one image with depth labels.
+Several processes or machines can evaluate a share of the records each (`Shard`), in files of their own; `merge` takes
+the results of such files. A result belongs to its record by key, and scores are sums in the order of the records, so
+that they do not depend on who made the results.
 
-The file is JSON Lines. Its first line is {"settings": {...}}: everything but the records that the results depend on.
-Every other line is {"key": ..., "found": {...}}. NaN is written as null.
+The file is JSON Lines. Its first line is {"settings": {...}, "backend": ...}: everything but the records that the
+results depend on, and what ran the model. Every other line is {"key": ..., "found": {...}}. NaN is written as null.
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import astuple, dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, TypedDict, TypeVar, cast
@@ -20,9 +25,14 @@ from typing import Protocol, TypedDict, TypeVar, cast
 import numpy as np
 
 from depthlm_ros.data.records import BadRecord, RecordProblem
+from depthlm_ros.data.worker_pool import GIVEN_UP, Workers, map_in_order
 from depthlm_ros.errors import BadInput, SetupError
 from depthlm_ros.eval.metrics import DepthErrorSums, EdgeCounts, EdgeCountsAsList, align_medians, sum_depth_errors
 from depthlm_ros.file_io import JsonLinesFile, JsonObject, to_json_value
+
+
+class NoResult(SetupError):
+    """A record has no result, and there is no loaded model that could make one."""
 
 
 class LabelledRecord(Protocol):
@@ -37,26 +47,48 @@ RecordT = TypeVar("RecordT", bound=LabelledRecord)
 ResultT = TypeVar("ResultT", bound=Mapping[str, object])
 # The first bytes of every file of results. A file that starts with others is not changed.
 FILE_START = b'{"settings": '
+# A record that kills its worker process has no result.
+KILLED = BadRecord(*GIVEN_UP)
 # Called with (records done, all records).
 ProgressCallback = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The share of the records that one of several commands evaluates: number `index` (from 1) of `count`."""
+
+    index: int
+    count: int
+
+    def take(self, records: Sequence[RecordT]) -> tuple[RecordT, ...]:
+        """Returns every count-th record, so that the shards are equally long and equally hard."""
+        return tuple(records[self.index - 1 :: self.count])
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
 
 
 class ResultStore:
     """Results by key, in memory. With a path they are also read from that file and appended to it.
 
-    settings: settings of this run. Raises BadInput if the file belongs to a run with other settings, is not a file of
-    results, is not a regular file, or is being written by another process.
+    settings: settings of this run. backend: what runs the model; it may differ between runs of one file, and is told.
+    Raises BadInput if the file belongs to a run with other settings, is not a file of results, is not a regular file,
+    or is being written by another process.
     """
 
-    def __init__(self, path: Path | None = None, settings: Mapping[str, object] | None = None) -> None:
+    def __init__(
+        self, path: Path | None = None, settings: Mapping[str, object] | None = None, backend: str = ""
+    ) -> None:
         self.results: dict[str, JsonObject] = {}
+        self.backend = backend
+        self._settings: JsonObject = dict(to_json_value(settings or {}))
         self._path = path
         self._file: JsonLinesFile | None = None
         self._open_files = ExitStack()
         if path is not None:
             try:
                 self._file = self._open(path)
-                self._read(dict(to_json_value(settings or {})))
+                self._read()
             except BaseException:
                 self._open_files.close()
                 raise
@@ -73,6 +105,25 @@ class ResultStore:
         """Adds a result. Raises SetupError if it cannot be written; the results before it stay in the file."""
         self.results[key] = to_json_value(result)
         self._append({"key": key, "found": self.results[key]})
+
+    def merge(self, paths: Sequence[Path]) -> int:
+        """Adds the results of other files, which are not changed, and returns the number of doubtful ones.
+
+        A result that several files hold is taken from the first one; it is doubtful if they differ in more than the
+        time that it took. Raises BadInput for a file of a run with other settings, or that is not a file of results.
+        """
+        backends, doubtful = [], 0
+        for path in paths:
+            header, results = _read_results(path)
+            self._check_settings(path, header)
+            backends.append(str(header.get("backend", "")))
+            for key, result in results.items():
+                if key not in self.results:
+                    self.add(key, result)
+                elif _without_time(self.results[key]) != _without_time(result):
+                    doubtful += 1
+        self.backend = "+".join(dict.fromkeys(filter(None, backends))) or self.backend
+        return doubtful
 
     def _open(self, path: Path) -> JsonLinesFile:
         """Locks and checks the file before JsonLinesFile reads it and removes a line that is not complete."""
@@ -93,26 +144,22 @@ class ResultStore:
         except ValueError as exc:
             raise _not_results(path, repr(exc)) from exc
 
-    def _read(self, settings: JsonObject) -> None:
+    def _read(self) -> None:
         assert self._file is not None
         if not self._file.lines:
-            self._append({"settings": settings})
+            self._append({"settings": self._settings, "backend": self.backend})
             return
-        header, *entries = self._file.lines
-        try:
-            file_settings = header["settings"]
-            self.results = {entry["key"]: entry["found"] for entry in entries}
-            keys = {**settings, **file_settings}
-        except (KeyError, TypeError) as exc:
-            raise _not_results(self._file.path, repr(exc)) from exc
-        differing = [key for key in keys if settings.get(key) != file_settings.get(key)]
+        header, self.results = _split_lines(self._file.path, self._file.lines)
+        self._check_settings(self._file.path, header)
+
+    def _check_settings(self, path: Path, header: JsonObject) -> None:
+        settings, file_settings = self._settings, dict(cast("JsonObject", header["settings"]))
+        differing = [key for key in {**settings, **file_settings} if settings.get(key) != file_settings.get(key)]
         if differing:
             differences = ", ".join(
                 f"{key} {file_settings.get(key)!r} instead of {settings.get(key)!r}" for key in differing
             )
-            raise BadInput(
-                f"{self._file.path} holds results of another run ({differences}): name another file, or remove it."
-            )
+            raise BadInput(f"{path} holds results of another run ({differences}): name another file, or remove it.")
 
     def _append(self, line: Mapping[str, object]) -> None:
         if self._file is None:
@@ -128,6 +175,35 @@ class ResultStore:
 
 def _not_results(path: Path, cause: str) -> BadInput:
     return BadInput(f"{path} is not a file of results ({cause}): name another file.")
+
+
+def _read_results(path: Path) -> tuple[JsonObject, dict[str, JsonObject]]:
+    """Returns the header and the results of a file. A line that is not complete yet is left out. Raises BadInput."""
+    try:
+        content = path.read_bytes()
+    except OSError as exc:
+        raise BadInput(f"{path} cannot be read ({exc.strerror}): give a file that --results wrote.") from exc
+    if not content.startswith(FILE_START):
+        raise _not_results(path, f"it starts with {content[: len(FILE_START)].decode(errors='replace')!r}")
+    try:
+        lines = [json.loads(line) for line in content.rpartition(b"\n")[0].splitlines()]
+    except ValueError as exc:
+        raise _not_results(path, repr(exc)) from exc
+    return _split_lines(path, lines)
+
+
+def _split_lines(path: Path, lines: Sequence[JsonObject]) -> tuple[JsonObject, dict[str, JsonObject]]:
+    """Returns the header and the results by key. Raises BadInput."""
+    try:
+        header, *entries = lines
+        dict(cast("JsonObject", header["settings"]))
+        return header, {cast(str, entry["key"]): cast("JsonObject", entry["found"]) for entry in entries}
+    except (KeyError, TypeError, ValueError) as exc:
+        raise _not_results(path, repr(exc)) from exc
+
+
+def _without_time(result: Mapping[str, object]) -> dict[str, object]:
+    return {key: value for key, value in result.items() if key != "seconds"}
 
 
 def make_key(where: str, *content: object) -> str:
@@ -147,23 +223,47 @@ def evaluate_records(
     evaluate: Callable[[RecordT], ResultT],
     store: ResultStore,
     on_progress: ProgressCallback | None = None,
+    workers: Workers | None = None,
 ) -> tuple[list[ResultT], list[RecordProblem]]:
     """Returns the result of each record, in order, and the problems of the records that cannot be used.
 
-    A result that the store holds already is taken from there. evaluate: returns a result, or raises BadRecord.
+    A result that the store holds already is taken from there. evaluate: returns a result, or raises BadRecord. workers:
+    where `evaluate` is called, if not here; it is pickled then.
     """
     results, left_out = [], []
-    for done, record in enumerate(records, start=1):
-        key = key_of(record)
-        try:
-            if key not in store.results:
-                store.add(key, evaluate(record))
+    keys = [key_of(record) for record in records]
+    todo = {key: record for key, record in zip(keys, records, strict=True) if key not in store.results}
+    outcomes = map_in_order(partial(_result_or_problem, evaluate), list(todo.values()), workers or 1)
+    problems: dict[str, BadRecord] = {}
+    for done, (key, record) in enumerate(zip(keys, records, strict=True), start=1):
+        if key not in store.results and key not in problems:
+            try:
+                outcome = next(outcomes).result
+            except NoResult as exc:
+                missing = sum(one not in store.results and one not in problems for one in keys)
+                raise BadInput(
+                    f"{record.where} has no result ({missing} of {len(records)} records have none): evaluate every "
+                    "shard to its end, and give all their files."
+                ) from exc
+            if outcome is None or isinstance(outcome, BadRecord):
+                problems[key] = outcome or KILLED
+            else:
+                store.add(key, outcome)
+        if key in problems:
+            left_out.append(RecordProblem(record.where, problems[key].reason, str(problems[key])))
+        else:
             results.append(cast(ResultT, store.results[key]))
-        except BadRecord as exc:
-            left_out.append(RecordProblem(record.where, exc.reason, str(exc)))
         if on_progress:
             on_progress(done, len(records))
     return results, left_out
+
+
+def _result_or_problem(evaluate: Callable[[RecordT], ResultT], record: RecordT) -> ResultT | BadRecord:
+    """Returns the result of a record, or why it cannot be used. May run in a worker process."""
+    try:
+        return evaluate(record)
+    except BadRecord as exc:
+        return exc
 
 
 class _MapFields(TypedDict):

@@ -16,10 +16,13 @@ from support.paths import needs_tiny
 
 from depthlm_ros.cli import main
 from depthlm_ros.core import Frame, Intrinsics
-from depthlm_ros.data.labelling import LabellingJob, label_pictures, list_pictures
+from depthlm_ros.data.curate import MOST_FAILURES
+from depthlm_ros.data.labelling import LabellingJob, PictureRecord, label_pictures, label_records
 from depthlm_ros.data.photo_labels import decode, reference_camera
-from depthlm_ros.data.webdataset import ShardIndex
-from depthlm_ros.errors import BadImage, BadInput
+from depthlm_ros.data.picture_source import Picture, list_pictures
+from depthlm_ros.data.webdataset import ShardIndex, pack_shards
+from depthlm_ros.data.worker_pool import map_in_order, worker_index
+from depthlm_ros.errors import BackendFailed, BadImage, BadInput, SetupError
 from depthlm_ros.model import load_model
 
 FX_OVER_WIDTH = 0.888
@@ -54,12 +57,12 @@ def wait_for(condition, timeout_s=60):
 class NameLabeller:
     """Writes the name of a picture as its label. It fails for "bad" pictures, and kills its process for "kill"."""
 
-    def __call__(self, path: Path, name: str) -> dict[str, bytes]:
-        if path.stem == "bad":
-            raise BadImage(f"{path}: a bad picture")
-        if path.stem == "kill":
+    def __call__(self, picture: Picture) -> dict[str, bytes]:
+        if picture.key.endswith("bad"):
+            raise BadImage(f"{picture.where}: a bad picture")
+        if picture.key.endswith("kill"):
             os.kill(os.getpid(), signal.SIGKILL)
-        return {"txt": name.encode()}
+        return {"txt": picture.name.encode()}
 
 
 def make_job(tmp_path, names, per_shard=2, **settings):
@@ -159,7 +162,7 @@ def test_two_runs_cannot_write_into_one_folder(tmp_path, capsys):
         wait_for(lambda: lock.exists() and lock.read_text())
         process.send_signal(signal.SIGSTOP)  # so that it is not over too early
         assert main(command(tmp_path / "in", tmp_path / "out", "--images-per-shard", "2")) == 2
-        assert f"process {process.pid} is writing shards there" in capsys.readouterr().err
+        assert f"process {process.pid} is writing there" in capsys.readouterr().err
     finally:
         process.kill()
         process.communicate()
@@ -202,14 +205,48 @@ def test_a_source_without_pictures_is_an_error_that_says_what_was_looked_for(tmp
     with pytest.raises(BadInput, match="does not exist"):
         list_pictures(tmp_path / "none")
     (tmp_path / "a.jsonl").write_text("{}\n")
-    with pytest.raises(BadInput, match="no record with an image"):
+    with pytest.raises(BadInput, match="no usable record with an image"):
         list_pictures(tmp_path / "a.jsonl")
+    (tmp_path / "b.png").touch()
+    with pytest.raises(BadInput, match="is one picture: give its folder"):
+        list_pictures(tmp_path / "b.png")
 
 
 def test_images_of_records_are_a_source_too(tmp_path):
     labels = write_labels(tmp_path, images=2)
     labels.write_text(labels.read_text() * 2)
-    assert list_pictures(labels) == (tmp_path, ["room_0.png", "room_1.png"])
+    pictures = list_pictures(labels).pictures
+    assert [(one.name, one.key) for one in pictures] == [("room_0.png", "room_0"), ("room_1.png", "room_1")]
+    assert all("depth" not in one.fields and len(one.fields["intrinsics"]) == 6 for one in pictures)
+
+
+def test_keys_are_unique_and_stay_inside_the_output_folder(tmp_path):
+    inner = tmp_path / "in"
+    for name in ("a.jpg", "a.png", "a-2.jpg", "b/c.jpg"):
+        (inner / name).parent.mkdir(parents=True, exist_ok=True)
+        (inner / name).touch()
+    assert [one.key for one in list_pictures(inner).pictures] == ["a-2", "a", "a-3", "b/c"]
+    (tmp_path / "rec").mkdir()
+    lines = [json.dumps({"image": f"../in/{name}"}) for name in ("a.jpg", "a.png", "b/c.jpg")]
+    (tmp_path / "rec" / "labels.jsonl").write_text("\n".join(lines) + "\n")
+    pictures = list_pictures(tmp_path / "rec" / "labels.jsonl").pictures
+    assert [one.key for one in pictures] == ["in/a", "in/a-2", "in/b/c"]
+
+
+def test_pictures_in_the_output_folder_are_not_taken(tmp_path):
+    for name in ("a.jpg", "out/depth/a.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert [one.name for one in list_pictures(tmp_path, tmp_path / "out").pictures] == ["a.jpg"]
+
+
+def test_shards_are_a_source_for_shards(tmp_path):
+    labels = write_labels(tmp_path, images=3)
+    list(pack_shards(labels, tmp_path / "packed", 2, []))
+    job = LabellingJob(tmp_path / "packed", tmp_path / "out", {}, per_shard=2)
+    assert label_pictures(job, NameLabeller()).labelled == 3
+    names = [sample["txt"].decode() for sample in ShardIndex(job.out)]
+    assert names == ["labels-000000/00000000", "labels-000000/00000001", "labels-000001/00000002"]
 
 
 def test_pictures_are_labelled_in_the_same_order_in_any_number_of_processes(tmp_path):
@@ -247,3 +284,70 @@ def test_other_pictures_or_settings_are_refused_in_the_same_folder(tmp_path):
         label_pictures(make_job(tmp_path, ["a.jpg"], teacher="y"), NameLabeller())
     with pytest.raises(BadInput, match="pictures 1 instead of 2"):
         label_pictures(make_job(tmp_path, ["b.jpg"], teacher="x"), NameLabeller())
+
+
+@dataclass(frozen=True)
+class FailingModel:
+    """Labels pictures as records. Its model fails where a name holds one of the words, until `mended` exists."""
+
+    words: str
+    mended: Path
+
+    def __call__(self, picture: Picture) -> PictureRecord:
+        if "bad" in picture.name:
+            raise BadImage(f"{picture.where}: a bad picture")
+        if any(word in picture.name for word in self.words.split()) and not self.mended.exists():
+            raise BackendFailed(f"no memory for {picture.name}")
+        return PictureRecord({"image": picture.name}, {f"depth/{picture.key}.txt": picture.key.encode()}, 1)
+
+
+def label_with(tmp_path, words, names):
+    make_job(tmp_path, names)
+    return label_records(tmp_path / "in", tmp_path / "out", FailingModel(words, tmp_path / "mended"), {})
+
+
+def test_a_picture_on_which_the_model_fails_is_counted_and_the_others_are_labelled(tmp_path):
+    report = label_with(tmp_path, "b", ["a.jpg", "b.jpg", "c.jpg"])
+    assert (report["records"], report["problems"]) == (2, {"model failed": 1})
+    assert report["examples"] == {"model failed": ["b.jpg: no memory for b.jpg"]}
+    assert sorted(path.name for path in (tmp_path / "out" / "depth").iterdir()) == ["a.txt", "c.txt"]
+
+
+def test_a_model_that_always_fails_ends_the_run_and_its_pictures_are_tried_again(tmp_path):
+    names = [f"{number:03}.jpg" for number in range(MOST_FAILURES + 30)]
+    with pytest.raises(
+        SetupError, match=rf"{MOST_FAILURES} of the items failed one after another, the last with: .*no memory"
+    ):
+        label_with(tmp_path, " ".join(names[10:]), names)
+    lines = (tmp_path / "out" / "labels.jsonl.part").read_text().splitlines()
+    assert len(lines) == 10, "what was finished before is kept"
+    (tmp_path / "mended").touch()
+    report = label_with(tmp_path, "nothing", names)
+    assert report["records"] == len(names) and not report["problems"]
+    found = [json.loads(line)["image"] for line in (tmp_path / "out" / "labels.jsonl").read_text().splitlines()]
+    assert found == names
+
+
+def test_bad_pictures_between_its_failures_do_not_hide_that_a_model_always_fails(tmp_path):
+    names = [f"{number:03}{'bad' if number % 2 else ''}.jpg" for number in range(2 * MOST_FAILURES)]
+    with pytest.raises(SetupError, match=rf"{MOST_FAILURES} of the items failed one after another"):
+        label_with(tmp_path, "0.jpg 2.jpg 4.jpg 6.jpg 8.jpg", names)
+    (tmp_path / "mended").touch()
+    report = label_with(tmp_path, "nothing", names)
+    assert report["records"] == MOST_FAILURES and report["problems"] == {"image unusable": MOST_FAILURES}
+
+
+def test_a_model_that_fails_on_the_only_pictures_ends_the_run(tmp_path):
+    with pytest.raises(SetupError, match="2 of the items failed one after another"):
+        label_with(tmp_path, "jpg", ["a.jpg", "b.jpg"])
+    assert not (tmp_path / "out" / "labels.jsonl").exists()
+
+
+def index_slowly(item: int) -> int:
+    time.sleep(0.3)
+    return worker_index()
+
+
+def test_local_workers_are_numbered_so_that_each_can_take_its_device():
+    assert {one.result for one in map_in_order(index_slowly, range(8), 2)} == {0, 1}
+    assert [one.result for one in map_in_order(index_slowly, range(2), 1)] == [0, 0]
