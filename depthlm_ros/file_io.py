@@ -19,8 +19,11 @@ def replacing(path: Path, sync: bool = True) -> Iterator[Path]:
     """Gives a temporary path beside `path` to write to, and renames it to `path` at the end of the block.
 
     Creates the parent folders. After an error or a crash, `path` holds what it held before. sync: wait until the disk
-    has the content, so that this is true after a loss of power, too; False for one of many small files. Raises OSError.
+    has the content, so that this is true after a loss of power, too; False for one of many small files. Raises OSError,
+    also for a device or a folder in the place of the file: root could replace even /dev/null.
     """
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path}: a device or a folder cannot be replaced by a file: name another one.")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"partial-{path.name}")
     try:

@@ -1,8 +1,9 @@
-"""Pictures for people, with numpy and OpenCV only: `depth_picture`, `cloud_picture` and `side_by_side`.
+"""Pictures for people, with numpy and OpenCV only: `depth_picture`, `depth_strip`, `cloud_picture` and `side_by_side`.
 
-Depth is drawn in colours with a scale in metres. A point cloud is drawn as a virtual camera sees it from the side and
-above; where points hide each other, the nearest one is visible. All images are uint8 (H, W, 3), red first. Points are
-in the optical frame of the real camera: x right, y down, z forward, metres.
+Depth is drawn in colours with a scale in metres. `depth_strip` draws it as DepthVLM's demo does, to compare. A point
+cloud is drawn as a virtual camera sees it from the side and above; where points hide each other, the nearest one is
+visible. All images are uint8 (H, W, 3), red first. Points are in the optical frame of the real camera: x right, y down,
+z forward, metres.
 """
 
 from __future__ import annotations
@@ -52,6 +53,43 @@ def depth_picture(depth_m: np.ndarray, range_m: tuple[float, float] | None = Non
     """Returns depths (H, W) in colours, with a scale bar to the right. range_m: (near, far), default depth_range_m."""
     near_m, far_m = range_m or depth_range_m(depth_m)
     return np.hstack([depth_rgb(depth_m, near_m, far_m), scale_bar(depth_m.shape[0], near_m, far_m)])
+
+
+def depth_strip(rgb: np.ndarray, depth_m: np.ndarray, truth_m: np.ndarray | None = None) -> np.ndarray:
+    """Returns image, true depth and predicted depth side by side, under their titles, as DepthVLM's demo draws them.
+
+    Depths (H, W) and (h, w) in metres. Everything is drawn at the size of the truth or, without it, of the prediction.
+    """
+    height, width = depth_m.shape if truth_m is None else truth_m.shape
+    # Pixels next to an unknown one become unknown.
+    resized_m = cv2.resize(depth_m, (width, height), interpolation=cv2.INTER_LINEAR)
+    panels = [("RGB Image", cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA))]
+    if truth_m is not None:
+        panels.append(("GT Depth Map", turbo_rgb(truth_m)))
+    panels.append(("Predicted Depth Map", turbo_rgb(resized_m)))
+    strip = np.hstack([picture for _, picture in panels])
+    font_px = int(np.clip(0.07 * width, 10, 28))
+    head = np.zeros((font_px + max(8, font_px // 2), strip.shape[1], 3), np.uint8)
+    for column, (title, _) in enumerate(panels):
+        scale = cv2.getFontScaleFromHeight(FONT, round(0.7 * font_px))
+        (text_width, text_height), _ = cv2.getTextSize(title, FONT, scale, 1)
+        left_bottom_px = column * width + (width - text_width) // 2, (head.shape[0] + text_height) // 2
+        cv2.putText(head, title, left_bottom_px, FONT, scale, (255, 255, 255), 1, cv2.LINE_AA)
+    return np.vstack([head, strip])
+
+
+def turbo_rgb(depth_m: np.ndarray) -> np.ndarray:
+    """Returns depths (H, W) in the whole of Turbo, near blue and far red, between their own percentiles 2 and 98.
+
+    What is unknown (NaN, or not positive) is black. The rule is that of DepthVLM's demo.
+    """
+    known = np.isfinite(depth_m) & (depth_m > 0)
+    near_m, far_m = np.percentile(depth_m[known], (2, 98)) if known.any() else (0.0, 1.0)
+    share = (np.where(known, depth_m, near_m).astype(np.float64) - near_m) / max(far_m - near_m, 1e-6)
+    level = (np.clip(share, 0.0, 1.0) * 255).astype(np.uint8)
+    rgb = cv2.cvtColor(cv2.applyColorMap(level, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
+    rgb[~known] = UNKNOWN_RGB
+    return rgb
 
 
 def scale_bar(height_px: int, near_m: float, far_m: float) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 
@@ -20,6 +21,16 @@ def test_an_error_while_writing_leaves_the_old_content(tmp_path):
         raise RuntimeError("interrupted")
     assert path.read_text() == "old"
     assert [each.name for each in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_a_device_or_a_folder_is_never_replaced(tmp_path):
+    """The super-user could rename a file over /dev/null; here a named pipe stands for the device."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(OSError, match=f"{name}: a device or a folder cannot be replaced"):
+            write_atomically(tmp_path / name, "new")
+    assert (tmp_path / "pipe").is_fifo() and sorted(each.name for each in tmp_path.iterdir()) == ["folder", "pipe"]
 
 
 def test_text_and_bytes_are_written_whole(tmp_path):

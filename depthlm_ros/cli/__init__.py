@@ -9,6 +9,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from depthlm_ros.errors import BadInput, DepthLMError, SetupError
 
@@ -28,12 +29,21 @@ VERBS = {
     "match": ("depthlm_ros.cli.match", "find pixels of an image in another image"),
     "pose": ("depthlm_ros.cli.pose", "tell how the camera moved between two images"),
     "eval": ("depthlm_ros.cli.eval", "score a model on labelled images and compare it with published scores"),
+    "label": ("depthlm_ros.cli.label", "label many pictures with a model: depth maps and answers, in parallel"),
     "models": ("depthlm_ros.cli.models", "list the models, their licences, and where they are or how to get them"),
     "data": ("depthlm_ros.cli.data", "inspect labelled data, and make them from public data sets"),
     "train": ("depthlm_ros.cli.train", "train the embedded model: depth, then words"),
     "finetune": ("depthlm_ros.cli.finetune", "train DepthLM, DepthVLM or VLM3 on labelled images with a recipe"),
     "engine": ("depthlm_ros.cli.engine", "compile a model for one camera, with TensorRT or ONNX Runtime"),
 }
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser that reports a wrong option in one line, as every other error is reported."""
+
+    def error(self, message: str) -> NoReturn:
+        """Prints the error on stderr and exits."""
+        self.exit(EXIT_INPUT, f"depthlm: {' '.join(message.split())}: see `{self.prog} --help`.\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser(verb: str) -> argparse.ArgumentParser:
     """Returns the parser of all verbs, but with the options of `verb` only, so that no other module is imported."""
-    parser = argparse.ArgumentParser(prog="depthlm", description="Metric depth and spatial questions from images.")
+    parser = OneLineParser(prog="depthlm", description="Metric depth and spatial questions from images.")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for name, (module_name, help_text) in VERBS.items():
         verb_parser = verbs.add_parser(name, help=help_text, description=help_text)

@@ -13,17 +13,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from depthlm_ros.cli.common import (
+    add_as_released_option,
     add_image_options,
     add_json_option,
     add_pixel_option,
     add_second_intrinsics_option,
+    camera_options,
     format_numbers,
+    load_named_model,
     read_frame,
     read_pair,
 )
 from depthlm_ros.core import Answer, Measurement, Region, Status
-from depthlm_ros.errors import BadQuestion
+from depthlm_ros.errors import BadInput, BadQuestion
 from depthlm_ros.families import depthlm
+from depthlm_ros.families.base import check_marked
 from depthlm_ros.file_io import JsonObject, to_json_value
 
 if TYPE_CHECKING:
@@ -44,7 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     question = parser.add_argument(
         "question", help='in plain English, for example "How far is the red box?"; leave it out with --task'
     )
-    add_pixel_option(parser, "a pixel that the question is about")
+    add_pixel_option(
+        parser,
+        "a pixel that the question is about; a question for its distance becomes the one that DepthLM and VLM3 were "
+        "trained on",
+    )
     parser.add_argument(
         "--region",
         type=float,
@@ -73,10 +81,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--second", type=Path, metavar="IMAGE", help="a second image that the question is about")
     add_second_intrinsics_option(parser)
     add_json_option(parser)
+    add_as_released_option(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Asks one question and prints the answer."""
+    _check_options(args)
     task = TASKS[args.task](args) if args.task else None
     if task:
         _check_task(args, task)
@@ -88,18 +98,24 @@ def run(args: argparse.Namespace) -> None:
 def ask(args: argparse.Namespace, question: str) -> tuple[Answer, JsonObject]:
     """Returns the answer about one image or two, and facts: the model's name, the seconds of its look and its words.
 
-    Raises BadQuestion for pixels or regions in two images.
+    Raises BadQuestion for pixels or regions in two images, and for a question about a point that is not marked.
     """
-    from depthlm_ros.model import load_model
+    from depthlm_ros.geometry.pinhole import check_pixels_inside
 
     if args.second is not None and (args.pixel or args.region):
         raise BadQuestion("a question about two images takes no --pixel and no --region: `depthlm match` finds pixels.")
-    model = load_model(args.model, args.backend, device=args.device)
+    check_marked(question, len(args.pixel) + len(args.region))
     if args.second is not None:
-        pair = model.look_pair(*read_pair(args.image, args.second, args))
+        frames = [*read_pair(args.image, args.second, args)]
+    else:
+        frames = [read_frame(args.image, camera_options(args))]
+    check_pixels_inside(args.pixel, frames[0].intrinsics.size_px)
+    model = load_named_model(args)
+    if len(frames) == 2:
+        pair = model.look_pair(*frames)
         look_s, answer_question = pair.backend_s, partial(pair.ask, question)
     else:
-        view, regions = model.look(read_frame(args.image, args.intrinsics)), [Region(*box) for box in args.region]
+        view, regions = model.look(*frames), [Region(*box) for box in args.region]
         look_s, answer_question = view.backend_s, partial(view.ask, question, args.pixel, regions)
     started_s = time.perf_counter()
     answer = answer_question()
@@ -130,6 +146,15 @@ def answer_dict(answer: Answer) -> JsonObject:
         "measurements": [vars(measurement) for measurement in answer.measurements],
     }
     return dict(to_json_value(fields))
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Raises BadInput for options that would be ignored."""
+    for name, task in (("seconds", "speed"), ("speed", "time")):
+        if getattr(args, name) is not None and args.task != task:
+            raise BadInput(f"--{name} is for --task {task}: leave it out, or write the number into the question.")
+    if args.intrinsics_second and args.second is None:
+        raise BadInput("--intrinsics-second is the camera of --second IMAGE, which is not given: leave it out.")
 
 
 def _check_task(args: argparse.Namespace, task: DepthLMTask) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
+from depthlm_ros.cli.common import check_output, print_note
 from depthlm_ros.cli.label_photos import add_label_photos_options, run_label_photos
 from depthlm_ros.data.records import DEPTH_TYPES, NO_CAPS_M
 from depthlm_ros.data.sets import NAMES, NAMES_WITH_POSES
@@ -175,6 +176,41 @@ def run_render(args: argparse.Namespace) -> None:
     )
 
 
+def add_bench_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `depthlm data bench`."""
+    _add_file_options(parser, "records in DepthVLM's schema, or in DepthLM's")
+    parser.add_argument("--out", type=Path, required=True, metavar="BENCH.jsonl", help="where to write the benchmark")
+    parser.add_argument("--images", type=int, default=1000, help="how many images (default: %(default)s)")
+    points = parser.add_mutually_exclusive_group()
+    points.add_argument("--points", type=int, default=10, help="points of each image (default: %(default)s)")
+    points.add_argument("--total-points", type=int, default=0, metavar="N", help="points of all images together")
+    parser.add_argument("--seed", type=int, default=42, help="seed of images and points (default: %(default)s)")
+
+
+def run_bench(args: argparse.Namespace) -> None:
+    """Chooses images of a file of records, balanced over scenes and cameras, draws points, and writes a benchmark."""
+    from depthlm_ros.data.read import read_records
+    from depthlm_ros.data.records import describe_problems, unusable_file_error
+    from depthlm_ros.data.sample_points import BenchmarkOptions, write_benchmark
+    from depthlm_ros.progress import progress_callback
+
+    options = BenchmarkOptions(args.images, args.points, args.total_points, args.seed)
+    check_output("--out", args.out, (".jsonl",), {"the file of records": args.file})
+    found = read_records(args.file, _roots(args))
+    problems = list(found.problems)
+    with progress_callback("depthlm data bench", "images") as on_image:
+        records = write_benchmark(found.records, args.out, options, problems, on_image)
+    for line in describe_problems(problems):
+        print(f"depthlm: {line}", file=sys.stderr)
+    if not records:
+        raise unusable_file_error(args.file, problems)
+    scenes, cameras = ({getattr(record, name) for record in records} - {""} for name in ("scene", "camera"))
+    points = sum(len(record.uv_px) for record in records)
+    print(f"{args.out}: {len(records)} images of {len(scenes)} scenes and {len(cameras)} cameras, {points} points")
+    if len(records) < options.images:
+        print_note(f"{args.file} has {len(found.records)} records, of which {len(records)} are usable: all are taken.")
+
+
 def add_pack_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `depthlm data pack`."""
     _add_file_options(parser, "records in DepthLM's or DepthVLM's schema")
@@ -303,6 +339,7 @@ SUBVERBS: dict[str, tuple[Callable[[argparse.Namespace], None], Callable[[argpar
     "curate": (run_curate, add_curate_options, "make records from a public data set"),
     "pairs": (run_pairs, add_pairs_options, "make pairs of views, for matching and pose, from depth with poses"),
     "render": (run_render, add_render_options, "render scenes with depth, poses and questions"),
+    "bench": (run_bench, add_bench_options, "make a benchmark of records: images balanced over scenes, and points"),
     "pack": (run_pack, add_pack_options, "pack records with their files into WebDataset shards"),
     "unpack": (run_unpack, add_unpack_options, "turn WebDataset shards into records with their files again"),
     "label-photos": (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from depthlm_ros.cli.common import add_pair_options, add_pixel_option, format_numbers, read_pair
+from depthlm_ros.cli.common import add_pair_options, add_pixel_option, format_numbers, load_named_model, read_pair
 from depthlm_ros.core import Matches
 from depthlm_ros.file_io import JsonObject, to_json_value
 
@@ -18,11 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Prints where each pixel of the first image is in the second."""
-    from depthlm_ros.model import load_model
+    from depthlm_ros.geometry.pinhole import check_pixels_inside
 
     first, second = read_pair(args.first, args.second, args)
-    model = load_model(args.model, args.backend, device=args.device)
-    matches = model.look_pair(first, second).match(args.pixel)
+    uv_px = check_pixels_inside(args.pixel, first.intrinsics.size_px)
+    model = load_named_model(args)
+    matches = model.look_pair(first, second).match(uv_px)
     print(json.dumps({"model": model.name, **matches_dict(matches)}) if args.json else matches_text(matches))
 
 

@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 
-from depthlm_ros.cli.common import add_pair_options, format_numbers, read_pair
+from depthlm_ros.cli.common import add_pair_options, format_numbers, load_named_model, read_pair
 from depthlm_ros.core import RelativePose
 from depthlm_ros.file_io import JsonObject, to_json_value
 from depthlm_ros.geometry.rotations import quaternion_xyzw, rotation_angle_deg
@@ -20,10 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Prints the relative pose."""
-    from depthlm_ros.model import load_model
-
     first, second = read_pair(args.first, args.second, args)
-    model = load_model(args.model, args.backend, device=args.device)
+    model = load_named_model(args)
     pose = model.look_pair(first, second).pose()
     print(json.dumps({"model": model.name, **pose_dict(pose)}) if args.json else pose_text(pose))
 

@@ -143,6 +143,23 @@ def test_unwritable_folder_is_reported_by_name(image, tmp_path):
     check_failure(depthlm("depth", image, *INTRINSICS, "--out", tmp_path / "none" / "d.npy"), 2, "none/d.npy")
 
 
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ((), "required: VERB: see `depthlm --help`"),
+        (("deep",), "invalid choice: 'deep'"),
+        (("depth", "a.png", "--intrinsics", "280", "282", "161"), "--intrinsics: expected 4 arguments"),
+        (("depth", "a.png", "--grid", "many"), "--grid: invalid int value: 'many': see `depthlm depth --help`"),
+        (("data", "bench", "a.jsonl"), "required: --out: see `depthlm data bench --help`"),
+    ],
+)
+def test_wrong_option_is_one_line_without_the_usage(capsys, words, text):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(words)
+    out, err = capsys.readouterr()
+    assert not out and err.startswith("depthlm: ") and err.count("\n") == 1 and text in err
+
+
 def test_help_lists_every_verb_and_imports_nothing_heavy():
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "depthlm_ros.cli", "--help"],

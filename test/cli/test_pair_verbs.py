@@ -118,8 +118,28 @@ def test_wrong_options_of_a_task_are_refused(images, check_failure):
     check_failure(2, "leave out 'How far?'", *ask, "How far?", "--task", "axis", "--pixel", 1, 2)
     check_failure(2, "needs 2 image(s)", *ask, "--task", "motion")
     check_failure(2, "0.01 to 1000", *ask, "--task", "speed", "--seconds", 0, "--pixel", 1, 2)
+    check_failure(2, "--seconds is for --task speed", *ask, "How far?", "--seconds", 3)
+    check_failure(2, "--speed is for --task time", *ask, "--task", "axis", "--speed", 3, "--pixel", 1, 2)
+    check_failure(
+        2, "--intrinsics-second is the camera of --second", *ask, "How far?", "--intrinsics-second", 1, 1, 1, 1
+    )
     with pytest.raises(SystemExit, match="2"):
         cli.main(["ask", images[0], *INTRINSICS])
+
+
+def test_pixel_outside_is_refused_before_a_model_is_sought(images, check_failure):
+    outside = [*INTRINSICS, "--pixel", 320, 5, "--model", "nobody"]
+    check_failure(2, "pixel (320, 5) is outside", "match", *images, *outside)
+    check_failure(2, "pixel (320, 5) is outside", "ask", images[0], "How far is this point?", *outside)
+
+
+def test_question_about_a_point_that_is_not_marked_is_refused_before_a_model_is_sought(images, check_failure):
+    for model in ("tiny", "depthlm-12b", "nobody"):
+        ask = ["ask", images[0], "How far is this point?", *INTRINSICS, "--model", model]
+        check_failure(2, "says 'this point', but 0 pixels or regions are marked", *ask)
+        check_failure(
+            2, "'these points', but 1 pixels", *ask[:2], "How far apart are these points?", *ask[3:], "--pixel", 1, 2
+        )
 
 
 @needs_tiny
@@ -157,7 +177,7 @@ def test_checkpoint_answers_on_the_command_line_as_in_python(images, tmp_path, m
     pytest.importorskip("torch")
     from support.released_checkpoints import publish
 
-    from depthlm_ros.cli.common import read_frame
+    from depthlm_ros.cli.common import CameraOptions, read_frame
     from depthlm_ros.families import vlm3
     from depthlm_ros.model import load_model
 
@@ -165,7 +185,7 @@ def test_checkpoint_answers_on_the_command_line_as_in_python(images, tmp_path, m
         monkeypatch.setattr(vlm3, limit, 6)
     publish(tmp_path / "weights", "qwen3_vl", with_head=False)
     lens = [float(number) for number in INTRINSICS[1:]]
-    frames = [read_frame(tmp_path / name, lens) for name in ("first.png", "second.png")]
+    frames = [read_frame(tmp_path / name, CameraOptions(lens)) for name in ("first.png", "second.png")]
     for verb, extra in (("match", ["--pixel", "20", "30", "--pixel", "200", "100"]), ("pose", [])):
         model = f"vlm3-{'corr' if verb == 'match' else 'pose'}={tmp_path / 'weights'}"
         assert cli.main([verb, *images, *INTRINSICS, *extra, "--model", model, "--device", "cpu", "--json"]) == 0

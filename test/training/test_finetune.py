@@ -47,6 +47,7 @@ pytestmark = pytest.mark.torch
 RUNS = {
     "depthlm-3b": ("points", "qwen2_5_vl"),
     "depthlm-7b": ("points", "qwen2_5_vl"),
+    "depthlm-12b": ("points", "llava"),
     "depthvlm-stage1": ("dense", "depthvlm"),
     "depthvlm-stage2": ("dense", "depthvlm"),
     "vlm3-depth": ("points", "qwen3_vl"),

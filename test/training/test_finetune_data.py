@@ -26,6 +26,7 @@ from depthlm_ros.data.records import BadRecord  # noqa: E402
 from depthlm_ros.errors import BadInput  # noqa: E402
 from depthlm_ros.eval.judges import read_point_records  # noqa: E402
 from depthlm_ros.eval.released import depthlm_split  # noqa: E402
+from depthlm_ros.geometry.resize_rules import resize  # noqa: E402
 from depthlm_ros.geometry.visual_prompt import ARROW_OFFSETS_PX  # noqa: E402
 from depthlm_ros.image_io import read_rgb  # noqa: E402
 from depthlm_ros.model import load_model  # noqa: E402
@@ -196,6 +197,33 @@ def test_images_without_crop_are_those_at_run_time(make_dataset, bases):
     rgb = read_rgb(made.files[0].path.parent / "0.png")
     view = model.look(Frame(rgb, Intrinsics(*CAMERA)))
     assert np.array_equal(made[0].images[0], view._placement.canvas)
+
+
+def test_marked_images_without_crop_are_those_at_run_time(make_dataset, bases):
+    from depthlm_ros.core import Frame
+
+    made = make_dataset("depthlm-3b", [point_line("0.png", pixel_coords=[[40, 20]], depth=[2.0])])
+    model = load_model(f"depthlm-3b={bases['qwen2_5_vl']}", backend="torch", device="cpu")
+    seen = []
+    looked = model.backend.look
+    model.backend.look = lambda images: seen.append(images[0]) or looked(images)
+    rgb = read_rgb(made.files[0].path.parent / "0.png")
+    model.look(Frame(rgb, Intrinsics(*CAMERA))).tell_depth_at([(40, 20)])
+    assert np.array_equal(made[0].images[0], seen[0][0])
+
+
+def test_a_picture_of_a_crop_is_a_part_of_the_whole_one():
+    camera = Intrinsics(700.0, 700.0, 99.5, 79.5, 200, 160)
+    rgb = np.random.default_rng(0).integers(0, 256, (160, 200, 3), dtype=np.uint8)
+    rule = find_spec("depthlm-3b").canvas
+    whole = whole_image_crop(camera, rule)
+    cut = random_crop(whole, np.random.default_rng(0), (100, 100), (120, 120))
+    left, top = cut.left_top_px
+    everything = whole.picture(rgb, rule)
+    assert everything.shape == (228, 285, 3)
+    assert np.array_equal(cut.picture(rgb, rule), everything[top : top + 100, left : left + 120])
+    flat = stretched_crop(whole, np.random.default_rng(0), (1.6, 1.7))
+    assert np.array_equal(flat.picture(rgb, rule), resize(everything, flat.size_px, "bicubic"))
 
 
 def test_labels_are_converted_to_the_meaning_of_the_models_metres(make_dataset):

@@ -22,7 +22,7 @@ import numpy as np
 
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.errors import BadImage, BadInput, BadIntrinsics
-from depthlm_ros.geometry.focal_estimation import focal_from_exif, focal_from_lines
+from depthlm_ros.geometry.focal_estimation import LINES_ERROR, focal_from_exif, focal_from_lines
 from depthlm_ros.geometry.pinhole import centred_camera
 from depthlm_ros.image_io import decode_rgb, image_size
 
@@ -37,10 +37,6 @@ MOST_NAMED_FILES = 5
 MOST_ESTIMATED = 12
 # Focal length of a usual camera, in longer sides of the picture: a field of view of 64 degrees.
 USUAL_SHARE = 0.8
-# A share outside of this range is a wrong entry in the Exif data (fields of view from 136 to 3 degrees).
-EXIF_SHARES = (0.2, 20.0)
-# Nine of ten estimates from the lines of photographs are within this share of the truth (bench/focal.py).
-LINES_ERROR = 0.08
 
 LogLine = Callable[[str], object]
 
@@ -245,8 +241,7 @@ def _guessed_lens(path: Path, files: Sequence[Path]) -> Lens:
 def _exif_share(file: Path, size_px: tuple[int, int]) -> float | None:
     """Returns the focal length of a picture's Exif data in longer sides; None if it has none that is possible."""
     focal_px = focal_from_exif(file, size_px)
-    share = 0.0 if focal_px is None else focal_px / max(size_px)
-    return share if EXIF_SHARES[0] <= share <= EXIF_SHARES[1] else None
+    return None if focal_px is None else focal_px / max(size_px)
 
 
 def _share_without_exif(path: Path, files: Sequence[Path]) -> tuple[float, str]:

@@ -97,10 +97,10 @@ class ChatEncoder:
         ids = list(pieces[0])
         for span, piece in zip(spans, pieces[1:], strict=True):
             ids += self.image_ids(span) + piece
-        of_image = np.isin(ids, (self.image_id, *(self.row_ids or ())))
-        behind_image = int(np.flatnonzero(of_image)[-1]) + 1
+        behind_image = int(np.flatnonzero(np.isin(ids, (self.image_id, *(self.row_ids or ()))))[-1]) + 1
         first = {"all": 0, "after_image": behind_image, "reply": len(ids)}[settings.loss_on]
-        learnt = ~of_image & (np.arange(len(ids)) >= first)
+        # As in DepthLM's released code, the tokens that end Pixtral's rows are learnt like those of text.
+        learnt = (np.array(ids) != self.image_id) & (np.arange(len(ids)) >= first)
         row = TokenRow(np.array(ids, np.int64), np.full(len(ids), PREFIX, np.int64), np.arange(len(ids)), learnt)
         return row, PromptLayout(tuple(map(len, pieces)), tuple(spans))
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
 from torch import nn
 from transformers import (
     LlavaForConditionalGeneration,
@@ -24,11 +23,13 @@ from transformers.utils import ModelOutput, logging
 
 from depthlm_ros.errors import BadBundle
 from depthlm_ros.families.registry import chat_named
-from depthlm_ros.model_files.bundle import TOKENIZER_FILE, ModelBundle
+from depthlm_ros.model_files.bundle import ModelBundle
 from depthlm_ros.model_files.checkpoint import ReleasedCheckpoint, find_model, read_config
+from depthlm_ros.model_files.hf_cache import find_snapshot, is_hub_id
 from depthlm_ros.model_files.safetensors_files import read_weight_files
 from depthlm_ros.model_files.spec import ModelSpec
 from depthlm_ros.model_files.spec_yaml import find_spec
+from depthlm_ros.model_files.tokenizer_files import open_tokenizer
 from depthlm_ros.nets.backbone import read_pixel_rule
 from depthlm_ros.nets.depth_heads import (
     HEAD_PREFIX,
@@ -39,7 +40,7 @@ from depthlm_ros.nets.depth_heads import (
     build_released_head,
     released_parameter_name,
 )
-from depthlm_ros.nets.loading import check_tensors_fit, index_tensors, load_tensors, read_token_id
+from depthlm_ros.nets.loading import check_tensors_fit, load_tensors, read_token_id
 from depthlm_ros.training.finetune.chat_encoder import ChatEncoder
 from depthlm_ros.training.finetune.collator import Collator, ImagePacker
 from depthlm_ros.training.finetune.dataset import ImageTokenRule
@@ -173,9 +174,12 @@ def find_base(recipe: FinetuneRecipe, base: str) -> BaseCheckpoint:
     folder = Path(base).expanduser()
     if base.startswith(RUNS_FOLDER) and not folder.is_dir():
         raise BadBundle(f"{base} does not exist: train {folder.name} first, or say where it is (--model FOLDER).")
-    source = find_model(f"{recipe.model}={base}") if folder.is_dir() else find_model(base)
+    is_named = folder.is_dir() or (is_hub_id(base) and find_snapshot(base) is not None)
+    source = find_model(f"{recipe.model}={base}" if is_named else base)
     if isinstance(source, ModelBundle):
         raise BadBundle(f"{base} is an exported model, which cannot be trained: give the checkpoint that it is from.")
+    if isinstance(source, ReleasedCheckpoint):
+        source.require_plain_weights("be trained further")
     if source.spec.architecture != target.architecture:
         raise BadBundle(
             f"{base} is a {source.spec.architecture}, but {recipe.model} is a {target.architecture}: give another base."
@@ -242,7 +246,7 @@ def load_depth_head(base: BaseCheckpoint, kind: str, width: int) -> nn.Module:
 
     A new one has torch's usual initialisation; that of the release is unknown.
     """
-    tensors = index_tensors(read_weight_files(base.folder))
+    tensors = read_weight_files(base.folder).tensors
     stored = {name: tensor for name, tensor in tensors.items() if name.startswith(HEAD_PREFIX)}
     side = base.spec.pixels_per_token
     if not stored:
@@ -276,7 +280,7 @@ def part_of_parameter(name: str) -> str:
 
 def make_chat_encoder(base: BaseCheckpoint) -> ChatEncoder:
     spec = base.spec
-    tokenizer = Tokenizer.from_file(str(base.folder / TOKENIZER_FILE))
+    tokenizer = open_tokenizer(base.folder)
     image_id = read_token_id(base.folder, IMAGE_TOKENS[spec.architecture])
     row_ids = None
     if spec.architecture == "llava":

@@ -55,7 +55,7 @@ class FinetuneDataSettings:
 class TextSettings:
     """How questions and replies become tokens.
 
-    loss_on: the tokens that are learnt: "all" tokens except those of the image, all tokens "after_image", or the
+    loss_on: the tokens that are learnt: "all" tokens except the patches of images, all tokens "after_image", or the
     "reply" and its end. trailing_header: the header of the next reply follows a reply. layout: several questions are
     "packed" behind one image without seeing each other, or are the "turns" of one conversation. sequence_tokens: longer
     rows are skipped. answers: whether there are replies at all.

@@ -1,8 +1,9 @@
 """What is learnt from one record: images as the model sees them, questions with replies, and a dense depth map.
 
 One function for each task makes a `TrainingSample` of a record. Images are brought to the canonical focal length, then
-cropped or stretched as DepthLM's released code does, then resized as the checkpoint's own processor does. Without crop
-and stretch they are, pixel for pixel, the images that the model sees at run time.
+cropped or stretched and marked as DepthLM's released code does (Crop), then resized as the checkpoint's own processor
+does (resize_rules.process_picture). Without crop and stretch they are, pixel for pixel, the images that the model sees
+at run time, and so are the pixels that are asked about.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TypeAlias, TypeVar
 import cv2
 import numpy as np
 
-from depthlm_ros.core import Intrinsics
+from depthlm_ros.core import Frame, Intrinsics
 from depthlm_ros.data.depthfile import read_depth, read_z
 from depthlm_ros.data.read import ObjectConversation
 from depthlm_ros.data.records import BadRecord, PairRecord, Record, depth_from_z, z_from_depth
@@ -31,8 +32,8 @@ from depthlm_ros.families.vlm3 import (
     point_question,
     pose_replies,
 )
-from depthlm_ros.geometry.canonical_view import Axis, CanonicalView, fitted_view
-from depthlm_ros.geometry.resize_rules import CanvasRule, canonical_size, fitted_sizes, limited_size
+from depthlm_ros.geometry.canonical_view import PICTURE, CanonicalView, CanvasPlacement, fitted_view
+from depthlm_ros.geometry.resize_rules import Axis, CanvasRule, fitted_sizes, picture_size, process_picture, resize
 from depthlm_ros.geometry.visual_prompt import draw_markers, markers_fit
 from depthlm_ros.image_io import read_rgb
 from depthlm_ros.model_files.spec import ModelSpec
@@ -81,14 +82,14 @@ def make_depthlm_sample(context: SampleContext, record: Record, file: Path, rng:
     _check_points(record)
     rgb = read_record_image(record.image, record.intrinsics)
     crop = depthlm_crop(context, record.intrinsics, file, record.image.parent, rng)
-    view = crop.view(record.intrinsics.size_px)
+    view, rule = crop.view(record.intrinsics.size_px), context.spec.canvas
     index = nearest_valid_index(view.contains(record.uv_px), int(rng.integers(len(record.uv_px))))
     if index is None:
         raise BadRecord("no point in the crop", f"{record.where}: the crop holds none of its points.")
     uv_px = view.uv_to_canvas(record.uv_px[index : index + 1])
-    if not markers_fit(uv_px, visible_size(crop.size_px, context.spec.canvas)).all():
+    if not markers_fit(uv_px, visible_size(crop.size_px, rule)).all():
         raise BadRecord("no room for the arrow", f"{record.where}: the point is too close to the crop's border.")
-    image = resize_as_processor(draw_markers(view.image_to_canvas(rgb), uv_px), context.spec.canvas)
+    image = process_picture(draw_markers(crop.picture(rgb, rule), uv_px), rule)
     truth_m = float(labels_m(context, record)[index])
     turn = ChatTurn(POINT_QUESTION, POINT_REPLY.format(depth_m=truth_m))
     return TrainingSample((image,), (turn,), truth_m=(truth_m,))
@@ -104,11 +105,7 @@ def make_depthvlm_sample(
     rgb = read_record_image(record.image, record.intrinsics)
     whole = whole_image_crop(record.intrinsics, context.spec.canvas)
     crop = centre_crop(whole, value_for_data_set(context.data.centre_crop_px, file))
-    if crop == whole:
-        image = whole_image(context, rgb, record.intrinsics)
-    else:
-        cropped = crop.view(record.intrinsics.size_px).image_to_canvas(rgb)
-        image = resize_as_processor(cropped, context.spec.canvas)
+    image = process_picture(crop.picture(rgb, context.spec.canvas), context.spec.canvas)
     depth_m = crop_depth_map(crop, read_depth_map(context, record))
     if not (depth_m > 0).any():
         raise BadRecord("depth map without a depth", f"{record.where}: its depth map has no known depth.")
@@ -119,18 +116,18 @@ def make_point_sample(context: SampleContext, record: Record, file: Path, rng: n
     """VLM3: the depth of random points of the record, each at most once."""
     _check_points(record)
     rgb = read_record_image(record.image, record.intrinsics)
-    view = fitted_view(record.intrinsics, context.spec.canvas)
+    frame = CanvasPlacement(Frame(rgb, record.intrinsics), fitted_view(record.intrinsics, context.spec.canvas))
     chosen = _choose(rng, len(record.uv_px), context.data.questions)
     truth_m = tuple(float(value) for value in labels_m(context, record)[chosen])
     questions = [
-        point_question(u, v, view.canvas_size_px, context.spec.most_coordinate)
-        for u, v in view.uv_to_canvas(record.uv_px[chosen]).tolist()
+        point_question(u, v, frame.size_in(PICTURE), context.spec.most_coordinate)
+        for u, v in frame.uv_in(PICTURE, record.uv_px[chosen]).tolist()
     ]
     turns = tuple(
         ChatTurn(question, POINT_REPLY.format(depth_m=value_m))
         for question, value_m in zip(questions, truth_m, strict=True)
     )
-    return TrainingSample((view.image_to_canvas(rgb),), turns, truth_m=truth_m)
+    return TrainingSample((frame.canvas,), turns, truth_m=truth_m)
 
 
 def make_object_sample(
@@ -149,17 +146,17 @@ def make_match_sample(
     """VLM3: where random points of the first image are in the second image."""
     if not len(record.uv_px):
         raise BadRecord("pair without a match", f"{record.where}: it has no point to ask about.")
-    images, views = _read_pair(context, record)
+    frames = _read_pair(context, record)
     chosen = _choose(rng, len(record.uv_px), context.data.questions)
     first, second = (
-        _match_coordinates(view, uv_px[chosen])
-        for view, uv_px in zip(views, (record.uv_px, record.matched_px), strict=True)
+        _match_coordinates(frame, uv_px[chosen])
+        for frame, uv_px in zip(frames, (record.uv_px, record.matched_px), strict=True)
     )
     turns = tuple(
         ChatTurn(MATCH_QUESTION.format(x1=x1, y1=y1), MATCH_REPLY.format(x1=x1, y1=y1, x2=x2, y2=y2))
         for (x1, y1), (x2, y2) in zip(first, second, strict=True)
     )
-    return TrainingSample(images, turns)
+    return TrainingSample(tuple(frame.canvas for frame in frames), turns)
 
 
 def make_pose_sample(
@@ -170,7 +167,7 @@ def make_pose_sample(
     known = [name for name in QUESTIONS if name in replies]
     chosen = np.sort(_choose(rng, len(known), context.data.questions))
     turns = tuple(ChatTurn(QUESTIONS[known[index]], replies[known[index]]) for index in chosen)
-    return TrainingSample(_read_pair(context, record)[0], turns)
+    return TrainingSample(tuple(frame.canvas for frame in _read_pair(context, record)), turns)
 
 
 def read_record_image(path: Path, intrinsics: Intrinsics) -> np.ndarray:
@@ -215,11 +212,13 @@ def read_depth_map(context: SampleContext, record: Record) -> np.ndarray:
 class Crop:
     """A picture that is made of a record's image before the checkpoint's processor sees it.
 
-    The image is resized to whole_px (width, height), and size_px about its centre are kept.
+    The image is resized to the canonical_px (width, height) of its focal length, then, if they differ, to whole_px, and
+    size_px about its centre are kept.
     """
 
     whole_px: Size
     size_px: Size
+    canonical_px: Size
 
     @property
     def left_top_px(self) -> Size:
@@ -236,6 +235,12 @@ class Crop:
         )
         return CanonicalView(x, y)
 
+    def picture(self, rgb: np.ndarray, rule: CanvasRule) -> np.ndarray:
+        """Returns uint8 (h, w, 3): the picture of a record's image."""
+        whole = resize(resize(rgb, self.canonical_px, rule.canonical_filter), self.whole_px, rule.canonical_filter)
+        (left, top), (width, height) = self.left_top_px, self.size_px
+        return np.ascontiguousarray(whole[top : top + height, left : left + width])
+
 
 def depthlm_crop(
     context: SampleContext, intrinsics: Intrinsics, file: Path, folder: Path, rng: np.random.Generator
@@ -251,8 +256,8 @@ def depthlm_crop(
 
 def whole_image_crop(intrinsics: Intrinsics, rule: CanvasRule) -> Crop:
     """Returns the whole image at the canonical focal length."""
-    size = limited_size(canonical_size(intrinsics, rule), rule.longest_px)
-    return Crop(size, size)
+    size = picture_size(intrinsics, rule)
+    return Crop(size, size, size)
 
 
 def centre_crop(crop: Crop, most_px: int | None) -> Crop:
@@ -273,7 +278,7 @@ def stretched_crop(crop: Crop, rng: np.random.Generator, ratio: Range) -> Crop:
     """DepthLM's noise of intrinsics for Taskonomy: a random width / height decides the height; nothing is cut off."""
     width = crop.size_px[0]
     size = (width, max(1, int(width / rng.uniform(*ratio))))
-    return Crop(size, size)
+    return Crop(size, size, crop.canonical_px)
 
 
 def crop_depth_map(crop: Crop, depth_m: np.ndarray) -> np.ndarray:
@@ -286,15 +291,13 @@ def crop_depth_map(crop: Crop, depth_m: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(whole[top : top + height, left : left + width])
 
 
-def resize_as_processor(picture: np.ndarray, rule: CanvasRule) -> np.ndarray:
-    """Returns uint8 (h, w, 3): the picture as the checkpoint's own processor resizes it."""
-    camera = _any_camera((picture.shape[1], picture.shape[0]))
-    return fitted_view(camera, _processor_rule(rule)).image_to_canvas(picture)
-
-
 def visible_size(size_px: Size, rule: CanvasRule) -> Size:
     """Returns (width, height) of the part of a picture that the model sees. Pixtral does not see incomplete patches."""
-    return fitted_sizes(_any_camera(size_px), _processor_rule(rule))[1] if rule.multiple_by == "crop" else size_px
+    if rule.multiple_by != "crop":
+        return size_px
+    # Only its size counts for this rule.
+    camera = Intrinsics(1.0, 1.0, 0.0, 0.0, *size_px)
+    return fitted_sizes(camera, replace(rule, focal_px=None, longest_px=None))[1]
 
 
 def nearest_valid_index(valid: np.ndarray, drawn: int) -> int | None:
@@ -306,37 +309,28 @@ def nearest_valid_index(valid: np.ndarray, drawn: int) -> int | None:
     return int(indices[np.abs(indices - drawn).argmin()])
 
 
-def _processor_rule(rule: CanvasRule) -> CanvasRule:
-    return replace(rule, focal_px=None, longest_px=None)
-
-
-def _any_camera(size_px: Size) -> Intrinsics:
-    """Returns a camera for rules that use its size only."""
-    return Intrinsics(1.0, 1.0, 0.0, 0.0, *size_px)
-
-
 def _check_points(record: Record) -> None:
     if not len(record.uv_px):
         raise BadRecord("record without a usable point", f"{record.where}: it has no point to ask about.")
 
 
-def _read_pair(context: SampleContext, record: PairRecord) -> tuple[tuple[np.ndarray, ...], tuple[CanonicalView, ...]]:
-    """Returns both images as the model sees them, and how the record's images lie in them."""
-    views = tuple(fitted_view(intrinsics, context.spec.canvas) for intrinsics in record.intrinsics)
-    images = tuple(
-        view.image_to_canvas(read_record_image(path, intrinsics))
-        for view, path, intrinsics in zip(views, record.images, record.intrinsics, strict=True)
+def _read_pair(context: SampleContext, record: PairRecord) -> tuple[CanvasPlacement, ...]:
+    """Returns both images as the model sees them."""
+    return tuple(
+        CanvasPlacement(
+            Frame(read_record_image(path, intrinsics), intrinsics), fitted_view(intrinsics, context.spec.canvas)
+        )
+        for path, intrinsics in zip(record.images, record.intrinsics, strict=True)
     )
-    return images, views
 
 
-def _match_coordinates(view: CanonicalView, uv_px: np.ndarray) -> list[tuple[int, int]]:
+def _match_coordinates(frame: CanvasPlacement, uv_px: np.ndarray) -> list[tuple[int, int]]:
     """Returns pixels (N, 2) of an image as coordinates from 0 to 1000 of the picture."""
-    width, height = view.canvas_size_px
+    width, height = frame.size_in(PICTURE)
     scale = MATCH_COORDINATE_SCALE
     return [
         (normalise_coordinate(u, width, scale), normalise_coordinate(v, height, scale))
-        for u, v in view.uv_to_canvas(uv_px).tolist()
+        for u, v in frame.uv_in(PICTURE, uv_px).tolist()
     ]
 
 
