@@ -92,7 +92,8 @@ class DepthMap:
 
     depth_m: float32 (H, W), z along the optical axis, NaN means unknown, +inf means nothing within range.
     std_m: float32 (H, W), standard deviation of each pixel's depth, NaN where the depth is not finite; None if the
-    model does not tell it.
+    model does not tell it. detail_px: side of a pixel of the image that the model saw, in pixels of the frame: smaller
+    things than that are interpolated.
     """
 
     depth_m: np.ndarray
@@ -100,6 +101,7 @@ class DepthMap:
     stamp_ns: int = 0
     frame_id: str = ""
     std_m: np.ndarray | None = None
+    detail_px: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,17 @@
 """load_model and Model: where the prompts of a family meet a backend.
 
-A model looks at a frame once and returns a View, from which depth and answers are read.
+A model looks at a frame once and returns a View, from which depth and answers are read. Two kinds of model are made of
+several: WordsOnDepth of a network for depth and a model with words, Vlm3Models of VLM3's checkpoints.
 """
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from functools import lru_cache, partial
-from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -18,10 +20,10 @@ from depthlm_ros.backends.base import Backend, Look
 from depthlm_ros.backends.depth_network import DepthNetworkBackend
 from depthlm_ros.backends.generation import GeneratedTokens, Query, generate, look_at_marked_images
 from depthlm_ros.backends.number_uncertainty import SYMBOLS, GenerationResult
-from depthlm_ros.backends.registry import check_backend_name, open_backend
-from depthlm_ros.core import DepthMap, Frame, Intrinsics, PointDepths
-from depthlm_ros.errors import BadBundle, BadQuestion, SetupError
-from depthlm_ros.families.base import PAIR_ABILITIES, Family, Prompt
+from depthlm_ros.backends.registry import AUTO, best_backend, check_backend_name, memory_bytes, open_backend
+from depthlm_ros.core import Answer, DepthMap, Frame, Intrinsics, Matches, PointDepths, Question, RelativePose
+from depthlm_ros.errors import BadBundle, BadQuestion, OutOfMemory, SetupError
+from depthlm_ros.families.base import PAIR_ABILITIES, Family, ForcedBeginnings, Prompt
 from depthlm_ros.families.registry import ChatTemplate, chat_named, family_named
 from depthlm_ros.geometry.canonical_view import (
     CanonicalView,
@@ -29,47 +31,73 @@ from depthlm_ros.geometry.canonical_view import (
     checked_canonical_view,
     engine_build_command,
 )
-from depthlm_ros.model_files.bundle import TOKENIZER_FILE, ModelBundle
-from depthlm_ros.model_files.checkpoint import ModelSource, find_model
+from depthlm_ros.geometry.resize_rules import process_picture
+from depthlm_ros.model_files.bundle import ModelBundle
+from depthlm_ros.model_files.checkpoint import (
+    VLM3,
+    VLM3_CHECKPOINTS,
+    ModelSource,
+    ReleasedCheckpoint,
+    Source,
+    Vlm3Checkpoints,
+    find_model,
+    find_source,
+)
 from depthlm_ros.model_files.depth_network import WORDLESS_TOKENIZER, DepthNetwork
 from depthlm_ros.model_files.spec import ModelSpec
+from depthlm_ros.model_files.tokenizer_files import check_tokens, open_tokenizer
 from depthlm_ros.view import PairView, View
 
 # The cost of a question grows with the square of its length: without a limit, one request could take all memory.
 MAX_PROMPT_TOKENS = 512
+logger = logging.getLogger(__name__)
 
 
-def load_model(name: str | ModelSource = "tiny", backend: str = "auto", threads: int = 0, device: str = "") -> Model:
+def load_model(
+    name: str | Source = "tiny", backend: str = "auto", threads: int = 0, device: str = "", as_released: bool = False
+) -> Model:
     """Loads a model.
 
-    name: a model's name, NAME=FOLDER, a folder or a hub id (see checkpoint.find_model); or what find_model returned, so
-    that the files are not hashed again. backend: "auto", "onnxruntime", "tensorrt" or "torch" (see open_backend).
+    name: a model's name, NAME=FOLDER, a folder or a hub id (see checkpoint.find_model), or "vlm3" for all checkpoints
+    of VLM3, each of which is loaded when a question needs it; or what find_source returned, so that the files are not
+    hashed again. backend: "auto", "onnxruntime", "tensorrt" or "torch" (see open_backend).
     threads: 0 for all cores. device: "cpu", "cuda" or "cuda:1"; "" for the best one that the backend can use.
+    as_released: repeat the released code of the model, defects included (ModelSpec.as_released).
     Raises UnknownName, BadBundle (BadPlans if only its plans are wrong), BackendFailed.
     """
     check_backend_name(backend)
-    source = find_model(name) if isinstance(name, str) else name
+    source = find_source(name)
+    load_part = partial(load_model, backend=backend, threads=threads, device=device, as_released=as_released)
+    if isinstance(source, Vlm3Checkpoints):
+        return Vlm3Models(source, load_part)
     if isinstance(source, DepthNetwork) and source.fields.words:
         depth_only = replace(source, fields=replace(source.fields, words=""))
         both = depth_only, find_words_model(source)
-        return WordsOnDepth(*(load_model(each, backend, threads, device) for each in both))
-    spec = source.spec
+        return WordsOnDepth(*map(load_part, both))
+    spec = source.spec.as_released() if as_released else source.spec
     if isinstance(source, DepthNetwork):
         tokenizer = Tokenizer.from_str(WORDLESS_TOKENIZER)
     else:
-        tokenizer = read_tokenizer(source.folder / TOKENIZER_FILE)
+        tokenizer = open_tokenizer(source.folder)
     chat = chat_named(spec.chat, spec.system)
+    check_tokens(tokenizer, chat.tokens if isinstance(source, ReleasedCheckpoint) else (chat.end,), source.folder)
     before, between, after = (tokenizer.encode(text, add_special_tokens=False).ids for text in chat.around_images)
     opened = open_backend(backend, source, (before, between, after), threads, device)
     return Model(spec, family_named(spec.family, spec.most_coordinate), chat, opened, tokenizer)
 
 
-def read_tokenizer(path: Path) -> Tokenizer:
-    """Reads a tokenizer.json. Raises BadBundle if it cannot be read."""
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as exc:  # the library raises plain Exception
-        raise BadBundle(f"cannot read {path} ({exc}): export or download the model again.") from exc
+def cached_views(spec: ModelSpec) -> Callable[[Intrinsics], CanonicalView]:
+    """Returns checked_canonical_view for a model, with a cache.
+
+    It does not refer to the model: a cached method would keep a dropped one alive until the garbage collector runs.
+    """
+    return lru_cache(maxsize=8)(partial(checked_canonical_view, rule=spec.canvas))
+
+
+def chosen_backend(source: ModelSource, backend: str = AUTO) -> str:
+    """Returns the name of the backend that load_model takes for a model. Raises UnknownName."""
+    check_backend_name(backend)
+    return best_backend(source) if backend == AUTO else backend
 
 
 class Model:
@@ -80,15 +108,18 @@ class Model:
     ) -> None:
         self.spec, self.family, self.chat, self.backend, self.tokenizer = spec, family, chat, backend, tokenizer
         vocab = tokenizer.get_vocab()
-        self._is_end_token = np.zeros(max(vocab.values()) + 1, bool)
-        self._is_end_token[vocab[chat.end]] = True
+        self._beginnings = ForcedBeginnings(spec.name, complete=spec.released)
+        ends = [vocab[chat.end], *spec.generation.stop_ids]
+        self._is_end_token = np.zeros(max(*vocab.values(), *ends) + 1, bool)
+        self._is_end_token[ends] = True
+        prefix = [tokenizer.encode(text, add_special_tokens=False).ids for text in chat.around_images]
+        images = [vocab[token] for token in chat.image_tokens if token in vocab]
+        self._prefix_ids = sorted({*images, *(token for ids in prefix for token in ids)})
         self._symbol_ids = np.array([vocab[symbol] for symbol in SYMBOLS])
         # Every token that cannot be part of a number ends it.
         self._ends_number = np.ones_like(self._is_end_token)
         self._ends_number[self._symbol_ids] = False
-        # The cached function does not refer to self: a cached method would keep a dropped model alive until the
-        # garbage collector runs.
-        self._canonical_view = lru_cache(maxsize=8)(partial(checked_canonical_view, rule=spec.canvas))
+        self._canonical_view = cached_views(spec)
 
     @property
     def name(self) -> str:
@@ -106,9 +137,11 @@ class Model:
         A model without dense depth runs the pass when it is first asked. Raises BadIntrinsics, BackendFailed.
         """
         placement = CanvasPlacement(frame, self._canonical_view(frame.intrinsics))
+        if not self.spec.head:
+            return View(self, placement, None, 0.0)
         canvas = placement.canvas
         started_s = time.perf_counter()
-        look = self._look_at(canvas, placement) if self.spec.head else None
+        look = self._look_at(canvas, placement)
         return View(self, placement, look, time.perf_counter() - started_s)
 
     def _look_at(self, canvas: np.ndarray, placement: CanvasPlacement) -> Look:
@@ -159,14 +192,21 @@ class Model:
 
     def generate_replies(self, look: Look, prompts: Sequence[Prompt]) -> list[GenerationResult]:
         """Returns the model's reply to each prompt after a look, without the prompt's forced beginning."""
+        return self._beginnings.ask(prompts, lambda given: self._generate(look, given))
+
+    def _generate(self, look: Look, prompts: Sequence[Prompt]) -> list[GenerationResult]:
         queries = [self._query(prompt) for prompt in prompts]
         return [self._result(tokens) for tokens in generate(self.backend, look, queries, self._symbol_ids)]
 
-    def generate_marked_replies(self, canvas: np.ndarray, prompts: Sequence[Prompt]) -> list[GenerationResult]:
-        """Returns the model's reply to each prompt, about its own copy of the canvas (h, w, 3) with its markers.
+    def generate_marked_replies(self, picture: np.ndarray, prompts: Sequence[Prompt]) -> list[GenerationResult]:
+        """Returns the model's reply to each prompt, about its own copy of the picture (h, w, 3) with its markers.
 
-        The model looks at every copy, several in one batch: a marker changes everything that the vision tower sees.
+        The model looks at every copy, several in one batch: a marker changes everything that the vision tower sees. The
+        checkpoint's image processor comes after the marker, as in the released code.
         """
+        return self._beginnings.ask(prompts, lambda given: self._generate_marked(picture, given))
+
+    def _generate_marked(self, picture: np.ndarray, prompts: Sequence[Prompt]) -> list[GenerationResult]:
         queries = [self._query(prompt) for prompt in prompts]
         results: dict[int, GenerationResult] = {}
 
@@ -175,7 +215,9 @@ class Model:
             results.update(zip(indices, map(self._result, replies), strict=True))
 
         markers_px = [prompt.markers_px for prompt in prompts]
-        look_at_marked_images(self.backend, canvas, markers_px, self.spec.pixels_per_token, generate_for)
+        rule, pad_px = self.spec.canvas, self.spec.pixels_per_token
+        process = partial(process_picture, rule=rule) if rule.processor_filter else np.asarray
+        look_at_marked_images(self.backend, picture, markers_px, pad_px, generate_for, process)
         return [results[index] for index in range(len(prompts))]
 
     def _result(self, tokens: GeneratedTokens) -> GenerationResult:
@@ -190,7 +232,10 @@ class Model:
                 f"the question, with its pixels and regions, is {len(ids)} tokens long: at most "
                 f"{MAX_PROMPT_TOKENS} are taken; ask about fewer things at once."
             )
-        return Query(ids, self._ends_number if prompt.number_only else self._is_end_token, prompt.max_new_tokens)
+        ends = self._ends_number if prompt.number_only else self._is_end_token
+        return Query(
+            ids, ends, prompt.max_new_tokens, self.spec.generation.repetition_penalty, prefix_ids=self._prefix_ids
+        )
 
 
 def find_words_model(network: DepthNetwork) -> ModelBundle:
@@ -291,3 +336,104 @@ def fill_unknown(depth_m: np.ndarray, other_m: np.ndarray) -> np.ndarray:
     known = np.isfinite(depth_m) & (depth_m > 0)
     ratio = float(np.median(depth_m[known] / other_m[known])) if known.any() else 1.0
     return np.where(known, depth_m, ratio * other_m).astype(np.float32)
+
+
+class Vlm3Models(Model):
+    """VLM3's checkpoints as one model: the question decides which of them is asked.
+
+    A checkpoint is loaded when the first question needs it, and stays in memory. checkpoints: where they are. load:
+    loads one of them. Raises BadBundle if there is none of them.
+    """
+
+    def __init__(self, checkpoints: Vlm3Checkpoints, load: Callable[[ModelSource], Model]) -> None:
+        self.spec, self.family = checkpoints.spec, family_named(VLM3)
+        self._canonical_view = cached_views(self.spec)
+        self._load, self._loading, self._memory_bytes = load, threading.Lock(), 0
+        self._models: dict[str, Model] = {}
+        self._sources: dict[str, ModelSource] = {}
+        self._missing: dict[str, SetupError] = {}
+        for ability in VLM3_CHECKPOINTS:
+            try:
+                self._sources[ability] = checkpoints.find(ability)
+            except SetupError as exc:
+                self._missing[ability] = exc
+        if not self._sources:
+            raise self._missing["points"]
+
+    @property
+    def backend_name(self) -> str:
+        """The names of the backends of the loaded checkpoints."""
+        return "+".join(dict.fromkeys(model.backend_name for model in self._models.values()))
+
+    def model_for(self, ability: str) -> Model:
+        """Returns the model with one of the abilities in VLM3_CHECKPOINTS, after loading it if it was never needed.
+
+        Raises BadBundle if it is not on this machine, BackendFailed.
+        """
+        with self._loading:
+            if ability in self._missing:
+                raise self._missing[ability]
+            if ability not in self._models:
+                self._models[ability] = self._load_next(self._sources[ability])
+            return self._models[ability]
+
+    def _load_next(self, source: ModelSource) -> Model:
+        """Returns the model of a checkpoint, and logs the memory that it takes."""
+        name, gigabytes = source.spec.name, self._memory_bytes / 1e9
+        try:
+            model = self._load(source)
+        except OutOfMemory as exc:
+            advice = f"{gigabytes:.1f} GB of {VLM3} are loaded: use this checkpoint alone (--model {name})."
+            raise OutOfMemory(f"{exc} {advice}") from exc
+        own_bytes = memory_bytes(source, model.backend)
+        self._memory_bytes += own_bytes
+        sizes = f"{own_bytes / 1e9:.2f} GB of memory, {self._memory_bytes / 1e9:.2f} GB with the others of {VLM3}"
+        logger.warning("%s is loaded: %s", name, sizes)
+        return model
+
+    def look(self, frame: Frame) -> View:
+        """Returns a view that asks the checkpoints; each looks at the frame when it is first asked."""
+        return Vlm3View(self, CanvasPlacement(frame, self._canonical_view(frame.intrinsics)))
+
+    def look_pair(self, first: Frame, second: Frame) -> PairView:
+        """Returns a view of both frames that asks the checkpoints; each looks at them when it is first asked."""
+        placements = (CanvasPlacement(frame, self._canonical_view(frame.intrinsics)) for frame in (first, second))
+        return Vlm3PairView(self, *placements)
+
+
+class Vlm3View(View):
+    """A view of one frame that asks VLM3's checkpoints: vlm3-depth about pixels, vlm3-object about everything else."""
+
+    def __init__(self, models: Vlm3Models, placement: CanvasPlacement) -> None:
+        super().__init__(models, placement, None, 0.0)
+        self._view = lru_cache(lambda ability: models.model_for(ability).look(placement.frame))
+
+    def tell_depth_at(self, uv_px: np.ndarray | Sequence) -> PointDepths:
+        """Returns the depth at pixels (N, 2) in the model's words."""
+        return self._view("points").tell_depth_at(uv_px)
+
+    def ask_all(self, questions: Sequence[Question]) -> list[Answer]:
+        """Answers many questions, those for one checkpoint in one batch."""
+        answers: dict[int, Answer] = {}
+        abilities = ["points" if len(question.uv_px) else "questions" for question in questions]
+        for ability in dict.fromkeys(abilities):
+            indices = [index for index, one in enumerate(abilities) if one == ability]
+            found = self._view(ability).ask_all([questions[index] for index in indices])
+            answers.update(zip(indices, found, strict=True))
+        return [answers[index] for index in range(len(questions))]
+
+
+class Vlm3PairView(PairView):
+    """A view of two frames that asks VLM3's checkpoints: vlm3-corr for matches, vlm3-pose for the pose."""
+
+    def __init__(self, models: Vlm3Models, first: CanvasPlacement, second: CanvasPlacement) -> None:
+        super().__init__(models, first, second, Look(None, None, 1, 0, 0), 0.0)
+        self._view = lru_cache(lambda ability: models.model_for(ability).look_pair(*self.frames))
+
+    def match(self, uv_px: np.ndarray | Sequence) -> Matches:
+        """Returns where pixels (N, 2) of the first frame are in the second frame."""
+        return self._view("match").match(uv_px)
+
+    def pose(self) -> RelativePose:
+        """Returns the pose of the second camera in the first camera's frame."""
+        return self._view("pose").pose()

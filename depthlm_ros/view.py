@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Protocol
@@ -24,15 +24,8 @@ from depthlm_ros.errors import BadQuestion
 from depthlm_ros.families.base import Family, Prompt, Reply
 from depthlm_ros.geometry.canonical_view import CanvasPlacement, region_centres_px, region_corners_px
 from depthlm_ros.geometry.pinhole import backproject, check_pixels_inside, nearest_pixel, pixels_inside, z_from_range
-from depthlm_ros.measurement.image_pair import (
-    FeatureGrid,
-    PairPose,
-    estimate_pose,
-    feature_grid,
-    match_pixels,
-    relative_pose,
-    shown_cells,
-)
+from depthlm_ros.measurement.extents import estimate_down
+from depthlm_ros.measurement.image_pair import ImagePair, feature_grid, relative_pose, shown_cells
 from depthlm_ros.measurement.measure import agree, measure, replace_number
 from depthlm_ros.model_files.spec import ModelSpec
 
@@ -62,8 +55,8 @@ class LanguageModel(Protocol):
         """Returns the model's reply to each prompt."""
         ...
 
-    def generate_marked_replies(self, canvas: np.ndarray, prompts: Sequence[Prompt]) -> list[GenerationResult]:
-        """Returns the model's reply to each prompt, about its own copy of the canvas (h, w, 3) with its markers."""
+    def generate_marked_replies(self, picture: np.ndarray, prompts: Sequence[Prompt]) -> list[GenerationResult]:
+        """Returns the model's reply to each prompt, about its own copy of the picture (h, w, 3) with its markers."""
         ...
 
 
@@ -86,7 +79,9 @@ class View:
         pass over the frame. Raises BadQuestion if the model has no depth head.
         """
         std_m = self._std_m if with_std else None
-        return DepthMap(self._depth_m, self.frame.intrinsics, self.frame.stamp_ns, self.frame.frame_id, std_m)
+        frame, canonical = self.frame, self._placement.canonical
+        detail_px = max(1.0, 1.0 / max(canonical.x.scale, canonical.y.scale))
+        return DepthMap(self._depth_m, frame.intrinsics, frame.stamp_ns, frame.frame_id, std_m, detail_px)
 
     def depth_at(self, uv_px: np.ndarray | Sequence) -> PointDepths:
         """Returns the depth at pixels (N, 2) of the frame: the dense depth of the nearest pixel.
@@ -116,9 +111,10 @@ class View:
         uv_px = check_pixels_inside(uv_px, self.frame.intrinsics.size_px)
         depth_m, std_m = np.full((2, len(uv_px)), np.nan, np.float32)
         visible = np.flatnonzero(self._placement.is_visible(uv_px))
-        family, size_px = self._model.family, self._placement.canvas_size_px
-        canvas_px = self._placement.canonical.uv_to_canvas(uv_px[visible])
-        prompts = [family.point_prompt(u, v, size_px) for u, v in canvas_px]
+        family = self._model.family
+        size_px = self._placement.size_in(family.pixels_of)
+        asked_px = self._placement.uv_in(family.pixels_of, uv_px[visible])
+        prompts = [family.point_prompt(u, v, size_px) for u, v in asked_px]
         for index, result in zip(visible, self._generate(prompts), strict=True):
             depth_m[index] = self._to_z_m(family.read_point(result.text), uv_px[index])
             std_m[index] = result.number_std(float(depth_m[index]), self._model.spec.calibration)
@@ -195,14 +191,16 @@ class View:
         plain = [prompt for prompt in prompts if not prompt.markers_px]
         marked = [prompt for prompt in prompts if prompt.markers_px]
         to_plain = iter(self._model.generate_replies(self._look, plain) if plain else [])
-        to_marked = iter(self._model.generate_marked_replies(self._placement.canvas, marked) if marked else [])
+        to_marked = iter(self._model.generate_marked_replies(self._placement.picture, marked) if marked else [])
         return [next(to_marked if prompt.markers_px else to_plain) for prompt in prompts]
 
     def _prompt(self, question: Question) -> Prompt:
         check_question(question.text)
-        canvas_px = self._placement.canonical.uv_to_canvas(self._placement.check_visible(question.uv_px))
+        uv_px = self._placement.check_visible(question.uv_px)
         boxes = [self._placement.region_to_canvas(region) for region in question.regions]
-        return self._model.family.question_prompt(question.text, canvas_px, boxes, self._placement.canvas_size_px)
+        family = self._model.family
+        asked_px = self._placement.uv_in(family.pixels_of, uv_px)
+        return family.question_prompt(question.text, asked_px, boxes, self._placement.size_in(family.pixels_of))
 
     def _locate_objects(self, questions: Sequence[Question], replies: Sequence[Reply]) -> list[tuple[Region, ...]]:
         """Returns the boxes on the canvas of the objects that each question is about.
@@ -239,7 +237,13 @@ class View:
             words = (reply.text, reply.status, reply.value, reply.unit, std)
             return Answer(*words, regions=regions, confidence=confidence, words_value=reply.value)
         relative_std = self._model.spec.calibration.dense_relative
-        return compose_answer(reply, std, confidence, self.depth(), question.uv_px, regions, relative_std)
+        found = (reply, std, confidence, self.depth(), question.uv_px, regions, relative_std)
+        return compose_answer(*found, lambda _: self._down)
+
+    @cached_property
+    def _down(self) -> np.ndarray:
+        """The direction of gravity in the frame, float64 (3,)."""
+        return estimate_down(self.depth(with_std=False))
 
     def _shows(self, regions: Sequence[Region]) -> bool:
         """Returns whether the frame shows anything in any of the regions, or at all if there are none."""
@@ -267,15 +271,7 @@ class PairView:
         self, model: LanguageModel, first: CanvasPlacement, second: CanvasPlacement, look: Look, backend_s: float
     ) -> None:
         self.frames, self.backend_s = (first.frame, second.frame), backend_s
-        self._model, self._first, self._second, self._newest_look = model, first, second, look
-        self._reading = threading.Lock()
-
-    @property
-    def _look(self) -> Look:
-        """The look at both images, read by the language model (Backend.read) once."""
-        with self._reading:
-            self._newest_look = self._model.backend.read(self._newest_look)
-            return self._newest_look
+        self._model, self._first, self._second, self._look = model, first, second, look
 
     def match(self, uv_px: np.ndarray | Sequence) -> Matches:
         """Returns where pixels (N, 2) of the first frame are in the second frame.
@@ -285,19 +281,21 @@ class PairView:
         BadQuestion for pixels outside the first frame, or if the model cannot match pixels.
         """
         uv_px = self._first.check_visible(uv_px)
-        first_px = self._first.canonical.uv_to_canvas(uv_px)
-        if self._grids is not None:
-            canvas_px, replies = match_pixels(*self._grids, first_px), ("",) * len(uv_px)
-            if self._measured_pose is None:
-                canvas_px = np.full_like(canvas_px, np.nan)
+        if self._measured is None:
+            matched_px, replies = self._match_in_words(uv_px)
         else:
-            prompts = [self._model.family.match_prompt(u, v, self._first.canvas_size_px) for u, v in first_px]
-            results = self._model.generate_replies(self._look, prompts)
-            canvas_px = np.array([self._read_match_px(result) for result in results]).reshape(-1, 2)
-            replies = tuple(result.text for result in results)
-        matched_px = self._second.canonical.uv_to_image(canvas_px)
+            canvas_px = self._measured.match(self._first.canonical.uv_to_canvas(uv_px))
+            matched_px, replies = self._second.canonical.uv_to_image(canvas_px), ("",) * len(uv_px)
         matched_px[~pixels_inside(matched_px, self._second.frame.intrinsics.size_px)] = math.nan
         return Matches(uv_px, matched_px, replies)
+
+    def _match_in_words(self, uv_px: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+        family = self._model.family
+        asked_px, size_px = self._first.uv_in(family.pixels_of, uv_px), self._first.size_in(family.pixels_of)
+        prompts = [family.match_prompt(u, v, size_px) for u, v in asked_px]
+        results = self._model.generate_replies(self._look, prompts)
+        found_px = np.array([self._read_match_px(result) for result in results]).reshape(-1, 2)
+        return self._second.uv_from(family.pixels_of, found_px), tuple(result.text for result in results)
 
     def pose(self) -> RelativePose:
         """Returns the pose of the second camera in the first camera's frame.
@@ -307,8 +305,8 @@ class PairView:
         uncertainty: that of the measurement, or of what the model could have said instead. Raises BadQuestion if the
         model cannot say a pose.
         """
-        if self._grids is not None:
-            return relative_pose(self._measured_pose, SMALL_SPREAD_M)
+        if self._measured is not None:
+            return relative_pose(self._measured.pose, SMALL_SPREAD_M)
         prompts = self._model.family.pose_prompts()
         results = self._model.generate_replies(self._look, list(prompts.values()))
         finished = {name: result for name, result in zip(prompts, results, strict=True) if result.tokens.finished}
@@ -320,6 +318,7 @@ class PairView:
     def ask(self, question: str) -> Answer:
         """Answers a question in words about both images, without measurements. Raises BadQuestion if it is empty."""
         check_question(question)
+        self._model.family.check_ability("pairs")
         no_pixels, size_px = np.zeros((0, 2)), self._first.canvas_size_px
         prompt = self._model.family.question_prompt(question, no_pixels, (), size_px)
         result = self._model.generate_replies(self._look, [prompt])[0]
@@ -332,31 +331,26 @@ class PairView:
         return Answer(*words, confidence=confidence, words_value=reply.value)
 
     @cached_property
-    def _grids(self) -> tuple[FeatureGrid, FeatureGrid] | None:
-        """The features of both images in cells; None if the model gives none."""
-        first, second = self._newest_look, self._newest_look.second
-        if first.host_features is None or second is None or second.host_features is None:
+    def _measured(self) -> ImagePair | None:
+        """Both images by their features and the depth of the first; None if the model does not give them."""
+        look, second = self._look, self._look.second
+        if look.host_features is None or look.depth_m is None or second is None or second.host_features is None:
             return None
         token_px = self._model.spec.pixels_per_token
-        return (
-            feature_grid(first.host_features[0], shown_cells(self._first, token_px // 2), token_px),
-            feature_grid(second.host_features[0], shown_cells(self._second, token_px // 2), token_px),
+        one, other = (
+            feature_grid(features[0], shown_cells(placement, token_px // 2), token_px)
+            for features, placement in ((look.host_features, self._first), (second.host_features, self._second))
         )
-
-    @cached_property
-    def _measured_pose(self) -> PairPose | None:
-        """The pose by features and depth; None if the images do not tell it."""
-        depth_m = self._newest_look.depth_m
-        if self._grids is None or depth_m is None:
-            return None
-        one, other = (each.canonical.canvas_camera(each.frame.intrinsics) for each in (self._first, self._second))
-        return estimate_pose(*self._grids, depth_m[0] * np.float32(self._first.canonical.depth_factor), (one, other))
+        depth_m = look.depth_m[0] * np.float32(self._first.canonical.depth_factor)
+        cameras = [each.canonical.canvas_camera(each.frame.intrinsics) for each in (self._first, self._second)]
+        return ImagePair(one, other, depth_m, (cameras[0], cameras[1]))
 
     def _read_match_px(self, result: GenerationResult) -> tuple[float, float]:
-        """Returns a pixel of the second canvas; NaN for a reply that was cut off: its last number may be incomplete."""
+        """Returns a pixel of the second image; NaN for a reply that was cut off: its last number may be incomplete."""
         if not result.tokens.finished:
             return math.nan, math.nan
-        return self._model.family.read_match(result.text, self._second.canvas_size_px)
+        family = self._model.family
+        return family.read_match(result.text, self._second.size_in(family.pixels_of))
 
 
 def _is_distance_certain(distance_m: float, result: GenerationResult) -> bool:
@@ -386,18 +380,19 @@ def compose_answer(
     uv_px: np.ndarray,
     regions: Sequence[Region],
     relative_std: float,
+    find_down: Callable[[DepthMap], np.ndarray] = estimate_down,
 ) -> Answer:
     """Returns the answer to a question about pixels (N, 2) or regions of a depth map, with its measurements.
 
     std: standard deviation of the number in the reply. confidence: calibrated. relative_std: standard deviation of the
-    depths over depth, for a map without std_m.
+    depths over depth, for a map without std_m. find_down: as in measure.
     The number in the reply and the same quantity in the map are combined by their uncertainties (measure.agree), in
     value and text. If they contradict each other, the text says so, the status is INCONSISTENT, and the value is the
     measured one, with the difference as its standard deviation. An answer about an object begins with NOT_SURE if the
     confidence is below SURE_CONFIDENCE. The answer's points_m lie at the pixels or, without pixels, in the middle of
     the regions; only those inside the image are there.
     """
-    measurements = measure(depth, regions, uv_px, relative_std)
+    measurements = measure(depth, regions, uv_px, relative_std, find_down)
     at_px = uv_px if len(uv_px) else region_centres_px(regions)
     height, width = depth.depth_m.shape
     at_px = at_px[pixels_inside(at_px, (width, height))]

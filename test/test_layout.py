@@ -41,7 +41,7 @@ ROOMS = {
     "ros": RUNTIME | {"scenes", "eval"},
     "cli": RUNTIME | {"nets", "export", "data", "scenes", "training", "eval"},
 }
-MOST_FILES, MOST_ROOT_MODULES, MOST_ARROWS = 230, 8, 110
+MOST_FILES, MOST_ROOT_MODULES, MOST_ARROWS = 235, 8, 110
 MOST_FILE_LINES, MOST_FUNCTION_LINES = 450, 60
 
 # Library -> rooms (or single files) that may import it; "ros" stands for everything that comes with ROS 2.
@@ -60,6 +60,7 @@ LIBRARIES = {
     "datasets": {"training"},
     "numba": {"scenes"},
     "pyarrow": {"data"},
+    "ray": {"data/ray_cluster"},
     "tqdm": {"progress"},
     "ros": {"ros"},
 }
@@ -293,7 +294,7 @@ def test_the_running_node_needs_only_what_pip_is_told_to_install():
     used = {library for library in libraries(*runtime) if not ROS_LIBRARIES.fullmatch(library)}
     assert used <= required("base")
     assert libraries("scenes") <= required("base", "scenes")
-    assert libraries("data") <= required("base", "data")
+    assert libraries("data") <= required("base", "data", "scale")
     assert libraries("nets", "export", "training", "cli") <= required("base", "scenes", "torch", "train", "grpo") | {
         "tensorrt"
     }

@@ -18,7 +18,9 @@ from depthlm_ros.core import Frame, Intrinsics  # noqa: E402
 from depthlm_ros.errors import BackendFailed, BadBundle, BadQuestion  # noqa: E402
 from depthlm_ros.families import depthlm, vlm3  # noqa: E402
 from depthlm_ros.families.base import Prompt  # noqa: E402
-from depthlm_ros.geometry.visual_prompt import draw_markers  # noqa: E402
+from depthlm_ros.geometry.canonical_view import PICTURE  # noqa: E402
+from depthlm_ros.geometry.resize_rules import process_picture  # noqa: E402
+from depthlm_ros.geometry.visual_prompt import ARROW_OFFSETS_PX, RED, draw_markers  # noqa: E402
 from depthlm_ros.model import load_model  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -134,19 +136,16 @@ def test_replies_after_one_look_equal_those_of_generate(models_by_name, folders,
 @pytest.mark.parametrize("name", ["depthlm-12b", "depthlm-3b"])
 def test_replies_to_marked_images_equal_those_of_generate(models_by_name, folders, frame, name):
     model = models_by_name(name)
-    view = model.look(frame)
-    canvas = view._placement.canvas
+    placement = model.look(frame)._placement
+    picture = placement.picture
     uv_px = np.array([[40.0, 30.0], [70.0, 50.0], [20.0, 60.0]])
-    prompts = [
-        model.family.point_prompt(u, v, view._placement.canvas_size_px)
-        for u, v in view._placement.canonical.uv_to_canvas(uv_px)
-    ]
+    prompts = [model.family.point_prompt(u, v, placement.size_in(PICTURE)) for u, v in placement.uv_in(PICTURE, uv_px)]
     for prompt in prompts:
-        marked = draw_markers(canvas, np.array(prompt.markers_px))
+        marked = process_picture(draw_markers(picture, np.array(prompt.markers_px)), model.spec.canvas)
         expected = transformers_reply(model, folders[SYSTEMS[name]], [marked], depthlm.POINT_QUESTION, 8)
-        assert our_reply(model, lambda p: model.generate_marked_replies(canvas, [p])[0], prompt, 8) == expected
-    together = model.generate_marked_replies(canvas, prompts)
-    alone = [model.generate_marked_replies(canvas, [prompt])[0] for prompt in prompts]
+        assert our_reply(model, lambda p: model.generate_marked_replies(picture, [p])[0], prompt, 8) == expected
+    together = model.generate_marked_replies(picture, prompts)
+    alone = [model.generate_marked_replies(picture, [prompt])[0] for prompt in prompts]
     assert [result.tokens.ids for result in together] == [result.tokens.ids for result in alone]
 
 
@@ -159,6 +158,41 @@ def test_replies_to_two_images_equal_those_of_generate(models_by_name, folders, 
     text = vlm3.Vlm3Corr().match_prompt(10.0, 20.0, pair._first.canvas_size_px).text
     expected = transformers_reply(model, folders[SYSTEMS[name]], canvases, text, 8)
     assert our_reply(model, lambda p: model.generate_replies(pair._look, [p])[0], Prompt(text), 8) == expected
+
+
+def marked_canvases(model, frame, uv_px):
+    """Returns the images that the network sees when it is asked about pixels."""
+    seen = []
+    looked = model.backend.look
+    model.backend.look = lambda images: seen.append(images[0]) or looked(images)
+    try:
+        model.look(frame).tell_depth_at(uv_px)
+    finally:
+        del model.backend.look
+    return seen
+
+
+@pytest.mark.parametrize("as_released", [False, True])
+def test_the_arrow_is_at_the_nearest_pixel_or_as_released_at_the_pixel_before(folders, frame, as_released):
+    model = load_model(f"depthlm-12b={folders['llava']}", device="cpu", as_released=as_released)
+    assert model.spec.released == as_released
+    uv_px = np.array([[41.0, 31.0], [70.0, 50.0]])
+    (canvases,) = marked_canvases(model, frame, uv_px)
+    scale = model.spec.canvas.focal_px / CAMERA.fx_px
+    targets = np.trunc(uv_px * scale) if as_released else np.floor((uv_px + 0.5) * scale)
+    for canvas, target in zip(canvases, targets, strict=True):
+        red = {(u, v) for v, u in np.argwhere((canvas == RED).all(2)).tolist()}
+        assert red == {(u, v) for u, v in (target + ARROW_OFFSETS_PX).astype(int).tolist()}
+
+
+def test_the_processor_resizes_an_image_with_its_arrow(models_by_name, frame):
+    model = models_by_name("depthlm-3b")
+    (canvases,) = marked_canvases(model, frame, [(80, 60)])
+    placement = model.look(frame)._placement
+    marked = draw_markers(placement.picture, placement.uv_in(PICTURE, np.array([[80.0, 60.0]])))
+    assert placement.picture.shape != placement.canvas.shape
+    assert np.array_equal(canvases[0], process_picture(marked, model.spec.canvas))
+    assert (canvases[0] == RED).all(2).sum() < 9
 
 
 def test_points_at_the_border_are_asked_about_on_a_widened_image(models_by_name, frame):

@@ -73,6 +73,8 @@ class StepInput:
     mask: float32 (N, S) over the S slots of the rows' own text, 0 for valid slots, -inf for all others. first_slot:
     the slot for the keys and values of the first of these T tokens. watched: int64 (W,), the token ids whose
     probabilities are returned.
+    repetition_penalty, repeated: the penalty (ModelSpec.generation), and the token ids, int64 (N, K), to which it is
+    applied in each row. An id may stand there more than once. repeated is None where the penalty is 1.
     """
 
     ids: np.ndarray
@@ -81,6 +83,8 @@ class StepInput:
     mask: np.ndarray
     first_slot: int
     watched: np.ndarray
+    repetition_penalty: float = 1.0
+    repeated: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ class StepOutput:
     """The prediction after the last token of each row.
 
     chosen: int64 (N,), the most probable next token. log_probability: float32 (N,), of the chosen token. watched:
-    float32 (N, W), log probabilities of the watched tokens.
+    float32 (N, W), log probabilities of the watched tokens. All are those after the repetition penalty.
     """
 
     chosen: np.ndarray
@@ -108,9 +112,9 @@ class Backend(Protocol):
     def read(self, look: Look) -> Look:
         """Returns a look with its prefix. A look that needs no reading is returned as it is.
 
-        The language model reads the features together with depth_m and relative_std of the look, and of `second` in a
-        look at two images. So it reads the depth of another network if these arrays are replaced (dataclasses.replace);
-        they keep their shape, and all their values must be finite and positive.
+        The language model reads the features together with depth_m and relative_std of the look. So it reads the depth
+        of another network if these arrays are replaced (dataclasses.replace); they keep their shape, and all their
+        values must be finite and positive. A look at two images of a depth-first model is measured, not read.
         """
         ...
 
@@ -126,21 +130,31 @@ class Backend(Protocol):
         ...
 
 
-def read_inputs(look: Look) -> tuple[ReadInput, ...]:
-    """Returns what `read` takes of each image of a look, after a check.
+def penalise_repetition(logits: np.ndarray, step_input: StepInput) -> np.ndarray:
+    """Returns logits float32 (N, V) after the repetition penalty, as transformers' RepetitionPenaltyLogitsProcessor
+    computes it: every id counts once, however often it stands in the text."""
+    ids, penalty = step_input.repeated, np.float32(step_input.repetition_penalty)
+    if ids is None:
+        return logits
+    penalised = logits.astype(np.float32)
+    values = np.take_along_axis(penalised, ids, axis=1)
+    np.put_along_axis(penalised, ids, np.where(values < 0, values * penalty, values / penalty), axis=1)
+    return penalised
 
-    Raises BackendFailed if depth_m or relative_std is missing, has another shape than the depth of the first image, or
-    is not finite and positive everywhere.
+
+def read_input(look: Look) -> ReadInput:
+    """Returns what `read` takes of a look, after a check.
+
+    Raises BackendFailed if depth_m or relative_std is missing, has another shape than the depth, or is not finite and
+    positive everywhere, and for a look at two images, which are only measured.
     """
-    looks = (look,) if look.second is None else (look, look.second)
+    if look.second is not None:
+        raise BackendFailed("the look cannot be read: it is at two images, and the language model reads one.")
     shape = None if look.depth_m is None else look.depth_m.shape
-    return tuple(
-        ReadInput(
-            each.features,
-            _checked_array("depth_m", each.depth_m, shape),
-            _checked_array("relative_std", each.relative_std, shape),
-        )
-        for each in looks
+    return ReadInput(
+        look.features,
+        _checked_array("depth_m", look.depth_m, shape),
+        _checked_array("relative_std", look.relative_std, shape),
     )
 
 
@@ -153,7 +167,7 @@ def _checked_array(name: str, array: np.ndarray | None, shape: tuple[int, ...] |
     return array
 
 
-def pair_of_looks(looks: Sequence[Look], features: Sequence[np.ndarray | None], next_position: int) -> Look:
+def pair_of_looks(looks: Sequence[Look], features: Sequence[np.ndarray | None]) -> Look:
     """Returns the look of a depth-first model at two images, made of the looks at each of them.
 
     features: of the two images, on the host in any type; None for a model that tells only depth.
@@ -162,10 +176,9 @@ def pair_of_looks(looks: Sequence[Look], features: Sequence[np.ndarray | None], 
         replace(look, host_features=None if each is None else np.asarray(each, np.float32))
         for look, each in zip(looks, features, strict=True)
     )
-    return replace(first, next_position=next_position, second=second)
+    return replace(first, second=second)
 
 
 def read_look(look: Look, prefix: KeyValues, length: int) -> Look:
     """Returns the look with the prefix that was read, without the features, so that their memory becomes free."""
-    second = None if look.second is None else replace(look.second, features=None)
-    return replace(look, prefix=prefix, length=length, features=None, second=second)
+    return replace(look, prefix=prefix, length=length, features=None)

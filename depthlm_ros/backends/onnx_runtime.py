@@ -17,9 +17,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from depthlm_ros.backends.base import Look, StepInput, StepOutput, pair_of_looks, read_inputs, read_look
+from depthlm_ros.backends.base import (
+    Look,
+    StepInput,
+    StepOutput,
+    pair_of_looks,
+    penalise_repetition,
+    read_input,
+    read_look,
+)
 from depthlm_ros.errors import BackendFailed, BadBundle, BadQuestion, OutOfMemory
-from depthlm_ros.model_files.bundle import READ_INPUTS, ModelBundle, read_graph_inputs
+from depthlm_ros.model_files.bundle import READ_INPUTS, ModelBundle
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -151,15 +159,15 @@ class OnnxRuntimeBackend(OnnxSessions):
             )
         self._step = None if bundle.only_depth or bundle.depth_first else self._session(bundle.step_path)
         self._look_graphs: dict[tuple[tuple[int, ...], ...], _LookGraph] = {}
-        self._read_graphs: dict[tuple[tuple[int, int], int], onnxruntime.InferenceSession] = {}
+        self._read_graphs: dict[tuple[int, int], onnxruntime.InferenceSession] = {}
 
     def look(self, images: Sequence[np.ndarray]) -> Look:
         """See Backend. Raises BadQuestion for images that the bundle has no graph for."""
         if self._bundle.depth_first and len(images) > 1:
-            next_position = self._bundle.next_position(self._bundle.check_images(images), len(images))
+            self._bundle.check_images(images)
             looks = [self.look([image]) for image in images]
             features = [None if look.features is None else look.features.numpy() for look in looks]
-            return pair_of_looks(looks, features, next_position)
+            return pair_of_looks(looks, features)
         shapes = tuple(image.shape for image in images)
         graph = self._look_graphs.get(shapes) or self._load_look_graph(images)
         outputs = self._run(graph.session, dict(zip(IMAGE_INPUTS, images, strict=False)))
@@ -172,15 +180,11 @@ class OnnxRuntimeBackend(OnnxSessions):
         """See Backend. Raises BadBundle for a graph that lacks an input or output."""
         if not look.needs_reading:
             return look
-        images = read_inputs(look)
-        height, width = images[0].depth_m.shape[1:]
-        session = self._read_session((width, height), len(images))
-        arrays: dict[str, np.ndarray] = {}
-        on_device: dict[str, onnxruntime.OrtValue] = {}
-        for (features, depth_m, relative_std), image in zip(read_graph_inputs(len(images)), images, strict=True):
-            on_device[features] = image.features
-            arrays |= {depth_m: image.depth_m, relative_std: image.relative_std}
-        outputs = self._run(session, arrays, on_device)
+        image = read_input(look)
+        height, width = image.depth_m.shape[1:]
+        features, depth_m, relative_std = READ_INPUTS
+        arrays = {depth_m: image.depth_m, relative_std: image.relative_std}
+        outputs = self._run(self._read_session((width, height)), arrays, {features: image.features})
         keys, values = (outputs[name] for name in CACHE_OUTPUTS)
         return read_look(look, (keys, values), keys.shape()[3])
 
@@ -217,7 +221,7 @@ class OnnxRuntimeBackend(OnnxSessions):
         slots = slice(step_input.first_slot, step_input.first_slot + step_input.ids.shape[1])
         for text, name in zip(cache.text, ("keys", "values"), strict=True):
             text[:, :, :, slots] = outputs[name].numpy()
-        return pick_most_probable(outputs["logits"].numpy(), step_input.watched)
+        return pick_most_probable(penalise_repetition(outputs["logits"].numpy(), step_input), step_input.watched)
 
     def _load_look_graph(self, images: Sequence[np.ndarray]) -> _LookGraph:
         """Checks the sizes of images, which come for the first time, and loads their graph."""
@@ -230,15 +234,13 @@ class OnnxRuntimeBackend(OnnxSessions):
         self._look_graphs[tuple(image.shape for image in images)] = graph
         return graph
 
-    def _read_session(self, size_px: tuple[int, int], images: int) -> onnxruntime.InferenceSession:
-        """Returns the session that reads images of this size; loads it when it is first needed."""
-        session = self._read_graphs.get((size_px, images))
+    def _read_session(self, size_px: tuple[int, int]) -> onnxruntime.InferenceSession:
+        """Returns the session that reads an image of this size; loads it when it is first needed."""
+        session = self._read_graphs.get(size_px)
         if session is None:
-            path = self._bundle.read_path(size_px, images)
-            session = self._session(path)
-            inputs = [name for names in read_graph_inputs(images) for name in names]
-            _check_names(session, path, inputs, CACHE_OUTPUTS)
-            self._read_graphs[size_px, images] = session
+            path = self._bundle.read_path(size_px)
+            session = self._read_graphs[size_px] = self._session(path)
+            _check_names(session, path, READ_INPUTS, CACHE_OUTPUTS)
         return session
 
 

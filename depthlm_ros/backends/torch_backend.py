@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from depthlm_ros.backends.base import Look, StepInput, StepOutput, pair_of_looks, read_inputs, read_look
+from depthlm_ros.backends.base import Look, StepInput, StepOutput, pair_of_looks, read_input, read_look
 from depthlm_ros.errors import BackendFailed, DepthLMError, OutOfMemory
 from depthlm_ros.model_files.bundle import ModelBundle
 from depthlm_ros.model_files.checkpoint import ReleasedCheckpoint
@@ -85,7 +85,7 @@ class TorchBackend:
             if len(looks) == 1:
                 return looks[0]
             features = [look.features.float().cpu().numpy() for look in looks]
-            return pair_of_looks(looks, features, self._layout(sizes_px).next_position)
+            return pair_of_looks(looks, features)
         with self._errors("look at the image"):
             graph = self._prefix_graph(sizes_px)
             outputs = graph(*(self._torch.from_numpy(image).to(self.device) for image in images))
@@ -98,20 +98,18 @@ class TorchBackend:
         """See Backend."""
         if not look.needs_reading:
             return look
-        images = read_inputs(look)
-        sizes_px = tuple((image.depth_m.shape[2], image.depth_m.shape[1]) for image in images)
+        image = read_input(look)
+        height, width = image.depth_m.shape[1:]
         with self._errors("read the image"):
-            inputs: list[torch.Tensor] = []
-            for image in images:
-                maps = (image.depth_m, image.relative_std)
-                inputs += [image.features, *(self._torch.tensor(each, device=self.device) for each in maps)]
-            keys, values = self._prefix_graph(sizes_px)(*inputs)
+            maps = (self._torch.tensor(each, device=self.device) for each in (image.depth_m, image.relative_std))
+            keys, values = self._prefix_graph(((width, height),))(image.features, *maps)
         return read_look(look, (keys, values), keys.shape[3])
 
     def cache(self, look: Look, rows: int, slots: int) -> TorchKeyValues:
         """See Backend."""
         keys = look.prefix[0]
         layers, _, heads, _, size = keys.shape
+        self._model.check_window(look.length + slots)
         with self._errors(f"keep {slots} tokens of {rows} questions"):
             text = keys.new_zeros(2, layers, rows, heads, slots, size)
         return TorchKeyValues(look.prefix, (text[0], text[1]))
@@ -131,9 +129,17 @@ class TorchBackend:
             slots = slice(first, first + keys.shape[3])
             cache.text[0][:, :, :, slots] = keys
             cache.text[1][:, :, :, slots] = values
-            log_probability = logits.float().log_softmax(-1)
+            log_probability = self._penalise(logits.float(), step_input).log_softmax(-1)
             best, chosen = log_probability.max(-1)
             return StepOutput(*(tensor.cpu().numpy() for tensor in (chosen, best, log_probability[:, watched])))
+
+    def _penalise(self, logits: torch.Tensor, step_input: StepInput) -> torch.Tensor:
+        """See base.penalise_repetition, here on the device."""
+        if step_input.repeated is None:
+            return logits
+        ids, penalty = self._torch.from_numpy(step_input.repeated).to(self.device), step_input.repetition_penalty
+        values = logits.gather(1, ids)
+        return logits.scatter(1, ids, self._torch.where(values < 0, values * penalty, values / penalty))
 
     def _look_for_depth(self, image: np.ndarray, size_px: tuple[int, int]) -> Look:
         """Looks at one image with a depth-first model."""

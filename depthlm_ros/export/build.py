@@ -16,8 +16,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenizers import Tokenizer
-
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.errors import BadIntrinsics, SetupError
 from depthlm_ros.export.build_progress import BuildProgress, StageProgress
@@ -25,11 +23,12 @@ from depthlm_ros.export.engine_store import build_lock, check_output_folder
 from depthlm_ros.export.parity import Parity, can_measure_parity, measure_parity
 from depthlm_ros.export.trt_support_table import BuildTarget
 from depthlm_ros.geometry.canonical_view import checked_canonical_view
-from depthlm_ros.model_files.bundle import TOKENIZER_FILE, ModelBundle, read_manifest
+from depthlm_ros.model_files.bundle import ModelBundle, read_manifest
 from depthlm_ros.model_files.checkpoint import ModelSource, ReleasedCheckpoint
 from depthlm_ros.model_files.install_paths import default_engine_root
 from depthlm_ros.model_files.safetensors_files import CHECKPOINT_FILE
 from depthlm_ros.model_files.spec import ModelSpec
+from depthlm_ros.model_files.tokenizer_files import open_tokenizer
 
 if TYPE_CHECKING:
     from depthlm_ros.export.precision import Precision
@@ -119,7 +118,7 @@ def build_graphs(
         model = load_backbone(source, Precision.of(request.precision, request.head))
         precision = set_precision(model, Precision.of(request.precision, request.head))
         seconds["load"] = time.monotonic() - began_s
-        tokenizer = Tokenizer.from_file(str(source.folder / TOKENIZER_FILE))
+        tokenizer = open_tokenizer(source.folder)
         origin = origin_fields(request, source, folder)
         options = ExportOptions(spec, request.opset, request.only_depth, precision, origin)
         weight_bytes = sum(parameter.nbytes for parameter in model.parameters())
@@ -238,6 +237,8 @@ def load_backbone(source: ModelSource, precision: Precision) -> Backbone:
     from depthlm_ros.nets.loading import load_released_model
 
     if isinstance(source, ReleasedCheckpoint):
+        if source.quantisation is not None:
+            source.require_plain_weights("be exported")
         return load_released_model(source, TORCH_TYPES[precision.backbone])
     return load_checkpoint(source.folder).eval().requires_grad_(False)
 

@@ -20,7 +20,7 @@ from onnxscript import ir, optimizer
 from torch import nn
 
 from depthlm_ros.errors import SetupError
-from depthlm_ros.model_files.bundle import READ_INPUTS, read_graph_inputs
+from depthlm_ros.model_files.bundle import READ_INPUTS
 from depthlm_ros.nets.backbone import Backbone
 from depthlm_ros.nets.depth_first import DepthFirstModel
 from depthlm_ros.nets.graphs import DepthLookGraph, LookGraph, ReadGraph, StepGraph
@@ -113,19 +113,19 @@ def export_depth_graph(
     return _export(DepthModule(model, only_depth), (image,), IMAGE_INPUTS[:1], outputs, None, opset)
 
 
-def export_read_graph(model: DepthFirstModel, texts: TokenTexts, sizes_px: ImageSizes, opset: int = OPSET) -> ir.Model:
-    """Exports the reading of one or two images by a model that gives depth first.
+def export_read_graph(
+    model: DepthFirstModel, texts: TokenTexts, size_px: tuple[int, int], opset: int = OPSET
+) -> ir.Model:
+    """Exports the reading of an image of size_px (width, height) by a model that gives depth first.
 
-    Inputs, named by bundle.read_graph_inputs: for each image the outputs of export_depth_graph. Outputs: keys and
-    values of the prefix. texts, sizes_px: as for export_look_graph.
+    Inputs: the outputs of export_depth_graph. Outputs: keys and values of the prefix. texts: token ids before and after
+    the image.
     """
-    arguments: list[torch.Tensor] = []
-    for width, height in sizes_px:
-        # The tensors must differ: the exporter takes one tensor that is passed twice for one input.
-        arguments += [model.empty_features((width, height)), *(torch.ones(1, height, width) for _ in range(2))]
-    names = [name for image in read_graph_inputs(len(sizes_px)) for name in image]
-    module = ReadGraph(model, texts, sizes_px)
-    return _export(module, tuple(arguments), names, CACHE_OUTPUTS, ((None,) * len(arguments),), opset)
+    width, height = size_px
+    # The tensors must differ: the exporter takes one tensor that is passed twice for one input.
+    arguments = (model.empty_features(size_px), *(torch.ones(1, height, width) for _ in range(2)))
+    module = ReadGraph(model, texts, (size_px,))
+    return _export(module, arguments, list(READ_INPUTS), CACHE_OUTPUTS, None, opset)
 
 
 def export_step_graph(model: Backbone, opset: int = OPSET) -> ir.Model:

@@ -70,7 +70,7 @@ class ExportOptions:
 
     @property
     def pairs(self) -> bool:
-        """Whether to export graphs for two images."""
+        """Whether the model takes two images at once."""
         return not self.only_depth and bool(family_named(self.spec.family).abilities & PAIR_ABILITIES)
 
 
@@ -180,17 +180,16 @@ def _look_exports(model: Backbone, tokenizer: Tokenizer, options: ExportOptions)
     before, between, after = _prompt_tokens(tokenizer, options.spec)
     texts = {1: (before, after), 2: (before, between, after)}
     exports: dict[str, Callable[[], ir.Model]] = {}
+    opset, only_depth = options.opset, options.only_depth
     for size_px in options.sizes_px:
+        if isinstance(model, DepthFirstModel):
+            exports[look_graph_name(size_px)] = partial(export_depth_graph, model, size_px, opset, only_depth)
+            if not only_depth:
+                exports[read_graph_name(size_px)] = partial(export_read_graph, model, texts[1], size_px, opset)
+            continue
         for images in (1, 2) if options.pairs else (1,):
-            sizes_px, opset = (size_px,) * images, options.opset
-            look, read = look_graph_name(size_px, images), read_graph_name(size_px, images)
-            if not isinstance(model, DepthFirstModel):
-                exports[look] = partial(export_look_graph, model, texts[images], sizes_px, opset, options.only_depth)
-                continue
-            if images == 1:
-                exports[look] = partial(export_depth_graph, model, size_px, opset, options.only_depth)
-            if not options.only_depth:
-                exports[read] = partial(export_read_graph, model, texts[images], sizes_px, opset)
+            name, sizes_px = look_graph_name(size_px, images), (size_px,) * images
+            exports[name] = partial(export_look_graph, model, texts[images], sizes_px, opset, only_depth)
     return exports
 
 
@@ -220,6 +219,7 @@ def _make_manifest(tokenizer: Tokenizer, options: ExportOptions, work: Path, dep
         "focal_px": spec.canvas.focal_px,
         "depth_type": spec.depth_type,
         "most_coordinate": spec.most_coordinate,
+        "generation": asdict(spec.generation),
         "canvases_px": [list(size) for size in options.sizes_px],
         **resize_rule,
         "pixels_per_token": spec.pixels_per_token,

@@ -10,6 +10,7 @@ perspective-n-point problem", ECCV 2020, in OpenCV). The choices below were made
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -77,6 +78,29 @@ class PairPose:
     rotation: np.ndarray
     translation_m: np.ndarray
     translation_std_m: float
+
+
+@dataclass(frozen=True, eq=False)
+class ImagePair:
+    """Two images by their features. depth_m: float32 (H, W), z on the first canvas. cameras: of the two canvases."""
+
+    first: FeatureGrid
+    second: FeatureGrid
+    depth_m: np.ndarray
+    cameras: tuple[Intrinsics, Intrinsics]
+
+    @cached_property
+    def pose(self) -> PairPose | None:
+        """The pose of the second camera; None if the images do not tell it."""
+        return estimate_pose(self.first, self.second, self.depth_m, self.cameras)
+
+    def match(self, uv_px: np.ndarray) -> np.ndarray:
+        """Returns float64 (N, 2): the pixels of the second canvas that show what pixels (N, 2) of the first one show.
+
+        NaN where nothing is alike. Images without a pose show two places, whose features are alike by chance only: all
+        of theirs are NaN.
+        """
+        return np.full(np.shape(uv_px), np.nan) if self.pose is None else match_pixels(self.first, self.second, uv_px)
 
 
 def feature_grid(features: np.ndarray, shown: np.ndarray, token_px: int) -> FeatureGrid:

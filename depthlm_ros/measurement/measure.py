@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -51,7 +51,11 @@ Numbered = tuple[int, MeasuredObject]
 
 
 def measure(
-    depth: DepthMap, regions: Sequence[Region], uv_px: np.ndarray | Sequence, relative_std: float
+    depth: DepthMap,
+    regions: Sequence[Region],
+    uv_px: np.ndarray | Sequence,
+    relative_std: float,
+    find_down: Callable[[DepthMap], np.ndarray] = estimate_down,
 ) -> tuple[Measurement, ...]:
     """Returns distances, height and width of the object in each box, distance of each pixel (N, 2), gaps and relations.
 
@@ -67,13 +71,14 @@ def measure(
     the camera's horizontal or the vertical.
 
     relative_std: standard deviation of the map's depths over depth, for a map that does not tell it for every pixel
-    (DepthMap.std_m); NaN if unknown: then no std and no relations. Values of boxes and pixels without known depth are
+    (DepthMap.std_m); NaN if unknown: then no std and no relations. find_down: is called if the vertical is needed; for
+    many calls about one map, it may remember the result. Values of boxes and pixels without known depth are
     NaN. Raises BadQuestion for boxes without size or outside the image, and for pixels outside the image.
     """
     camera, uv_px = depth.intrinsics, check_pixels_inside(uv_px, depth.intrinsics.size_px)
     objects = [object_in_box(depth, region, relative_std) for region in regions]
     objects += [object_at_pixel(depth, uv, relative_std) for uv in uv_px]
-    down = estimate_down(depth) if len(regions) or len(objects) > 1 else np.array(CAMERA_DOWN)
+    down = find_down(depth) if len(regions) or len(objects) > 1 else np.array(CAMERA_DOWN)
     numbered = list(enumerate(objects))
     found = [_distance("distance", number, one, one.middle) for number, one in numbered]
     for number, measured in numbered[: len(regions)]:

@@ -22,8 +22,8 @@ from depthlm_ros.errors import BadQuestion
 from depthlm_ros.geometry.pinhole import backproject
 from depthlm_ros.measurement.surface_patches import CONTINUES, SurfacePatches, segment_surfaces
 
-# Of larger boxes, only every second, third, ... pixel is used.
-MOST_PX = 400
+# Of larger boxes, and of maps with less detail, only every second, third, ... pixel is used, but no fewer than these.
+MOST_PX, LEAST_PX = 400, 32
 MARGIN, LEAST_MARGIN_PX = 0.1, 6
 # Of a tight box: the share of its pixels in the box that a patch of the object may have outside, further than a pixel
 # away and in all; of a loose box: in all.
@@ -98,7 +98,8 @@ class PatchSelection:
 def segment_object(depth: DepthMap, region: Region) -> SegmentedObject:
     """Returns the object in a box. Raises BadQuestion for a box without size or outside the image."""
     box_px = box_to_pixels(region, depth.intrinsics.size_px)
-    step = -(-max(box_px[2] - box_px[0], box_px[3] - box_px[1]) // MOST_PX)
+    size_px = max(box_px[2] - box_px[0], box_px[3] - box_px[1])
+    step = max(-(-size_px // MOST_PX), min(round(depth.detail_px), size_px // LEAST_PX), 1)
     window, u, v = _window_around(depth, box_px, step)
     patches = segment_surfaces(window.inverse, window.fx_px, window.fy_px)
     selection = select_patches(patches, window)

@@ -134,7 +134,7 @@ def answer_depth(context: ServiceContext, request: QueryDepth.Request, response:
 
 def answer_match(context: ServiceContext, request: MatchPixels.Request, response: MatchPixels.Response) -> None:
     """Fills the response to a question where pixels of one image are in another."""
-    context.model.family.match_prompt(0.0, 0.0, (1, 1))  # a model that cannot match must not wait for images
+    context.model.family.check_ability("match")  # a model that cannot match must not wait for images
     _check_count(request.pixels, MAX_PIXELS_MATCHED)
     uv_px = pixels_from(request.pixels)
 
@@ -147,7 +147,7 @@ def answer_match(context: ServiceContext, request: MatchPixels.Request, response
 
 def answer_pose(context: ServiceContext, request: RelativePose.Request, response: RelativePose.Response) -> None:
     """Fills the response to a question for the pose of one camera in another's frame."""
-    context.model.family.pose_prompts()  # a model that tells no pose must not wait for images
+    context.model.family.check_ability("pose")  # a model that tells no pose must not wait for images
 
     first, second, remark, pose = _ask_about_pair(context, request, PairView.pose)
 

@@ -123,17 +123,13 @@ def test_the_features_of_two_images_are_on_the_host(backend):
     assert backend.look([grey_image(100)]).host_features is None
 
 
-def test_two_images_are_read_together(backend, bundle):
+def test_two_images_are_looked_at_in_turn_and_are_not_read(backend):
     for first, second in ((100, 250), (250, 100)):
         pair = backend.look([grey_image(first), grey_image(second)])
         np.testing.assert_allclose(pair.depth_m, 1 + first / 100, rtol=1e-6)
         np.testing.assert_allclose(pair.second.depth_m, 1 + second / 100, rtol=1e-6)
-        assert pair.next_position == bundle.next_position(SIZES_PX[0], 2)
-        assert reply(backend, pair) == token(250)
-        read = backend.read(pair)
-        assert read.length == 4 + 16 and read.second.features is None
-        far = replace(pair.second, depth_m=np.full_like(pair.depth_m, 9.0))
-        assert reply(backend, replace(pair, second=far)) == token(250, 9.0)
+        with pytest.raises(BackendFailed, match="it is at two images"):
+            backend.read(pair)
 
 
 def test_images_of_two_sizes_are_refused(backend):
@@ -182,7 +178,7 @@ def changed_copy(bundle, folder, file, graph=None):
     return folder
 
 
-@pytest.mark.parametrize("file", ["look_64x32.onnx", "read_64x32.onnx", "pair_96x64.onnx", "step.onnx"])
+@pytest.mark.parametrize("file", ["look_64x32.onnx", "read_96x64.onnx", "step.onnx"])
 def test_a_bundle_without_a_graph_is_refused_by_name(bundle, tmp_path, file):
     with pytest.raises(BadBundle, match=rf"does not vouch for {file}"):
         load_model(str(changed_copy(bundle, tmp_path / "copy", file)))
@@ -223,7 +219,7 @@ def test_a_read_graph_without_a_tensor_is_refused_by_name(bundle, tmp_path, side
 def test_a_bundle_for_depth_only_has_nothing_to_read(tmp_path):
     folder = tmp_path / "small"
     write_depth_first_bundle(folder)
-    for path in (*folder.glob("read_*"), *folder.glob("pair_*"), folder / "step.onnx"):
+    for path in (*folder.glob("read_*"), folder / "step.onnx"):
         path.unlink()
     for path in folder.glob("look_*"):
         model = onnx.load(path)
@@ -251,9 +247,9 @@ def test_plans_for_depth_only_leave_out_the_features(bundle, monkeypatch, tmp_pa
 def test_missing_plans_of_read_graphs_are_named(bundle, monkeypatch, tmp_path):
     tensorrt_double.install(monkeypatch)
     build_plans(bundle, tmp_path)
-    for name in ("read_96x64.plan", "pair_64x32.plan"):
+    for name in ("read_96x64.plan", "read_64x32.plan"):
         (tmp_path / name).unlink()
-    with pytest.raises(BadPlans, match=r"has no pair_64x32\.plan, read_96x64\.plan"):
+    with pytest.raises(BadPlans, match=r"has no read_64x32\.plan, read_96x64\.plan"):
         TensorRTBackend(bundle, plans=tmp_path)
 
 
@@ -263,7 +259,7 @@ def test_memory_on_the_device_is_used_again(bundle, monkeypatch, tmp_path):
     backend = TensorRTBackend(bundle, plans=tmp_path)
 
     def used_after(brightness):
-        assert reply(backend, backend.look([grey_image(brightness), grey_image(0)])) == token(brightness)
+        assert reply(backend, backend.look([grey_image(brightness)])) == token(brightness)
         gc.collect()
         return sum(len(block) for block in memory.live.values())
 
@@ -303,12 +299,13 @@ def test_a_view_is_read_once_at_its_first_question(model, reads):
     assert len(reads.looks) == 1
 
 
-def test_a_pair_is_read_once_at_its_first_question(model, reads):
+def test_a_pair_is_measured_and_not_read(model, reads):
     frames = [Frame(grey_image(brightness)[0], CAMERA) for brightness in (100, 200)]
     view = model.look_pair(*frames)
+    view.match([(3, 4)]), view.pose()
+    with pytest.raises(BadQuestion, match="tiny cannot answer questions about two images: use depthvlm-4b"):
+        view.ask("What moved?")
     assert reads.looks == []
-    view.match([(3, 4)]), view.pose(), view.ask("What moved?")
-    assert len(reads.looks) == 1
 
 
 def test_threads_that_ask_one_view_read_it_once_and_depth_does_not_wait(model, reads):
@@ -393,13 +390,14 @@ def test_torch_reads_the_depth_that_the_look_holds(in_torch):
     assert one.shape == other.shape and not np.allclose(one, other, atol=1e-3)
 
 
-def test_torch_reads_two_images_together(in_torch, bundle):
+def test_torch_looks_at_two_images_in_turn(in_torch):
     pair = in_torch.look([noise(1), noise(2)])
-    read = in_torch.read(pair)
-    assert read.length == 4 + 48 and pair.next_position == bundle.next_position(SIZES_PX[1], 2)
-    np.testing.assert_array_equal(pair.second.depth_m, in_torch.look([noise(2)]).depth_m)
-    nearer = replace(pair, second=replace(pair.second, depth_m=pair.second.depth_m / 3))
-    assert not np.allclose(read.prefix[0], in_torch.read(nearer).prefix[0], atol=1e-3)
+    for look, seed in ((pair, 1), (pair.second, 2)):
+        alone = in_torch.look([noise(seed)])
+        np.testing.assert_array_equal(look.depth_m, alone.depth_m)
+        np.testing.assert_allclose(look.host_features, alone.features.float().numpy())
+    with pytest.raises(BackendFailed, match="it is at two images"):
+        in_torch.read(pair)
 
 
 def test_torch_answers_after_the_depth(in_torch):

@@ -109,15 +109,15 @@ def test_engine_gives_the_depth_and_the_answers_of_torch(built, random_bundle):
     uv_px = [(5.0, 5.0), (80.0, 60.0), (150.0, 110.0)]
     np.testing.assert_array_equal(a.tell_depth_at(uv_px).depth_m, b.tell_depth_at(uv_px).depth_m)
     pairs = [model.look_pair(frame(), frame(shift=9)) for model in (ours, twin)]
-    assert pairs[0].match(uv_px).replies == pairs[1].match(uv_px).replies
-    assert pairs[0].pose().replies == pairs[1].pose().replies
+    np.testing.assert_allclose(pairs[0].match(uv_px).matched_px, pairs[1].match(uv_px).matched_px, atol=0.5)
+    np.testing.assert_allclose(pairs[0].pose().rotation, pairs[1].pose().rotation, atol=0.01)
 
 
 def test_manifest_holds_everything_that_the_engine_depends_on(built, random_bundle, engine_root, camera_file):
     folder = engine_root / built[0]
     manifest = json.loads((folder / "manifest.json").read_text())
     model = json.loads((random_bundle.folder / "manifest.json").read_text())
-    graphs = {"look_160x128.onnx", "read_160x128.onnx", "pair_160x128.onnx", "step.onnx"}
+    graphs = {"look_160x128.onnx", "read_160x128.onnx", "step.onnx"}
     assert set(manifest["files"]) == graphs | {"weights.data", "tokenizer.json"}
     assert {path.name for path in folder.iterdir()} == {*manifest["files"], "manifest.json", ".building"}
     assert manifest["model"] == "random" and manifest["family"] == "tiny"

@@ -88,18 +88,13 @@ def looks_of(bundle):
 
 def test_graphs_have_the_inputs_and_outputs_of_the_bundles_format(random_bundle):
     for size_px in random_bundle.canvases_px:
-        look, read, pair = (
-            graph_of(path)
-            for path in (random_bundle.look_path(size_px), *(random_bundle.read_path(size_px, n) for n in (1, 2)))
-        )
+        look, read = (graph_of(path) for path in (random_bundle.look_path(size_px), random_bundle.read_path(size_px)))
         assert types_of(look.input) == {"image": onnx.TensorProto.UINT8}
         assert list(types_of(look.output)) == ["depth_m", "relative_std", "features"]
         assert list(types_of(read.input)) == ["features", "depth_m", "relative_std"]
-        both = [f"{name}_{index}" for index in (0, 1) for name in ("features", "depth_m", "relative_std")]
-        assert list(types_of(pair.input)) == both
-        assert list(types_of(read.output)) == list(types_of(pair.output)) == list(CACHE)
+        assert list(types_of(read.output)) == list(CACHE)
     names = {path.name for path in random_bundle.folder.glob("*.onnx")}
-    assert names == {path.name for path in random_bundle.graphs} and len(names) == 7
+    assert names == {path.name for path in random_bundle.graphs} and len(names) == 5
 
 
 def test_rays_places_and_angles_are_constants(random_bundle):
@@ -129,9 +124,8 @@ def test_plans_of_all_graphs_see_read_and_answer_as_onnx_runtime_does(random_bun
         build_plan(request, facts, tmp_path / "timings.cache", BuildProgress(), print)
     backends = TensorRTBackend(random_bundle, plans=tmp_path), OnnxRuntimeBackend(random_bundle, 1, "cpu")
     query = Query([9, 8, 7, 6], np.zeros(2048, bool), 6)
-    first, second = sample_image(SIZE_PX), sample_image(SIZE_PX)[:, :, ::-1]
-    for images in ([first], [first, second]):
-        looks = [backend.read(backend.look(images)) for backend in backends]
+    for image in (sample_image(SIZE_PX), sample_image(SIZE_PX)[:, :, ::-1]):
+        looks = [backend.read(backend.look([image])) for backend in backends]
         np.testing.assert_allclose(looks[0].depth_m, looks[1].depth_m, rtol=1e-4)
         np.testing.assert_allclose(looks[0].relative_std, looks[1].relative_std, rtol=1e-4)
         found, expected = (

@@ -8,6 +8,7 @@ import pytest
 
 from depthlm_ros.errors import BadBundle
 from depthlm_ros.model_files.checkpoint import find_model
+from depthlm_ros.model_files.depth_network import WORDLESS_TOKENIZER
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 QWEN3 = {
@@ -35,6 +36,16 @@ CONFIGS = {
 }
 PROCESSORS = {"qwen3_vl": QWEN3, "qwen2_5_vl": QWEN25, "llava": PIXTRAL | {"do_resize": False, "do_rescale": False}}
 
+# A tokenizer with one word and the special tokens of all chat templates.
+SPECIAL = ("<|im_end|>", "<|image_pad|>", "</s>", "[IMG]", "[IMG_BREAK]", "[IMG_END]")
+TOKENIZER = json.loads(WORDLESS_TOKENIZER) | {
+    "added_tokens": [
+        {"id": i, "content": token, "special": True}
+        | dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        for i, token in enumerate(SPECIAL, 12)
+    ]
+}
+
 
 def write_json(path, value):
     path.write_text(json.dumps(value), encoding="utf-8")
@@ -53,7 +64,7 @@ def checkpoint(folder, architecture="qwen3_vl", tensors=("model.a", "lm_head.wei
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", CONFIGS[architecture] | config)
     write_json(folder / "preprocessor_config.json", PROCESSORS[architecture])
-    write_json(folder / "tokenizer.json", {"added_tokens": []})
+    write_json(folder / "tokenizer.json", TOKENIZER)
     write_tensors(folder / "model.safetensors", tensors)
     return folder
 

@@ -26,7 +26,6 @@ from depthlm_ros.model_files.bundle import (
     load_bundle,
     look_graph_name,
     manifest_text,
-    read_graph_inputs,
     read_graph_name,
 )
 from support.paths import TINY
@@ -43,8 +42,7 @@ def write_depth_first_bundle(folder: Path, **fields: object) -> ModelBundle:
     shutil.copy(TINY / TOKENIZER_FILE, folder)
     for size_px in SIZES_PX:
         onnx.save(look_graph(size_px), folder / look_graph_name(size_px))
-        for images in (1, 2):
-            onnx.save(read_graph(size_px, images), folder / read_graph_name(size_px, images))
+        onnx.save(read_graph(size_px), folder / read_graph_name(size_px))
     onnx.save(step_graph(), folder / STEP_FILE)
     write_manifest(folder, **fields)
     return load_bundle(folder)
@@ -108,8 +106,8 @@ def look_graph(size_px: tuple[int, int]) -> onnx.ModelProto:
     )
 
 
-def read_graph(size_px: tuple[int, int], images: int) -> onnx.ModelProto:
-    """Features, depth and its deviation -> keys (feature, deviation) and values (depth, deviation) of every token.
+def read_graph(size_px: tuple[int, int], images: int = 1) -> onnx.ModelProto:
+    """Features, depth and deviation of one or two images -> keys (feature, deviation), values (depth, deviation).
 
     The tokens of the texts are zeros.
     """
@@ -145,6 +143,11 @@ def read_graph(size_px: tuple[int, int], images: int) -> onnx.ModelProto:
     length = sum(map(len, texts)) + images * (size_px[0] // TOKEN_PX) * (size_px[1] // TOKEN_PX)
     outputs = [helper.make_tensor_value_info(name, FLOAT, [1, 1, 1, length, 2]) for name in ("keys", "values")]
     return _model(nodes, inputs, outputs, constants)
+
+
+def read_graph_inputs(images: int) -> tuple[tuple[str, ...], ...]:
+    """Returns the names of the inputs for each image: numbered if there are two."""
+    return (READ_INPUTS,) if images == 1 else tuple(tuple(f"{name}_{n}" for name in READ_INPUTS) for n in range(images))
 
 
 def one_pass_graph(size_px: tuple[int, int], images: int) -> onnx.ModelProto:

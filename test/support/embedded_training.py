@@ -34,7 +34,7 @@ RECIPE = EmbeddedRecipe(
     replace(SMALL_EMBEDDED, vocab=640, depth=replace(SMALL_EMBEDDED.depth, focal_px=FOCAL_PX)),
     PICTURES,
     PhaseSettings(6, 4, 2, shares=SourceShares(0.4, photos=0.4, frames=0.2)),
-    words=PhaseSettings(6, 4, 2, shares=SourceShares(0.3, photos=0.3, frames=0.2, pairs=0.2)),
+    words=PhaseSettings(6, 4, 2, shares=SourceShares(0.3, photos=0.3, frames=0.2)),
 )
 
 

@@ -7,8 +7,9 @@ from tokenizers import Tokenizer
 
 from depthlm_ros.backends.base import Look, StepInput, StepOutput
 from depthlm_ros.families.registry import chat_named, family_named
-from depthlm_ros.model import Model, read_tokenizer
+from depthlm_ros.model import Model
 from depthlm_ros.model_files.spec_yaml import find_spec
+from depthlm_ros.model_files.tokenizer_files import read_tokenizer
 from support.paths import TINY
 
 TOKENIZER = TINY / "tokenizer.json"

@@ -21,7 +21,6 @@ from depthlm_ros.nets.positions import PromptLayout  # noqa: E402
 from depthlm_ros.nets.text_decoder import prefill, project_prefix  # noqa: E402
 from depthlm_ros.scenes.camera.viewpoints import sample_scene_and_pose  # noqa: E402
 from depthlm_ros.scenes.questions.generate import sample_questions  # noqa: E402
-from depthlm_ros.scenes.questions.view_pairs import sample_pair  # noqa: E402
 from depthlm_ros.scenes.renderer.render import render  # noqa: E402
 from depthlm_ros.scenes.world.colours import NAMED_COLOURS  # noqa: E402
 from depthlm_ros.training.embedded import tokenizer as tokenizer_module  # noqa: E402
@@ -52,7 +51,6 @@ from depthlm_ros.training.embedded.prompts import (  # noqa: E402
     token_at_pixel,
     tokens_in_box,
     tokens_in_mask,
-    turns_about_pair,
     turns_about_picture,
     without_colours,
 )
@@ -263,23 +261,6 @@ def test_the_family_reads_every_reply_about_pictures_back():
         else:
             reply = FAMILY.read_reply(text, SIZE_PX)
             assert (reply.value > 0) == (reply.status is Status.OK), text
-
-
-def test_replies_about_pairs_are_read_back():
-    rng = np.random.default_rng(3)
-    pair = sample_pair(rng, sample_scene_and_pose(rng)[0], CAMERA, 3)
-    turns = turns_about_pair(pair, FAMILY, TOKEN_PX)
-    for turn, uv_px, matched_px in zip(turns, pair.uv_px, pair.matched_px, strict=False):
-        # Places are steps of 5 thousandths.
-        np.testing.assert_allclose(FAMILY.read_match(turn.reply, SIZE_PX), matched_px, atol=0.0026 * max(SIZE_PX))
-        (first,), (second,) = (np.flatnonzero(look) for look in turn.attention)
-        assert first == uv_px[1] // 16 * 6 + uv_px[0] // 16
-        assert second - 24 == np.rint(matched_px[1]) // 16 * 6 + np.rint(matched_px[0]) // 16
-    texts = {turn.question: turn.reply for turn in turns}
-    pose = FAMILY.read_pose({name: texts.get(prompt.text, "") for name, prompt in FAMILY.pose_prompts().items()})
-    np.testing.assert_allclose(pose.rotation, pair.rotation, atol=0.003)
-    np.testing.assert_allclose(pose.distance_m, np.linalg.norm(pair.translation_m), atol=0.006)
-    assert all(turn.attention is None for turn in turns[len(pair.uv_px) :]), "a pose has no place"
 
 
 def test_tokens_are_counted_row_by_row():

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from depthlm_ros.backends.base import Look, StepInput, StepOutput, pair_of_looks, read_inputs, read_look
+from depthlm_ros.backends.base import Look, StepInput, StepOutput, pair_of_looks, read_input, read_look
 from depthlm_ros.backends.tensorrt.cuda_device import (
     BufferPool,
     Device,
@@ -28,7 +28,7 @@ from depthlm_ros.backends.tensorrt.cuda_device import (
 from depthlm_ros.backends.tensorrt.plan_file import Machine, check_plan, key_path, read_key
 from depthlm_ros.backends.tensorrt.runtime import ExecutionContext, LoadedPlan, StagingBuffers, load_tensorrt
 from depthlm_ros.errors import BadBundle, BadPlans, BadQuestion, OutOfMemory
-from depthlm_ros.model_files.bundle import READ_INPUTS, ModelBundle, read_graph_inputs
+from depthlm_ros.model_files.bundle import READ_INPUTS, ModelBundle
 from depthlm_ros.model_files.install_paths import MANIFEST, installed_bundle
 
 # Profiles of a step plan: text of any length, and one token at a time.
@@ -96,11 +96,11 @@ class _LookRunner:
 
 @dataclass(frozen=True)
 class _ReadRunner:
-    """The loaded plan that reads images of one size. features: its inputs, one for each image."""
+    """The loaded plan that reads an image of one size. features: its input."""
 
     context: ExecutionContext
     staging: StagingBuffers
-    features: tuple[DeviceArray, ...]
+    features: DeviceArray
 
 
 @dataclass(frozen=True)
@@ -128,17 +128,17 @@ class TensorRTBackend:
         self._lock = threading.Lock()
         self._check_plans()
         self._look_runners: dict[tuple[tuple[int, ...], ...], _LookRunner] = {}
-        self._read_runners: dict[tuple[tuple[int, int], int], _ReadRunner] = {}
+        self._read_runners: dict[tuple[int, int], _ReadRunner] = {}
         self._pool = BufferPool()
         self._step: _StepRunner | None = None
 
     def look(self, images: Sequence[np.ndarray]) -> Look:
         """See Backend. Raises BadQuestion for images that the bundle has no graph for."""
         if self._bundle.depth_first and len(images) > 1:
-            next_position = self._bundle.next_position(self._bundle.check_images(images), len(images))
+            self._bundle.check_images(images)
             looks = [self.look([image]) for image in images]
             on_host = [self._features_on_host(look, image) for look, image in zip(looks, images, strict=True)]
-            return pair_of_looks(looks, on_host, next_position)
+            return pair_of_looks(looks, on_host)
         with self._lock:
             self._device.activate()
             runner = self._look_runners.get(tuple(image.shape for image in images)) or self._load_look_runner(images)
@@ -160,15 +160,14 @@ class TensorRTBackend:
         """See Backend. Raises BadBundle for a plan that lacks an input or output."""
         if not look.needs_reading:
             return look
-        images = read_inputs(look)
-        height, width = images[0].depth_m.shape[1:]
+        image = read_input(look)
+        height, width = image.depth_m.shape[1:]
         with self._lock:
             self._device.activate()
-            runner = self._read_runner((width, height), len(images))
-            for names, image, features in zip(read_graph_inputs(len(images)), images, runner.features, strict=True):
-                self._device.copy(features, image.features.array)
-                for name, array in zip(names[1:], (image.depth_m, image.relative_std), strict=True):
-                    runner.staging.upload(name, array)
+            runner = self._read_runner((width, height))
+            self._device.copy(runner.features, image.features.array)
+            for name, array in zip(MAP_OUTPUTS, (image.depth_m, image.relative_std), strict=True):
+                runner.staging.upload(name, array)
             runner.context.run()
             prefix = self._copy_prefix(runner.context.outputs)
             self._device.synchronize()
@@ -248,21 +247,19 @@ class TensorRTBackend:
         self._look_runners[tuple(image.shape for image in images)] = runner
         return runner
 
-    def _read_runner(self, size_px: tuple[int, int], images: int) -> _ReadRunner:
-        """Returns the plan that reads images of this size; loads it when it is first needed."""
-        runner = self._read_runners.get((size_px, images))
+    def _read_runner(self, size_px: tuple[int, int]) -> _ReadRunner:
+        """Returns the plan that reads an image of this size; loads it when it is first needed."""
+        runner = self._read_runners.get(size_px)
         if runner is None:
-            plan = LoadedPlan(self._trt, self._device, self._plan_path(self._bundle.read_path(size_px, images)))
-            names = read_graph_inputs(images)
-            _check_names(plan, (*(name for each in names for name in each), *CACHE_OUTPUTS))
-            maps = [name for each in names for name in each[1:]]
-            tensors = [plan.tensors[each[0]] for each in names]
-            features = tuple(self._device.zeros(tensor.shape, tensor.item_bytes) for tensor in tensors)
+            plan = LoadedPlan(self._trt, self._device, self._plan_path(self._bundle.read_path(size_px)))
+            _check_names(plan, (*READ_INPUTS, *CACHE_OUTPUTS))
+            shapes = {name: plan.tensors[name].shape for name in MAP_OUTPUTS}
+            features = self._device.zeros(plan.tensors[FEATURES].shape, plan.tensors[FEATURES].item_bytes)
             context = ExecutionContext(self._device, plan, TEXT_PROFILE)
-            staging = StagingBuffers(self._device, plan, {name: math.prod(plan.tensors[name].shape) for name in maps})
-            inputs = {name: staging.input_array(name, plan.tensors[name].shape) for name in maps}
-            context.bind(inputs | dict(zip((each[0] for each in names), features, strict=True)))
-            runner = self._read_runners[size_px, images] = _ReadRunner(context, staging, features)
+            staging = StagingBuffers(self._device, plan, {name: math.prod(shape) for name, shape in shapes.items()})
+            inputs = {name: staging.input_array(name, shape) for name, shape in shapes.items()}
+            context.bind(inputs | {FEATURES: features})
+            runner = self._read_runners[size_px] = _ReadRunner(context, staging, features)
         return runner
 
     def _copy_prefix(self, outputs: Mapping[str, DeviceArray]) -> DevicePrefix:

@@ -19,11 +19,7 @@ from depthlm_ros.core import Intrinsics
 from depthlm_ros.data.records import RecordProblem
 from depthlm_ros.families.tiny import Tiny
 from depthlm_ros.geometry.pinhole import centred_camera
-from depthlm_ros.scenes.camera.photo import photograph
 from depthlm_ros.scenes.questions.generate import sample_questions
-from depthlm_ros.scenes.questions.view_pairs import sample_pair
-from depthlm_ros.scenes.world.sample import sample_scene
-from depthlm_ros.training.embedded.names import NAMES, UNKNOWN
 from depthlm_ros.training.embedded.photo_questions import turns_about_photo
 from depthlm_ros.training.embedded.pictures import (
     TOKEN_PX,
@@ -34,13 +30,11 @@ from depthlm_ros.training.embedded.pictures import (
     draw_frame,
     draw_photo,
     draw_rendered,
-    quarter_depth,
 )
 from depthlm_ros.training.embedded.prompts import (
     pack_supervised,
     point_turn,
     sample_points,
-    turns_about_pair,
     turns_about_picture,
     without_colours,
 )
@@ -50,17 +44,16 @@ from depthlm_ros.training.packing import PADDING, ChatTurn, TokenRow
 
 # Keys of the random streams of the phases.
 DEPTH_PHASE, WORDS_PHASE = 0, 1
-PAIR_TRIES = 20
 
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One example. images: uint8 (H, W, 3), one or two. depth_m, names: of the first one (pictures.Picture).
+    """One example. image: uint8 (H, W, 3). depth_m, names: as in pictures.Picture.
 
     row, attention: the packed questions, None in the first phase.
     """
 
-    images: tuple[np.ndarray, ...]
+    image: np.ndarray
     depth_m: np.ndarray
     names: np.ndarray
     row: TokenRow | None = None
@@ -71,14 +64,13 @@ class Example:
 class TrainingBatch:
     """B examples.
 
-    image: uint8 (B, H, W, 3). second: the second images, uint8 (0,) if there are none. depth_m: float32
-    (B, H/4, W/4) of the first images, NaN where there is no label. names: int8 (B, N, names). ids, segment, offset,
-    next_id: int64 (B, Q), see packing.TokenRow; Q is the longest row. attention: bool (B, layers, Q, M) for the M
-    tokens of all images. These five are empty in the first phase. problems: pictures that were skipped for this batch.
+    image: uint8 (B, H, W, 3). depth_m: float32 (B, H/4, W/4), NaN where there is no label. names: int8 (B, N, names).
+    ids, segment, offset, next_id: int64 (B, Q), see packing.TokenRow; Q is the longest row. attention: bool
+    (B, layers, Q, N) for the N tokens of an image. These five are empty in the first phase. problems: pictures that
+    were skipped for this batch.
     """
 
     image: torch.Tensor
-    second: torch.Tensor
     depth_m: torch.Tensor
     names: torch.Tensor
     ids: torch.Tensor
@@ -148,11 +140,9 @@ def _draw_examples(
     count = plan.phase.batch * first[0] * first[1] // (camera.width_px * camera.height_px)
     names = [field.name for field in fields(shares)]
     weights = np.array([getattr(shares, name) for name in names], float)
+    weights /= weights.sum()
     maker = _ExampleMaker(rng, plan, sources, tokenizer, camera)
-    if shares.pairs and rng.random() < shares.pairs / weights.sum():
-        return [maker.pair() for _ in range(max(count // 2, 1))]
-    single, weights = names[:-1], weights[:-1] / weights[:-1].sum()
-    return [maker.single(single[int(rng.choice(len(single), p=weights))]) for _ in range(max(count, 1))]
+    return [maker.make(names[int(rng.choice(len(names), p=weights))]) for _ in range(max(count, 1))]
 
 
 def draw_camera(rng: np.random.Generator, settings: PictureSettings) -> Intrinsics:
@@ -176,28 +166,13 @@ class _ExampleMaker:
         self.family = Tiny()
         self.has_words = self.plan.number == WORDS_PHASE
 
-    def single(self, source: str) -> Example:
-        """Returns an example of one picture of a source."""
+    def make(self, source: str) -> Example:
+        """Returns an example of a picture of a source."""
         picture = self._picture(source)
         if not self.has_words:
-            return Example((picture.image,), picture.depth_m, picture.names)
-        row, attention = self._pack(self._turns(picture), 1)
-        return Example((picture.image,), picture.depth_m, picture.names, row, attention)
-
-    def pair(self) -> Example:
-        """Returns an example of two rendered pictures of one scene."""
-        while True:
-            scene = sample_scene(self.rng)
-            for _ in range(PAIR_TRIES):
-                try:
-                    pair = sample_pair(self.rng, scene, self.camera, self.plan.pictures.pair_points)
-                except RuntimeError:  # The scene is too full for two cameras.
-                    break
-                row, attention = self._pack(turns_about_pair(pair, self.family, TOKEN_PX), 2)
-                images = photograph(self.rng, pair.first), photograph(self.rng, pair.second)
-                tokens = self.camera.width_px * self.camera.height_px // TOKEN_PX**2
-                names = np.full((tokens, len(NAMES)), UNKNOWN, np.int8)
-                return Example(images, quarter_depth(pair.first.depth_m), names, row, attention)
+            return Example(picture.image, picture.depth_m, picture.names)
+        row, attention = self._pack(self._turns(picture))
+        return Example(picture.image, picture.depth_m, picture.names, row, attention)
 
     def _picture(self, source: str) -> Picture:
         settings = self.plan.pictures
@@ -220,8 +195,8 @@ class _ExampleMaker:
             return turns if picture.true_colours else without_colours(turns)
         return turns_about_depth(self.rng, settings, self.family, picture)
 
-    def _pack(self, turns: Sequence[ChatTurn], images: int) -> tuple[TokenRow, np.ndarray]:
-        tokens = images * self.camera.width_px * self.camera.height_px // TOKEN_PX**2
+    def _pack(self, turns: Sequence[ChatTurn]) -> tuple[TokenRow, np.ndarray]:
+        tokens = self.camera.width_px * self.camera.height_px // TOKEN_PX**2
         pad_id = token_id(self.tokenizer, PAD)
         return pack_supervised(turns, self.tokenizer, self.plan.pictures.row_tokens, pad_id, tokens)
 
@@ -239,16 +214,14 @@ def turns_about_depth(
 
 
 def collate(examples: Sequence[Example]) -> TrainingBatch:
-    """Returns the batch of these examples, which all have the same number of images."""
-    images, *second_images = (_stack(images) for images in zip(*(each.images for each in examples), strict=True))
+    """Returns the batch of these examples."""
     rows = [each.row for each in examples if each.row is not None]
     # Padding that all rows share costs time and teaches nothing.
     used = max((int(np.flatnonzero(row.segment != PADDING).max(initial=0)) + 1 for row in rows), default=0)
     attention = [each.attention[:, :used] for each in examples if each.attention is not None]
     nothing = torch.zeros(0, dtype=torch.int64)
     return TrainingBatch(
-        image=images,
-        second=second_images[0] if second_images else torch.zeros(0, dtype=torch.uint8),
+        image=_stack(each.image for each in examples),
         depth_m=_stack(each.depth_m for each in examples),
         names=_stack(each.names for each in examples),
         ids=_stack(row.ids[:used] for row in rows) if rows else nothing,

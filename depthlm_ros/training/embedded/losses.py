@@ -2,9 +2,8 @@
 
 Attention supervision: one attention head in each of two layers learns to look, from every token of a reply, at the
 image tokens that the question is about (as Liu et al. taught captions, https://arxiv.org/abs/1605.09553). From words
-alone a model finds out late that a box belongs to a place in the picture. The first layer looks at what is given, for
-example the pixel whose match is asked for; the second at what is found. Where a question is about one thing, both look
-at it.
+alone a model finds out late that a box belongs to a place in the picture. The first layer looks at the first thing that
+a question names, the second at the last one. Where a question is about one thing, both look at it.
 """
 
 from __future__ import annotations
@@ -112,16 +111,13 @@ def compute_words_losses(
 ) -> WordsLosses:
     """Returns the losses of a batch. The gradient ends at the features and the depth."""
     count, height, width = batch.image.shape[:3]
-    images = [batch.image, batch.second] if len(batch.second) else [batch.image]
-    texts = [prompt_tokens.before, *[prompt_tokens.between] * (len(images) - 1), prompt_tokens.after]
-    layout = PromptLayout(tuple(map(len, texts)), (model.image_span((width, height)),) * len(images))
-    pieces = [model.embed(ids_on_device(text, batch.ids.device)).expand(count, -1, -1) for text in texts]
-    for index, image in enumerate(images):
-        with torch.no_grad():
-            seen = model.look(image)
-        tokens = model.build_tokens(seen.features, seen.depth_m, seen.relative_std)
-        pieces.insert(2 * index + 1, tokens)
-    prefix = project_prefix(model.language, torch.cat(pieces, dim=1), *model.prefix_rope(layout))
+    texts = (prompt_tokens.before, prompt_tokens.after)
+    layout = PromptLayout(tuple(map(len, texts)), (model.image_span((width, height)),))
+    before, after = (model.embed(ids_on_device(text, batch.ids.device)).expand(count, -1, -1) for text in texts)
+    with torch.no_grad():
+        seen = model.look(batch.image)
+    tokens = model.build_tokens(seen.features, seen.depth_m, seen.relative_std)
+    prefix = project_prefix(model.language, torch.cat([before, tokens, after], dim=1), *model.prefix_rope(layout))
     cos, sin = model.text_rope(batch.offset + layout.next_position)
     mask = read_mask(batch.segment, layout.length)
     # An added mask costs nothing in the backward pass; zeros and infinities are exact in any precision.
@@ -147,7 +143,7 @@ def attention_supervision_loss(
     """Returns the mean of -log of the share of attention that goes to the target, 0 if there are no targets.
 
     queries: (B, heads, Q, D) for each layer. keys: (layers, B, heads_kv, P + Q, D). mask: bool (B, 1, Q, P + Q), True
-    where attention is allowed. target: bool (B, SUPERVISED_LAYERS, Q, M) for the M tokens of all images.
+    where attention is allowed. target: bool (B, SUPERVISED_LAYERS, Q, N) for the N tokens of an image.
     """
     # The last layer decides the next token and is not supervised.
     layers = [max(len(queries) - 1 - back, 0) for back in range(SUPERVISED_LAYERS, 0, -1)]

@@ -1,6 +1,6 @@
 """Questions about rendered pictures, with true replies and the image tokens that each reply is about.
 
-`turns_about_picture` and `turns_about_pair` make them; `pack_supervised` packs them into one row of tokens.
+`turns_about_picture` makes them; `pack_supervised` packs them into one row of tokens.
 """
 
 from __future__ import annotations
@@ -13,13 +13,11 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from depthlm_ros.core import Intrinsics
-from depthlm_ros.families import vlm3
 from depthlm_ros.families.base import Prompt
 from depthlm_ros.families.registry import qwen
-from depthlm_ros.families.tiny import Tiny, match_text, point_text
+from depthlm_ros.families.tiny import Tiny, point_text
 from depthlm_ros.geometry.pinhole import range_from_z
 from depthlm_ros.scenes.questions.generate import SceneQuestion, sample_naming_question
-from depthlm_ros.scenes.questions.view_pairs import ViewPair
 from depthlm_ros.scenes.questions.visibility import bounding_region
 from depthlm_ros.scenes.renderer.render import RenderedImage
 from depthlm_ros.scenes.world.colours import NAMED_COLOURS
@@ -43,17 +41,16 @@ SUPERVISED_LAYERS = 2
 
 @dataclass(frozen=True)
 class PromptTokens:
-    """Token ids of the fixed text before, between and after the images."""
+    """Token ids of the fixed text before and after an image."""
 
     before: tuple[int, ...]
-    between: tuple[int, ...]
     after: tuple[int, ...]
 
 
 def read_prompt_tokens(tokenizer: Tokenizer) -> PromptTokens:
     """Returns the token ids that every step of the second phase needs."""
-    before, between, after = (token_ids(tokenizer, text) for text in CHAT.around_images)
-    return PromptTokens(before, between, after)
+    before, _, after = (token_ids(tokenizer, text) for text in CHAT.around_images)
+    return PromptTokens(before, after)
 
 
 def turns_about_picture(
@@ -81,27 +78,14 @@ def turns_about_picture(
     return turns + region_turns(rng, family, rendered, camera, token_px)
 
 
-def turns_about_pair(pair: ViewPair, family: Tiny, token_px: int) -> list[ChatTurn]:
-    """Returns turns about two pictures of one scene: pixels and their matches, and the camera's motion."""
-    size_px = picture_size(pair.first)
-    turns = []
-    for uv, matched in zip(pair.uv_px, pair.matched_px, strict=True):
-        prompt = family.match_prompt(float(uv[0]), float(uv[1]), size_px)
-        target = match_attention(uv, matched, size_px, token_px)
-        turns.append(make_turn(prompt, match_text(float(matched[0]), float(matched[1]), size_px), target))
-    replies = vlm3.pose_replies(pair.rotation, pair.translation_m)
-    asked = family.pose_prompts().items()
-    return turns + [make_turn(prompt, replies[name]) for name, prompt in asked if name in replies]
-
-
 def pack_supervised(
     turns: Sequence[ChatTurn], tokenizer: Tokenizer, length: int, pad_id: int, image_tokens: int = 0
 ) -> tuple[TokenRow, np.ndarray]:
     """Packs turns into a row of `length` tokens; a turn that does not fit is left out.
 
-    image_tokens: number of tokens M of all images, 0 for no attention supervision.
+    image_tokens: number of tokens N of the image, 0 for no attention supervision.
 
-    Returns the row and bool (SUPERVISED_LAYERS, length, M): where each layer has to look while the next token is
+    Returns the row and bool (SUPERVISED_LAYERS, length, N): where each layer has to look while the next token is
     predicted, all False for anywhere. Supervised are the tokens up to a reply's first digit, and those from the end of
     its box to the first digit of its number: the digits of a box already tell where the thing is.
     """
@@ -148,15 +132,6 @@ def attention_target(question: SceneQuestion, rendered: RenderedImage, token_px:
     places = [token_at_pixel(*uv, size_px, token_px) for uv in question.uv_px]
     places += [tokens_in_mask(rendered.object_id == index, token_px) for index in question.object_ids]
     return (places[0], places[-1]) if places else None
-
-
-def match_attention(
-    uv_px: np.ndarray, matched_px: np.ndarray, size_px: tuple[int, int], token_px: int
-) -> AttentionTarget:
-    """Returns the token of the pixel in the first picture, then that of its match in the second picture."""
-    first, second = (token_at_pixel(u, v, size_px, token_px) for u, v in (uv_px, matched_px))
-    none = np.zeros_like(first)
-    return np.concatenate([first, none]), np.concatenate([none, second])
 
 
 def tokens_in_mask(mask: np.ndarray, token_px: int) -> np.ndarray:

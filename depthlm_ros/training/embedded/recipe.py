@@ -18,7 +18,7 @@ SHARE: Limits = (0.0, 1.0)
 PICTURE_LIMITS: dict[str, Limits] = {
     "focal_px": (1.0, 1e5),
     **dict.fromkeys(("lens_share", "recoloured_share", "principal_spread"), SHARE),
-    **dict.fromkeys(("row_tokens", "pair_points"), (1, 1 << 16)),
+    "row_tokens": (1, 1 << 16),
     **dict.fromkeys(("points", "questions", "pixel_questions"), (0, 1000)),
 }
 PHASE_LIMITS: dict[str, Limits] = {
@@ -37,7 +37,7 @@ class SourceShares:
     """Shares of the sources in a phase; they need not sum to one.
 
     rendered, far, close: rendered scenes as usual, halls and corridors, and close views. photos: photographs with
-    teachers' labels. frames: frames of depth sensors. pairs: two rendered pictures of one scene (for words only).
+    teachers' labels. frames: frames of depth sensors.
     """
 
     rendered: float = 1.0
@@ -45,7 +45,6 @@ class SourceShares:
     close: float = 0.0
     photos: float = 0.0
     frames: float = 0.0
-    pairs: float = 0.0
 
     def __post_init__(self) -> None:
         check_limits(self, dict.fromkeys(self.__dataclass_fields__, (0.0, 1e6)))
@@ -60,7 +59,7 @@ class PictureSettings:
     canvas_shares: shares of batches on each canvas. principal_spread: standard deviation of the principal point around
     the middle of the canvas, as a share of its width: the canvas of an engine fits its camera's image, whose principal
     point may be anywhere. points, questions, pixel_questions: the number of questions about each picture: depths of
-    pixels, free questions in words, and what a pixel shows. pair_points: matches in each pair. lens_share: share of
+    pixels, free questions in words, and what a pixel shows. lens_share: share of
     rendered pictures whose camera is not calibrated exactly (scenes/camera/lens.py). recoloured_share: share of those
     in other colours (scenes.camera.photo.recolour), about which no question mentions a colour.
     photo_fx_over_width: the unknown focal length of a photograph is drawn from this range, log-uniform. frame_zoom:
@@ -75,7 +74,6 @@ class PictureSettings:
     points: int = 2
     questions: int = 5
     pixel_questions: int = 1
-    pair_points: int = 6
     lens_share: float = 0.2
     recoloured_share: float = 0.25
     photo_fx_over_width: tuple[float, float] = (0.66, 1.0)
@@ -167,8 +165,6 @@ class EmbeddedRecipe:
 
     def __post_init__(self) -> None:
         check_limits(self, {"seed": (0, 2**63 - 1)})
-        if self.depth.shares.pairs:
-            raise SetupError(f"depth.shares.pairs is {self.depth.shares.pairs}: pairs teach words only, set it to 0.")
         if self.model.depth.focal_px != self.pictures.focal_px:
             raise SetupError(
                 f"model.depth.focal_px is {self.model.depth.focal_px} and pictures.focal_px {self.pictures.focal_px}: "

@@ -13,8 +13,7 @@ import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from depthlm_ros.errors import BadBundle, BadInput, SetupError
-from depthlm_ros.families.tiny import MATCH_QUESTION, PLACES, POINT_QUESTION, Tiny
-from depthlm_ros.families.vlm3 import QUESTIONS
+from depthlm_ros.families.tiny import PLACES, POINT_QUESTION, Tiny
 from depthlm_ros.file_io import write_atomically
 from depthlm_ros.geometry.pinhole import centred_camera
 from depthlm_ros.scenes.camera.viewpoints import sample_scene_and_pose
@@ -27,22 +26,9 @@ from depthlm_ros.training.embedded.recipe import EmbeddedRecipe, PictureSettings
 
 PAD = "<|endoftext|>"
 IMAGE = "<|image_pad|>"
-# The text around the numbers of a pose reply (families/vlm3.py).
-POSE_REPLY_WORDS = (
-    "Rotation angle: ",
-    " degrees",
-    "Yaw=",
-    "°, Pitch=",
-    "°, Roll=",
-    "The camera moves ",
-    ", unit vector (",
-    "Translation distance: ",
-)
 # The text around names, boxes and numbers of a reply about things.
 REPLY_WORDS = (" meters away.", " meters wide.", " meters tall.", " in this image.", "There is no ", " is closer: ")
 CONTROL = (PAD, IMAGE, "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
-
-
 # Pictures of each source whose questions and replies a new tokenizer is learnt from.
 TOKENIZER_PICTURES = 300
 TOKENIZER_FILE = "tokenizer.json"
@@ -50,7 +36,7 @@ TOKENIZER_FILE = "tokenizer.json"
 
 def fixed_phrases() -> tuple[str, ...]:
     """Returns the unchanging parts of prompts and replies, and the places."""
-    return (POINT_QUESTION, MATCH_QUESTION, CHAT.header, *QUESTIONS.values(), *POSE_REPLY_WORDS, *REPLY_WORDS, *PLACES)
+    return (POINT_QUESTION, CHAT.header, *REPLY_WORDS, *PLACES)
 
 
 def token_id(tokenizer: Tokenizer, token: str) -> int:
