@@ -319,7 +319,10 @@ def test_evaluation_names_both_models_and_keeps_results_of_other_words_apart(tmp
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"depth_first": False}, "which cannot read the depth of another network: only depth-first models can"),
+        (
+            {"depth_first": False, "pairs": False},
+            "which cannot read the depth of another network: only depth-first models can",
+        ),
         ({"only_depth": True}, "if they were not built for depth only"),
         ({"format": 2}, "format"),
     ],
