@@ -130,8 +130,9 @@ def test_labels_of_a_cluster_are_those_of_one_process_though_the_command_and_a_w
     process.kill()
     process.communicate()
     finished = len(journal.read_text().splitlines()) - 1
+    of_the_killed_command = set(workers())
     again = start(*command)
-    kill_a_worker(again)
+    kill_a_worker(again, of_the_killed_command)
     stdout, stderr = again.communicate(timeout=600)
     assert again.returncode == 0, stderr
     assert f"{finished} of 24 items were finished by an earlier run" in stderr
@@ -145,18 +146,25 @@ def test_labels_of_a_cluster_are_those_of_one_process_though_the_command_and_a_w
     assert all((out / "depth" / name).read_bytes() == (tmp_path / "alone/depth" / name).read_bytes() for name in maps)
 
 
-def kill_a_worker(command, timeout_s=300):
-    """Kills an actor of Ray Data as soon as there is one, while the command runs."""
+def workers():
+    """Yields the process ids of the actors of Ray Data."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            title = (process / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if title.startswith(b"ray::") and b"MapWorker" in title:
+            yield int(process.name)
+
+
+def kill_a_worker(command, others, timeout_s=300):
+    """Kills an actor of Ray Data that is none of the others as soon as there is one, while the command runs."""
     end_s = time.monotonic() + timeout_s
     while time.monotonic() < end_s and command.poll() is None:
-        for process in Path("/proc").glob("[0-9]*"):
-            try:
-                title = (process / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if title.startswith(b"ray::") and b"MapWorker" in title:
-                time.sleep(1.0)
-                os.kill(int(process.name), signal.SIGKILL)
+        for process in workers():
+            if process not in others:
+                time.sleep(0.3)
+                os.kill(process, signal.SIGKILL)
                 return
         time.sleep(0.05)
     pytest.fail("there was no worker to kill")
