@@ -23,12 +23,15 @@ from depthlm_ros.training.embedded.trainer import CHECKPOINT
 def main() -> None:
     """Writes the checkpoint of the second run with the averaged weights, and the tokenizer."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("first", "second", "out"):
-        parser.add_argument(name, type=Path)
+    for name, text in (("first", "run folder"), ("second", "run folder that went on from it"), ("out", "new folder")):
+        parser.add_argument(name, type=Path, help=text)
     parser.add_argument("--share", type=float, default=0.5, help="of the second run, 0 to 1 (default: %(default)s)")
     args = parser.parse_args()
     if not 0 <= args.share <= 1:
         parser.error(f"--share is {args.share:g}: give a number from 0 to 1")
+    for path in (folder / name for folder in (args.first, args.second) for name in (TOKENIZER_FILE, CHECKPOINT)):
+        if not path.is_file():
+            parser.error(f"{path} does not exist: name two folders of `depthlm train --run`")
     texts = [(folder / TOKENIZER_FILE).read_text() for folder in (args.first, args.second)]
     if texts[0] != texts[1]:
         parser.error("the runs have different tokenizers: the second must have gone on from the first")

@@ -27,6 +27,7 @@ POINT_QUESTION = "Depth at "
 
 # Words about something that is marked, which a question without marks cannot be about.
 _MARKED = re.compile(r"\b(this|these) (?:point|pixel|object|region)s?\b", re.IGNORECASE)
+_MARKED_POINT = re.compile(r"\b(the|which|what) (?:marked )?(?:point|pixel)s?\b", re.IGNORECASE)
 _PLACE = re.compile(r"<([0-9]{1,4})>")
 _BOX = re.compile(r" at ((?:<[0-9]{1,4}>){4})")
 # Matches every reply with a length, without its boxes. "The a is closer: 2.31 meters." gives the distance of the nearer
@@ -57,11 +58,13 @@ class Tiny(Family):
     ) -> Prompt:
         """Returns the question, followed by its pixels and regions. Places in the user's own text are not places.
 
-        Raises BadQuestion for a question about "this point" or "these points" with fewer marks than that.
+        Raises BadQuestion for a question about "this point" or "these points" with fewer marks than that, and for one
+        about "the point" or "which point" without any.
         """
         marks = [point_mark(u, v, size_px) for u, v in uv_px]
         marks += [f"region {region_text(region, size_px)}" for region in regions]
-        check_marked(question, len(marks), _MARKED)
+        for words in (_MARKED, _MARKED_POINT):
+            check_marked(question, len(marks), words)
         text = _PLACE.sub(r"< \1 >", escape_control_tokens(question))
         return Prompt(" ".join([text.strip(), *marks]))
 

@@ -261,3 +261,10 @@ def test_system_text_of_pixtral_stands_before_the_image_as_in_the_released_templ
     plain, asked = chat_named("pixtral"), chat_named("pixtral", "Be brief.")
     assert (plain.before, plain.after, plain.header) == ("<s>[INST]", "", "[/INST]")
     assert asked.before == "<s>[INST]Be brief.\n\n" and asked.image_tokens[0] == "[IMG]"
+
+
+@pytest.mark.parametrize("question", ["Which point is closer?", "How far is the point?", "what pixel is nearest"])
+def test_tiny_refuses_a_question_about_a_point_that_is_not_marked(question):
+    with pytest.raises(BadQuestion, match="mark what it is about"):
+        TINY.question_prompt(question, NONE, (), SIZE)
+    assert TINY.question_prompt(question, np.array([[5.0, 6.0]]), (), SIZE).text.startswith(question)
