@@ -202,6 +202,8 @@ def list_pictures(source: Path, without: Path | None = None) -> PictureList:
 
 
 def _list_folder(folder: Path, without: Path | None) -> PictureList:
+    if without is not None and folder.resolve().is_relative_to(without.resolve()):
+        raise BadInput(f"{folder} lies in the output folder {without}, from which nothing is read: give another --out.")
     inner = (Path(inner) for inner, _, _ in os.walk(folder))
     folders = [one for one in inner if without is None or not one.resolve().is_relative_to(without.resolve())]
     found = (path for one in folders for path in one.iterdir() if not path.is_dir())

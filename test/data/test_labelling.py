@@ -204,6 +204,14 @@ def test_a_source_without_pictures_is_an_error_that_says_what_was_looked_for(tmp
         list_pictures(tmp_path)
     with pytest.raises(BadInput, match="does not exist"):
         list_pictures(tmp_path / "none")
+
+
+@pytest.mark.parametrize("out", [".", ".."])
+def test_a_source_in_the_output_folder_is_refused(tmp_path, out):
+    write_rooms(tmp_path / "in", 1)
+    with pytest.raises(BadInput, match=r"lies in the output folder .*: give another --out"):
+        list_pictures(tmp_path / "in", without=tmp_path / "in" / out)
+    assert len(list_pictures(tmp_path / "in", without=tmp_path / "in" / "out").pictures) == 1
     (tmp_path / "a.jsonl").write_text("{}\n")
     with pytest.raises(BadInput, match="no usable record with an image"):
         list_pictures(tmp_path / "a.jsonl")
