@@ -97,13 +97,13 @@ def rectified_camera_info(header: Header, camera: Intrinsics) -> CameraInfo:
 def point_cloud(
     header: Header, points: np.ndarray, fields: Sequence[str], message: PointCloud2 | None = None
 ) -> PointCloud2:
-    """Returns an organised cloud from float32 (H, W, len(fields)), one value per field; unknown points are NaN.
+    """Returns a cloud from float32 (H, W, len(fields)), one value per field; unknown points are NaN.
 
-    message: one to be filled again.
+    A cloud of one row is unorganised: all of its points must be known. message: one to be filled again.
     """
     message = message or PointCloud2()
     message.height, message.width, channels = points.shape
-    message.header, message.is_dense = header, False
+    message.header, message.is_dense = header, message.height == 1
     message.is_bigendian = sys.byteorder == "big"
     message.fields = [
         PointField(name=name, offset=4 * index, datatype=PointField.FLOAT32, count=1)

@@ -2,7 +2,7 @@
 
 config/depthlm.param.yaml holds the same names and defaults.
 
-Public names: Parameters, BadParameter, declare_parameters, updated_parameters, check_mode.
+Public names: Parameters, BadParameter, declare_parameters, updated_parameters, parameter_name, check_mode.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ DENSE, SPARSE, QUESTIONS = "dense", "sparse", "questions"
 MODES = (DENSE, SPARSE, QUESTIONS)
 MAX_TIMEOUT_S = 600.0
 MAX_DEPTH_M = 1000.0
+# Smaller voxels would hold one point each; and more of them do not fit into the numbers of geometry/voxels.py.
+MIN_VOXEL_M = 0.005
+# The parameters of the compressed depth have the names that compressed_depth_image_transport gives its own.
+COMPRESSED_DEPTH = "depth.image.compressedDepth"
 
 DefaultT = TypeVar("DefaultT")
 
@@ -40,9 +44,13 @@ def _declared(
     choices: tuple[str, ...] = (),
     limits: tuple[float, float] | None = None,
     read_only: bool = True,
+    ros_name: str = "",
 ) -> DefaultT:
-    """Returns a field with the facts for its declaration. limits: smallest and largest value, both allowed."""
-    facts = {"text": text, "choices": choices, "limits": limits, "read_only": read_only}
+    """Returns a field with the facts for its declaration. limits: smallest and largest value, both allowed.
+
+    ros_name: the parameter's name if it is not that of the field.
+    """
+    facts = {"text": text, "choices": choices, "limits": limits, "read_only": read_only, "ros_name": ros_name}
     return cast(DefaultT, dataclasses.field(default=default, metadata=facts))
 
 
@@ -115,6 +123,49 @@ class Parameters:
     cloud_stride: int = _declared(
         1, "depth/points holds every n-th pixel of every n-th row.", limits=(1, 64), read_only=False
     )
+    cloud_voxel_m: float = _declared(
+        0.0,
+        "Side of a voxel: depth/points then holds the mean of the points in each voxel, in no order (height 1) and "
+        "without unknown points. 0: all points, in the order of the image. Metres.",
+        limits=(0.0, 10.0),
+        read_only=False,
+    )
+    compressed_max_m: float = _declared(
+        100.0,
+        "Farther depths are unknown in depth/image/compressedDepth. Metres.",
+        limits=(1.0, 100.0),
+        read_only=False,
+        ros_name=COMPRESSED_DEPTH + ".depth_max",
+    )
+    compressed_quantization: float = _declared(
+        100.0,
+        "Depth at which one step of depth/image/compressedDepth is 1 m, if depth_encoding is 32FC1: at depth z a step "
+        "is about (z / depth_quantization)^2. Larger values are finer, but depths below about "
+        "depth_quantization^2 / 65535 are unknown. Metres.",
+        limits=(1.0, 150.0),
+        read_only=False,
+        ros_name=COMPRESSED_DEPTH + ".depth_quantization",
+    )
+    compressed_png_level: int = _declared(
+        1,
+        "Effort of the PNG compression of depth/image/compressedDepth: 0 none and largest, 9 slowest and smallest.",
+        limits=(0, 9),
+        read_only=False,
+        ros_name=COMPRESSED_DEPTH + ".png_level",
+    )
+    mask_file: str = _declared(
+        "",
+        "Picture (PNG) of the size of `image` in which the robot's own body, as `image` shows it, is white on black: "
+        "there depth is unknown. Empty: no mask. It can be set while the node is not active.",
+        read_only=False,
+    )
+    max_rate_hz: float = _declared(
+        0.0,
+        "Most frames that are processed per second, so that others can use the processor too; of the frames between, "
+        "only the newest waits. A question that needs a new image does not wait for its turn. 0: no limit.",
+        limits=(0.0, 1000.0),
+        read_only=False,
+    )
     sparse_grid: tuple[int, ...] = _declared(
         (6, 8), "Rows and columns of the grid of points in mode sparse.", limits=(1, 64)
     )
@@ -151,6 +202,11 @@ class Parameters:
                 f"parameter min_depth_m is {self.min_depth_m:g} and max_depth_m is {self.max_depth_m:g}: "
                 "the smallest depth must be below the largest."
             )
+        if 0 < self.cloud_voxel_m < MIN_VOXEL_M:
+            raise BadParameter(
+                f"parameter cloud_voxel_m is {self.cloud_voxel_m:g}: it must be 0 (no voxels) or at least "
+                f"{MIN_VOXEL_M:g} m."
+            )
         if len(self.sparse_grid) != 2:
             raise BadParameter(
                 f"parameter sparse_grid is {list(self.sparse_grid)}: give two numbers, rows and columns."
@@ -160,14 +216,16 @@ class Parameters:
 def _check(field: Field, value: object) -> None:
     choices, limits = field.metadata["choices"], field.metadata["limits"]
     if choices and value not in choices:
-        raise BadParameter(f"parameter {field.name} is {value!r}: it must be one of {', '.join(choices)}.")
+        raise BadParameter(f"parameter {parameter_name(field)} is {value!r}: it must be one of {', '.join(choices)}.")
     if isinstance(value, str) and not value.strip() and field.default:
-        raise BadParameter(f"parameter {field.name} is empty: {field.metadata['text']}")
+        raise BadParameter(f"parameter {parameter_name(field)} is empty: {field.metadata['text']}")
     if limits is None:
         return
     for number in value if isinstance(value, tuple) else (value,):
         if not (math.isfinite(number) and limits[0] <= number <= limits[1]):
-            raise BadParameter(f"parameter {field.name} is {number}: it must be from {limits[0]:g} to {limits[1]:g}.")
+            raise BadParameter(
+                f"parameter {parameter_name(field)} is {number}: it must be from {limits[0]:g} to {limits[1]:g}."
+            )
 
 
 def declare_parameters(node: Node) -> Parameters:
@@ -182,12 +240,14 @@ def declare_parameters(node: Node) -> Parameters:
     for field in _fields():
         default = list(field.default) if isinstance(field.default, tuple) else field.default
         try:
-            node.declare_parameter(field.name, default, _descriptor(field))
-            values[field.name] = node.get_parameter(field.name).value
+            node.declare_parameter(parameter_name(field), default, _descriptor(field))
+            values[field.name] = node.get_parameter(parameter_name(field)).value
         except ParameterUninitializedException as error:
-            raise BadParameter(f"parameter {field.name} is empty: {field.metadata['text']}") from error
+            raise BadParameter(f"parameter {parameter_name(field)} is empty: {field.metadata['text']}") from error
         except (InvalidParameterTypeException, InvalidParameterValueException) as error:
-            raise BadParameter(f"parameter {field.name} cannot be used: {error}. {field.metadata['text']}") from error
+            raise BadParameter(
+                f"parameter {parameter_name(field)} cannot be used: {error}. {field.metadata['text']}"
+            ) from error
     return Parameters(**{field.name: _as_field(field, values[field.name]) for field in _fields()})
 
 
@@ -196,9 +256,14 @@ def updated_parameters(parameters: Parameters, news: Iterable[Parameter]) -> Par
 
     Parameters that are not the node's own, such as use_sim_time, are ignored.
     """
-    fields = {field.name: field for field in _fields()}
-    values = {new.name: _as_field(fields[new.name], new.value) for new in news if new.name in fields}
+    fields = {parameter_name(field): field for field in _fields()}
+    values = {fields[new.name].name: _as_field(fields[new.name], new.value) for new in news if new.name in fields}
     return dataclasses.replace(parameters, **values)
+
+
+def parameter_name(field: Field) -> str:
+    """Returns the name of the ROS parameter of a field."""
+    return field.metadata["ros_name"] or field.name
 
 
 def check_mode(model: Model, mode: str) -> None:
@@ -228,7 +293,7 @@ def _as_field(field: Field, value: Any) -> Any:
     if field_type is tuple and value is not None and all(isinstance(number, int) for number in value):
         return tuple(value)
     if not isinstance(value, field_type):
-        raise BadParameter(f"parameter {field.name} is {value!r}: it must be of type {field_type.__name__}.")
+        raise BadParameter(f"parameter {parameter_name(field)} is {value!r}: it must be of type {field_type.__name__}.")
     return value
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
+import numpy as np
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
+from depthlm_ros.core import DepthMap
+from depthlm_ros.geometry.voxels import voxel_means
 from depthlm_ros.ros import qos
+from depthlm_ros.ros.compressed_depth import compressed_depth
 from depthlm_ros.ros.frame_processing import (
     CLOUD_FIELDS,
     SPARSE_FIELDS,
@@ -18,9 +23,14 @@ from depthlm_ros.ros.frame_processing import (
 from depthlm_ros.ros.message_out import depth_image, mark_out_of_range, point_cloud, rectified_camera_info
 from depthlm_ros.ros.parameters import DENSE, QUESTIONS, SPARSE, Parameters
 
+Message: TypeAlias = CameraInfo | CompressedImage | Image | PointCloud2
+
 IMAGE, CAMERA_INFO, CLOUD, SPARSE_CLOUD = "depth/image", "depth/camera_info", "depth/points", "depth/sparse"
+# image_transport looks for this name below that of the image.
+COMPRESSED, STD = IMAGE + "/compressedDepth", "depth/std"
+FROM_DEPTH = {IMAGE, COMPRESSED, STD, CLOUD}
 TOPICS: dict[str, dict[str, type]] = {
-    DENSE: {IMAGE: Image, CAMERA_INFO: CameraInfo, CLOUD: PointCloud2},
+    DENSE: {IMAGE: Image, COMPRESSED: CompressedImage, STD: Image, CAMERA_INFO: CameraInfo, CLOUD: PointCloud2},
     SPARSE: {CAMERA_INFO: CameraInfo, SPARSE_CLOUD: PointCloud2},
     QUESTIONS: {},
 }
@@ -34,7 +44,7 @@ class Publishers:
     """
 
     def __init__(self, node: LifecycleNode, parameters: Callable[[], Parameters], report: qos.Report) -> None:
-        self._parameters = parameters
+        self._parameters, self._report = parameters, report
         self._publishers: dict[str, LifecyclePublisher] = {}
         try:
             for name, message_type in TOPICS[parameters().mode].items():
@@ -62,10 +72,10 @@ class Publishers:
         """
         parameters, header, stopwatch = self._parameters(), result.image.message.header, result.stopwatch
         watched = {name: each for name, each in self._publishers.items() if each.get_subscription_count() > 0}
-        messages: dict[str, CameraInfo | Image | PointCloud2] = {}
+        messages: dict[str, Message] = {}
         if CAMERA_INFO in watched:
             messages[CAMERA_INFO] = rectified_camera_info(header, result.view.frame.intrinsics)
-        if IMAGE in watched or CLOUD in watched:
+        if FROM_DEPTH & watched.keys():
             messages |= self._dense_messages(result, parameters, watched)
         if SPARSE_CLOUD in watched:
             messages[SPARSE_CLOUD] = self._sparse_message(result, parameters)
@@ -75,21 +85,37 @@ class Publishers:
         stopwatch.lap("publish")
 
     def _dense_messages(
-        self, result: FrameResult, parameters: Parameters, watched: Container[str]
-    ) -> dict[str, Image | PointCloud2]:
+        self, result: FrameResult, parameters: Parameters, watched: Mapping[str, LifecyclePublisher]
+    ) -> dict[str, Message]:
         header, frame = result.image.message.header, result.view.frame
         min_m, max_m = parameters.min_depth_m, parameters.max_depth_m
         result.stopwatch.lap("messages")
-        depth_m = result.view.depth(with_std=False).depth_m
+        depth = result.view.depth(with_std=STD in watched)
         result.stopwatch.lap("depth")
-        messages: dict[str, Image | PointCloud2] = {}
+        messages: dict[str, Message] = {}
+        if watched.keys() & {IMAGE, COMPRESSED, STD}:
+            marked_m = mark_out_of_range(depth.depth_m, min_m, max_m)
         if IMAGE in watched:
-            marked_m = mark_out_of_range(depth_m, min_m, max_m)
             messages[IMAGE] = depth_image(header, marked_m, parameters.depth_encoding, self._image)
+        if COMPRESSED in watched:
+            settings = parameters.compressed_max_m, parameters.compressed_quantization, parameters.compressed_png_level
+            messages[COMPRESSED] = compressed_depth(header, marked_m, parameters.depth_encoding, *settings)
+        if STD in watched:
+            messages[STD] = depth_image(header, self._std_m(depth, marked_m), "32FC1")
         if CLOUD in watched:
             builder = cached_cloud_builder(frame.intrinsics, parameters.cloud_stride, min_m, max_m)
-            messages[CLOUD] = point_cloud(header, builder.build(depth_m, frame.rgb), CLOUD_FIELDS, self._cloud)
+            points = builder.build(depth.depth_m, frame.rgb)
+            if parameters.cloud_voxel_m:
+                points = voxel_means(points, parameters.cloud_voxel_m)[None]
+            messages[CLOUD] = point_cloud(header, points, CLOUD_FIELDS, self._cloud)
         return messages
+
+    def _std_m(self, depth: DepthMap, marked_m: np.ndarray) -> np.ndarray:
+        """float32 (H, W): standard deviations, NaN where the depth that is published is no number, or all NaN."""
+        if depth.std_m is None:
+            self._report("no standard deviation", f"{STD} is NaN everywhere: this model does not tell it.")
+            return np.full_like(marked_m, np.nan)
+        return np.where(np.isfinite(marked_m), depth.std_m, np.float32(np.nan))
 
     def _sparse_message(self, result: FrameResult, parameters: Parameters) -> PointCloud2:
         rows, columns = parameters.sparse_grid
@@ -101,6 +127,9 @@ class Publishers:
 
 def _create_publisher(node: LifecycleNode, message_type: type, name: str, report: qos.Report) -> LifecyclePublisher:
     topic = node.resolve_topic_name(name)
+    if name == COMPRESSED and topic == node.resolve_topic_name(name, only_expand=True):
+        # Not remapped itself: it stays where image_transport looks for it, below the image.
+        name = topic = node.resolve_topic_name(IMAGE) + COMPRESSED.removeprefix(IMAGE)
     with qos.explained_overrides(topic, "publisher"):
         return node.create_lifecycle_publisher(
             message_type,

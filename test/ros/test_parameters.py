@@ -6,15 +6,15 @@ import pytest
 import yaml
 from support.paths import ROOT
 
-from depthlm_ros.ros.parameters import BadParameter, Parameters
+from depthlm_ros.ros.parameters import BadParameter, Parameters, parameter_name
 
 CONFIG = ROOT / "config" / "depthlm.param.yaml"
-FIELDS = {field.name: field for field in dataclasses.fields(Parameters)}
+FIELDS = {parameter_name(field): field for field in dataclasses.fields(Parameters)}
 
 
 def test_yaml_file_holds_every_parameter_with_the_same_default():
     in_file = yaml.safe_load(CONFIG.read_text())["/**"]["ros__parameters"]
-    in_code = dataclasses.asdict(Parameters())
+    in_code = {name: field.default for name, field in FIELDS.items()}
     assert {name: tuple(value) if isinstance(value, list) else value for name, value in in_file.items()} == in_code
 
 
@@ -38,6 +38,9 @@ BAD = [
     ("cloud_stride", 0, "from 1 to 64"),
     ("max_depth_m", float("nan"), "from 0.01 to 1000"),
     ("min_depth_m", -1.0, "from 0 to 1000"),
+    ("cloud_voxel_m", 0.001, "at least 0.005"),
+    ("compressed_png_level", 10, "depth.image.compressedDepth.png_level is 10: it must be from 0 to 9"),
+    ("max_rate_hz", -1.0, "from 0 to 1000"),
     ("sparse_grid", (4, 0), "from 1 to 64"),
     ("sparse_grid", (4, 4, 4), "rows and columns"),
     ("query_timeout_s", float("inf"), "from 0.05 to 600"),
@@ -50,7 +53,8 @@ BAD = [
 def test_bad_value_is_refused_with_its_name_and_what_is_allowed(name, value, advice):
     with pytest.raises(BadParameter) as caught:
         dataclasses.replace(Parameters(), **{name: value})
-    assert name in str(caught.value) and advice in str(caught.value)
+    parameter = next(parameter for parameter, field in FIELDS.items() if field.name == name)
+    assert parameter in str(caught.value) and advice in str(caught.value)
 
 
 def test_empty_depth_range_is_refused():
@@ -86,8 +90,13 @@ class TestOnANode:
     def test_overrides_get_the_types_of_the_fields(self, make_node):
         from depthlm_ros.ros.parameters import declare_parameters
 
-        found = declare_parameters(make_node(max_depth_m=50, sparse_grid=[2, 3], mode="sparse", autostart=False))
-        assert found == Parameters(max_depth_m=50.0, sparse_grid=(2, 3), mode="sparse", autostart=False)
+        compressed = {"depth.image.compressedDepth.depth_max": 20}
+        found = declare_parameters(
+            make_node(**compressed, max_depth_m=50, sparse_grid=[2, 3], mode="sparse", autostart=False)
+        )
+        assert found == Parameters(
+            compressed_max_m=20.0, max_depth_m=50.0, sparse_grid=(2, 3), mode="sparse", autostart=False
+        )
         assert type(found.max_depth_m) is float
 
     @pytest.mark.parametrize(
@@ -132,6 +141,7 @@ class TestOnANode:
         from depthlm_ros.ros.parameters import updated_parameters
 
         news = [rclpy.Parameter("max_depth_m", value=7), rclpy.Parameter("use_sim_time", value=True)]
-        assert updated_parameters(Parameters(), news) == Parameters(max_depth_m=7.0)
+        news.append(rclpy.Parameter("depth.image.compressedDepth.png_level", value=9))
+        assert updated_parameters(Parameters(), news) == Parameters(max_depth_m=7.0, compressed_png_level=9)
         with pytest.raises(BadParameter, match="min_depth_m"):
             updated_parameters(Parameters(), [rclpy.Parameter("min_depth_m", value=200.0)])

@@ -33,6 +33,8 @@ OUTPUTS = {
     "depth/camera_info": CameraInfo,
     "depth/points": PointCloud2,
     "depth/sparse": PointCloud2,
+    "depth/std": Image,
+    "depth/image/compressedDepth": CompressedImage,
 }
 # A request that the node refuses without effect, as it refuses empty requests to its other services.
 NO_TRANSITION = ChangeState.Request(transition=Transition(label="none"))
