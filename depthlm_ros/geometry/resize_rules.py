@@ -9,15 +9,15 @@ canvas of a picture. `resize` is the one place where whole images are resampled.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import cv2
 import numpy as np
 
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.errors import BadIntrinsics
+from depthlm_ros.geometry.antialiased_resize import filter_rows
 from depthlm_ros.geometry.camera_model import NOWHERE_PX, UNSEEN_GREY
 
 # The largest area that the processor of any published checkpoint accepts (Qwen3-VL: 4096 x 4096).
@@ -40,10 +40,6 @@ MULTIPLES_BY = ("nearest", "up", "crop")
 PIXEL_RULES = ("centre", "scale", "truncate")
 # OpenCV's own ways to resize: only "area" is antialiased.
 RESAMPLINGS = {"area": cv2.INTER_AREA, "linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC}
-# Rows of a result that are computed in one product of matrices: fewer rows waste calls, more rows waste zeros.
-_ROWS_AT_ONCE = 12
-# Exact halves are rounded up, and float32 does not always reach them from above.
-_ROUNDING = 1 / 4096
 
 
 @dataclass(frozen=True)
@@ -316,63 +312,8 @@ def resize(rgb: np.ndarray, size: Size, resampling: str) -> np.ndarray:
     if resampling in RESAMPLINGS:
         return cv2.resize(rgb, size, interpolation=RESAMPLINGS[resampling])
     if size[0] != rgb.shape[1]:
-        rgb = cv2.transpose(_filter_rows(cv2.transpose(rgb), size[0], resampling))
-    return _filter_rows(rgb, size[1], resampling) if size[1] != rgb.shape[0] else rgb
-
-
-def _bilinear(distance: np.ndarray) -> np.ndarray:
-    return np.maximum(0.0, 1.0 - np.abs(distance))
-
-
-def _bicubic(distance: np.ndarray) -> np.ndarray:
-    """Keys' cubic convolution (1981) with a = -0.5, as in Pillow and in torch with antialias; OpenCV's a is -0.75."""
-    x, a = np.abs(distance), -0.5
-    near, far = ((a + 2) * x - (a + 3)) * x * x + 1, (((x - 5) * x + 8) * x - 4) * a
-    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
-
-
-# Name -> the filter's weight at a distance in pixels, and the largest distance with a weight.
-FILTERS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], float]] = {
-    "bilinear": (_bilinear, 1.0),
-    "bicubic": (_bicubic, 2.0),
-}
-
-
-def _filter_rows(image: np.ndarray, count: int, name: str) -> np.ndarray:
-    """Returns uint8 (count, W, 3): the image (H, W, 3) with another number of rows."""
-    rows = image.reshape(len(image), -1)
-    blocks = _filter_weights(len(image), count, name)
-    filtered = np.empty((count, rows.shape[1]), np.uint8)
-    source = np.empty((max(weights.shape[1] for _, weights in blocks), rows.shape[1]), np.float32)
-    product = np.empty((_ROWS_AT_ONCE, rows.shape[1]), np.float32)
-    for (start, weights), top in zip(blocks, range(0, count, _ROWS_AT_ONCE), strict=True):
-        out, taps = weights.shape
-        np.copyto(source[:taps], rows[start : start + taps])
-        np.matmul(weights, source[:taps], out=product[:out])
-        # convertScaleAbs rounds and limits to 255 in one pass, but takes negative values for positive ones.
-        cv2.threshold(product[:out], 0.0, 0.0, cv2.THRESH_TOZERO, dst=product[:out])
-        cv2.convertScaleAbs(product[:out], dst=filtered[top : top + out], beta=_ROUNDING)
-    return filtered.reshape(count, *image.shape[1:])
-
-
-@lru_cache(maxsize=64)
-def _filter_weights(rows: int, count: int, name: str) -> tuple[tuple[int, np.ndarray], ...]:
-    """Returns, for each block of _ROWS_AT_ONCE rows of the result, the first source row and the weights (n, taps)."""
-    weigh, reach = FILTERS[name]
-    scale = rows / count
-    width = max(scale, 1.0)
-    centre = (np.arange(count) + 0.5) * scale
-    first = np.maximum((centre - reach * width + 0.5).astype(int), 0)
-    end = np.minimum((centre + reach * width + 0.5).astype(int), rows)
-    blocks = []
-    for top in range(0, count, _ROWS_AT_ONCE):
-        part = slice(top, top + _ROWS_AT_ONCE)
-        start = int(first[top])
-        row = np.arange(start, int(end[part][-1]))
-        weights = weigh((row - centre[part, None] + 0.5) / width)
-        weights *= (row >= first[part, None]) & (row < end[part, None])
-        blocks.append((start, (weights / weights.sum(1, keepdims=True)).astype(np.float32)))
-    return tuple(blocks)
+        rgb = cv2.transpose(filter_rows(cv2.transpose(rgb), size[0], resampling))
+    return filter_rows(rgb, size[1], resampling) if size[1] != rgb.shape[0] else rgb
 
 
 def _inscribed_size(size: Size, canvas: Size) -> Size:

@@ -34,7 +34,7 @@ class SizeRule:
 
     resizes: False if the processor leaves the image at its size. multiple_px: the sides become multiples of this.
     least_pixels, most_pixels: limits of the area, 0 for none (Qwen). most_px: limit of the longer side, None for none
-    (Pixtral). filter: a name in resize_rules.FILTERS.
+    (Pixtral). filter: a name in antialiased_resize.FILTERS.
     """
 
     resizes: bool

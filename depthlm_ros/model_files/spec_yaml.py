@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from depthlm_ros.errors import SetupError, UnknownName
-from depthlm_ros.geometry.resize_rules import FILTERS, MULTIPLES_BY, PIXEL_RULES, ROUNDINGS, SCALE_BY
+from depthlm_ros.geometry.antialiased_resize import FILTERS
+from depthlm_ros.geometry.resize_rules import MULTIPLES_BY, PIXEL_RULES, ROUNDINGS, SCALE_BY
 from depthlm_ros.model_files.depth_network import build_network_fields, is_network_file
 from depthlm_ros.model_files.install_paths import package_share_folders
 from depthlm_ros.model_files.spec import ARCHITECTURES, CHATS, DEPTH_TYPES, DTYPES, HEADS, ModelSpec

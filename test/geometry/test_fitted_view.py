@@ -12,10 +12,10 @@ import pytest
 from depthlm_ros.core import Frame, Intrinsics
 from depthlm_ros.errors import BadIntrinsics
 from depthlm_ros.families.vlm3 import Vlm3Corr, point_question
+from depthlm_ros.geometry.antialiased_resize import FILTERS
 from depthlm_ros.geometry.canonical_view import CANVAS, PICTURE, CanvasPlacement, fitted_view
 from depthlm_ros.geometry.pinhole import project, rays
 from depthlm_ros.geometry.resize_rules import (
-    FILTERS,
     MOST_CANVAS_PIXELS,
     canonical_size,
     fitted_sizes,
@@ -224,17 +224,18 @@ def resized_rows(rows, count, weigh, reach):
     ("name", "weigh", "reach"), [("bilinear", lambda x: max(0.0, 1 - abs(x)), 1), ("bicubic", keys_cubic, 2)]
 )
 @pytest.mark.parametrize("target", [(20, 15), (80, 60), (37, 61), (40, 13), (90, 30), (1, 2)])
-def test_an_antialiased_resize_is_filtered_across_and_then_down(name, weigh, reach, target):
+def test_an_antialiased_resize_is_filtered_across_and_then_down(name, weigh, reach, target, way):
     rgb = np.random.default_rng(1).integers(0, 256, (30, 40, 3), dtype=np.uint8)
     across = resized_rows(rgb.transpose(1, 0, 2), target[0], weigh, reach).transpose(1, 0, 2)
     expected = resized_rows(across, target[1], weigh, reach)
     ours = resize(rgb, target, name)
     assert ours.dtype == np.uint8 and ours.shape == expected.shape
     difference = np.abs(ours.astype(int) - expected)
-    assert difference.max() <= 1 and difference.mean() < 0.01
+    # Pillow's weights are rounded, which decides exact halves, and so does the compiled kernel.
+    assert difference.max() <= 1 and difference.mean() < (0.05 if way == "compiled" else 0.01)
 
 
-def test_a_resize_keeps_plain_colours_and_images_that_have_the_size():
+def test_a_resize_keeps_plain_colours_and_images_that_have_the_size(way):
     plain = np.full((48, 64, 3), (255, 0, 131), np.uint8)
     for name in FILTERS:
         for target in ((64, 48), (31, 90), (500, 7)):
@@ -242,7 +243,7 @@ def test_a_resize_keeps_plain_colours_and_images_that_have_the_size():
     assert resize(plain, (64, 48), "bicubic") is plain
 
 
-def test_halves_are_rounded_up_and_overshoots_cut_off():
+def test_halves_are_rounded_up_and_overshoots_cut_off(way):
     rows = np.array([0, 1, 1, 4, 4, 5], np.uint8)
     # Away from the border two rows become one with the weights 1/8, 3/8, 3/8, 1/8.
     halved = resize(np.broadcast_to(rows[:, None, None], (6, 4, 3)).copy(), (4, 3), "bilinear")
