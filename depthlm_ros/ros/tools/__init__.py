@@ -1,6 +1,7 @@
-"""Tools around the depth node: a camera made of files, the demo, and a graph of processes for demo and benchmarks.
+"""Tools around the depth node: a camera made of files, the demo, a graph of processes for demo and benchmarks, and what
+the launch files share.
 
 The node never imports this room.
 """
 
-__all__ = ["demo", "process_graph", "replay_camera"]
+__all__ = ["demo", "launching", "process_graph", "replay_camera"]
