@@ -1,7 +1,7 @@
 """Image files: reads and writes RGB images, and reads the size of an image without decoding it.
 
 `read_rgb`, `decode_rgb`, `write_rgb`, `image_size` (from the first bytes of the file: a check of a million records must
-not decode them), `is_truncated` and `jpeg_segments`.
+not decode them), `with_end_marker` and `is_truncated` (was an image cut short?), `to_8_bits` and `jpeg_segments`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,13 @@ JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 # The marker of a scan, which is followed by the compressed picture. A scan cannot contain JPEG_END by chance: in it,
 # bytes 0xff are followed by 0x00 (ITU-T T.81, B.1.1.5).
 JPEG_SCAN = 0xDA
+# A JPEG without its end marker is complete if the decoder needs nothing of what comes after its data. So it is decoded
+# with several continuations, which the entropy code reads as different pictures. These bytes are no code that libjpeg
+# would complain of. So many of them for each column of pixels are enough for one more row of blocks.
+CONTINUATION_BYTES = (0x00, 0x55, 0x33)
+CONTINUATION_PER_COLUMN = 200
+# The markers of frames that are coded in one pass from top to bottom (baseline and extended sequential).
+JPEG_SEQUENTIAL = (0xC0, 0xC1)
 # Markers of a JPEG file that begin a frame and so contain the size: C0 to CF except tables (C4), JPG (C8) and DAC (CC).
 JPEG_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # The first bytes of a PNG file; then the name and checksum of its last chunk, which are the same in every file.
@@ -46,12 +53,13 @@ def decode_rgb(encoded: np.ndarray, where: str, upright: bool = False) -> np.nda
     where: the name of the image in messages. upright: turn the image as its orientation tag says. Raises BadImage.
     """
     flags = cv2.IMREAD_COLOR | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
-    if is_truncated(encoded):
+    complete = with_end_marker(encoded)
+    if complete is None:
         raise BadImage(
             f"{where}: ends after {encoded.size} bytes without its end marker: it was cut short; copy it again."
         )
     try:
-        bgr = cv2.imdecode(encoded, flags) if encoded.size else None
+        bgr = cv2.imdecode(complete, flags) if encoded.size else None
     except cv2.error as exc:  # a header that promises more pixels than OpenCV takes
         raise BadImage(f"{where}: cannot be decoded ({exc.err}): give a PNG or JPEG file of a usual size.") from exc
     if bgr is None:
@@ -103,12 +111,63 @@ def _read_size(file: BinaryIO) -> tuple[int, int] | None:
     return None
 
 
-def is_truncated(encoded: np.ndarray) -> bool:
-    """Whether a JPEG or PNG has lost its end, so that decoders would fill the rest with invented pixels.
+def to_8_bits(pixels: np.ndarray, bit_depth: int = 16) -> np.ndarray:
+    """Returns uint8 values of the same shape. bit_depth: how many bits of 16 hold the picture; brighter is white."""
+    if pixels.dtype == np.uint16:
+        return cv2.convertScaleAbs(pixels, alpha=255.0 / (2**bit_depth - 1)).reshape(pixels.shape)
+    return pixels
 
-    encoded: uint8 (N,), the bytes of the file. Bytes that a camera appends after the end are allowed. False for other
-    formats.
+
+def with_end_marker(encoded: np.ndarray) -> np.ndarray | None:
+    """Returns the bytes of an image file, uint8 (N,), with their end marker; None if the image was cut short.
+
+    Decoders would fill the rest of an image that was cut short with invented pixels. Some cameras leave out the end
+    marker of a JPEG that is complete; others append bytes after it. Formats other than JPEG and PNG are returned as
+    they are.
     """
+    if not _lacks_end(encoded):
+        return encoded
+    if encoded[:2].tobytes() != JPEG_START or not _is_coded_in_one_scan(encoded):
+        return None
+    size_px = _read_size(BytesIO(encoded.tobytes()))
+    if size_px is None:
+        return None
+    length = CONTINUATION_PER_COLUMN * size_px[0]
+    first, *others = (
+        _decoded_or_none(np.append(encoded, np.full(length, byte, np.uint8))) for byte in CONTINUATION_BYTES
+    )
+    is_complete = first is not None and all(other is not None and np.array_equal(first, other) for other in others)
+    return np.append(encoded, np.frombuffer(JPEG_END, np.uint8)) if is_complete else None
+
+
+def is_truncated(encoded: np.ndarray) -> bool:
+    """Whether a JPEG or PNG, uint8 (N,), was cut short. False for other formats."""
+    return with_end_marker(encoded) is None
+
+
+def _decoded_or_none(encoded: np.ndarray) -> np.ndarray | None:
+    try:
+        return cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        return None
+
+
+def _is_coded_in_one_scan(encoded: np.ndarray) -> bool:
+    """Whether the one scan of a JPEG holds all its components: else further scans may be missing without a trace."""
+    file = BytesIO(encoded.tobytes())
+    components = -1
+    for marker, content in jpeg_segments(file):
+        if marker in JPEG_FRAMES and marker not in JPEG_SEQUENTIAL:
+            return False
+        if marker in JPEG_SEQUENTIAL and content > 5:
+            components = file.read(6)[5]
+        if marker == JPEG_SCAN:
+            return file.read(1) == bytes((components,)) if components > 0 else False
+    return False
+
+
+def _lacks_end(encoded: np.ndarray) -> bool:
+    """Whether the end of a JPEG or PNG is not there. Bytes that a camera appends after the end are allowed."""
     data = encoded.tobytes()
     if data.startswith(JPEG_START):
         file = BytesIO(data)

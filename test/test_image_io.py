@@ -35,7 +35,7 @@ def test_the_end_marker_of_a_thumbnail_does_not_count_as_the_end_of_the_jpeg(tmp
     whole = with_thumbnail(encoded(".jpg"))
     path.write_bytes(whole)
     assert read_rgb(path).shape == NOISE.shape
-    for kept in (20, 300, len(whole) // 2, len(whole) - 2):
+    for kept in (20, 300, len(whole) // 2, len(whole) - 20):
         path.write_bytes(whole[:kept])
         with pytest.raises(BadImage, match="cut short"):
             read_rgb(path)
@@ -55,6 +55,36 @@ def test_a_truncated_file_is_refused_with_its_size(tmp_path, suffix, kept):
     path.write_bytes(whole[: int(kept * len(whole))])
     with pytest.raises(BadImage, match=f"ends after {path.stat().st_size} bytes.*cut short"):
         read_rgb(path)
+
+
+SEQUENTIAL = {
+    "plain": [],
+    "restart markers": [cv2.IMWRITE_JPEG_RST_INTERVAL, 4],
+    "tables of its own": [cv2.IMWRITE_JPEG_OPTIMIZE, 1],
+    "colour of every pixel": [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444],
+}
+
+
+@pytest.mark.parametrize("options", SEQUENTIAL.values(), ids=SEQUENTIAL.keys())
+@pytest.mark.parametrize("image", [NOISE, NOISE[:89, :123, 0]], ids=["colours", "grey"])
+def test_a_jpeg_that_lacks_only_its_end_marker_is_the_same_picture(options, image, tmp_path, capfd):
+    whole = cv2.imencode(".jpg", image, options)[1].tobytes()
+    paths = [tmp_path / "whole.jpg", tmp_path / "endless.jpg"]
+    for path, content in zip(paths, (whole, whole[:-2]), strict=True):
+        path.write_bytes(content)
+    assert np.array_equal(read_rgb(paths[0]), read_rgb(paths[1]))
+    for lost in (1, 2):  # half of the marker, all of it
+        assert not is_truncated(np.frombuffer(whole[:-lost], np.uint8))
+    assert capfd.readouterr().err == ""  # libjpeg has nothing to complain of
+    for lost in (12, 50, len(whole) // 30, len(whole) // 2):
+        assert is_truncated(np.frombuffer(whole[:-lost], np.uint8)), lost
+
+
+def test_a_jpeg_in_several_scans_without_its_end_is_truncated():
+    whole = np.frombuffer(encoded(".jpg"), np.uint8).copy()
+    scan = whole.tobytes().find(b"\xff\xda")
+    whole[scan + 4] = 1  # the scan says that it holds one component of three
+    assert is_truncated(whole[:-2])
 
 
 def test_a_progressive_jpeg_is_refused_only_if_it_is_truncated():

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +29,26 @@ COEFFICIENT_COUNTS = {
 
 # OpenCV's fixed-point maps hold coordinates in 16 bits.
 MAX_SIDE_PX = 32766
+# Names that others use for a lens that is known here, and the name of that lens.
+OTHER_NAMES = {
+    "fisheye": "equidistant",
+    "kannala_brandt": "equidistant",
+    "kannala_brandt4": "equidistant",
+    "kb4": "equidistant",
+    "equi": "equidistant",
+    "radtan": "plumb_bob",
+    "radial-tangential": "plumb_bob",
+    "radial_tangential": "plumb_bob",
+    "brown_conrady": "plumb_bob",
+    "brown-conrady": "plumb_bob",
+    "opencv": "plumb_bob",
+    "rational": "rational_polynomial",
+}
+# Lenses that bend rays even if all their coefficients are zero, by a part of their names.
+BENT_BY_NATURE = (
+    "fisheye", "kannala", "kb4", "kb8", "equi", "omni", "mei", "double_sphere", "double-sphere", "ds", "ucm", "unified",
+    "scaramuzza", "ocam", "ftheta", "f-theta", "f_theta", "fov", "atan", "stereographic", "spherical", "cylindrical",
+)  # fmt: skip
 # As a share of the focal length: a point moves by less than two pixels over 640.
 MOST_SKEW = 0.003
 # Colour of resampled pixels that show nothing the camera saw, and their source coordinate: so far outside that no
@@ -55,10 +76,10 @@ class Roi:
 class CameraModel:
     """The content of one CameraInfo; two models are equal if their numbers are equal.
 
-    width_px, height_px: the full sensor image. d: distortion coefficients; zeros beyond those of the distortion model
-    are cut off. k, r: (3, 3), p: (3, 4), float64; flat sequences are reshaped. All-zero r means the identity, and
-    p[0, 0] = 0 means that no P is given. A binning of 0 means 1. Raises BadIntrinsics for values that no camera can
-    have.
+    width_px, height_px: the full sensor image. distortion_model: in lower case here. d: distortion coefficients; zeros
+    beyond those of the distortion model are cut off, also if they are all that an unknown lens has. k, r: (3, 3), p:
+    (3, 4), float64; flat sequences are reshaped. All-zero r means the identity, and p[0, 0] = 0 means that no P is
+    given. A binning of 0 means 1. Raises BadIntrinsics for values that no camera can have.
     """
 
     width_px: int
@@ -74,8 +95,10 @@ class CameraModel:
 
     def __post_init__(self) -> None:
         r = _matrix("R", self.r, (3, 3))
+        name = self.distortion_model.strip().lower()
+        object.__setattr__(self, "distortion_model", name)
         normalised = {
-            "d": _without_padding(self.distortion_model, tuple(float(value) for value in self.d)),
+            "d": _without_padding(name, tuple(float(value) for value in self.d)),
             "k": _matrix("K", self.k, (3, 3)),
             "r": r if r.any() else _read_only(np.eye(3)),
             "p": _matrix("P", self.p, (3, 4)),
@@ -174,6 +197,8 @@ def _matrix(name: str, values: np.ndarray, shape: tuple[int, int]) -> np.ndarray
 
 def _without_padding(distortion_model: str, d: tuple[float, ...]) -> tuple[float, ...]:
     """Returns D without the zeros that a driver with an array of fixed length appends; any other D unchanged."""
+    if distortion_model not in COEFFICIENT_COUNTS:
+        return d if any(d) else ()
     fitting = [n for n in COEFFICIENT_COUNTS.get(distortion_model, ()) if n <= len(d) and not any(d[n:])]
     return d[: max(fitting)] if fitting else d
 
@@ -204,12 +229,14 @@ def _check_matrices(model: CameraModel) -> None:
                 f"camera_info has {name} = {value}: the camera is not calibrated; calibrate it "
                 "(for example with camera_calibration) or publish the camera_info you know to be right."
             )
-    for name, matrix in (("K", model.k), ("R", model.r), ("P", model.p)):
+    for name, matrix in (("P", model.p), ("K", model.k), ("R", model.r)):
         if not np.isfinite(matrix).all():
             raise BadIntrinsics(
                 f"camera_info has NaN or inf in {name} = {matrix.tolist()}: calibrate the camera again."
             )
-    _check_zeros_of_k(model.k)
+    if model.has_p:
+        _check_zeros("P", model.p[:, :3])
+    _check_zeros("K", model.k)
     if model.p[0, 0] < 0 or (model.has_p and model.p[1, 1] <= 0):
         raise BadIntrinsics(
             f"camera_info has P with fx = {model.p[0, 0]}, fy = {model.p[1, 1]}: both must be positive, "
@@ -223,30 +250,26 @@ def _check_matrices(model: CameraModel) -> None:
         )
 
 
-def _check_zeros_of_k(k: np.ndarray) -> None:
-    """Raises BadIntrinsics for a K with other numbers where zeros belong.
+def _check_zeros(name: str, k: np.ndarray) -> None:
+    """Raises BadIntrinsics for a K, or the left part of P, with other numbers where zeros belong.
 
     A K written column by column has its principal point there, and would pass for one with its principal point in the
     corner. A small skew, which hardly moves any pixel, is accepted and not used.
     """
     others = k[(0, 1, 2, 2), (1, 0, 0, 1)]
     if not (np.abs(others) <= MOST_SKEW * k[0, 0]).all():
+        part = "" if name == "K" else " in its first three columns"
         raise BadIntrinsics(
-            f"camera_info has K = {k.ravel().tolist()}: expected [fx, 0, cx, 0, fy, cy, 0, 0, 1], row by row, without "
-            "skew. Publish K in this order; rectify the images of a skewed sensor before this node."
+            f"camera_info has {name} = {k.ravel().tolist()}{part}: expected [fx, 0, cx, 0, fy, cy, 0, 0, 1], row by "
+            f"row, without skew. Publish {name} in this order; rectify the images of a skewed sensor before this node."
         )
 
 
 def _check_distortion(model: CameraModel) -> None:
-    if not model.distortion_model and not any(model.d):
-        return
     counts = COEFFICIENT_COUNTS.get(model.distortion_model)
     if counts is None:
-        known = ", ".join(COEFFICIENT_COUNTS)
-        raise BadIntrinsics(
-            f"camera_info has distortion_model {model.distortion_model!r}: known are {known}. "
-            "Rectify the image before this node and publish it with plumb_bob and zeros."
-        )
+        _check_foreign_lens(model.distortion_model, model.d)
+        return
     if len(model.d) not in counts:
         raise BadIntrinsics(
             f"camera_info has {len(model.d)} distortion coefficients for {model.distortion_model!r}: "
@@ -255,3 +278,39 @@ def _check_distortion(model: CameraModel) -> None:
         )
     if not np.isfinite(model.d).all():
         raise BadIntrinsics(f"camera_info has D = {model.d}: every coefficient must be finite; calibrate again.")
+
+
+def _check_foreign_lens(name: str, d: tuple[float, ...]) -> None:
+    """Raises BadIntrinsics unless there is nothing to rectify: all coefficients are zero, and that means a pinhole."""
+    if not d and not name.startswith(BENT_BY_NATURE):
+        return
+    known = ", ".join(COEFFICIENT_COUNTS)
+    own_name = OTHER_NAMES.get(name)
+    advice = "Rectify the image before this node and publish it with plumb_bob and zeros."
+    if own_name:
+        numbers = " or ".join(str(count) for count in COEFFICIENT_COUNTS[own_name] if count)
+        advice = (
+            f"If this is OpenCV's lens of that kind, publish it as {own_name} with its {numbers} coefficients; else "
+        )
+        advice += "rectify the image before this node and publish it with plumb_bob and zeros."
+    raise BadIntrinsics(f"camera_info has distortion_model {name!r} with D = {list(d)}: known are {known}. {advice}")
+
+
+def rectified_camera(
+    width_px: int,
+    height_px: int,
+    distortion_model: str,
+    d: tuple[float, ...],
+    k: np.ndarray,
+    r: np.ndarray,
+    p: np.ndarray,
+    **window: Any,
+) -> CameraModel:
+    """Returns the camera of images that are rectified already: a pinhole by P, or by K where no P is given.
+
+    The arguments are those of CameraModel. Lens and rotation, and K beside P, belong to the raw images. They are not
+    looked at, so that they may be wrong. Raises BadIntrinsics.
+    """
+    p = _matrix("P", p, (3, 4))
+    left = p[:, :3] if p[0, 0] > 0 else k
+    return CameraModel(width_px, height_px, "", (), left, np.eye(3), p, **window)

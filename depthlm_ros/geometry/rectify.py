@@ -8,8 +8,15 @@ import cv2
 import numpy as np
 
 from depthlm_ros.core import Intrinsics
+from depthlm_ros.errors import BadIntrinsics
 from depthlm_ros.geometry.camera_model import NOWHERE_PX, UNSEEN_GREY, CameraModel
 from depthlm_ros.geometry.pinhole import pixels_inside
+
+# A lens and a P that belong together show most of the image. Where the rectified image would show a smaller share of
+# the raw one, or would be empty but for such a share, one of the two is not of this camera.
+MIN_SHARE_SHOWN = 0.01
+# The share is counted on so many columns and rows of pixels.
+SHARE_GRID = (64, 48)
 
 
 class Rectifier:
@@ -22,12 +29,17 @@ class Rectifier:
     """
 
     def __init__(self, model: CameraModel, rectified: bool) -> None:
-        """rectified: the images arrive rectified already (topic image_rect), so they are returned unchanged."""
+        """rectified: the images arrive rectified already (topic image_rect), so they are returned unchanged.
+
+        Raises BadIntrinsics for a lens and a P that cannot belong to one camera.
+        """
         self.model = model
         self.intrinsics: Intrinsics = model.rectified_intrinsics
         self._is_identity = rectified or _is_pinhole_already(model)
         # Computed here, so that nothing but this comparison is done for each image.
         self._shape = model.delivered_size_px[::-1]
+        if not self._is_identity:
+            _check_share_shown(model)
 
     def rectify(self, image: np.ndarray) -> np.ndarray:
         """Returns the rectified image, same shape and dtype; the input itself where nothing needs to be done.
@@ -66,14 +78,41 @@ def _is_pinhole_already(model: CameraModel) -> bool:
     return not model.has_distortion and same_matrix and np.array_equal(model.r, np.eye(3))
 
 
-def _float_maps(model: CameraModel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns where each output pixel lies in the input, float32 (H, W) twice, and whether that is inside, bool."""
-    k, size = model.delivered_k, model.delivered_size_px
-    new_k = model.rectified_intrinsics.matrix
+def _check_share_shown(model: CameraModel) -> None:
+    """Raises BadIntrinsics if P would show next to nothing of the raw image, for a camera that is not turned."""
+    size, new_k = model.delivered_size_px, model.rectified_intrinsics.matrix
+    new_k[:2] *= np.divide(SHARE_GRID, size)[:, None]
+    uv_px = np.stack(_source_px(model, np.eye(3), new_k, SHARE_GRID), axis=-1).reshape(-1, 2)
+    seen_px = uv_px[pixels_inside(uv_px, size)]
+    filled = len(seen_px) / len(uv_px)
+    shown = float(np.prod((np.ptp(seen_px, axis=0) + 1.0) / size)) if len(seen_px) else 0.0
+    if min(filled, shown) >= MIN_SHARE_SHOWN:
+        return
+    raise BadIntrinsics(
+        f"camera_info has K with fx = {model.k[0, 0]:g} and P with fx = {model.p[0, 0]:g}, which cannot be one camera: "
+        f"the rectified image would show {100.0 * shown:.2g} % of the raw one and be empty in "
+        f"{100.0 * (1.0 - filled):.3g} % of its area. If the images are rectified already, say so (the node's "
+        "parameter rectified_input: true), so that only P counts; else publish K, D, R and P of this camera."
+    )
+
+
+def _source_px(
+    model: CameraModel, r: np.ndarray, new_k: np.ndarray, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns u and v of the delivered raw image, float32 (H, W) each, that pixels of a pinhole camera show.
+
+    r: rotation (3, 3) between the two. new_k, size: matrix (3, 3) and (width, height) of the pinhole camera.
+    """
     d = np.array(model.d or (0.0,) * 4, np.float64)
     fisheye = model.distortion_model == "equidistant"
     init = cv2.fisheye.initUndistortRectifyMap if fisheye else cv2.initUndistortRectifyMap
-    map_x, map_y = init(k, d, np.array(model.r), new_k, size, cv2.CV_32FC1)
+    return init(model.delivered_k, d, np.array(r), new_k, size, cv2.CV_32FC1)
+
+
+def _float_maps(model: CameraModel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns where each output pixel lies in the input, float32 (H, W) twice, and whether that is inside, bool."""
+    size = model.delivered_size_px
+    map_x, map_y = _source_px(model, model.r, model.rectified_intrinsics.matrix, size)
     width, height = size
     valid = pixels_inside(np.stack([map_x, map_y], axis=-1), size).reshape(map_x.shape) & ~_folded(model)
     # In the outer half pixel of the image the border colour is continued; outside, the map points at nothing.

@@ -62,8 +62,16 @@ class ActiveSession:
         self.image_topic, self.info_topic = image_topic(node, is_compressed), node.resolve_topic_name("camera_info")
         self._node, self._problems, self._is_watched = node, problems, publishers.is_watched
         history_s = parameters.history_s if model.family.abilities & {"match", "pose"} else 0.0
-        self.queue = RequestQueue(node.get_clock(), problems, parameters.max_waiting_questions, history_s)
-        processor = FrameProcessor(model, is_compressed, parameters.rectified_input, problems)
+        self.queue = RequestQueue(
+            node.get_clock(),
+            problems,
+            parameters.max_waiting_questions,
+            history_s,
+            lambda: not parameters.strict_frame_ids and node.count_publishers(self.info_topic) == 1,
+        )
+        processor = FrameProcessor(
+            model, is_compressed, parameters.rectified_input, problems, parameters.image_bit_depth
+        )
         self._thread = InferenceThread(
             self.queue, processor, publishers.publish, publishers.is_watched, context.statistics, problems
         )

@@ -3,12 +3,16 @@
 The best one carries the image's own stamp. Many drivers send it right after the image, so a new image of such a camera
 waits a moment for it. Otherwise the newest CameraInfo of the same camera is used: many drivers send it rarely.
 
-Public names: CameraImage, CameraInfoSync, stamp_ns, is_same_camera.
+Drivers exist whose image and CameraInfo carry different frame ids. Where only one publisher sends calibrations, its
+calibration can only belong to these images, so it is used all the same.
+
+Public names: CameraImage, CameraInfoSync, stamp_ns, is_same_camera, plain_frame_id.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -49,12 +53,17 @@ class CameraImage:
 
 @dataclass
 class CameraInfoSync:
-    """Keeps the recent calibrations and finds the one that belongs to an image. Not thread-safe."""
+    """Keeps the recent calibrations and finds the one that belongs to an image. Not thread-safe.
 
+    is_sure_of_source: whether calibrations can come from one camera only, so that a frame id that differs does no harm.
+    """
+
+    is_sure_of_source: Callable[[], bool] = lambda: False
     _infos: deque[CameraInfo] = field(default_factory=lambda: deque(maxlen=MAX_INFOS))
     _previous_was_exact: bool = False
     _previous_stamp_ns: int = -1
     _waiting_since_ns: int | None = None
+    _frame_ids_agreed: bool = False
 
     def add(self, info: CameraInfo) -> None:
         """Stores a calibration. If it arrives too late for its image, the next image waits for its own."""
@@ -87,8 +96,9 @@ class CameraInfoSync:
     def find(self, image: CameraImage) -> CameraImage:
         """Returns the image with the best calibration that has arrived so far."""
         newest = None
+        takes_any = self._takes_any_frame_id(image)
         for info in reversed(self._infos):
-            if is_same_camera(image.message, info):
+            if takes_any or is_same_camera(image.message, info):
                 if stamp_ns(info.header) == image.stamp_ns:
                     return replace(image, info=info)
                 newest = newest or info
@@ -96,13 +106,27 @@ class CameraInfoSync:
             return replace(image, info=newest)
         return replace(image, other_frame_id=self._infos[-1].header.frame_id if self._infos else "")
 
+    def _takes_any_frame_id(self, image: CameraImage) -> bool:
+        """Whether the frame ids differ only because the driver names them so.
+
+        Not if they ever agreed, or if the calibrations are of several frames: then another camera sends too.
+        """
+        self._frame_ids_agreed |= any(is_same_camera(image.message, info) for info in self._infos)
+        is_one_frame = len({plain_frame_id(info.header) for info in self._infos}) == 1
+        return not self._frame_ids_agreed and is_one_frame and self.is_sure_of_source()
+
 
 def stamp_ns(header: Header) -> int:
     """Returns the stamp of a header in nanoseconds."""
     return header.stamp.sec * NS_PER_S + header.stamp.nanosec
 
 
+def plain_frame_id(header: Header) -> str:
+    """Returns the frame id without the slash in front that tf knew once and tf2 refuses."""
+    return header.frame_id.lstrip("/")
+
+
 def is_same_camera(message: Image | CompressedImage, info: CameraInfo) -> bool:
     """Whether the frame ids of an image and a calibration agree. An empty frame id agrees with every other."""
-    frame_id = message.header.frame_id
-    return not frame_id or not info.header.frame_id or frame_id == info.header.frame_id
+    frame_id, info_frame_id = plain_frame_id(message.header), plain_frame_id(info.header)
+    return not frame_id or not info_frame_id or frame_id == info_frame_id

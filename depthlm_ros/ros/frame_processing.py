@@ -20,7 +20,7 @@ from depthlm_ros.errors import BadIntrinsics
 from depthlm_ros.geometry.point_cloud import CloudBuilder, sparse_cloud
 from depthlm_ros.geometry.rectify import Rectifier
 from depthlm_ros.model import Model
-from depthlm_ros.ros.camera_info_sync import CameraImage, stamp_ns
+from depthlm_ros.ros.camera_info_sync import CameraImage, is_same_camera, stamp_ns
 from depthlm_ros.ros.message_in import camera_from_info, compressed_to_rgb, image_to_rgb, info_key
 from depthlm_ros.ros.statistics import ProblemLog
 from depthlm_ros.view import View
@@ -32,6 +32,11 @@ CLOUD_FIELDS = ("x", "y", "z", "rgb")
 SPARSE_FIELDS = ("x", "y", "z", "std")
 # If the model sees a smaller share of the image than this, the node warns.
 MIN_COVERAGE = 0.9
+# A picture whose brightest value is not above this shows nothing. Images of 16 bits are darker than that if 12 of the
+# bits are in use.
+DARKEST_WHITE = 16
+# Every n-th pixel of every n-th row is enough to find out whether a picture is black.
+BRIGHTNESS_STRIDE = 8
 
 
 class Stopwatch:
@@ -69,10 +74,15 @@ class FrameProcessor:
     """Turns images into frame results. Used by one thread.
 
     is_compressed: whether the messages are CompressedImage. is_rectified: whether the images are rectified already.
+    bit_depth: bits in use in images of 16 bits.
     """
 
-    def __init__(self, model: Model, is_compressed: bool, is_rectified: bool, problems: ProblemLog) -> None:
+    def __init__(
+        self, model: Model, is_compressed: bool, is_rectified: bool, problems: ProblemLog, bit_depth: int = 16
+    ) -> None:
         self._model, self._is_rectified, self._problems = model, is_rectified, problems
+        self._bit_depth = bit_depth
+        self._frame_ids_reported: set[tuple[str, str]] = set()
         self._to_rgb = compressed_to_rgb if is_compressed else image_to_rgb
         self._info_key: tuple | None = None
         self._rectifier: Rectifier | None = None
@@ -85,7 +95,8 @@ class FrameProcessor:
         stopwatch, message = Stopwatch(), image.message
         rectifier = self._rectifier_for(image)
         stopwatch.lap("rectify")
-        rgb = self._to_rgb(message)
+        rgb = self._to_rgb(message, self._bit_depth)
+        self._report_black(rgb, message)
         stopwatch.lap("decode")
         rgb = rectifier.rectify(rgb)
         frame = Frame(rgb, rectifier.intrinsics, image.stamp_ns, message.header.frame_id, rectifier.valid)
@@ -102,14 +113,45 @@ class FrameProcessor:
                 f"{image.other_frame_id!r}: it is a CameraInfo of another camera; remap camera_info to the one that "
                 "belongs to the images."
             )
+        self._report_frame_ids(image.message, image.info)
         key = info_key(image.info)
         if key != self._info_key or self._rectifier is None:
             previous, self._info_key, self._rectifier = self._rectifier, key, None
-            self._rectifier = Rectifier(camera_from_info(image.info), self._is_rectified)
+            self._rectifier = Rectifier(camera_from_info(image.info, self._is_rectified), self._is_rectified)
             if previous is not None:
                 self._report_change(previous.intrinsics, self._rectifier.intrinsics)
             self._report_poor_fit(self._rectifier.intrinsics)
         return self._rectifier
+
+    def _report_frame_ids(self, message: Image | CompressedImage, info: CameraInfo) -> None:
+        """Reports, once for each pair, frame ids that differ although the calibration must be this camera's."""
+        frame_ids = message.header.frame_id, info.header.frame_id
+        if is_same_camera(message, info) or frame_ids in self._frame_ids_reported:
+            return
+        self._frame_ids_reported.add(frame_ids)
+        self._problems.report(
+            "frame ids differ",
+            f"the image is of camera frame {frame_ids[0]!r} but camera_info is of {frame_ids[1]!r}; it is used because "
+            "only one publisher sends camera_info. If it is another camera's, remap camera_info, or set parameter "
+            "strict_frame_ids to true to refuse such images.",
+        )
+
+    def _report_black(self, rgb: np.ndarray, message: Image | CompressedImage) -> None:
+        brightest = int(rgb[::BRIGHTNESS_STRIDE, ::BRIGHTNESS_STRIDE].max(initial=0))
+        if brightest > DARKEST_WHITE:
+            return
+        name = message.format if hasattr(message, "format") else message.encoding
+        advice = "check the exposure, and whether the lens is covered"
+        if "16" in name or name.lower().startswith("png"):
+            advice = (
+                "if the sensor leaves the upper bits empty, set parameter image_bit_depth to its number of bits (it is "
+                f"{self._bit_depth}), usually 10 or 12; else {advice}"
+            )
+        self._problems.report(
+            "black image",
+            f"the picture is nearly black, so that its depth is a guess: the brightest value of the {name!r} image is "
+            f"{brightest} of 255. To mend it: {advice}.",
+        )
 
     def _report_change(self, previous: Intrinsics, camera: Intrinsics) -> None:
         lens = ", with another distortion (D, R or the distortion model)" if previous == camera else ""
@@ -137,14 +179,17 @@ class FrameProcessor:
         )
 
 
-def rectified_frame(message: Image | CompressedImage, info: CameraInfo, is_rectified: bool) -> Frame:
+def rectified_frame(
+    message: Image | CompressedImage, info: CameraInfo, is_rectified: bool, bit_depth: int = 16
+) -> Frame:
     """Returns a single image, raw or compressed, rectified by its calibration. Raises BadImage, BadIntrinsics.
 
-    is_rectified: whether it is rectified already. Nothing is kept: for images that do not belong to a stream.
+    is_rectified: whether it is rectified already. bit_depth: bits in use in an image of 16 bits. Nothing is kept: for
+    images that do not belong to a stream.
     """
-    rectifier = Rectifier(camera_from_info(info), is_rectified)
+    rectifier = Rectifier(camera_from_info(info, is_rectified), is_rectified)
     to_rgb = compressed_to_rgb if hasattr(message, "format") else image_to_rgb
-    rgb = rectifier.rectify(to_rgb(message))
+    rgb = rectifier.rectify(to_rgb(message, bit_depth))
     return Frame(rgb, rectifier.intrinsics, stamp_ns(message.header), message.header.frame_id, rectifier.valid)
 
 

@@ -20,8 +20,8 @@ import cv2
 import numpy as np
 
 from depthlm_ros.errors import BadImage
-from depthlm_ros.geometry.camera_model import CameraModel, Roi
-from depthlm_ros.image_io import is_truncated
+from depthlm_ros.geometry.camera_model import CameraModel, Roi, rectified_camera
+from depthlm_ros.image_io import to_8_bits, with_end_marker
 
 if TYPE_CHECKING:
     from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -34,7 +34,8 @@ class Encoding:
     channels: values per pixel in a stored row. dtype: type of one value. rows_per_2: stored rows per two image rows (3
     for the planar 4:2:0 encodings). even_width, even_height: whether the chroma samples need an even size. min_size_px:
     smallest width and height (below 3 x 3 OpenCV does not demosaic and returns black).
-    to_rgb: (stored rows, W, channels) or (stored rows, W) array -> uint8 (H, W, 3), red first.
+    to_rgb: uint8 (stored rows, W, channels) or (stored rows, W) -> uint8 (H, W, 3), red first. Values of 16 bits are
+    brought to 8 before it.
     """
 
     channels: int
@@ -59,27 +60,29 @@ def _rgb8(pixels: np.ndarray) -> np.ndarray:
     return pixels
 
 
-def _mono16(pixels: np.ndarray) -> np.ndarray:
-    """65535 becomes 255: the full range of 16 bits, as the encoding defines it."""
-    grey = cv2.convertScaleAbs(pixels, alpha=255.0 / 65535.0)
-    return cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
-
-
 _UYVY = Encoding(2, _opencv(cv2.COLOR_YUV2RGB_UYVY), even_width=True)
 _YUYV = Encoding(2, _opencv(cv2.COLOR_YUV2RGB_YUYV), even_width=True)
 
 # OpenCV names a Bayer pattern by the second and third pixel of the second row, ROS by the pixels of the first two rows.
+_BAYER_PATTERNS = {
+    "rggb": cv2.COLOR_BayerBG2RGB,
+    "bggr": cv2.COLOR_BayerRG2RGB,
+    "gbrg": cv2.COLOR_BayerGR2RGB,
+    "grbg": cv2.COLOR_BayerGB2RGB,
+}
+
 ENCODINGS: dict[str, Encoding] = {
     "rgb8": Encoding(3, _rgb8),
     "bgr8": Encoding(3, _opencv(cv2.COLOR_BGR2RGB)),
     "rgba8": Encoding(4, _opencv(cv2.COLOR_RGBA2RGB)),
     "bgra8": Encoding(4, _opencv(cv2.COLOR_BGRA2RGB)),
     "mono8": Encoding(1, _opencv(cv2.COLOR_GRAY2RGB)),
-    "mono16": Encoding(1, _mono16, dtype=np.uint16),
-    "bayer_rggb8": Encoding(1, _opencv(cv2.COLOR_BayerBG2RGB), min_size_px=3),
-    "bayer_bggr8": Encoding(1, _opencv(cv2.COLOR_BayerRG2RGB), min_size_px=3),
-    "bayer_gbrg8": Encoding(1, _opencv(cv2.COLOR_BayerGR2RGB), min_size_px=3),
-    "bayer_grbg8": Encoding(1, _opencv(cv2.COLOR_BayerGB2RGB), min_size_px=3),
+    "mono16": Encoding(1, _opencv(cv2.COLOR_GRAY2RGB), dtype=np.uint16),
+    **{f"bayer_{name}8": Encoding(1, _opencv(code), min_size_px=3) for name, code in _BAYER_PATTERNS.items()},
+    **{
+        f"bayer_{name}16": Encoding(1, _opencv(code), dtype=np.uint16, min_size_px=3)
+        for name, code in _BAYER_PATTERNS.items()
+    },
     "yuv422": _UYVY,
     "uyvy": _UYVY,
     "yuv422_yuy2": _YUYV,
@@ -89,54 +92,92 @@ ENCODINGS: dict[str, Encoding] = {
 }
 
 
-def image_to_rgb(message: Image) -> np.ndarray:
+def image_to_rgb(message: Image, bit_depth: int = 16) -> np.ndarray:
     """Returns the pixels of a sensor_msgs/Image as uint8 (H, W, 3), red first.
 
+    bit_depth: how many bits hold the picture if its values have 16; by default all, as the encodings define it.
     For rgb8 without padding the array is a view of the message's buffer and keeps it alive; do not write to it.
     Raises BadImage for an unknown encoding and for sizes that do not fit the buffer.
     """
     encoding = ENCODINGS.get(message.encoding.lower())
     if encoding is None:
         return _convert_with_cv_bridge(message)
-    return encoding.to_rgb(_stored_pixels(message, encoding))
+    return encoding.to_rgb(to_8_bits(_stored_pixels(message, encoding), bit_depth))
 
 
-def compressed_to_rgb(message: CompressedImage) -> np.ndarray:
+def compressed_to_rgb(message: CompressedImage, bit_depth: int = 16) -> np.ndarray:
     """Returns the pixels of a sensor_msgs/CompressedImage (jpeg or png) as uint8 (H, W, 3), red first.
 
+    The format names the camera's encoding before ";", and after "compressed" what the codec got. A Bayer mosaic that
+    was compressed as it is becomes a colour picture here. bit_depth: as in image_to_rgb.
     The EXIF orientation is ignored: a rotated picture would no longer fit its calibration.
     Raises BadImage if the data cannot be decoded or is truncated.
     """
-    data = np.frombuffer(message.data, np.uint8)
-    _check_not_truncated(data, message.format)
-    try:
-        bgr = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error as error:
-        raise BadImage(f"compressed image ({message.format!r}, {data.size} bytes) is refused: {error}.") from error
-    if bgr is None:
-        raise BadImage(
-            f"compressed image ({message.format!r}, {data.size} bytes) does not decode: send jpeg or png. "
-            "(compressedDepth is not a colour image.)"
-        )
-    # After "compressed" image_transport states in which order the codec got the channels.
-    stored_as_rgb = "rgb" in message.format.lower().partition("compressed")[2]
-    return bgr if stored_as_rgb else cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+    camera_encoding, _, codec = message.format.lower().partition(";")
+    codec_encoding = codec.partition("compressed")[2]
+    pixels = to_8_bits(_decoded(message), bit_depth)
+    if camera_encoding.strip().startswith("bayer") and _is_mosaic(pixels, codec_encoding):
+        return _demosaiced(pixels, camera_encoding.strip(), message.format)
+    if pixels.ndim == 2:
+        return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
+    colours = pixels[..., :3]
+    # image_transport states in which order the codec got the channels.
+    return np.ascontiguousarray(colours) if "rgb" in codec_encoding else cv2.cvtColor(colours, cv2.COLOR_BGR2RGB)
 
 
-def _check_not_truncated(data: np.ndarray, image_format: str) -> None:
+def _decoded(message: CompressedImage) -> np.ndarray:
+    """uint8 or uint16 (H, W) or (H, W, 3 or 4), in the order of the codec. Raises BadImage."""
+    data, image_format = np.frombuffer(message.data, np.uint8), message.format
     if data.size == 0:
         raise BadImage(f"compressed image ({image_format!r}) holds no bytes: check the camera driver.")
-    if is_truncated(data):
+    complete = with_end_marker(data)
+    if complete is None:
         raise BadImage(
             f"compressed image ({image_format!r}) ends after {data.size} bytes without its end marker: "
             "it was cut short; check the camera driver and the link."
         )
+    try:
+        pixels = cv2.imdecode(complete, cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise BadImage(f"compressed image ({image_format!r}, {data.size} bytes) is refused: {error}.") from error
+    if pixels is None or pixels.dtype not in (np.uint8, np.uint16):
+        raise BadImage(
+            f"compressed image ({image_format!r}, {data.size} bytes) does not decode: send jpeg or png. "
+            "(compressedDepth is not a colour image.)"
+        )
+    return pixels
 
 
-def camera_from_info(info: CameraInfo) -> CameraModel:
-    """Returns the camera of a sensor_msgs/CameraInfo. Raises BadIntrinsics for values that no camera can have."""
+def _is_mosaic(pixels: np.ndarray, codec_encoding: str) -> bool:
+    """Whether the codec got the mosaic of a Bayer camera: one channel, or three equal ones not called colours."""
+    if pixels.ndim == 2:
+        return True
+    is_grey = np.array_equal(pixels[..., 0], pixels[..., 1]) and np.array_equal(pixels[..., 1], pixels[..., 2])
+    return is_grey and not ("rgb" in codec_encoding or "bgr" in codec_encoding)
+
+
+def _demosaiced(pixels: np.ndarray, camera_encoding: str, image_format: str) -> np.ndarray:
+    encoding = ENCODINGS.get(camera_encoding)
+    if encoding is None or min(pixels.shape[:2]) < encoding.min_size_px:
+        known = ", ".join(name for name in ENCODINGS if name.startswith("bayer"))
+        height, width = pixels.shape[:2]
+        raise BadImage(
+            f"compressed image ({image_format!r}, {width} x {height}) is the mosaic of a Bayer camera that cannot be "
+            f"read: known are {known}, from {ENCODINGS['bayer_rggb8'].min_size_px} pixels a side. Let the camera "
+            "driver name the pattern, or send colours."
+        )
+    return encoding.to_rgb(np.ascontiguousarray(pixels if pixels.ndim == 2 else pixels[..., 0]))
+
+
+def camera_from_info(info: CameraInfo, is_rectified: bool = False) -> CameraModel:
+    """Returns the camera of a sensor_msgs/CameraInfo. Raises BadIntrinsics for values that no camera can have.
+
+    is_rectified: the images are rectified already. Then only P, or K where no P is given, says anything about them:
+    the other numbers may be wrong.
+    """
     roi = info.roi
-    return CameraModel(
+    camera_type = rectified_camera if is_rectified else CameraModel
+    return camera_type(
         width_px=info.width,
         height_px=info.height,
         distortion_model=info.distortion_model,

@@ -98,6 +98,17 @@ class Parameters:
         "True: `image` is rectified already, so that P of camera_info describes it. False: it is raw, so that K and D "
         "describe it.",
     )
+    strict_frame_ids: bool = _declared(
+        False,
+        "True: an image is refused if its frame_id is not the one of camera_info. False: if only one publisher sends "
+        "camera_info, it is used all the same, with one warning.",
+    )
+    image_bit_depth: int = _declared(
+        16,
+        "How many bits of the 16 hold the picture in images of 16 bits: 10 or 12 for sensors that leave the upper bits "
+        "empty.",
+        limits=(8, 16),
+    )
     adapt_reliability: bool = _declared(
         True,
         "True: if best effort loses many images and the camera offers reliable delivery, the node asks for that, "

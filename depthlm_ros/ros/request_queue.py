@@ -122,11 +122,21 @@ class RequestQueue:
     a newer one replaced. is_closed: whether `close` was called.
     """
 
-    def __init__(self, clock: Clock, problems: ProblemLog, max_questions: int, history_s: float = 0.0) -> None:
-        """clock: the node's. max_questions: places for questions. history_s: how long earlier images are kept."""
+    def __init__(
+        self,
+        clock: Clock,
+        problems: ProblemLog,
+        max_questions: int,
+        history_s: float = 0.0,
+        is_sure_of_source: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """clock: the node's. max_questions: places for questions. history_s: how long earlier images are kept.
+
+        is_sure_of_source: see CameraInfoSync.
+        """
         self._clock, self._problems, self._max_questions = clock, problems, max_questions
         self._changed = threading.Condition()
-        self._info_sync, self._history = CameraInfoSync(), ImageHistory(history_s)
+        self._info_sync, self._history = CameraInfoSync(is_sure_of_source), ImageHistory(history_s)
         self._image: CameraImage | None = None
         self._frame_result: FrameResult | None = None
         self._questions: list[PendingQuestion] = []

@@ -34,7 +34,7 @@ from depthlm_ros.ros.message_out import (
     points_from,
     regions_from,
 )
-from depthlm_ros.ros.parameters import SPARSE
+from depthlm_ros.ros.parameters import SPARSE, Parameters
 from depthlm_ros.ros.request_queue import PendingQuestion
 from depthlm_ros.ros.service_request import (
     RequestRefused,
@@ -176,12 +176,12 @@ def _ask_about_pair(
     context: ServiceContext, request: PairRequest, read: Callable[[PairView], ReadT]
 ) -> tuple[Frame, Frame, str, ReadT]:
     """Returns the two frames, a remark about them (may be empty), and what `read` returns for the view of both."""
-    is_rectified = context.parameters().rectified_input
-    first = _given_frame("first", request.first, request.first_info, is_rectified)
-    second = _given_frame("second", request.second, request.second_info, is_rectified)
+    parameters = context.parameters()
+    first = _given_frame("first", request.first, request.first_info, parameters)
+    second = _given_frame("second", request.second, request.second_info, parameters)
     if second and not first:
         raise BadQuestion("`second` is given without `first`: give both images, `first` alone, or none.")
-    back_s = 0.0 if first else _checked_seconds_back(request.seconds_back, context.parameters().history_s)
+    back_s = 0.0 if first else _checked_seconds_back(request.seconds_back, parameters.history_s)
 
     def work(result: FrameResult) -> tuple[Frame, Frame, str, ReadT]:
         if first and second:
@@ -205,14 +205,15 @@ def _earlier_frame(context: ServiceContext, result: FrameResult, back_s: float) 
         raise RequestRefused(
             StatusCode.NO_IMAGE, "there is no earlier image yet: ask again when the camera has sent more."
         )
-    frame = rectified_frame(image.message, image.info, context.parameters().rectified_input)
+    parameters = context.parameters()
+    frame = rectified_frame(image.message, image.info, parameters.rectified_input, parameters.image_bit_depth)
     found_s = (result.image.stamp_ns - image.stamp_ns) / NS_PER_S
     if abs(found_s - back_s) > TIME_TOLERANCE * back_s:
         return frame, f"the nearest earlier image is {found_s:.2f} s before the newest, not {back_s:.2f} s."
     return frame, age_remark(context, result)
 
 
-def _given_frame(name: str, message: Image, info: CameraInfo, is_rectified: bool) -> Frame | None:
+def _given_frame(name: str, message: Image, info: CameraInfo, parameters: Parameters) -> Frame | None:
     """Returns an image of the request; None if it is empty. Raises BadQuestion that names the field."""
     if not (message.encoding or message.width or message.height or len(message.data)):
         return None
@@ -222,7 +223,7 @@ def _given_frame(name: str, message: Image, info: CameraInfo, is_rectified: bool
             "the calibration of the camera that took the image."
         )
     try:
-        return rectified_frame(message, info, is_rectified)
+        return rectified_frame(message, info, parameters.rectified_input, parameters.image_bit_depth)
     except BadInput as error:
         raise BadQuestion(f"{name}: {error}") from error
 

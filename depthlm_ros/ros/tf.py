@@ -13,6 +13,7 @@ from rclpy.time import Time
 from std_msgs.msg import Header
 
 from depthlm_ros.errors import BadQuestion
+from depthlm_ros.ros.camera_info_sync import plain_frame_id
 
 # How long a request waits for a transform: an image may arrive a little before the transform of its time.
 TIMEOUT_S = 0.5
@@ -62,7 +63,8 @@ class Transforms:
 
         Raises BadQuestion if there is no such transform; the message says what is missing.
         """
-        if target_frame == header.frame_id:
+        target_frame = target_frame.lstrip("/")
+        if target_frame == plain_frame_id(header):
             return header, points_m
         transform = self._look_up(header, target_frame).transform
         target_header = copy.deepcopy(header)
@@ -79,7 +81,7 @@ class Transforms:
 
         stamp, timeout = Time.from_msg(header.stamp), Duration(seconds=TIMEOUT_S)
         try:
-            return buffer.lookup_transform(target_frame, header.frame_id, stamp, timeout=timeout)
+            return buffer.lookup_transform(target_frame, plain_frame_id(header), stamp, timeout=timeout)
         except tf2_ros.TransformException as error:
             raise BadQuestion(
                 f"no transform from {header.frame_id!r} to target_frame {target_frame!r} at the image's stamp: "

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from depthlm_ros.errors import BadIntrinsics
-from depthlm_ros.geometry.camera_model import CameraModel, Roi
+from depthlm_ros.geometry.camera_model import CameraModel, Roi, rectified_camera
 from depthlm_ros.geometry.rectify import Rectifier
 
 K = (525.0, 0.0, 319.5, 0.0, 520.0, 241.0, 0.0, 0.0, 1.0)
@@ -206,3 +206,115 @@ def test_image_of_another_size_is_refused_with_both_sizes():
     model.check_image_size(320, 240)
     with pytest.raises(BadIntrinsics, match="image is 640 x 480 but camera_info says 320 x 240"):
         model.check_image_size(640, 480)
+
+
+@pytest.mark.parametrize("name", ["none", "", "NONE", "pinhole", "perspective", "brown_conrady", "no_such_lens"])
+@pytest.mark.parametrize("d", [(), (0.0,) * 3, (0.0,) * 5])
+def test_a_foreign_lens_without_coefficients_is_a_pinhole(name, d):
+    grid = np.mgrid[0:480, 0:640].astype(np.float32).sum(0)
+    plain = Rectifier(camera(d=()), False)
+    foreign = Rectifier(camera(distortion_model=name, d=d), False)
+    np.testing.assert_array_equal(foreign.rectify(grid), plain.rectify(grid))
+
+
+@pytest.mark.parametrize("name", ["none", "", "pinhole", "no_such_lens"])
+@pytest.mark.parametrize("d", [(0.1, 0.0, 0.0, 0.0, 0.0), (math.nan,)])
+def test_coefficients_of_a_foreign_lens_are_refused_with_name_and_values(name, d):
+    with pytest.raises(BadIntrinsics) as caught:
+        camera(distortion_model=name, d=d)
+    for part in (repr(name), str(d[0]), "plumb_bob, rational_polynomial, equidistant"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("fisheye", "equidistant with its 4"),
+        ("Kannala_Brandt4", "equidistant with its 4"),
+        ("radtan", "plumb_bob with"),
+    ],
+)
+def test_another_name_of_a_known_lens_is_refused_with_the_name_to_use(name, own):
+    with pytest.raises(BadIntrinsics, match=f"publish it as {own}"):
+        camera(distortion_model=name, d=(0.01, 0.0, 0.0, 0.0))
+
+
+@pytest.mark.parametrize("name", ["fisheye", "double_sphere", "omni", "f-theta"])
+@pytest.mark.parametrize("d", [(), (0.0,) * 4])
+def test_a_lens_that_bends_rays_without_coefficients_is_refused(name, d):
+    with pytest.raises(BadIntrinsics, match=name):
+        camera(distortion_model=name, d=d)
+
+
+def test_the_name_of_a_lens_may_be_in_capitals():
+    assert camera(distortion_model=" Plumb_Bob ") == camera()
+
+
+def test_p_with_skew_is_refused_by_name():
+    with pytest.raises(BadIntrinsics, match=r"P = \[500\.0, 40\.0.*rectify"):
+        camera(p=(500.0, 40.0, *P[2:]))
+
+
+NAN9 = (math.nan,) * 9
+RAW_NUMBERS = {
+    "k of zeros": {"k": (0.0,) * 9},
+    "k of nan": {"k": NAN9},
+    "k with skew": {"k": (525.0, 60.0, *K[2:])},
+    "k too short": {"k": ()},
+    "lens of an unknown name": {"distortion_model": "mei", "d": (0.4,) * 7},
+    "nan in d": {"d": (math.nan,) * 5},
+    "r that is no rotation": {"r": 5 * np.eye(3)},
+    "nan in r": {"r": NAN9},
+}
+
+
+@pytest.mark.parametrize("raw", RAW_NUMBERS.values(), ids=RAW_NUMBERS.keys())
+def test_of_rectified_images_only_p_size_and_window_count(raw):
+    fields = {
+        "width_px": 640,
+        "height_px": 480,
+        "distortion_model": "plumb_bob",
+        "d": (),
+        "k": K,
+        "r": np.eye(3),
+        "p": P,
+    }
+    window = {"binning_x": 2, "binning_y": 2, "roi": Roi(100, 40, 402, 302)}
+    expected = camera(**window).rectified_intrinsics
+    assert rectified_camera(**{**fields, **raw}, **window).rectified_intrinsics == expected
+    with pytest.raises(BadIntrinsics):
+        camera(**raw)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"p": (math.nan, *P[1:])}, "NaN or inf in P"),
+        ({"p": (-500.0, *P[1:])}, "P with fx = -500"),
+        ({"p": (*P[:5], 0.0, *P[6:])}, "fy = 0"),
+        ({"p": P[:11]}, "11 values in P"),
+        ({"p": (*P[:6], math.inf, *P[7:])}, "NaN or inf in P"),
+        ({"p": (500.0, 40.0, *P[2:])}, "P = "),
+        ({"p": NO_P, "k": (0.0,) * 9}, "fx = 0"),
+        ({"width_px": 0}, "0 x 480"),
+        ({"roi": Roi(600, 0, 100, 100)}, "not inside the sensor"),
+        ({"binning_x": 1000}, "leaves no pixel"),
+    ],
+)
+def test_of_rectified_images_a_bad_p_size_or_window_is_refused(bad, message):
+    fields = {
+        "width_px": 640,
+        "height_px": 480,
+        "distortion_model": "plumb_bob",
+        "d": (),
+        "k": K,
+        "r": np.eye(3),
+        "p": P,
+    }
+    with pytest.raises(BadIntrinsics, match=message):
+        rectified_camera(**{**fields, **bad})
+
+
+def test_of_rectified_images_without_p_k_counts():
+    fields = {"width_px": 640, "height_px": 480, "distortion_model": "omni", "d": (9.0,), "r": np.zeros(9), "p": NO_P}
+    assert rectified_camera(k=K, **fields).rectified_intrinsics == camera(p=NO_P).rectified_intrinsics

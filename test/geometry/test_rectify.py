@@ -174,3 +174,37 @@ def test_any_number_of_channels_keeps_its_shape(shape):
     out = Rectifier(camera(), rectified=False).rectify(image)
     assert out.shape == shape
     assert out[240, 320].min() == 200
+
+
+UNCALIBRATED = np.eye(3)
+
+
+@pytest.mark.parametrize(
+    ("k", "p"),
+    [
+        (UNCALIBRATED, P),
+        (np.diag((1.8, 1.8, 1.0)), P),  # in millimetres
+        (K, np.hstack([UNCALIBRATED, np.zeros((3, 1))])),
+        (K, P * [[40.0], [40.0], [1.0]]),  # of another camera
+    ],
+    ids=["k of one pixel", "k in millimetres", "p of one pixel", "p of a long lens"],
+)
+@pytest.mark.parametrize("lens_name", ["plumb_bob 5", "no coefficients", "equidistant"])
+def test_a_lens_and_a_p_that_cannot_be_one_camera_are_refused_with_both_focal_lengths(k, p, lens_name):
+    model = camera(LENSES[lens_name], k=k, r=np.eye(3), p=p)
+    with pytest.raises(BadIntrinsics, match=rf"fx = {k[0, 0]:g} and P with fx = {p[0, 0]:g}.*rectified_input"):
+        Rectifier(model, rectified=False)
+    assert Rectifier(model, rectified=True).intrinsics.fx_px == p[0, 0]
+
+
+@pytest.mark.parametrize("zoom", [0.15, 4.0])
+def test_a_p_that_shows_much_more_or_less_than_the_lens_is_accepted(zoom):
+    zoomed = P.copy()
+    zoomed[:2] *= zoom
+    zoomed[:2, 2] = (320, 240)
+    assert Rectifier(camera(p=zoomed), rectified=False).rectify(coordinate_image(640, 480)).any()
+
+
+def test_the_smallest_images_are_rectified():
+    model = CameraModel(1, 1, *LENSES["plumb_bob 5"], K / [[640], [480], [1]], np.eye(3), np.zeros((3, 4)))
+    assert Rectifier(model, rectified=False).intrinsics.size_px == (1, 1)

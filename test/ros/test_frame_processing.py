@@ -131,6 +131,37 @@ def test_camera_that_an_engine_cannot_serve_loses_its_frames(engine, problems):
     assert np.isfinite(processor.process(image_with(info(fx=525 / 4))).view.depth().depth_m).all()
 
 
+def test_frame_ids_that_differ_are_reported_once(model, problems):
+    processor = FrameProcessor(model, False, False, problems)
+    for _ in range(3):
+        assert np.isfinite(processor.process(image_with(info(frame_id="optical"))).view.depth().depth_m).any()
+    assert problems.counts == {"frame ids differ": 1}
+    for part in ("'camera'", "'optical'", "strict_frame_ids"):
+        assert part in problems.last_message
+    processor.process(image_with(info(frame_id="/camera")))
+    assert problems.counts == {"frame ids differ": 1}
+
+
+def test_a_black_picture_is_reported_with_the_bit_depth_only_where_that_may_help(model, problems):
+    values = np.random.default_rng(0).integers(0, 1024, (HEIGHT, WIDTH)).astype("<u2")
+    fields = {"encoding": "mono16", "step": 2 * WIDTH, "data": bytearray(values.tobytes())}
+    FrameProcessor(model, False, False, problems).process(image_with(info(), **fields))
+    assert problems.counts == {"black image": 1} and "image_bit_depth" in problems.last_message
+    FrameProcessor(model, False, False, problems, bit_depth=10).process(image_with(info(), **fields))
+    assert problems.counts == {"black image": 1}
+    FrameProcessor(model, False, False, problems).process(image_with(info(), np.zeros((HEIGHT, WIDTH, 3), np.uint8)))
+    assert problems.counts == {"black image": 2}
+    assert "image_bit_depth" not in problems.last_message and "covered" in problems.last_message
+
+
+def test_a_calibration_that_belongs_to_no_camera_points_at_the_parameter_for_rectified_images(model, problems):
+    calibration = info(k=np.eye(3).ravel(), p=np.array([150.0, 0, 80, 0, 0, 150, 60, 0, 0, 0, 1, 0]))
+    with pytest.raises(BadIntrinsics, match="rectified_input"):
+        FrameProcessor(model, False, False, problems).process(image_with(calibration))
+    result = FrameProcessor(model, False, True, problems).process(image_with(calibration))
+    assert result.view.frame.intrinsics.fx_px == 150.0
+
+
 def test_bad_calibration_or_image_costs_one_frame(model, problems):
     processor = FrameProcessor(model, False, False, problems)
     with pytest.raises(BadIntrinsics, match=r"fx = 0\.0"):

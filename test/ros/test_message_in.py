@@ -54,6 +54,12 @@ def planar_420(rgb: np.ndarray, first_chroma: int) -> np.ndarray:
     return np.concatenate([yuv[..., 0], chroma])
 
 
+def as_16_bits(values: np.ndarray) -> np.ndarray:
+    """Returns the bytes of the rows: 255 becomes 65535."""
+    return (values.astype("<u2") * 257).view(np.uint8).reshape(HEIGHT, -1)
+
+
+PATTERNS = ("rggb", "bggr", "gbrg", "grbg")
 # Encoding -> rows of bytes as a camera driver would store them.
 STORED = {
     "rgb8": lambda rgb: rgb.reshape(HEIGHT, -1),
@@ -61,11 +67,9 @@ STORED = {
     "rgba8": lambda rgb: np.dstack([rgb, np.full((HEIGHT, WIDTH), 7, np.uint8)]).reshape(HEIGHT, -1),
     "bgra8": lambda rgb: np.dstack([rgb[..., ::-1], np.full((HEIGHT, WIDTH), 7, np.uint8)]).reshape(HEIGHT, -1),
     "mono8": grey,
-    "mono16": lambda rgb: (grey(rgb).astype("<u2") * 257).view(np.uint8).reshape(HEIGHT, -1),
-    "bayer_rggb8": lambda rgb: bayer(rgb, "rggb"),
-    "bayer_bggr8": lambda rgb: bayer(rgb, "bggr"),
-    "bayer_gbrg8": lambda rgb: bayer(rgb, "gbrg"),
-    "bayer_grbg8": lambda rgb: bayer(rgb, "grbg"),
+    "mono16": lambda rgb: as_16_bits(grey(rgb)),
+    **{f"bayer_{name}8": lambda rgb, name=name: bayer(rgb, name) for name in PATTERNS},
+    **{f"bayer_{name}16": lambda rgb, name=name: as_16_bits(bayer(rgb, name)) for name in PATTERNS},
     "yuv422": lambda rgb: packed_422(rgb, "uyvz"),
     "uyvy": lambda rgb: packed_422(rgb, "uyvz"),
     "yuv422_yuy2": lambda rgb: packed_422(rgb, "yuzv"),
@@ -225,6 +229,78 @@ def test_compressed_colours_survive(suffix, image_format):
     assert np.abs(inside_quadrants(small) - inside_quadrants(quadrants())).max() <= 6
 
 
+def mosaic_of(pattern: str, bits: int = 8) -> np.ndarray:
+    """Returns quadrants as a Bayer camera sees them, 16 times as large."""
+    mosaic = bayer(np.kron(quadrants(), np.ones((16, 16, 1), np.uint8)), pattern)
+    return mosaic if bits == 8 else mosaic.astype(np.uint16) * 257
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize(
+    ("suffix", "bits", "rest"),
+    [
+        (".jpg", 8, "8; jpeg compressed "),
+        (".png", 8, "8; png compressed"),
+        (".png", 8, "8;png compressed mono8"),
+        (".jpg", 8, "8"),
+        (".png", 16, "16; png compressed "),
+        (".jpg", 8, "16; jpeg compressed "),
+    ],
+)
+def test_a_compressed_mosaic_becomes_a_colour_picture(pattern, suffix, bits, rest):
+    encoded = cv2.imencode(suffix, mosaic_of(pattern, bits), [cv2.IMWRITE_JPEG_QUALITY, 100])[1]
+    message = SimpleNamespace(format=f"bayer_{pattern}{rest}", data=bytearray(encoded.tobytes()))
+    rgb = compressed_to_rgb(message)[8::16, 8::16]
+    assert np.abs(inside_quadrants(rgb) - inside_quadrants(quadrants())).max() <= 4
+
+
+def test_a_mosaic_that_was_written_as_three_equal_channels_is_one():
+    image = compressed(".png", "bayer_rggb8; png compressed ", np.repeat(mosaic_of("rggb")[..., None], 3, axis=2))
+    rgb = compressed_to_rgb(image)[8::16, 8::16]
+    assert np.array_equal(inside_quadrants(rgb), inside_quadrants(quadrants()))
+
+
+def test_colours_of_a_bayer_camera_are_not_demosaiced_again():
+    image = compressed(".png", "bayer_rggb8; png compressed bgr8", np.full((40, 40, 3), 90, np.uint8))
+    assert (compressed_to_rgb(image) == 90).all()
+
+
+@pytest.mark.parametrize("name", ["bayer_xyzw8", "bayer", "bayerrg8"])
+def test_a_compressed_mosaic_of_an_unknown_pattern_is_refused_with_the_known_ones(name):
+    encoded = cv2.imencode(".png", mosaic_of("rggb"))[1]
+    with pytest.raises(BadImage, match=f"{name}.*bayer_rggb8.*name the pattern"):
+        compressed_to_rgb(SimpleNamespace(format=f"{name}; png compressed ", data=bytearray(encoded.tobytes())))
+
+
+@pytest.mark.parametrize("shape", [(HEIGHT, WIDTH), (HEIGHT, WIDTH, 3), (HEIGHT, WIDTH, 4)])
+@pytest.mark.parametrize(("bit_depth", "white"), [(16, 65535), (12, 4095), (10, 1023)])
+def test_a_png_of_16_bits_is_as_bright_as_its_bits_in_use(shape, bit_depth, white):
+    values = np.linspace(0, white, int(np.prod(shape))).astype(np.uint16).reshape(shape)
+    data = bytearray(cv2.imencode(".png", values)[1].tobytes())
+    rgb = compressed_to_rgb(SimpleNamespace(format="png", data=data), bit_depth)
+    expected = values if values.ndim == 2 else values[..., [2, 1, 0]]
+    expected = np.broadcast_to(expected.reshape(HEIGHT, WIDTH, -1), rgb.shape)
+    assert rgb.dtype == np.uint8 and np.abs(rgb - expected * (255.0 / white)).max() <= 0.51
+
+
+@pytest.mark.parametrize("encoding", ["mono16", "bayer_grbg16"])
+def test_bits_that_the_sensor_does_not_use_are_left_out(encoding):
+    rows = np.full((HEIGHT, WIDTH), 512, "<u2").view(np.uint8)
+    assert (image_to_rgb(message(encoding, rows)) == 2).all()
+    assert (image_to_rgb(message(encoding, rows), bit_depth=10) == 128).all()
+    assert (image_to_rgb(message(encoding, rows), bit_depth=8) == 255).all()
+
+
+def test_a_jpeg_without_its_end_marker_is_taken_if_its_last_rows_are_there():
+    image = compressed(".jpg", "jpeg")
+    whole = compressed_to_rgb(image)
+    image.data = image.data[:-2]
+    assert np.array_equal(compressed_to_rgb(image), whole)
+    image.data = image.data[:-30]
+    with pytest.raises(BadImage, match="cut short"):
+        compressed_to_rgb(image)
+
+
 def test_channels_of_an_image_compressed_as_rgb_are_not_swapped():
     swapped = quadrants()[..., ::-1]
     rgb = compressed_to_rgb(compressed(".png", "rgb8; png compressed rgb8", swapped))
@@ -272,6 +348,15 @@ def test_camera_info_is_converted_to_its_camera():
 def test_camera_without_a_focal_length_is_refused_with_the_value(value):
     with pytest.raises(BadIntrinsics, match=rf"fx = {value}"):
         camera_from_info(info(k=np.array([value, 0, 320, 0, 510, 240, 0, 0, 1])))
+
+
+def test_camera_of_rectified_images_needs_only_p():
+    raw = {"k": np.zeros(9), "r": np.zeros(9), "d": [float("nan")], "distortion_model": "mei"}
+    p = np.array([450.0, 0, 310, 0, 0, 460, 250, 0, 0, 0, 1, 0])
+    camera = camera_from_info(info(**raw, p=p), is_rectified=True)
+    assert (camera.rectified_intrinsics.fx_px, camera.rectified_intrinsics.cy_px) == (450.0, 250.0)
+    with pytest.raises(BadIntrinsics):
+        camera_from_info(info(**raw, p=p))
 
 
 def test_key_depends_on_every_number_of_a_calibration_but_not_on_its_stamp():

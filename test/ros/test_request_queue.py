@@ -335,6 +335,35 @@ class TestCameraInfoSync:
         image = self.sync(message(START_NS, "right")).pair(image_at(frame_id="left"), 0)
         assert image.info is None and image.other_frame_id == "right"
 
+    def test_a_slash_in_front_of_a_frame_id_does_not_count(self):
+        info = message(START_NS, "/left")
+        assert self.sync(info).pair(image_at(frame_id="left"), 0).info is info
+        assert self.sync(message(START_NS, "right")).pair(image_at(frame_id="/left"), 0).info is None
+
+    def sure(self, *infos) -> CameraInfoSync:
+        sync = self.sync(*infos)
+        sync.is_sure_of_source = lambda: True
+        return sync
+
+    def test_calibration_of_the_only_publisher_is_used_whatever_its_frame_id(self):
+        old, own, later = (
+            message(START_NS - 9, "optical"),
+            message(START_NS, "optical"),
+            message(START_NS + 9, "optical"),
+        )
+        assert self.sure(old, own, later).pair(image_at(frame_id="left"), 0).info is own
+        assert self.sure(old).pair(image_at(frame_id="left"), 0).info is old
+
+    def test_calibrations_of_two_cameras_from_one_publisher_are_not_mixed_up(self):
+        sync = self.sure(message(START_NS, "right"), message(START_NS, "rear"))
+        assert sync.pair(image_at(frame_id="left"), 0).info is None
+
+    def test_an_image_of_another_camera_gets_no_calibration_where_frame_ids_agreed_before(self):
+        own = message(START_NS, "left")
+        sync = self.sure(own)
+        assert sync.pair(image_at(frame_id="left"), 0).info is own
+        assert sync.find(image_at(frame_id="right")).info is None
+
     def test_calibration_of_this_camera_is_found_among_others(self):
         own, other = message(START_NS - 5, "left"), message(START_NS, "right")
         assert self.sync(own, other).pair(image_at(frame_id="left"), 0).info is own
