@@ -298,6 +298,7 @@ class ViewOnDepth(View):
 
     def __init__(self, model: WordsOnDepth, placement: CanvasPlacement, depth_view: View) -> None:
         super().__init__(model, placement, None, depth_view.backend_s)
+        self.canvas_size_px = depth_view.canvas_size_px
         self._depth_view, self._backend = depth_view, model.backend
 
     def depth(self, with_std: bool = True) -> DepthMap:

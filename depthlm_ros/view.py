@@ -63,12 +63,13 @@ class LanguageModel(Protocol):
 class View:
     """The result of one pass over a frame. It says nothing about pixels that the model did not see.
 
-    frame: the frame. backend_s: seconds that the backend took for the pass.
+    frame: the frame. backend_s: seconds that the backend took for the pass. canvas_size_px: (width, height) of what the
+    model saw.
     """
 
     def __init__(self, model: LanguageModel, placement: CanvasPlacement, look: Look | None, backend_s: float) -> None:
         """look: None for a model without dense depth. It looks when it is first asked about the image as a whole."""
-        self.frame, self.backend_s = placement.frame, backend_s
+        self.frame, self.backend_s, self.canvas_size_px = placement.frame, backend_s, placement.canvas_size_px
         self._model, self._placement, self._newest_look = model, placement, look
         self._reading = threading.Lock()
 

@@ -105,6 +105,11 @@ class Backend(Protocol):
 
     name: str
 
+    @property
+    def device(self) -> str:
+        """Where it runs: "cpu", "cuda" or "cuda:1"."""
+        ...
+
     def look(self, images: Sequence[np.ndarray]) -> Look:
         """Runs one pass over the images of a prompt, in their order, each uint8 (B, h, w, 3), red first."""
         ...

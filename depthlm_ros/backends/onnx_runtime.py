@@ -83,15 +83,20 @@ class OnnxSessions:
             raise BackendFailed("backend onnxruntime is not installed: pip install onnxruntime") from exc
         self._runtime, self._threads = onnxruntime, threads
         self._requested_device = device
-        self.device, self._index = parse_device(device, onnxruntime.get_available_providers())
+        self._kind, self._index = parse_device(device, onnxruntime.get_available_providers())
+
+    @property
+    def device(self) -> str:
+        """Where the sessions run: "cpu", "cuda" or "cuda:1". Known for sure when the first one is open."""
+        return f"{self._kind}:{self._index}" if self._index else self._kind
 
     def _session(self, path: Path) -> onnxruntime.InferenceSession:
         options = self._runtime.SessionOptions()
         options.intra_op_num_threads = self._threads
         # Spinning threads would take the cores from the node's other work between frames.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        provider = PROVIDERS[self.device]
-        gpu = [(provider, {"device_id": self._index})] if self.device == CUDA else []
+        provider = PROVIDERS[self._kind]
+        gpu = [(provider, {"device_id": self._index})] if self._kind == CUDA else []
         try:
             session = self._runtime.InferenceSession(str(path), options, providers=[*gpu, PROVIDERS[CPU]])
         except Exception as exc:  # ONNX Runtime has its own class for each kind of failure
@@ -110,7 +115,7 @@ class OnnxSessions:
         if self._requested_device:
             raise BackendFailed(f"{fault}: install the right versions, or use device cpu.")
         logger.warning("%s: continuing on the CPU.", fault)
-        self.device, self._index = CPU, 0
+        self._kind, self._index = CPU, 0
 
     def _run(
         self,
@@ -127,13 +132,13 @@ class OnnxSessions:
             values = dict(on_device or {})
             for name, array in arrays.items():
                 contiguous = np.ascontiguousarray(array)
-                values[name] = self._runtime.OrtValue.ortvalue_from_numpy(contiguous, self.device, self._index)
+                values[name] = self._runtime.OrtValue.ortvalue_from_numpy(contiguous, self._kind, self._index)
             binding = session.io_binding()
             for name, value in values.items():
                 binding.bind_ortvalue_input(name, value)
             names = [output.name for output in session.get_outputs()]
             for name in names:
-                binding.bind_output(name, self.device, self._index)
+                binding.bind_output(name, self._kind, self._index)
             session.run_with_iobinding(binding)
             return dict(zip(names, binding.get_outputs(), strict=True))
         except Exception as exc:  # ONNX Runtime has its own class for each kind of failure

@@ -369,7 +369,7 @@ class CanvasPlacement:
         uv_px = check_pixels_inside(uv_px, self.frame.intrinsics.size_px)
         for u, v in uv_px[~self.is_visible(uv_px)]:
             raise BadQuestion(
-                f"the model does not see pixel ({u:g}, {v:g}): it is outside its field of view, ask inside."
+                f"the model does not see pixel ({u:g}, {v:g}): it is masked, or outside its field of view."
             )
         return uv_px
 

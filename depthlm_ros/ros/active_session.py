@@ -14,12 +14,14 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from depthlm_ros.model import Model
 from depthlm_ros.ros import qos
+from depthlm_ros.ros.body_mask import read_body_mask
 from depthlm_ros.ros.diagnostics import InputMonitor, InputStatus
 from depthlm_ros.ros.frame_processing import FrameProcessor
 from depthlm_ros.ros.image_subscription import ImageSubscription
 from depthlm_ros.ros.inference_thread import InferenceThread
 from depthlm_ros.ros.parameters import Parameters
 from depthlm_ros.ros.publishers import Publishers
+from depthlm_ros.ros.rate_limit import RateLimit
 from depthlm_ros.ros.request_queue import RequestQueue
 from depthlm_ros.ros.service_request import ServiceContext
 from depthlm_ros.ros.statistics import FrameStatistics, ProblemLog
@@ -62,18 +64,20 @@ class ActiveSession:
         self.image_topic, self.info_topic = image_topic(node, is_compressed), node.resolve_topic_name("camera_info")
         self._node, self._problems, self._is_watched = node, problems, publishers.is_watched
         history_s = parameters.history_s if model.family.abilities & {"match", "pose"} else 0.0
+        mask = read_body_mask(parameters.mask_file)
         self.queue = RequestQueue(
             node.get_clock(),
             problems,
             parameters.max_waiting_questions,
             history_s,
             lambda: not parameters.strict_frame_ids and node.count_publishers(self.info_topic) == 1,
+            RateLimit(lambda: context.parameters().max_rate_hz),
         )
-        processor = FrameProcessor(
-            model, is_compressed, parameters.rectified_input, problems, parameters.image_bit_depth
+        self._processor = FrameProcessor(
+            model, is_compressed, parameters.rectified_input, problems, parameters.image_bit_depth, mask
         )
         self._thread = InferenceThread(
-            self.queue, processor, publishers.publish, publishers.is_watched, context.statistics, problems
+            self.queue, self._processor, publishers.publish, publishers.is_watched, context.statistics, problems
         )
         message_type = CompressedImage if is_compressed else Image
         self._monitor = InputMonitor(
@@ -85,7 +89,7 @@ class ActiveSession:
             self.info_topic,
         )
         self._transforms = Transforms(node)
-        self.service_context = ServiceContext(model, context.parameters, self.queue, self._transforms)
+        self.service_context = ServiceContext(model, context.parameters, self.queue, self._transforms, mask)
         self._info_subscription = self._subscribe_to_infos()
         adapt = parameters.adapt_reliability and not context.is_reliability_set
         try:
@@ -132,6 +136,7 @@ class ActiveSession:
             newest_age_s=(time.monotonic_ns() - newest.arrived_ns) / 1e9 if newest else float("nan"),
             missing=missing,
             is_watched=self._is_watched(),
+            canvas_size_px=self._processor.canvas_size_px,
         )
 
     def _subscribe_to_infos(self) -> Subscription:

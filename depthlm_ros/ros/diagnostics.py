@@ -98,6 +98,7 @@ class InputStatus:
 
     dropped: frames that a newer one replaced. lost: frames that the transport lost. newest_age_s: since the newest
     image arrived. missing: an input that does not arrive. is_watched: whether anybody receives the outputs.
+    canvas_size_px: (width, height) in which the model sees an image; (0, 0) before the first.
     """
 
     received: int = 0
@@ -106,13 +107,15 @@ class InputStatus:
     newest_age_s: float = math.nan
     missing: MissingInput | None = None
     is_watched: bool = False
+    canvas_size_px: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
 class NodeHealth:
     """Everything that the status is made from.
 
-    state: unconfigured, inactive or active. camera_topic: the topic of the images. problem_age_s: since the last
+    state: unconfigured, inactive or active. device: where the model runs. max_rate_hz: the limit of the rate; 0: none.
+    camera_topic: the topic of the images. problem_age_s: since the last
     problem. problem_counts: by reason. progress: what keeps the node from being configured yet, such as the build of an
     engine; empty otherwise. refusal: why the last transition failed; empty if it did not. peak_memory_mb: the most
     resident memory that the process ever had.
@@ -129,6 +132,8 @@ class NodeHealth:
     problem_counts: Mapping[str, int] = field(default_factory=dict)
     progress: str = ""
     refusal: str = ""
+    device: str = ""
+    max_rate_hz: float = 0.0
     peak_memory_mb: float = math.nan
 
 
@@ -159,6 +164,7 @@ def key_values(health: NodeHealth) -> dict[str, str]:
     statistics, inputs = health.statistics, health.inputs
     numbers = {
         "rate_hz": statistics.rate_hz,
+        "max_rate_hz": health.max_rate_hz,
         "total_p50_ms": statistics.total_p50_ms,
         "total_p99_ms": statistics.total_p99_ms,
         **{f"{stage}_ms": ms for stage, ms in statistics.stages_ms.items() if stage != "total"},
@@ -181,6 +187,8 @@ def key_values(health: NodeHealth) -> dict[str, str]:
         "state": health.state,
         "model": health.model,
         "backend": health.backend,
+        "device": health.device,
+        "canvas": "{} x {}".format(*inputs.canvas_size_px) if any(inputs.canvas_size_px) else "",
         **{name: f"{value:.2f}" for name, value in numbers.items()},
         **{name: str(value) for name, value in counts.items()},
         "last_trouble": health.last_problem,

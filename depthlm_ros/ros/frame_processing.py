@@ -20,6 +20,7 @@ from depthlm_ros.errors import BadIntrinsics
 from depthlm_ros.geometry.point_cloud import CloudBuilder, sparse_cloud
 from depthlm_ros.geometry.rectify import Rectifier
 from depthlm_ros.model import Model
+from depthlm_ros.ros.body_mask import BodyMask
 from depthlm_ros.ros.camera_info_sync import CameraImage, is_same_camera, stamp_ns
 from depthlm_ros.ros.message_in import camera_from_info, compressed_to_rgb, image_to_rgb, info_key
 from depthlm_ros.ros.statistics import ProblemLog
@@ -74,18 +75,28 @@ class FrameProcessor:
     """Turns images into frame results. Used by one thread.
 
     is_compressed: whether the messages are CompressedImage. is_rectified: whether the images are rectified already.
-    bit_depth: bits in use in images of 16 bits.
+    bit_depth: bits in use in images of 16 bits. mask: of the robot's own body in the images; None if it is not in
+    sight. canvas_size_px: (width, height) of what the model saw of the last image; (0, 0) before.
     """
 
+    canvas_size_px: tuple[int, int] = (0, 0)
+
     def __init__(
-        self, model: Model, is_compressed: bool, is_rectified: bool, problems: ProblemLog, bit_depth: int = 16
+        self,
+        model: Model,
+        is_compressed: bool,
+        is_rectified: bool,
+        problems: ProblemLog,
+        bit_depth: int = 16,
+        mask: BodyMask | None = None,
     ) -> None:
         self._model, self._is_rectified, self._problems = model, is_rectified, problems
-        self._bit_depth = bit_depth
+        self._bit_depth, self._mask = bit_depth, mask
         self._frame_ids_reported: set[tuple[str, str]] = set()
         self._to_rgb = compressed_to_rgb if is_compressed else image_to_rgb
         self._info_key: tuple | None = None
         self._rectifier: Rectifier | None = None
+        self._seen: np.ndarray | None = None
 
     def process(self, image: CameraImage) -> FrameResult:
         """Decodes and rectifies an image and runs the model.
@@ -99,9 +110,10 @@ class FrameProcessor:
         self._report_black(rgb, message)
         stopwatch.lap("decode")
         rgb = rectifier.rectify(rgb)
-        frame = Frame(rgb, rectifier.intrinsics, image.stamp_ns, message.header.frame_id, rectifier.valid)
+        frame = Frame(rgb, rectifier.intrinsics, image.stamp_ns, message.header.frame_id, self._seen_by(rectifier))
         stopwatch.lap("rectify")
         view = self._model.look(frame)
+        self.canvas_size_px = view.canvas_size_px
         stopwatch.lap("normalise")
         stopwatch.move("normalise", "look", 1e3 * view.backend_s)
         return FrameResult(view, image, stopwatch)
@@ -118,6 +130,7 @@ class FrameProcessor:
         if key != self._info_key or self._rectifier is None:
             previous, self._info_key, self._rectifier = self._rectifier, key, None
             self._rectifier = Rectifier(camera_from_info(image.info, self._is_rectified), self._is_rectified)
+            self._seen = None
             if previous is not None:
                 self._report_change(previous.intrinsics, self._rectifier.intrinsics)
             self._report_poor_fit(self._rectifier.intrinsics)
@@ -153,6 +166,12 @@ class FrameProcessor:
             f"{brightest} of 255. To mend it: {advice}.",
         )
 
+    def _seen_by(self, rectifier: Rectifier) -> np.ndarray | None:
+        """Returns seen_pixels; a mask is rectified once."""
+        if self._seen is None:
+            self._seen = seen_pixels(rectifier, self._mask)
+        return self._seen
+
     def _report_change(self, previous: Intrinsics, camera: Intrinsics) -> None:
         lens = ", with another distortion (D, R or the distortion model)" if previous == camera else ""
         self._problems.report(
@@ -179,18 +198,31 @@ class FrameProcessor:
         )
 
 
+def seen_pixels(rectifier: Rectifier, mask: BodyMask | None) -> np.ndarray | None:
+    """Returns bool (H, W), False where the rectified image shows nothing of the world; None if there is no such pixel.
+
+    Raises BadInput for a mask of another size than the images.
+    """
+    return mask.seen(rectifier) if mask else rectifier.valid
+
+
 def rectified_frame(
-    message: Image | CompressedImage, info: CameraInfo, is_rectified: bool, bit_depth: int = 16
+    message: Image | CompressedImage,
+    info: CameraInfo,
+    is_rectified: bool,
+    bit_depth: int = 16,
+    mask: BodyMask | None = None,
 ) -> Frame:
     """Returns a single image, raw or compressed, rectified by its calibration. Raises BadImage, BadIntrinsics.
 
-    is_rectified: whether it is rectified already. bit_depth: bits in use in an image of 16 bits. Nothing is kept: for
-    images that do not belong to a stream.
+    is_rectified: whether it is rectified already. bit_depth: bits in use in an image of 16 bits. mask: of the robot's
+    own body in it. Nothing is kept: for images that do not belong to a stream.
     """
     rectifier = Rectifier(camera_from_info(info, is_rectified), is_rectified)
     to_rgb = compressed_to_rgb if hasattr(message, "format") else image_to_rgb
     rgb = rectifier.rectify(to_rgb(message, bit_depth))
-    return Frame(rgb, rectifier.intrinsics, stamp_ns(message.header), message.header.frame_id, rectifier.valid)
+    seen = seen_pixels(rectifier, mask)
+    return Frame(rgb, rectifier.intrinsics, stamp_ns(message.header), message.header.frame_id, seen)
 
 
 def _describe(camera: Intrinsics) -> str:

@@ -37,10 +37,11 @@ from std_msgs.msg import Header
 from depthlm_ros.errors import SetupError
 from depthlm_ros.model import Model
 from depthlm_ros.ros.active_session import ActiveSession, SessionContext, image_topic
+from depthlm_ros.ros.body_mask import read_body_mask
 from depthlm_ros.ros.diagnostics import InputStatus, NodeHealth, diagnostics_message
 from depthlm_ros.ros.fastdds import use_large_shared_memory
 from depthlm_ros.ros.model_loading import BuildCancelled, ModelLoader
-from depthlm_ros.ros.parameters import Parameters, check_mode, declare_parameters, updated_parameters
+from depthlm_ros.ros.parameters import BadParameter, Parameters, check_mode, declare_parameters, updated_parameters
 from depthlm_ros.ros.publishers import Publishers
 from depthlm_ros.ros.qos import Report, is_reliability_set
 from depthlm_ros.ros.services import create_services
@@ -168,6 +169,7 @@ class DepthNode(LifecycleNode):
     def _configure(self) -> None:
         started_s = time.perf_counter()
         parameters = self.parameters
+        mask = read_body_mask(parameters.mask_file)  # before the model, whose loading takes long
         model = self._loader.load(parameters)
         check_mode(model, parameters.mode)
         self._model = model
@@ -176,6 +178,9 @@ class DepthNode(LifecycleNode):
             f"model {model.name} on {model.backend_name}, loaded in {time.perf_counter() - started_s:.2f} s; "
             f"mode {parameters.mode}"
         )
+
+        if mask:
+            self.get_logger().info(f"mask_file {mask.path}: the robot's body is {100 * mask.share:.3g} % of the image")
 
     def _activate(self) -> None:
         assert self._model and self._output, "ROS activates only configured nodes"
@@ -208,10 +213,19 @@ class DepthNode(LifecycleNode):
 
     def _set_parameters(self, news: Sequence[Parameter]) -> SetParametersResult:
         try:
-            self.parameters = updated_parameters(self.parameters, news)
+            updated = updated_parameters(self.parameters, news)
+            if any(new.name == "mask_file" for new in news):
+                self._check_mask(updated.mask_file)
+            self.parameters = updated
         except SetupError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
+
+    def _check_mask(self, path: str) -> None:
+        """Raises BadParameter for a mask that cannot be used, and while the node is active."""
+        if self._session:
+            raise BadParameter("parameter mask_file cannot be set while the node is active: deactivate it first.")
+        read_body_mask(path)
 
     def _clock_went_back(self, jump: TimeJump) -> None:
         session = self._session  # read once: another thread may deactivate the node now
@@ -228,6 +242,8 @@ class DepthNode(LifecycleNode):
             state="active" if session else "inactive" if model else "unconfigured",
             model=model.name if model else self.parameters.model,
             backend=model.backend_name if model else self.parameters.backend,
+            device=_device_of(model) if model else self.parameters.device,
+            max_rate_hz=self.parameters.max_rate_hz,
             camera_topic=self._image_topic,
             statistics=self._statistics.snapshot(),
             inputs=session.check_inputs(self.parameters.stale_after_s) if session else InputStatus(),
@@ -238,6 +254,12 @@ class DepthNode(LifecycleNode):
             refusal=self._refusal,
             peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
         )
+
+
+def _device_of(model: Model) -> str:
+    """Returns where a model runs; "" for VLM3, whose checkpoints are loaded when they are first asked."""
+    backend = getattr(model, "backend", None)
+    return backend.device if backend else ""
 
 
 class StopSignal:

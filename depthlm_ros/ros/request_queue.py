@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from depthlm_ros.core import Question
 from depthlm_ros.ros.camera_info_sync import NS_PER_S, CameraImage, CameraInfoSync, stamp_ns
 from depthlm_ros.ros.frame_processing import FrameResult
+from depthlm_ros.ros.rate_limit import RateLimit
 from depthlm_ros.ros.statistics import ProblemLog
 
 if TYPE_CHECKING:
@@ -129,12 +130,14 @@ class RequestQueue:
         max_questions: int,
         history_s: float = 0.0,
         is_sure_of_source: Callable[[], bool] = lambda: False,
+        rate_limit: RateLimit | None = None,
     ) -> None:
         """clock: the node's. max_questions: places for questions. history_s: how long earlier images are kept.
 
-        is_sure_of_source: see CameraInfoSync.
+        is_sure_of_source: see CameraInfoSync. rate_limit: of the images, but not of those that a question needs.
         """
         self._clock, self._problems, self._max_questions = clock, problems, max_questions
+        self._rate_limit = rate_limit or RateLimit()
         self._changed = threading.Condition()
         self._info_sync, self._history = CameraInfoSync(is_sure_of_source), ImageHistory(history_s)
         self._image: CameraImage | None = None
@@ -238,8 +241,7 @@ class RequestQueue:
                 self._answered_last = bool(work) and isinstance(work, list)
                 if work:
                     return work
-                waits_for_info = self._image is not None and self._is_wanted(self._image) and self._info_sync.has_info
-                self._changed.wait(_SHORT_WAIT_S if waits_for_info else _LONG_WAIT_S)
+                self._changed.wait(self._patience_s())
         return None
 
     def set_frame_result(self, result: FrameResult) -> None:
@@ -265,12 +267,24 @@ class RequestQueue:
                 question.future.set_exception(QueueClosed())
 
     def _take_image(self) -> CameraImage | None:
-        if self._image is None or not self._is_wanted(self._image):
+        if self._image is None or not self._is_wanted(self._image) or self._turn_in_s(self._image) > 0:
             return None
         paired = self._info_sync.pair(self._image, time.monotonic_ns())
         if paired is not None:
             self._image, self._is_processing = None, True
+            self._rate_limit.begin(time.monotonic())
         return paired
+
+    def _patience_s(self) -> float:
+        """Returns how long nothing needs to be done if nothing arrives."""
+        if self._image is None or not self._is_wanted(self._image) or not self._info_sync.has_info:
+            return _LONG_WAIT_S
+        return min(max(_SHORT_WAIT_S, self._turn_in_s(self._image)), _LONG_WAIT_S)
+
+    def _turn_in_s(self, image: CameraImage) -> float:
+        """Returns the seconds until an image may be processed; 0 if a question needs it."""
+        is_needed = any(each.accepts(image) and not self._is_answerable(each) for each in self._questions)
+        return 0.0 if is_needed else self._rate_limit.wait_s(time.monotonic())
 
     def _is_wanted(self, image: CameraImage) -> bool:
         return not self._is_idle or any(question.accepts(image) for question in self._questions)

@@ -20,6 +20,7 @@ from typing import Protocol, TypeVar
 
 from depthlm_ros.errors import BadInput, BadQuestion, DepthLMError
 from depthlm_ros.model import Model
+from depthlm_ros.ros.body_mask import BodyMask
 from depthlm_ros.ros.frame_processing import FrameResult
 from depthlm_ros.ros.message_out import clear_numbers
 from depthlm_ros.ros.parameters import MAX_TIMEOUT_S, Parameters
@@ -47,12 +48,17 @@ ResponseT = TypeVar("ResponseT", bound=ServiceResponse)
 
 @dataclass(frozen=True)
 class ServiceContext:
-    """What the services need of an active node. parameters: returns the node's parameters with their present values."""
+    """What the services need of an active node.
+
+    parameters: returns the node's parameters with their present values. mask: of the robot's body in the camera's
+    images; None if it is not in sight.
+    """
 
     model: Model
     parameters: Callable[[], Parameters]
     queue: RequestQueue
     transforms: Transforms
+    mask: BodyMask | None = None
 
 
 class RequestRefused(BadInput):

@@ -206,7 +206,8 @@ def _earlier_frame(context: ServiceContext, result: FrameResult, back_s: float) 
             StatusCode.NO_IMAGE, "there is no earlier image yet: ask again when the camera has sent more."
         )
     parameters = context.parameters()
-    frame = rectified_frame(image.message, image.info, parameters.rectified_input, parameters.image_bit_depth)
+    settings = parameters.rectified_input, parameters.image_bit_depth
+    frame = rectified_frame(image.message, image.info, *settings, context.mask)
     found_s = (result.image.stamp_ns - image.stamp_ns) / NS_PER_S
     if abs(found_s - back_s) > TIME_TOLERANCE * back_s:
         return frame, f"the nearest earlier image is {found_s:.2f} s before the newest, not {back_s:.2f} s."

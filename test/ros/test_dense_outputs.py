@@ -1,5 +1,8 @@
 """The outputs beside depth/image: standard deviations, compressed depth and thinned clouds, only for who listens."""
 
+import time
+
+import cv2
 import numpy as np
 import pytest
 
@@ -7,6 +10,7 @@ pytestmark = pytest.mark.ros
 pytest.importorskip("rclpy")
 pytest.importorskip("depthlm_ros.srv")
 
+from geometry_msgs.msg import Point  # noqa: E402
 from rcl_interfaces.srv import SetParameters  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from support.compressed_depth_reader import read_compressed_depth  # noqa: E402
@@ -14,8 +18,10 @@ from support.paths import TINY  # noqa: E402
 from support.ros_rig import CAMERA, depth_of, new_rig, picture, points_of  # noqa: E402
 
 from depthlm_ros.core import Frame  # noqa: E402
+from depthlm_ros.errors import SetupError  # noqa: E402
 from depthlm_ros.model import load_model  # noqa: E402
 from depthlm_ros.ros.message_out import colour_image  # noqa: E402
+from depthlm_ros.srv import QueryDepth  # noqa: E402
 
 if not TINY.is_dir():
     pytest.skip("engines/tiny is not here: `make train` makes it", allow_module_level=True)
@@ -84,3 +90,59 @@ def test_voxels_thin_the_cloud_while_the_node_runs(rig):
 def test_compressed_depth_stays_below_the_image_when_that_is_remapped(rig):
     rig.start("-r", "depth/image:=eye/depth", watched=())
     rig.wait(lambda: rig.node.count_publishers(f"{rig.namespace}/eye/depth/compressedDepth"), "publisher")
+
+
+def test_robot_s_own_body_has_no_depth_and_the_mask_is_set_only_while_the_node_is_not_active(rig, tmp_path):
+    from lifecycle_msgs.msg import Transition
+
+    body = np.zeros((120, 160), np.uint8)
+    body[90:, 40:100] = 255
+    path = tmp_path / "body.png"
+    path.write_bytes(cv2.imencode(".png", body)[1].tobytes())
+    rig.start(watched=ALL)
+    rig.shoot_until("depth/image")
+    refused = set_to(rig, mask_file=str(path))
+    assert not refused.successful and "deactivate" in refused.reason
+    assert rig.transition(Transition.TRANSITION_DEACTIVATE)
+    missing = set_to(rig, mask_file=str(tmp_path / "missing.png"))
+    assert not missing.successful and "missing.png" in missing.reason
+    assert set_to(rig, mask_file=str(path)).successful
+    assert rig.transition(Transition.TRANSITION_ACTIVATE)
+    at_ns = shoot_until_active(rig)
+    depth, compressed, std, cloud = (rig.of_stamp(name, at_ns) for name in ALL)
+    compressed_m = read_compressed_depth(compressed.data, compressed.format)
+    for values in (depth_of(depth), compressed_m, depth_of(std), points_of(cloud)[..., 2]):
+        assert np.array_equal(np.isnan(values), body > 0)
+    query = rig.ask("query_depth", QueryDepth.Request(pixels=[Point(x=60.0, y=100.0), Point(x=10.0, y=10.0)]))
+    assert np.isnan(query.depth[0]) and np.isfinite(query.depth[1])
+
+
+def shoot_until_active(rig) -> int:
+    """Returns the stamp of an image that was sent and processed after the node became active again."""
+    before = len(rig.received["depth/image"])
+    rig.wait(lambda: shoot(rig) and len(rig.received["depth/image"]) > before, "depth")
+    return shoot(rig)
+
+
+def test_unreadable_mask_ends_the_start_with_its_name(rig, tmp_path):
+    rig.start("-p", f"mask_file:={tmp_path}/none.png", watched=())
+    with pytest.raises(SetupError):
+        rig.wait(lambda: rig.process.check(), "end of the node")
+    assert "mask_file" in rig.log and "none.png" in rig.log
+
+
+def test_rate_is_limited_while_the_node_runs_and_diagnostics_name_the_set_up(rig):
+    rig.start("-p", "max_rate_hz:=4.0", "-p", "device:=cpu")
+    rig.shoot_until("depth/image")
+    start_s = time.monotonic()
+    rig.received["depth/image"].clear()
+    while time.monotonic() - start_s < 2.0:
+        shoot(rig)
+        time.sleep(0.02)
+    assert 1 <= len(rig.received["depth/image"]) <= 10
+    health = rig.newest_health()
+    assert (health["model"], health["backend"], health["device"]) == ("tiny", "onnxruntime", "cpu")
+    assert health["canvas"] == "256 x 192" and float(health["max_rate_hz"]) == 4.0
+    assert int(health["frames_dropped"]) > 0
+    assert set_to(rig, max_rate_hz=0.0).successful
+    rig.of_stamp("depth/image", shoot(rig))

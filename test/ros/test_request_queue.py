@@ -45,7 +45,8 @@ class QueueUser:
         self.problems = ProblemLog(self.logged.append)
         self.clock = FakeClock()
         self.queue = RequestQueue(self.clock, self.problems, max_questions, history_s)
-        self.queue.put_info(message(START_NS - NS_PER_S))
+        self.info = message(START_NS - NS_PER_S)
+        self.queue.put_info(self.info)
 
     def put_image(self, at_ms: int, clock_ms: int | None = None) -> None:
         self.clock.nanoseconds = START_NS + (at_ms if clock_ms is None else clock_ms) * 1_000_000

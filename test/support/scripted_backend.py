@@ -23,6 +23,7 @@ class ScriptedBackend:
     """
 
     name = "scripted"
+    device = "cpu"
 
     def __init__(self, tokenizer: Tokenizer, end: str, reply: Callable[[str], str], sure: bool = True) -> None:
         self.tokenizer, self.end, self.reply, self.sure = tokenizer, end, reply, sure

@@ -125,6 +125,7 @@ class TensorRTBackend:
         self._trt = load_tensorrt()
         self._bundle, self._plans = bundle, plans or bundle.folder
         self._device = open_device(parse_device_index(device))
+        self.device = device or "cuda"
         self._lock = threading.Lock()
         self._check_plans()
         self._look_runners: dict[tuple[tuple[int, ...], ...], _LookRunner] = {}
