@@ -29,6 +29,8 @@ from depthlm_ros.ros.tf import Transforms
 
 # How long the last run of the model may take when the node stops.
 STOP_TIMEOUT_S = 30.0
+# How long the requests that were refused because of that may take to return.
+LEAVE_TIMEOUT_S = 2.0
 COMPRESSED_SUFFIX = "/compressed"
 # Matches image_rect, image_rect_color and rectified/image, but not direct or correct.
 _RECTIFIED = re.compile(r"(?<![a-z])rect", re.IGNORECASE)
@@ -103,8 +105,7 @@ class ActiveSession:
             problems.report("rectified image", _rectified_twice(self.image_topic))
 
     def start(self) -> None:
-        """Starts to listen to tf and to process images and questions."""
-        self._transforms.start()
+        """Starts to process images and questions."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -119,6 +120,8 @@ class ActiveSession:
             self._node.get_logger().error(
                 f"the model has not returned within {STOP_TIMEOUT_S:g} s; the node goes on without it"
             )
+        self.queue.wait_until_left(LEAVE_TIMEOUT_S)
+        self.queue.forget()
 
     def restart(self, why: str) -> None:
         """Forgets images, frames and transforms because time went back. why: what has jumped, for the log."""

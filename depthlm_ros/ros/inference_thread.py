@@ -107,7 +107,8 @@ class InferenceThread(threading.Thread):
         except Exception as error:  # the service that asked reports it to its caller
             if not isinstance(error, BadInput):
                 self._report(error, self._statistics.count_failed_answer)
-            question.future.set_exception(error)
+            # Without the traceback, which holds the question: a circle that nobody breaks if the caller has left.
+            question.future.set_exception(error.with_traceback(None))
         else:
             took_ms = 1e3 * (time.perf_counter() - started_s)
             self._statistics.count_question(took_ms if question.question is not None else None)

@@ -191,6 +191,7 @@ class RequestQueue:
         finally:
             with self._changed:
                 self._places_taken -= 1
+                self._changed.notify_all()
 
     def put_question(self, question: PendingQuestion) -> None:
         """Puts a question in. Raises QueueClosed."""
@@ -248,7 +249,7 @@ class RequestQueue:
         """Stores the result for a frame; questions are answered from it from now on."""
         with self._changed:
             self._is_processing = False
-            if result.image.number >= self._first_number:
+            if result.image.number >= self._first_number and not self.is_closed:
                 self._frame_result = result
 
     def restart(self, why: str) -> None:
@@ -265,6 +266,16 @@ class RequestQueue:
         for question in questions:
             if question.future.set_running_or_notify_cancel():
                 question.future.set_exception(QueueClosed())
+
+    def wait_until_left(self, timeout_s: float) -> bool:
+        """Waits until no request holds a place any more; returns whether that is so."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._places_taken == 0, timeout_s)
+
+    def forget(self) -> None:
+        """Forgets all images and the frame result, which holds the model. ROS may hold a closed queue for a while."""
+        with self._changed:
+            self._forget()
 
     def _take_image(self) -> CameraImage | None:
         if self._image is None or not self._is_wanted(self._image) or self._turn_in_s(self._image) > 0:
@@ -311,10 +322,13 @@ class RequestQueue:
             "time went back",
             f"{why}: all images so far are forgotten; if no bag was restarted, check the camera's clock.",
         )
-        self._history.clear()
-        self._image = self._frame_result = self.newest = None
+        self._forget()
         self._is_processing = False
         self._first_number = self.received + 1
+
+    def _forget(self) -> None:
+        self._history.clear()
+        self._image = self._frame_result = self.newest = None
 
 
 def _late_image(behind_ns: int) -> str:

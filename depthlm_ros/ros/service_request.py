@@ -89,20 +89,35 @@ def respond(
         response.model = context.model.name
         with context.queue.reserve_place():
             answer(context, request, response)
-    except RequestRefused as error:
-        response.status, response.message = int(error.status), str(error)
-    except QueueFull as error:
-        response.status, response.message = int(StatusCode.BUSY), str(error)
-    except BadInput as error:
-        response.status, response.message = int(StatusCode.BAD_REQUEST), str(error)
-    except DepthLMError as error:
-        response.status, response.message = int(StatusCode.INTERNAL), str(error)
     except Exception as error:  # the service must answer, whatever happened
-        response.status = int(StatusCode.INTERNAL)
-        response.message = f"{type(error).__name__}: {error}; please report it."
+        response.status, response.message = status_and_message(error)
+        _forget_tracebacks(error)
     response.success = response.status == StatusCode.OK
     response.latency = time.perf_counter() - started_s
     return response
+
+
+def status_and_message(error: Exception) -> tuple[int, str]:
+    """Returns the status code and the message of a response that ends with an error."""
+    if isinstance(error, RequestRefused):
+        return int(error.status), str(error)
+    if isinstance(error, QueueFull):
+        return int(StatusCode.BUSY), str(error)
+    if isinstance(error, BadInput):
+        return int(StatusCode.BAD_REQUEST), str(error)
+    if isinstance(error, DepthLMError):
+        return int(StatusCode.INTERNAL), str(error)
+    return int(StatusCode.INTERNAL), f"{type(error).__name__}: {error}; please report it."
+
+
+def _forget_tracebacks(error: BaseException | None) -> None:
+    """Drops the tracebacks of an error and of those that led to it.
+
+    They hold the question, whose future holds the error: this circle would keep the model in memory.
+    """
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 def wait_for_answer(context: ServiceContext, question: PendingQuestion[AnswerT], timeout_s: float) -> AnswerT:

@@ -97,6 +97,8 @@ def answer_spatial(context: ServiceContext, request: SpatialQuery.Request, respo
     if marks > MAX_MARKS:
         raise BadQuestion(f"{marks} pixels and regions are marked: one question is about at most {MAX_MARKS}.")
     question = Question(request.question, pixels_from(request.pixels), regions_from(request.regions))
+    if request.target_frame:
+        context.transforms.listen()
 
     pending: PendingQuestion[tuple[FrameResult, Answer]] = PendingQuestion(
         lambda result: (result, result.view.ask_all([question])[0]), request.fresh, question

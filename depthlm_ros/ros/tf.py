@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
+import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -17,34 +20,44 @@ from depthlm_ros.ros.camera_info_sync import plain_frame_id
 
 # How long a request waits for a transform: an image may arrive a little before the transform of its time.
 TIMEOUT_S = 0.5
+# For so long after the start a missing transform is said to be older than that.
+NEW_S = 5.0
 
 
 class Transforms:
-    """Listens to tf between `start` and `stop`, so that the transforms of an image's time are there for a request.
+    """Listens to tf from the first `listen` to `stop`. A request calls `listen` before it waits for its answer.
 
-    If tf2_ros is not installed, only the requests that need it fail.
+    Not earlier: on a robot the transforms of all joints can take most of a core, and many users never need one. If
+    tf2_ros is not installed, only the requests that need it fail.
     """
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._lock = threading.Lock()
+        self._is_stopped = False
+        self._since_s = math.nan
         # A tf2_ros.Buffer and a tf2_ros.TransformListener; tf2_ros is optional.
         self._buffer: Any = None
         self._listener: Any = None
         self._why_none = "the node is not active"
 
-    def start(self) -> None:
-        """Starts to listen."""
-        try:
-            import tf2_ros
-        except ImportError as error:
-            self._why_none = (
-                f"tf2_ros cannot be imported ({error}): install it (ros-$ROS_DISTRO-tf2-ros-py), or leave target_frame "
-                "empty for points in the camera's frame"
-            )
-            return
-        # Without a node the buffer offers no service of its own.
-        self._buffer = tf2_ros.Buffer()
-        self._listener = tf2_ros.TransformListener(self._buffer, self._node)
+    def listen(self) -> None:
+        """Starts to listen, unless that was done before. Any thread may call it."""
+        with self._lock:
+            if self._listener or self._is_stopped:
+                return
+            try:
+                import tf2_ros
+            except ImportError as error:
+                self._why_none = (
+                    f"tf2_ros cannot be imported ({error}): install it (ros-$ROS_DISTRO-tf2-ros-py), or leave "
+                    "target_frame empty for points in the camera's frame"
+                )
+                return
+            # Without a node the buffer offers no service of its own.
+            self._buffer = tf2_ros.Buffer()
+            self._listener = tf2_ros.TransformListener(self._buffer, self._node)
+            self._since_s = time.monotonic()
 
     def clear(self) -> None:
         """Forgets all transforms, because time went back: what moves was elsewhere then."""
@@ -54,9 +67,11 @@ class Transforms:
 
     def stop(self) -> None:
         """Ends the subscriptions."""
-        listener, self._listener, self._buffer = self._listener, None, None
-        if listener:
-            listener.unregister()
+        with self._lock:
+            listener, self._listener, self._buffer = self._listener, None, None
+            self._is_stopped = True
+            if listener:
+                listener.unregister()
 
     def move_points(self, header: Header, points_m: np.ndarray, target_frame: str) -> tuple[Header, np.ndarray]:
         """Returns header and points (N, 3) in the target frame, at the image's stamp.
@@ -85,8 +100,17 @@ class Transforms:
         except tf2_ros.TransformException as error:
             raise BadQuestion(
                 f"no transform from {header.frame_id!r} to target_frame {target_frame!r} at the image's stamp: "
-                f"{error}. Check that both frames are on /tf or /tf_static, or leave target_frame empty."
+                f"{error}. {self._advice()}, or leave target_frame empty."
             ) from error
+
+    def _advice(self) -> str:
+        listened_s = time.monotonic() - self._since_s
+        if listened_s > NEW_S:
+            return "Check that both frames are on /tf or /tf_static"
+        return (
+            f"The node began to listen to tf {listened_s:.1f} s ago, with the first request that needs it, and an "
+            "older image cannot be placed: ask again, check that both frames are on /tf or /tf_static"
+        )
 
 
 def rotate_and_shift(

@@ -1,4 +1,4 @@
-"""Points in another frame: the node listens to tf before a request comes, and a request that waits holds a place."""
+"""Points in another frame: the node listens to tf once a request needs it, and a request that waits holds a place."""
 
 import numpy as np
 import pytest
@@ -59,17 +59,23 @@ def ask(target_frame: str) -> SpatialQuery.Request:
     return SpatialQuery.Request(question="How far is the red box?", target_frame=target_frame, timeout_s=15.0)
 
 
-def test_node_listens_to_tf_from_activation_to_deactivation(rig):
+def test_node_listens_to_tf_from_the_first_target_frame_to_deactivation(rig):
     rig.start()
-    rig.wait(lambda: "tf: listening" in rig.log, "listener, before any request")
     rig.shoot_until("depth/image")
-    own, moved = rig.ask("spatial_query", ask("")), rig.ask("spatial_query", ask("base"))
+    own = rig.ask("spatial_query", ask(""))
+    assert own.status != Codes.BAD_REQUEST and "tf: listening" not in rig.log
+    moved = rig.ask("spatial_query", ask("base"))
     assert moved.status == own.status and moved.header.frame_id == "base"
     assert len(moved.points) == len(own.points)
     for there, here in zip(moved.points, own.points, strict=True):
         assert np.allclose([there.x, there.y, there.z], [10.0 - here.y, here.x, here.z], equal_nan=True)
     assert rig.log.count("tf: listening") == 1
+    rig.ask("spatial_query", ask("base"))
+    assert rig.log.count("tf: listening") == 1
     assert rig.transition(Transition.TRANSITION_DEACTIVATE) and rig.log.count("tf: unregistered") == 1
+    assert rig.transition(Transition.TRANSITION_ACTIVATE)
+    rig.shoot_until("depth/image")
+    assert rig.log.count("tf: listening") == 1 and rig.ask("spatial_query", ask("base")).header.frame_id == "base"
 
 
 def test_request_that_waits_for_a_transform_holds_a_place(rig):
@@ -81,6 +87,7 @@ def test_request_that_waits_for_a_transform_holds_a_place(rig):
     for future in waiting:
         answer = rig.finish(future)
         assert answer.status == Codes.BAD_REQUEST and "'nowhere'" in answer.message
+        assert "began to listen to tf" in answer.message and "ask again" in answer.message
     assert rig.ask("spatial_query", ask("")).status != Codes.BUSY
 
 
