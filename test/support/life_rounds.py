@@ -1,4 +1,4 @@
-"""Takes one depth node through rounds of deactivate, cleanup, configure and activate, under load, and prints one JSON line.
+"""Takes one depth node through rounds of deactivate, cleanup, configure and activate, under load; prints one JSON line.
 
     python test/support/life_rounds.py ROUNDS
 
@@ -11,7 +11,6 @@ cleanup. A test runs this script.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import threading
 import time
@@ -94,7 +93,7 @@ def process_state() -> dict[str, float]:
     return {
         "memory_mb": int(status["VmRSS"].split()[0]) * 1024 / 1e6,
         "threads": int(status["Threads"]),
-        "descriptors": len(os.listdir("/proc/self/fd")),
+        "descriptors": len(list(Path("/proc/self/fd").iterdir())),
     }
 
 
@@ -123,16 +122,18 @@ def main(rounds: int) -> None:
     executors[0].add_node(node)
     executors[1].add_node(load.node)
     spinners = [threading.Thread(target=spin, args=(each, stop, print)) for each in executors]
-    assert start(node)
-    for spinner in spinners:
-        spinner.start()
-    states = [one_round(node, load) for _ in range(rounds)]
-    node.release()
-    for executor in executors:
-        executor.shutdown(5)
-    for spinner in spinners:
-        spinner.join()
-    rclpy.shutdown()
+    try:
+        assert start(node)
+        for spinner in spinners:
+            spinner.start()
+        states = [one_round(node, load) for _ in range(rounds)]
+    finally:
+        node.release()
+        for executor in executors:
+            executor.shutdown(5)
+        for spinner in spinners:
+            spinner.join()
+        rclpy.shutdown()
     print(json.dumps({name: [state[name] for state in states] for name in states[0]}))
 
 
