@@ -187,3 +187,36 @@ def pair_of_looks(looks: Sequence[Look], features: Sequence[np.ndarray | None]) 
 def read_look(look: Look, prefix: KeyValues, length: int) -> Look:
     """Returns the look with the prefix that was read, without the features, so that their memory becomes free."""
     return replace(look, prefix=prefix, length=length, features=None)
+
+
+def checked_look(look: Look, graph: str, precision: str) -> Look:
+    """Returns the look. Raises BackendFailed if its depth or standard deviations are not numbers.
+
+    Every backend passes its results through this and checked_step. Without them NaN, which a number that overflows
+    becomes, would pass for a picture of unknown depth. graph: what gave the look. precision: the type that it computes
+    in.
+    """
+    for name, values in (("depth", look.depth_m), ("standard deviations", look.relative_std)):
+        if values is not None and not np.isfinite(values).all():
+            share = 100.0 * (1.0 - np.isfinite(values).mean())
+            raise BackendFailed(f"{graph} gave {name} that are no numbers, in {share:.3g} % {_nan_advice(precision)}")
+    return look
+
+
+def checked_step(output: StepOutput, graph: str, precision: str) -> StepOutput:
+    """Returns the output of a step. Raises BackendFailed if its logits are not numbers; see checked_look.
+
+    The first token of the vocabulary would be chosen again and again.
+    """
+    is_number = np.isfinite(output.log_probability)
+    if not is_number.all():
+        share = 100.0 * (1.0 - is_number.mean())
+        raise BackendFailed(f"{graph} gave logits that are no numbers, in {share:.3g} % {_nan_advice(precision)}")
+    return output
+
+
+def _nan_advice(precision: str) -> str:
+    return (
+        f"of them (NaN or infinite), in precision {precision}: numbers overflowed, or the weights are damaged. Use "
+        "another precision, such as fp32 (depthlm engine build --precision fp32), or get the weights again."
+    )

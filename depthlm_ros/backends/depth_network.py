@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from depthlm_ros.backends.base import KeyValues, Look, StepInput, StepOutput
+from depthlm_ros.backends.base import KeyValues, Look, StepInput, StepOutput, checked_look
 from depthlm_ros.backends.onnx_runtime import OnnxSessions
 from depthlm_ros.errors import BackendFailed, BadBundle, BadQuestion
 from depthlm_ros.geometry.pinhole import Intrinsics, centred_camera, ray_slopes
@@ -59,7 +59,11 @@ class DepthNetworkBackend(OnnxSessions):
         """
         fields, size_px = self._network.fields, camera.size_px
         outputs = self._outputs(image, camera)
-        depth_m = depth_from_output(self._map(outputs, fields.depth.output, size_px), fields.depth)
+        values = self._map(outputs, fields.depth.output, size_px)
+        if np.isnan(values).all():  # some of them may be: networks mark what they do not know
+            precision = outputs[fields.depth.output].dtype
+            checked_look(Look(values[None], None, 1, 0, 0), str(self._network.path), str(precision))
+        depth_m = depth_from_output(values, fields.depth)
         if not fields.depth.relative_std:
             return Look(depth_m[None], None, 1, 0, 0)
         relative_std = self._map(outputs, fields.depth.relative_std, size_px, channel=0)

@@ -21,6 +21,8 @@ from depthlm_ros.backends.base import (
     Look,
     StepInput,
     StepOutput,
+    checked_look,
+    checked_step,
     pair_of_looks,
     penalise_repetition,
     read_input,
@@ -65,6 +67,7 @@ class _LookGraph:
 
     session: onnxruntime.InferenceSession
     next_position: int
+    path: Path
 
 
 class OnnxSessions:
@@ -179,7 +182,8 @@ class OnnxRuntimeBackend(OnnxSessions):
         depth_m, relative_std = (outputs[name].numpy() if name in outputs else None for name in READ_INPUTS[1:])
         prefix = (outputs["keys"], outputs["values"]) if "keys" in outputs else None
         length = prefix[0].shape()[3] if prefix else 0
-        return Look(depth_m, prefix, 1, length, graph.next_position, relative_std, outputs.get(READ_INPUTS[0]))
+        look = Look(depth_m, prefix, 1, length, graph.next_position, relative_std, outputs.get(READ_INPUTS[0]))
+        return checked_look(look, str(graph.path), self._bundle.precision)
 
     def read(self, look: Look) -> Look:
         """See Backend. Raises BadBundle for a graph that lacks an input or output."""
@@ -226,7 +230,8 @@ class OnnxRuntimeBackend(OnnxSessions):
         slots = slice(step_input.first_slot, step_input.first_slot + step_input.ids.shape[1])
         for text, name in zip(cache.text, ("keys", "values"), strict=True):
             text[:, :, :, slots] = outputs[name].numpy()
-        return pick_most_probable(penalise_repetition(outputs["logits"].numpy(), step_input), step_input.watched)
+        output = pick_most_probable(penalise_repetition(outputs["logits"].numpy(), step_input), step_input.watched)
+        return checked_step(output, str(self._bundle.step_path), self._bundle.precision)
 
     def _load_look_graph(self, images: Sequence[np.ndarray]) -> _LookGraph:
         """Checks the sizes of images, which come for the first time, and loads their graph."""
@@ -235,7 +240,7 @@ class OnnxRuntimeBackend(OnnxSessions):
         session = self._session(path)
         if self._bundle.depth_first:
             _check_names(session, path, (), READ_INPUTS[1:] if self._bundle.only_depth else READ_INPUTS)
-        graph = _LookGraph(session, self._bundle.next_position(size_px, count))
+        graph = _LookGraph(session, self._bundle.next_position(size_px, count), path)
         self._look_graphs[tuple(image.shape for image in images)] = graph
         return graph
 

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from depthlm_ros.backends.base import Look, StepInput, StepOutput, pair_of_looks, read_input, read_look
+from depthlm_ros.backends.base import (
+    Look,
+    StepInput,
+    StepOutput,
+    checked_look,
+    checked_step,
+    pair_of_looks,
+    read_input,
+    read_look,
+)
 from depthlm_ros.errors import BackendFailed, DepthLMError, OutOfMemory
 from depthlm_ros.model_files.bundle import ModelBundle
 from depthlm_ros.model_files.checkpoint import ReleasedCheckpoint
@@ -30,6 +39,7 @@ ImageSizes: TypeAlias = tuple[tuple[int, int], ...]
 
 # A graph holds constants for the sizes of its images. One camera has one size, a pair of cameras one more.
 MAX_GRAPHS = 8
+LOOK_GRAPH = "the graph for images in torch"
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,7 @@ class TorchBackend:
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         with self._errors("load the model"):
             self._model = load(self.device)
+        self._precision = str(next(self._model.parameters()).dtype).removeprefix("torch.")
         self._step_graph = graphs.StepGraph(self._model).eval()
         self._depth_graph = graphs.DepthLookGraph(self._model).eval() if self._model.depth_first else None
         # Graphs that give keys and values, by the sizes of their images.
@@ -92,7 +103,8 @@ class TorchBackend:
             keys, values = outputs[-2:]
             depth_m = outputs[0].float().cpu().numpy() if len(outputs) == 3 else None
         layout = self._layout(sizes_px)
-        return Look(depth_m, (keys, values), keys.shape[1], layout.length, layout.next_position)
+        look = Look(depth_m, (keys, values), keys.shape[1], layout.length, layout.next_position)
+        return checked_look(look, LOOK_GRAPH, self._precision)
 
     def read(self, look: Look) -> Look:
         """See Backend."""
@@ -131,7 +143,8 @@ class TorchBackend:
             cache.text[1][:, :, :, slots] = values
             log_probability = self._penalise(logits.float(), step_input).log_softmax(-1)
             best, chosen = log_probability.max(-1)
-            return StepOutput(*(tensor.cpu().numpy() for tensor in (chosen, best, log_probability[:, watched])))
+            output = StepOutput(*(tensor.cpu().numpy() for tensor in (chosen, best, log_probability[:, watched])))
+        return checked_step(output, "the graph for text in torch", self._precision)
 
     def _penalise(self, logits: torch.Tensor, step_input: StepInput) -> torch.Tensor:
         """See base.penalise_repetition, here on the device."""
@@ -148,7 +161,8 @@ class TorchBackend:
             outputs = self._depth_graph(self._torch.from_numpy(image).to(self.device))
             depth_m, relative_std = (output.float().cpu().numpy() for output in outputs[:2])
         next_position = self._layout((size_px,)).next_position
-        return Look(depth_m, None, len(image), 0, next_position, relative_std, features=outputs[2])
+        look = Look(depth_m, None, len(image), 0, next_position, relative_std, features=outputs[2])
+        return checked_look(look, LOOK_GRAPH, self._precision)
 
     def _texts_around(self, images: int) -> list[Sequence[int]]:
         """Returns the token ids before, between and after so many images."""

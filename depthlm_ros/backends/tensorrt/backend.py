@@ -17,7 +17,16 @@ from pathlib import Path
 
 import numpy as np
 
-from depthlm_ros.backends.base import Look, StepInput, StepOutput, pair_of_looks, read_input, read_look
+from depthlm_ros.backends.base import (
+    Look,
+    StepInput,
+    StepOutput,
+    checked_look,
+    checked_step,
+    pair_of_looks,
+    read_input,
+    read_look,
+)
 from depthlm_ros.backends.tensorrt.cuda_device import (
     BufferPool,
     Device,
@@ -155,7 +164,8 @@ class TensorRTBackend:
             maps = {name: array.astype(np.float32) for name, array in fetched.items()}
         length = prefix.keys.shape[3] if prefix else 0
         depth_m, relative_std = (maps.get(name) for name in MAP_OUTPUTS)
-        return Look(depth_m, prefix, 1, length, runner.next_position, relative_std, features)
+        look = Look(depth_m, prefix, 1, length, runner.next_position, relative_std, features)
+        return checked_look(look, str(runner.plan.plan), self._bundle.precision)
 
     def read(self, look: Look) -> Look:
         """See Backend. Raises BadBundle for a plan that lacks an input or output."""
@@ -207,7 +217,8 @@ class TensorRTBackend:
             fetched = [staging.download(name, context.outputs[name]) for name in STEP_OUTPUTS]
             self._device.synchronize()
             chosen, log_probability, watched = (array.copy() for array in fetched)
-        return StepOutput(chosen, log_probability, watched[:, : len(step_input.watched)])
+        output = StepOutput(chosen, log_probability, watched[:, : len(step_input.watched)])
+        return checked_step(output, str(self._plan_path(self._bundle.step_path)), self._bundle.precision)
 
     def _check_plans(self) -> None:
         facts = self._device.facts()
