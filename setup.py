@@ -34,7 +34,8 @@ setup(
     data_files=data_files("engines/tiny", "config/train", "config/finetune", "config/models"),
     install_requires=requirements("base"),
     extras_require={
-        name: requirements(name) for name in ("scenes", "data", "torch", "train", "grpo", "tensorrt", "scale", "dev")
+        name: requirements(name)
+        for name in ("scenes", "data", "torch", "train", "grpo", "tensorrt", "scale", "bags", "dev")
     },
     entry_points={"console_scripts": ["depthlm = depthlm_ros.cli:main"]},
 )

@@ -166,7 +166,7 @@ install_beside_distribution() {
     pip_install .venv "installing what the node needs beside $ros" -c .venv/constraints.txt "${default_requirements[@]}" $tools
 }
 
-default_requirements=(-r requirements/base.txt -r requirements/scenes.txt -r requirements/dev.txt)
+default_requirements=(-r requirements/base.txt -r requirements/scenes.txt -r requirements/bags.txt -r requirements/dev.txt)
 
 setup_default() {
     local stamp
@@ -177,7 +177,7 @@ setup_default() {
         source_ros
         choose_distribution_python
     fi
-    stamp="$(digest requirements/{base,scenes,dev,ros,ros-constraints}.txt scripts/fit_ros_wheels.py) $python $PWD/.venv $ros"
+    stamp="$(digest requirements/{base,scenes,bags,dev,ros,ros-constraints}.txt scripts/fit_ros_wheels.py) $python $PWD/.venv $ros"
     if [ "$(cat .venv/.stamp 2>/dev/null)" != "$stamp" ]; then
         if [ "$ros" = wheels ]; then
             make_venv .venv "$python $PWD/.venv $ros"
@@ -205,7 +205,7 @@ build_interfaces() {
 setup_torch() {
     local stamp torch=()
     keep_or_choose_python .venv-torch plain
-    stamp="$(digest requirements/{base,scenes,dev,data,torch,train,grpo}.txt) ${DEPTHLM_TORCH:-} $python $PWD/.venv-torch"
+    stamp="$(digest requirements/{base,scenes,bags,dev,data,torch,train,grpo}.txt) ${DEPTHLM_TORCH:-} $python $PWD/.venv-torch"
     if [ "$(cat .venv-torch/.stamp 2>/dev/null)" = "$stamp" ]; then return; fi
     make_venv .venv-torch "$python $PWD/.venv-torch"
     [ -z "${DEPTHLM_TORCH:-}" ] || torch=("$DEPTHLM_TORCH")

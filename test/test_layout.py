@@ -39,7 +39,8 @@ ROOMS = {
     "training": {"geometry", "model_files", "families", "nets", "data", "scenes"},
     "eval": RUNTIME | {"data", "scenes"},
     "ros": RUNTIME | {"scenes", "eval"},
-    "cli": RUNTIME | {"nets", "export", "data", "scenes", "training", "eval"},
+    "bags": RUNTIME | {"data", "ros"},
+    "cli": RUNTIME | {"nets", "export", "data", "scenes", "training", "eval", "bags"},
 }
 MOST_FILES, MOST_ROOT_MODULES, MOST_ARROWS = 255, 8, 120
 MOST_FILE_LINES, MOST_FUNCTION_LINES = 450, 60
@@ -61,6 +62,7 @@ LIBRARIES = {
     "numba": {"scenes", "geometry/antialiased_resize"},
     "pyarrow": {"data"},
     "ray": {"data/ray_cluster"},
+    "rosbags": {"bags"},
     "tqdm": {"progress"},
     "ros": {"ros"},
 }
@@ -187,6 +189,8 @@ def test_the_core_needs_nothing_but_numpy():
         ("depthlm_ros.model", "torch transformers rclpy numba"),
         ("depthlm_ros.backends.onnx_runtime", "torch transformers rclpy numba"),
         ("depthlm_ros.cli", "onnxruntime torch transformers rclpy numba"),
+        ("depthlm_ros.cli.bag", "rclpy sensor_msgs rosbags"),
+        ("depthlm_ros.bags.frame_messages", "rclpy sensor_msgs torch"),
         pytest.param("depthlm_ros.ros.node", "torch transformers numba tqdm", marks=pytest.mark.ros),
     ],
 )
@@ -295,6 +299,7 @@ def test_the_running_node_needs_only_what_pip_is_told_to_install():
     assert used <= required("base") | {"numba"}  # which the node uses only where it is installed
     assert libraries("scenes") <= required("base", "scenes")
     assert libraries("data") <= required("base", "data", "scale")
+    assert libraries("bags") <= required("base", "bags")
     assert libraries("nets", "export", "training", "cli") <= required("base", "scenes", "torch", "train", "grpo") | {
         "tensorrt"
     }

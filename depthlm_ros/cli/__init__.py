@@ -17,7 +17,8 @@ __all__ = ["VERBS", "build_parser", "main"]
 
 INSTALL_HINT = (
     "pip install 'depthlm_ros[torch]' for train and engine build (for TensorRT plans also [tensorrt]), "
-    "'depthlm_ros[torch,train]' for finetune (for its recipe depthlm-grpo also [grpo]), 'depthlm_ros' for all others. "
+    "'depthlm_ros[torch,train]' for finetune (for its recipe depthlm-grpo also [grpo]), "
+    "'depthlm_ros[bags]' for bag, 'depthlm_ros' for all others. "
     "In the repository: make setup-torch, then . ./env.sh torch in the shell."
 )
 # A shell reports 130 for a process that Ctrl-C ended.
@@ -30,6 +31,7 @@ VERBS = {
     "pose": ("depthlm_ros.cli.pose", "tell how the camera moved between two images"),
     "eval": ("depthlm_ros.cli.eval", "score a model on labelled images and compare it with published scores"),
     "label": ("depthlm_ros.cli.label", "label many pictures with a model: depth maps and answers, in parallel"),
+    "bag": ("depthlm_ros.cli.bag", "write depth and answers for the images of a recorded bag, as a bag; without ROS"),
     "models": ("depthlm_ros.cli.models", "list the models, their licences, and where they are or how to get them"),
     "data": ("depthlm_ros.cli.data", "inspect labelled data, and make them from public data sets"),
     "train": ("depthlm_ros.cli.train", "train the embedded model: depth, then words"),

@@ -1,6 +1,6 @@
 """`depthlm label`: writes the depth that a model sees in many pictures, and its answers to questions about them.
 
-`add_worker_options`, `parse_workers` and `model_request` serve `eval` and `data label-photos` too.
+`add_worker_options`, `parse_workers` and `model_request` serve `eval`, `data label-photos` and `bag` too.
 """
 
 from __future__ import annotations
@@ -56,9 +56,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"labelled points of each picture (default: {POINTS_OF_MAP} of a depth map, {POINTS_IN_WORDS} in words)",
     )
     parser.add_argument("--seed", type=int, default=42, help="seed of the points (default: %(default)s)")
+    add_question_options(parser)
+    add_worker_options(parser)
+
+
+def add_question_options(parser: argparse.ArgumentParser) -> None:
+    """Adds --ask and --questions, which read_questions reads."""
     parser.add_argument("--ask", action="append", default=[], metavar="QUESTION", help="a question; may be repeated")
     parser.add_argument("--questions", type=Path, metavar="FILE", help="file with one question on each line")
-    add_worker_options(parser)
 
 
 def add_worker_options(parser: argparse.ArgumentParser) -> None:
@@ -118,19 +123,20 @@ def run(args: argparse.Namespace) -> None:
     workers = parse_workers(args, (source,))
     listed = list_pictures(source, args.out)
     labeller = make_labeller(args, listed, workers)
-    settings = {"model": args.model, "weights": _fingerprint(args.model), **labeller.settings}
+    settings = {"model": args.model, "weights": weights_of(args.model), **labeller.settings}
     report = label_records(source, args.out.resolve(), labeller, settings, workers, listed)
-    for line in _summary(report, args.out):
+    for line in report_lines(report, args.out):
         print(line)
     if not report["records"]:
         raise BadInput(f"{args.out}: none of the {len(listed.pictures)} pictures could be labelled.")
 
 
-def _summary(report: dict[str, object], out: Path) -> list[str]:
+def report_lines(report: dict[str, object], out: Path, unit: str = "pictures") -> list[str]:
     """Returns the counts of a report as lines for people, with the first examples of each problem."""
     problems, examples = report["problems"], report["examples"]
     assert isinstance(problems, dict) and isinstance(examples, dict)
-    lines = [f"{out}: {report['records']} of {report['pictures']} pictures, {report['points']} points"]
+    points = f", {report['points']} points" if report["points"] else ""
+    lines = [f"{out}: {report['records']} of {report['pictures']} {unit}{points}"]
     for reason, count in sorted(problems.items(), key=lambda item: -item[1]):
         lines += [f"{count} x {reason}", *(f"    {example}" for example in examples.get(reason, []))]
     return lines
@@ -144,7 +150,7 @@ def make_labeller(args: argparse.Namespace, listed: PictureList, workers: Worker
     from depthlm_ros.model_files.checkpoint import find_source
 
     model = UnloadedModel(find_source(args.model), args.backend)
-    questions, dense = _read_questions(args), bool(model.spec.head)
+    questions, dense = read_questions(args), bool(model.spec.head)
     points = args.points if args.points is not None else POINTS_OF_MAP if dense else POINTS_IN_WORDS
     for option, value in (("--points", points), ("--seed", args.seed)):
         if value < 0:
@@ -169,7 +175,7 @@ def make_labeller(args: argparse.Namespace, listed: PictureList, workers: Worker
     return FrameLabeller(load, answer_dict, _camera_rule(args, listed), options)
 
 
-def _fingerprint(name: str) -> str:
+def weights_of(name: str) -> str:
     """Returns a text that changes with the files of a model; "" for a model of several checkpoints."""
     from depthlm_ros.model_files.checkpoint import Vlm3Checkpoints, find_source
 
@@ -177,7 +183,7 @@ def _fingerprint(name: str) -> str:
     return "" if isinstance(source, Vlm3Checkpoints) else source.fingerprint
 
 
-def _read_questions(args: argparse.Namespace) -> list[str]:
+def read_questions(args: argparse.Namespace) -> list[str]:
     """Returns the questions of --ask and --questions. Raises BadInput for a file without questions."""
     questions = list(args.ask)
     if args.questions:

@@ -185,24 +185,37 @@ class FrameLabeller:
         return DepthLabels(told.uv_px[known], told.depth_m[known].astype(np.float64))
 
     def _answers(self, view: FrameView) -> dict[str, object]:
-        """Returns the answers to the questions; where one is refused, the others are asked one by one."""
-        questions = [Question(text) for text in self.options.questions]
-        if not questions:
+        """Returns the answers to the questions, and the understood ones as turns."""
+        if not self.options.questions:
             return {}
-        try:
-            answers: list[Answer | str] = [*view.ask_all(questions)]
-        except BadQuestion:
-            answers = [_ask(view, question) for question in questions]
-        listed: list[dict[str, object]] = []
+        listed = ask_each(view, self.options.questions, self.describe)
         turns: list[dict[str, str]] = []
-        for question, answer in zip(self.options.questions, answers, strict=True):
-            if isinstance(answer, str):
-                listed.append({"question": question, "refused": answer})
-                continue
-            listed.append({"question": question, **self.describe(answer)})
-            if answer.status in (Status.OK, Status.NOT_FOUND):
+        for question, (_, answer) in zip(self.options.questions, listed, strict=True):
+            if answer and answer.status in (Status.OK, Status.NOT_FOUND):
                 turns += [{"from": "human", "value": question}, {"from": "gpt", "value": answer.text}]
-        return {"answers": listed, **({"bbox": [], "conversations": turns} if turns else {})}
+        return {"answers": [line for line, _ in listed], **({"bbox": [], "conversations": turns} if turns else {})}
+
+
+def ask_each(
+    view: FrameView, texts: Sequence[str], describe: Callable[[Answer], JsonObject]
+) -> list[tuple[dict[str, object], Answer | None]]:
+    """Returns a line of JSON values for each question, and its answer; where one is refused, None and why.
+
+    If one of the questions is refused, the others are asked one by one.
+    """
+    questions = [Question(text) for text in texts]
+    if not questions:
+        return []
+    try:
+        answers: list[Answer | str] = [*view.ask_all(questions)]
+    except BadQuestion:
+        answers = [_ask(view, question) for question in questions]
+    return [
+        ({"question": text, "refused": answer}, None)
+        if isinstance(answer, str)
+        else ({"question": text, **describe(answer)}, answer)
+        for text, answer in zip(texts, answers, strict=True)
+    ]
 
 
 def _ask(view: FrameView, question: Question) -> Answer | str:

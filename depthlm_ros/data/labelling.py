@@ -18,12 +18,13 @@ import hashlib
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 from depthlm_ros.data.curate import (
     NO_ROOM_HINT,
@@ -67,6 +68,23 @@ class PictureRecord:
     notes: tuple[RecordProblem, ...] = ()
 
 
+class Labelled(Protocol):
+    """A picture of any kind, as picture_source.Picture.
+
+    name: in messages. key: unique. fields: what its labels depend on beside its pixels, as values that JSON can hold.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def fields(self) -> Mapping[str, object]: ...
+
+
+PictureT = TypeVar("PictureT", bound=Labelled)
 # Labels one picture as a record; as PictureLabeller.
 RecordLabeller: TypeAlias = "Callable[[Picture], PictureRecord]"
 # The labels of a picture, or why there are none.
@@ -137,7 +155,20 @@ def label_records(
     raises.
     """
     listed = listed or list_pictures(source, out)
-    pictures = {picture.key: picture for picture in listed.pictures}
+    return label_listed(source, out, label, settings, workers, listed.pictures, listed.problems)
+
+
+def label_listed(
+    source: Path,
+    out: Path,
+    label: Callable[[PictureT], PictureRecord],
+    settings: Mapping[str, object],
+    workers: int | Workers,
+    listed: Sequence[PictureT],
+    found_problems: Sequence[RecordProblem] = (),
+) -> dict[str, object]:
+    """Does what label_records does for pictures of any kind. found_problems: of the source; they are reported too."""
+    pictures = {picture.key: picture for picture in listed}
     # The cameras of records decide about their labels.
     digest = _digest([json.dumps([key, picture.fields]) for key, picture in pictures.items()])
     stated = {"source": str(source.resolve()), "pictures": len(pictures), "digest_of_pictures": digest, **settings}
@@ -145,8 +176,8 @@ def label_records(
         with _lock(out / f"{RECORDS}.lock"), closing(Journal(out, RECORDS, stated)) as journal:
             process_items(journal, pictures, label_record(label), workers, partial(keep_files, out))
             summary = journal.summary()
-            problems = {**count_by_reason(listed.problems), **summary["problems"]}
-            examples = {**select_examples(listed.problems), **summary["examples"]}
+            problems = dict(Counter(count_by_reason(found_problems)) + Counter(summary["problems"]))
+            examples = {**select_examples(found_problems), **summary["examples"]}
             report = {**stated, **summary, "problems": problems, "examples": examples, "file": str(journal.path)}
         write_atomically(out / f"{RECORDS}.report.json", json.dumps(report, indent=1) + "\n")
     except OSError as exc:
@@ -154,12 +185,12 @@ def label_records(
     return report
 
 
-def label_record(label: RecordLabeller) -> Callable[[Picture], LabelledRecord]:
+def label_record(label: Callable[[PictureT], PictureRecord]) -> Callable[[PictureT], LabelledRecord]:
     """Returns what a worker process does with a picture: it returns its labels, or why there are none."""
     return partial(_label_or_explain, label)
 
 
-def _label_or_explain(label: RecordLabeller, picture: Picture) -> LabelledRecord:
+def _label_or_explain(label: Callable[[PictureT], PictureRecord], picture: PictureT) -> LabelledRecord:
     problems: list[RecordProblem] = []
     try:
         record = call_or_record_problem(picture.name, lambda: label(picture), problems)

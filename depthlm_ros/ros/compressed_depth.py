@@ -17,7 +17,7 @@ import numpy as np
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 
-from depthlm_ros.ros.message_out import millimetres
+from depthlm_ros.ros.message_fields import millimetres
 
 INVERSE_DEPTH = 0
 _MOST = 65535

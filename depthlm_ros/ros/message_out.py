@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import array
 import math
-import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,10 +23,10 @@ from depthlm_ros.core import Answer, Frame, Intrinsics, Matches, Measurement, Re
 from depthlm_ros.geometry.rotations import quaternion_xyzw
 from depthlm_ros.msg import Measurement as MeasurementMessage
 from depthlm_ros.ros.camera_info_sync import NS_PER_S
+from depthlm_ros.ros.message_fields import set_cloud, set_depth_image, set_rectified_camera
 from depthlm_ros.srv import MatchPixels, SpatialQuery
 from depthlm_ros.srv import RelativePose as RelativePoseService
 
-_MAX_MM = 65535.0
 _STATUS_CODES = {
     Status.OK: SpatialQuery.Response.OK,
     Status.NOT_FOUND: SpatialQuery.Response.NOT_FOUND,
@@ -44,34 +43,10 @@ def header_of(frame: Frame) -> Header:
 
 
 def depth_image(header: Header, depth_m: np.ndarray, encoding: str, message: Image | None = None) -> Image:
-    """Returns a depth image (REP 118) from float32 (H, W) metres. message: one to be filled again.
-
-    32FC1: metres, with NaN and infinities unchanged. 16UC1: millimetres, 0 = unknown. What 16 bits cannot hold (65.535
-    m and more, and infinities) is unknown too, because a saturated value would be an invented one.
-    """
-    pixels = depth_m if encoding == "32FC1" else millimetres(depth_m)
+    """Returns a depth image from float32 (H, W) metres; see set_depth_image. message: one to be filled again."""
     message = message or Image()
-    message.header, message.encoding = header, encoding
-    message.is_bigendian = int(sys.byteorder == "big")
-    message.height, message.width = depth_m.shape
-    message.step = pixels.itemsize * message.width
-    _fill(message, pixels)
+    _fill(message, set_depth_image(message, header, depth_m, encoding))
     return message
-
-
-def mark_out_of_range(depth_m: np.ndarray, min_m: float, max_m: float) -> np.ndarray:
-    """Returns the depth with -Inf for values that are too near and +Inf for values that are too far (REP 117)."""
-    is_near, is_far = depth_m < min_m, depth_m > max_m
-    if is_near.any():
-        depth_m = np.where(is_near, np.float32(-np.inf), depth_m)
-    return np.where(is_far, np.float32(np.inf), depth_m) if is_far.any() else depth_m
-
-
-def millimetres(depth_m: np.ndarray) -> np.ndarray:
-    """uint16 (H, W) millimetres, rounded; 0 where the depth is NaN, infinite, not positive or above 65.535 m."""
-    rounded = np.rint(depth_m * np.float32(1000.0))
-    is_known = (rounded > 0) & (rounded <= _MAX_MM)
-    return np.where(is_known, rounded, 0).astype(np.uint16)
 
 
 def colour_image(header: Header, rgb: np.ndarray) -> Image:
@@ -85,12 +60,8 @@ def colour_image(header: Header, rgb: np.ndarray) -> Image:
 
 def rectified_camera_info(header: Header, camera: Intrinsics) -> CameraInfo:
     """Returns the calibration of a rectified image: no distortion, R is the identity, K and P agree, no binning."""
-    message = CameraInfo(header=header, width=camera.width_px, height=camera.height_px)
-    message.distortion_model = "plumb_bob"
-    message.d = [0.0] * 5
-    message.k = camera.matrix.ravel()
-    message.r = np.eye(3).ravel()
-    message.p = np.hstack([camera.matrix, np.zeros((3, 1))]).ravel()
+    message = CameraInfo(d=[0.0] * 5)
+    set_rectified_camera(message, header, camera)
     return message
 
 
@@ -102,15 +73,7 @@ def point_cloud(
     A cloud of one row is unorganised: all of its points must be known. message: one to be filled again.
     """
     message = message or PointCloud2()
-    message.height, message.width, channels = points.shape
-    message.header, message.is_dense = header, message.height == 1
-    message.is_bigendian = sys.byteorder == "big"
-    message.fields = [
-        PointField(name=name, offset=4 * index, datatype=PointField.FLOAT32, count=1)
-        for index, name in enumerate(fields)
-    ]
-    message.point_step = 4 * channels
-    message.row_step = message.point_step * message.width
+    set_cloud(message, header, points, fields, PointField)
     _fill(message, points)
     return message
 

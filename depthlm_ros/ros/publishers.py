@@ -20,7 +20,8 @@ from depthlm_ros.ros.frame_processing import (
     cached_cloud_builder,
     sparse_points,
 )
-from depthlm_ros.ros.message_out import depth_image, mark_out_of_range, point_cloud, rectified_camera_info
+from depthlm_ros.ros.message_fields import mark_out_of_range
+from depthlm_ros.ros.message_out import depth_image, point_cloud, rectified_camera_info
 from depthlm_ros.ros.parameters import DENSE, QUESTIONS, SPARSE, Parameters
 
 Message: TypeAlias = CameraInfo | CompressedImage | Image | PointCloud2

@@ -14,7 +14,7 @@ from sensor_msgs.msg import RegionOfInterest  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 
 from depthlm_ros.core import Frame, Intrinsics, Region  # noqa: E402
-from depthlm_ros.ros import message_out  # noqa: E402
+from depthlm_ros.ros import message_fields, message_out  # noqa: E402
 from depthlm_ros.ros.message_in import camera_from_info, image_to_rgb  # noqa: E402
 from depthlm_ros.ros.tf import rotate_and_shift  # noqa: E402
 
@@ -51,7 +51,7 @@ def test_depth_image_in_millimetres_is_0_where_depth_is_unknown_or_too_large():
     [(65.535, 65535), (65.5349, 65535), (65.5356, 0), (0.0004, 0), (0.0006, 1), (0.0, 0), (-1.0, 0), (1e9, 0)],
 )
 def test_millimetres_are_rounded_and_never_saturated(depth_m, expected):
-    assert message_out.millimetres(np.array([[depth_m]], np.float32)).tolist() == [[expected]]
+    assert message_fields.millimetres(np.array([[depth_m]], np.float32)).tolist() == [[expected]]
 
 
 def test_strided_depth_map_is_copied_into_packed_rows():
@@ -112,7 +112,7 @@ def test_points_are_rotated_then_shifted():
 
 def test_depths_out_of_range_become_infinite_and_the_given_map_is_not_changed():
     depth_m = np.array([[0.1, 1.0, 9.0, np.nan]], np.float32)
-    marked_m = message_out.mark_out_of_range(depth_m, 0.5, 5.0)
+    marked_m = message_fields.mark_out_of_range(depth_m, 0.5, 5.0)
     assert np.array_equal(marked_m, np.array([[-np.inf, 1.0, np.inf, np.nan]], np.float32), equal_nan=True)
     assert depth_m[0, 0] == np.float32(0.1) and marked_m.dtype == np.float32
 
