@@ -52,8 +52,8 @@ CAMERA_ARGUMENTS = [
     DeclareLaunchArgument(
         "camera_info_topic",
         default_value="",
-        description="Topic of the camera's calibration (CameraInfo). Empty: camera_info, or where nobody publishes "
-        "that, the camera_info beside image_topic.",
+        description="Topic of the camera's calibration (CameraInfo). Empty: the camera_info beside image_topic if "
+        "somebody publishes it, else camera_info.",
     ),
     parameter("image_transport", "How the images arrive.", choices=["raw", "compressed"]),
     parameter("rectified_input", "true: image_topic is rectified (image_rect). false: it is raw.", choices=BOOLEANS),

@@ -7,19 +7,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.node import Node
-from rclpy.subscription import Subscription
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CompressedImage, Image
 
 from depthlm_ros.model import Model
 from depthlm_ros.ros import qos
 from depthlm_ros.ros.body_mask import read_body_mask
+from depthlm_ros.ros.camera_info_subscription import CameraInfoSubscription
 from depthlm_ros.ros.diagnostics import InputMonitor, InputStatus
 from depthlm_ros.ros.frame_processing import FrameProcessor
 from depthlm_ros.ros.image_subscription import ImageSubscription
 from depthlm_ros.ros.inference_thread import InferenceThread
-from depthlm_ros.ros.parameters import Parameters
+from depthlm_ros.ros.input_topics import image_topic
+from depthlm_ros.ros.parameters import BEST_EFFORT, Parameters
 from depthlm_ros.ros.publishers import Publishers
 from depthlm_ros.ros.rate_limit import RateLimit
 from depthlm_ros.ros.request_queue import RequestQueue
@@ -31,7 +31,6 @@ from depthlm_ros.ros.tf import Transforms
 STOP_TIMEOUT_S = 30.0
 # How long the requests that were refused because of that may take to return.
 LEAVE_TIMEOUT_S = 2.0
-COMPRESSED_SUFFIX = "/compressed"
 # Matches image_rect, image_rect_color and rectified/image, but not direct or correct.
 _RECTIFIED = re.compile(r"(?<![a-z])rect", re.IGNORECASE)
 
@@ -63,7 +62,7 @@ class ActiveSession:
         node, model, publishers, problems = context.node, context.model, context.publishers, context.problems
         parameters = context.parameters()
         is_compressed = parameters.image_transport == "compressed"
-        self.image_topic, self.info_topic = image_topic(node, is_compressed), node.resolve_topic_name("camera_info")
+        self.image_topic = image_topic(node, is_compressed)
         self._node, self._problems, self._is_watched = node, problems, publishers.is_watched
         history_s = parameters.history_s if model.family.abilities & {"match", "pose"} else 0.0
         mask = read_body_mask(parameters.mask_file)
@@ -88,21 +87,34 @@ class ActiveSession:
             problems,
             self.image_topic,
             f"sensor_msgs/msg/{message_type.__name__}",
-            self.info_topic,
+            lambda: self.info_topic,
         )
         self._transforms = Transforms(node)
         self.service_context = ServiceContext(model, context.parameters, self.queue, self._transforms, mask)
-        self._info_subscription = self._subscribe_to_infos()
+        self._info_subscription = CameraInfoSubscription(
+            node, self.queue, self.image_topic, _asked_for(qos.CAMERA_INFO, parameters), problems.report
+        )
         adapt = parameters.adapt_reliability and not context.is_reliability_set
         try:
             self._image_subscription = ImageSubscription(
-                node, message_type, self.image_topic, self.queue, adapt, problems.report
+                node,
+                message_type,
+                self.image_topic,
+                self.queue,
+                adapt and parameters.qos_reliability == BEST_EFFORT,
+                problems.report,
+                _asked_for(qos.NEWEST_ONLY, parameters),
             )
         except Exception:
-            node.destroy_subscription(self._info_subscription)
+            self._info_subscription.destroy()
             raise
         if _RECTIFIED.search(self.image_topic) and not parameters.rectified_input:
             problems.report("rectified image", _rectified_twice(self.image_topic))
+
+    @property
+    def info_topic(self) -> str:
+        """The topic that the calibrations come from at present."""
+        return self._info_subscription.topic
 
     def start(self) -> None:
         """Starts to process images and questions."""
@@ -112,7 +124,7 @@ class ActiveSession:
         """Ends the subscriptions, releases all who wait, and waits for the model's last run."""
         self._transforms.stop()
         self._image_subscription.destroy()
-        self._node.destroy_subscription(self._info_subscription)
+        self._info_subscription.destroy()
         self.queue.close()
         if self._thread.is_alive():  # it may never have started
             self._thread.join(STOP_TIMEOUT_S)
@@ -130,6 +142,7 @@ class ActiveSession:
 
     def check_inputs(self, timeout_s: float) -> InputStatus:
         """Reports an input that has been missing for longer than the timeout; returns the state for diagnostics."""
+        self._info_subscription.follow_sibling()
         missing = self._monitor.check(timeout_s)
         newest = self.queue.newest
         return InputStatus(
@@ -142,25 +155,9 @@ class ActiveSession:
             canvas_size_px=self._processor.canvas_size_px,
         )
 
-    def _subscribe_to_infos(self) -> Subscription:
-        with qos.explained_overrides(self.info_topic, "subscription"):
-            return self._node.create_subscription(
-                CameraInfo,
-                self.info_topic,
-                self.queue.put_info,
-                qos.profile(qos.CAMERA_INFO),
-                # Not the group of the images: while one callback of a group runs, rclpy's executor hands out the other
-                # one again and again, thousands of times a second, and its thread takes the interpreter from the rest.
-                callback_group=MutuallyExclusiveCallbackGroup(),
-                event_callbacks=qos.subscription_events(self.info_topic, self._problems.report),
-                qos_overriding_options=qos.overriding_options(),
-            )
 
-
-def image_topic(node: Node, is_compressed: bool) -> str:
-    """Returns the resolved topic. For compressed images it ends with a suffix, as image_transport defines it."""
-    topic = node.resolve_topic_name("image")
-    return topic + COMPRESSED_SUFFIX if is_compressed and not topic.endswith(COMPRESSED_SUFFIX) else topic
+def _asked_for(policies: qos.Policies, parameters: Parameters) -> qos.Policies:
+    return qos.asked_for(policies, parameters.qos_reliability, parameters.qos_durability)
 
 
 def _rectified_twice(topic: str) -> str:

@@ -70,6 +70,11 @@ class CameraInfoSync:
         self._infos.append(info)
         self._previous_was_exact |= stamp_ns(info.header) == self._previous_stamp_ns
 
+    def clear(self) -> None:
+        """Forgets all calibrations."""
+        self._infos.clear()
+        self._previous_was_exact = self._frame_ids_agreed = False
+
     @property
     def has_info(self) -> bool:
         """Whether any calibration has arrived."""

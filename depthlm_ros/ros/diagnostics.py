@@ -8,15 +8,21 @@ from __future__ import annotations
 import enum
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 from std_msgs.msg import Header
 
+from depthlm_ros.ros.input_topics import compressed_topics
 from depthlm_ros.ros.request_queue import RequestQueue
 from depthlm_ros.ros.statistics import MAX_FAILURES_IN_A_ROW, ProblemLog, StatisticsSnapshot
+
+IMAGE_TYPE, COMPRESSED_TYPE = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+INFO_TYPE = "sensor_msgs/msg/CameraInfo"
+# A message names so many topics at most.
+MAX_NAMED = 5
 
 
 class MissingInput(enum.Enum):
@@ -30,19 +36,30 @@ class MissingInput(enum.Enum):
 class InputMonitor:
     """Watches the inputs of an active node. Call `check` about once a second.
 
-    image_topic, image_type, info_topic: as they were subscribed to, fully resolved.
+    image_topic, image_type: as they were subscribed to, fully resolved. info_topic: returns the present topic of the
+    calibrations.
     """
 
     def __init__(
-        self, node: Node, queue: RequestQueue, problems: ProblemLog, image_topic: str, image_type: str, info_topic: str
+        self,
+        node: Node,
+        queue: RequestQueue,
+        problems: ProblemLog,
+        image_topic: str,
+        image_type: str,
+        info_topic: Callable[[], str],
     ) -> None:
         self._node, self._queue, self._problems = node, queue, problems
         self._image_topic, self._image_type, self._info_topic = image_topic, image_type, info_topic
         self._started_s = time.monotonic()
+        self._missing: MissingInput | None = None
 
     def check(self, timeout_s: float) -> MissingInput | None:
         """Returns the input that has been missing for longer than the timeout, and reports it; None if all arrive."""
-        missing = self._find_missing(timeout_s)
+        missing, before = self._find_missing(timeout_s), self._missing
+        if before and missing is not before:
+            self._report_return(before)
+        self._missing = missing
         if missing is MissingInput.NO_IMAGE:
             self._problems.report(missing.value, f"no image on {self._image_topic}: {self._why_no_image()}")
         elif missing is MissingInput.NO_CAMERA_INFO:
@@ -52,6 +69,15 @@ class InputMonitor:
                 missing.value, f"no new image on {self._image_topic} any more: check the camera and its link."
             )
         return missing
+
+    def _report_return(self, before: MissingInput) -> None:
+        """Says that an input that was missing arrives now, if it does."""
+        is_info = before is MissingInput.NO_CAMERA_INFO
+        if is_info and not self._queue.has_info:
+            return  # the images stopped as well
+        self._problems.settle(before.value)
+        what = f"camera_info arrives on {self._info_topic()}" if is_info else f"images arrive on {self._image_topic}"
+        self._node.get_logger().info(f"{what} {'again' if before is MissingInput.IMAGES_STOPPED else 'now'}")
 
     def _find_missing(self, timeout_s: float) -> MissingInput | None:
         newest = self._queue.newest
@@ -66,10 +92,7 @@ class InputMonitor:
     def _why_no_image(self) -> str:
         publishers = self._node.get_publishers_info_by_topic(self._image_topic)
         if not publishers:
-            return (
-                "nobody publishes it; remap `image` to the camera's topic (--ros-args -r image:=/camera/image_raw), "
-                "see `ros2 topic list`."
-            )
+            return f"nobody publishes it; {self._where_images_are()}"
         wrong_types = {info.topic_type for info in publishers} - {self._image_type}
         if wrong_types:
             return (
@@ -78,13 +101,40 @@ class InputMonitor:
             )
         return f"{len(publishers)} publisher(s) are there but send nothing; check the camera, and its QoS."
 
+    def _where_images_are(self) -> str:
+        """Returns advice that names the camera's images in the other transport, or any images, if there are any."""
+        is_compressed = self._image_type == COMPRESSED_TYPE
+        others = [self._node.resolve_topic_name("image")] if is_compressed else compressed_topics(self._node)
+        wanted, other_type = ("raw", IMAGE_TYPE) if is_compressed else ("compressed", COMPRESSED_TYPE)
+        for topic in others:
+            if any(info.topic_type == other_type for info in self._node.get_publishers_info_by_topic(topic)):
+                return f"but {topic} is there: set parameter image_transport to {wanted}."
+        return (
+            "remap `image` to the camera's topic (--ros-args -r image:=/camera/image_raw); "
+            f"{self._published(self._image_type)}."
+        )
+
+    def _published(self, topic_type: str) -> str:
+        """Returns which topics of a type are published."""
+        own = self._node.get_fully_qualified_name().rstrip("/").rpartition("/")[0] + "/depth/"
+        topics = [
+            topic
+            for topic, types in self._node.get_topic_names_and_types()
+            if topic_type in types and not topic.startswith(own) and self._node.count_publishers(topic)
+        ]
+        if not topics:
+            return f"no topic of type {topic_type} is published now, see `ros2 topic list -t`"
+        more = f" and {len(topics) - MAX_NAMED} more" if len(topics) > MAX_NAMED else ""
+        return f"published with type {topic_type}: {', '.join(topics[:MAX_NAMED])}{more}"
+
     def _why_no_info(self) -> str:
-        publishers = self._node.count_publishers(self._info_topic)
+        topic = self._info_topic()
+        publishers = self._node.count_publishers(topic)
         cause = f"{publishers} publisher(s) send nothing" if publishers else "nobody publishes it"
         return (
-            f"images arrive on {self._image_topic} but no camera_info on {self._info_topic} ({cause}): depth needs the "
+            f"images arrive on {self._image_topic} but no camera_info on {topic} ({cause}): depth needs the "
             "camera's calibration; remap `camera_info` to the one of this camera "
-            "(--ros-args -r camera_info:=/camera/camera_info)."
+            f"(--ros-args -r camera_info:=/camera/camera_info); {self._published(INFO_TYPE)}."
         )
 
 

@@ -33,17 +33,25 @@ class ImageSubscription:
     `destroy` is called in another one: a lock guards the subscription.
 
     adapt: whether to ask for reliable delivery if best effort fails. report: takes reason and message of a problem.
+    policies: what the subscription asks for.
     """
 
     def __init__(
-        self, node: Node, message_type: type, topic: str, queue: RequestQueue, adapt: bool, report: qos.Report
+        self,
+        node: Node,
+        message_type: type,
+        topic: str,
+        queue: RequestQueue,
+        adapt: bool,
+        report: qos.Report,
+        policies: qos.Policies = qos.NEWEST_ONLY,
     ) -> None:
         self._node, self._message_type, self._topic, self._queue = node, message_type, topic, queue
-        self._adapt, self._report = adapt, report
+        self._adapt, self._report, self._policies = adapt, report, policies
         self._callback_group = MutuallyExclusiveCallbackGroup()
         self._lock = threading.Lock()
         self.lost = 0
-        self._subscription: Subscription | None = self._subscribe(qos.NEWEST_ONLY, qos.overriding_options())
+        self._subscription: Subscription | None = self._subscribe(policies, qos.overriding_options())
 
     def destroy(self) -> None:
         """Ends the subscription."""
@@ -101,7 +109,7 @@ class ImageSubscription:
         return bool(offers) and all(offer.qos_profile.reliability == ReliabilityPolicy.RELIABLE for offer in offers)
 
     def _ask_for_reliable(self) -> None:
-        reliable = {**qos.NEWEST_ONLY, "reliability": ReliabilityPolicy.RELIABLE}
+        reliable = {**self._policies, "reliability": ReliabilityPolicy.RELIABLE}
         with self._lock:
             best_effort = self._subscription
             if best_effort is None:  # destroyed in the meantime

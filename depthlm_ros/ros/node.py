@@ -36,10 +36,11 @@ from std_msgs.msg import Header
 
 from depthlm_ros.errors import SetupError
 from depthlm_ros.model import Model
-from depthlm_ros.ros.active_session import ActiveSession, SessionContext, image_topic
+from depthlm_ros.ros.active_session import ActiveSession, SessionContext
 from depthlm_ros.ros.body_mask import read_body_mask
 from depthlm_ros.ros.diagnostics import InputStatus, NodeHealth, diagnostics_message
 from depthlm_ros.ros.fastdds import use_large_shared_memory
+from depthlm_ros.ros.input_topics import image_topic
 from depthlm_ros.ros.model_loading import BuildCancelled, ModelLoader
 from depthlm_ros.ros.parameters import BadParameter, Parameters, check_mode, declare_parameters, updated_parameters
 from depthlm_ros.ros.publishers import Publishers

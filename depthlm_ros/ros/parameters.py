@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 DENSE, SPARSE, QUESTIONS = "dense", "sparse", "questions"
 MODES = (DENSE, SPARSE, QUESTIONS)
+BEST_EFFORT, RELIABLE = "best_effort", "reliable"
 MAX_TIMEOUT_S = 600.0
 MAX_DEPTH_M = 1000.0
 # Smaller voxels would hold one point each; and more of them do not fit into the numbers of geometry/voxels.py.
@@ -113,6 +114,17 @@ class Parameters:
         True,
         "True: if best effort loses many images and the camera offers reliable delivery, the node asks for that, "
         "unless qos_overrides set the reliability. False: the node keeps to best effort.",
+    )
+    qos_reliability: str = _declared(
+        BEST_EFFORT,
+        "What the subscriptions to image and camera_info ask for: best_effort, which every camera offers, or reliable.",
+        choices=(BEST_EFFORT, RELIABLE),
+    )
+    qos_durability: str = _declared(
+        "volatile",
+        "What the subscriptions to image and camera_info ask for: volatile, or transient_local to also get what was "
+        "published before. A camera_info of a transient_local publisher arrives in any case.",
+        choices=("volatile", "transient_local"),
     )
     depth_encoding: str = _declared(
         "32FC1",

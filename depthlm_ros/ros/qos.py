@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.qos import HistoryPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import InvalidQosOverridesError, QoSOverridingOptions
 
 from depthlm_ros.errors import SetupError
@@ -22,7 +22,8 @@ try:
 except ImportError:  # Humble
     from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks, UnsupportedEventTypeError
 
-__all__ = ["UnsupportedEventTypeError"]  # from the module in which this version of rclpy has it
+# From the modules in which this version of rclpy has them.
+__all__ = ["QoSOverridingOptions", "SubscriptionEventCallbacks", "UnsupportedEventTypeError"]
 
 Policies = Mapping[str, Any]
 # Takes the reason (a short fixed name) and the message of a problem.
@@ -33,10 +34,17 @@ NEWEST_ONLY: Policies = {
     "history": HistoryPolicy.KEEP_LAST,
     "depth": 1,
     "reliability": ReliabilityPolicy.BEST_EFFORT,
+    "durability": DurabilityPolicy.VOLATILE,
 }
 # A calibration is small and may come rarely.
 CAMERA_INFO: Policies = {**NEWEST_ONLY, "depth": 10}
-OFFERED: Policies = {"history": HistoryPolicy.KEEP_LAST, "depth": 2, "reliability": ReliabilityPolicy.RELIABLE}
+# For what was published before this node came.
+LATCHED: Policies = {
+    **NEWEST_ONLY,
+    "reliability": ReliabilityPolicy.RELIABLE,
+    "durability": DurabilityPolicy.TRANSIENT_LOCAL,
+}
+OFFERED: Policies = {**NEWEST_ONLY, "depth": 2, "reliability": ReliabilityPolicy.RELIABLE}
 
 
 class LostEvent(Protocol):
@@ -58,12 +66,21 @@ def profile(policies: Policies) -> QoSProfile:
     return QoSProfile(**policies)
 
 
-def overriding_options(reliability: bool = True) -> QoSOverridingOptions:
-    """Lets parameters qos_overrides.<topic>.<subscription or publisher>.{history,depth,reliability} decide.
+def asked_for(policies: Policies, reliability: str, durability: str) -> Policies:
+    """Returns policies with a reliability and a durability by their names, such as best_effort and volatile."""
+    return {
+        **policies,
+        "reliability": ReliabilityPolicy[reliability.upper()],
+        "durability": DurabilityPolicy[durability.upper()],
+    }
 
-    reliability: whether that one may be set too.
+
+def overriding_options(reliability: bool = True) -> QoSOverridingOptions:
+    """Lets parameters qos_overrides.<topic>.<subscription or publisher>.<policy> decide.
+
+    The policies are history, depth, durability and reliability. reliability: whether that one may be set too.
     """
-    kinds = [QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH]
+    kinds = [QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.DURABILITY]
     return QoSOverridingOptions([*kinds, QoSPolicyKind.RELIABILITY] if reliability else kinds)
 
 
@@ -80,8 +97,8 @@ def explained_overrides(topic: str, entity: str) -> Iterator[None]:
     except (InvalidParameterTypeException, InvalidQosOverridesError, RuntimeError) as error:  # RCLError is the last
         raise SetupError(
             f"cannot make the {entity} of {topic}: {error}. If parameters qos_overrides.{topic}.{entity}.* are set, "
-            "check them: reliability is reliable or best_effort, history keep_last or keep_all, depth a whole number "
-            "from 1."
+            "check them: reliability is reliable or best_effort, durability volatile or transient_local, history "
+            "keep_last or keep_all, depth a whole number from 1."
         ) from error
 
 
@@ -106,8 +123,9 @@ def subscription_events(
     def on_incompatible(event: IncompatibleEvent) -> None:
         report(
             "incompatible QoS",
-            f"a publisher on {topic} is not heard: it offers a weaker {_policy(event)} than this node asks for. Remove "
-            f"qos_overrides.{topic}.subscription from the parameters, or change the publisher.",
+            f"a publisher on {topic} is not heard: it offers a weaker {_policy(event)} than this node asks for. Set "
+            f"parameter qos_{_policy(event)} to what it offers, remove qos_overrides.{topic}.subscription from the "
+            "parameters, or change the publisher.",
         )
 
     return SubscriptionEventCallbacks(incompatible_qos=on_incompatible, message_lost=on_lost)

@@ -177,6 +177,11 @@ class RequestQueue:
             self._info_sync.add(info)
             self._changed.notify()
 
+    def forget_infos(self) -> None:
+        """Forgets all calibrations, because they come from another topic from now on."""
+        with self._changed:
+            self._info_sync.clear()
+
     @contextmanager
     def reserve_place(self) -> Iterator[None]:
         """Holds one of the places for questions from the request to the response. Raises QueueFull."""

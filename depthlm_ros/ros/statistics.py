@@ -1,7 +1,7 @@
 """Statistics of the node's work, and a log of its problems.
 
 FrameStatistics holds rate, latency by stage and failures in a row. The inference thread writes it, diagnostics reads
-it. ProblemLog counts problems by reason and logs each reason at most once every few seconds. (rclpy's own throttle
+it. ProblemLog counts problems by reason and logs each reason now and then, less and less often. (rclpy's own throttle
 works per line of code; this one works per reason and says how many messages it held back.)
 """
 
@@ -22,7 +22,9 @@ RATE_WINDOW_S = 5.0
 MODEL_STAGES = ("look", "tell")
 # So many failures in a row are an error; fewer are a warning.
 MAX_FAILURES_IN_A_ROW = 5
-LOG_PERIOD_S = 5.0
+LOG_PERIOD_S, MAX_LOG_PERIOD_S = 5.0, 600.0
+# After so long without it, a problem is logged as if it were new.
+FORGOTTEN_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,10 @@ def _rate_hz(finished_s: list[float], now_s: float) -> float:
 
 
 class ProblemLog:
-    """Counts every problem and logs each reason at most once every LOG_PERIOD_S. Thread-safe.
+    """Counts every problem and logs each reason now and then. Thread-safe.
+
+    The time between two lines of one reason is LOG_PERIOD_S at first and doubles with each line, up to
+    MAX_LOG_PERIOD_S: a problem that lasts must not fill the log.
 
     log: writes one line, for example the method `warning` of a logger. clock: returns seconds; tests replace it.
     """
@@ -123,7 +128,9 @@ class ProblemLog:
         self._log, self._clock = log, clock
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
-        self._logged_s: dict[str, float] = {}
+        self._occurred_s: dict[str, float] = {}
+        self._silent_until_s: dict[str, float] = {}
+        self._period_s: dict[str, float] = {}
         self._held_back: Counter[str] = Counter()
         self._last_message = ""
         self._last_s = -math.inf
@@ -134,12 +141,26 @@ class ProblemLog:
             self._counts[reason] += 1
             self._last_message = message
             now_s = self._last_s = self._clock()
-            if now_s - self._logged_s.get(reason, -LOG_PERIOD_S) < LOG_PERIOD_S:
+            if now_s - self._occurred_s.get(reason, -math.inf) > FORGOTTEN_S:
+                self._forget(reason)
+            self._occurred_s[reason] = now_s
+            if now_s < self._silent_until_s.get(reason, -math.inf):
                 self._held_back[reason] += 1
                 return
-            self._logged_s[reason] = now_s
+            period_s = self._period_s.get(reason, LOG_PERIOD_S)
+            self._silent_until_s[reason] = now_s + period_s
+            self._period_s[reason] = min(2.0 * period_s, MAX_LOG_PERIOD_S)
             held_back = self._held_back.pop(reason, 0)
         self._log(f"{message} ({held_back} more like this before)" if held_back else message)
+
+    def settle(self, reason: str) -> None:
+        """Ends a problem: the next one of this reason is logged at once. The counts stay."""
+        with self._lock:
+            self._forget(reason)
+
+    def _forget(self, reason: str) -> None:
+        self._silent_until_s.pop(reason, None)
+        self._period_s.pop(reason, None)
 
     @property
     def counts(self) -> dict[str, int]:

@@ -14,6 +14,7 @@ from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 
 from depthlm_ros.ros.diagnostics import (  # noqa: E402  # noqa: E402
+    IMAGE_TYPE,
     InputMonitor,
     InputStatus,
     MissingInput,
@@ -58,19 +59,33 @@ def test_level_is_the_one_of_the_worst_fact(facts, level, words):
 class FakeGraph:
     """A node that sees publishers of the topics, but no messages."""
 
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
     def get_publishers_info_by_topic(self, topic):
         return [SimpleNamespace(topic_type="sensor_msgs/msg/Image")]
 
     def count_publishers(self, topic):
         return 1
 
+    def get_topic_names_and_types(self):
+        return []
+
+    def get_fully_qualified_name(self):
+        return "/left/depth_node"
+
+    def get_logger(self):
+        return SimpleNamespace(info=self.said.append)
+
+
+def monitor_of(queue, log: list[str]) -> InputMonitor:
+    return InputMonitor(
+        FakeGraph(), queue, ProblemLog(log.append), "/left/image", IMAGE_TYPE, lambda: "/left/camera_info"
+    )
+
 
 def monitored(newest, has_info: bool, log: list[str]) -> MissingInput | None:
-    queue = SimpleNamespace(newest=newest, has_info=has_info)
-    monitor = InputMonitor(
-        FakeGraph(), queue, ProblemLog(log.append), "/left/image", "sensor_msgs/msg/Image", "/left/camera_info"
-    )
-    return monitor.check(0.0)
+    return monitor_of(SimpleNamespace(newest=newest, has_info=has_info), log).check(0.0)
 
 
 def image_that_arrived(seconds_ago: float) -> SimpleNamespace:
@@ -110,6 +125,28 @@ def test_each_missing_input_that_the_monitor_finds_is_logged_and_shown(missing):
 def test_monitor_reports_nothing_while_all_inputs_arrive():
     log: list[str] = []
     assert monitored(image_that_arrived(-9.0), True, log) is None and not log
+
+
+def test_return_of_an_input_is_said_once_and_its_next_loss_is_logged_at_once():
+    log: list[str] = []
+    queue = SimpleNamespace(newest=None, has_info=False)
+    monitor = monitor_of(queue, log)
+    said = monitor._node.said
+    monitor.check(0.0)
+    queue.newest = image_that_arrived(-9.0)
+    monitor.check(0.0)
+    assert said == ["images arrive on /left/image now"]
+    queue.has_info = True
+    monitor.check(0.0)
+    monitor.check(0.0)
+    assert said[1:] == ["camera_info arrives on /left/camera_info now"]
+    for _ in range(2):
+        queue.newest = image_that_arrived(9.0)
+        assert monitor.check(0.0) is MissingInput.IMAGES_STOPPED
+        queue.newest = image_that_arrived(-9.0)
+        monitor.check(0.0)
+    assert said[2:] == ["images arrive on /left/image again"] * 2
+    assert sum("no new image" in line for line in log) == 2
 
 
 def test_a_few_failures_are_a_warning_and_many_in_a_row_an_error():

@@ -1,5 +1,6 @@
 """The request queue keeps only the newest image, lets questions wait for the right one, and pairs calibrations."""
 
+import itertools
 import threading
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
@@ -9,7 +10,7 @@ import pytest
 
 from depthlm_ros.ros.camera_info_sync import INFO_TIMEOUT_NS, NS_PER_S, CameraImage, CameraInfoSync
 from depthlm_ros.ros.request_queue import PendingQuestion, QueueClosed, QueueFull, RequestQueue
-from depthlm_ros.ros.statistics import LOG_PERIOD_S, ProblemLog
+from depthlm_ros.ros.statistics import FORGOTTEN_S, LOG_PERIOD_S, MAX_LOG_PERIOD_S, ProblemLog
 
 START_NS = 1_000 * NS_PER_S
 
@@ -424,3 +425,18 @@ class TestProblemLog:
         assert problems.counts == {"bad image": 5, "no camera_info": 1}
         now_s[0] += 3
         assert (problems.last_message, problems.quiet_s) == ("another is bad", 3.0)
+
+    def test_problem_that_lasts_is_logged_less_and_less_often_until_it_has_ended(self):
+        now_s, logged_s = [0.0], []
+        problems = ProblemLog(lambda line: logged_s.append(now_s[0]), clock=lambda: now_s[0])
+        for _ in range(2 * 3600):
+            problems.report("no image", "nobody publishes it")
+            now_s[0] += 1.0
+        assert logged_s[:5] == [0.0, 5.0, 15.0, 35.0, 75.0] and len(logged_s) < 20
+        assert max(after - before for before, after in itertools.pairwise(logged_s)) == MAX_LOG_PERIOD_S
+        problems.settle("no image")
+        problems.report("no image", "nobody publishes it")
+        assert logged_s[-1] == now_s[0]
+        now_s[0] += FORGOTTEN_S + 1.0
+        problems.report("no image", "nobody publishes it")
+        assert logged_s[-1] == now_s[0]
