@@ -142,7 +142,7 @@ class ActiveSession:
 
     def check_inputs(self, timeout_s: float) -> InputStatus:
         """Reports an input that has been missing for longer than the timeout; returns the state for diagnostics."""
-        self._info_subscription.follow_sibling()
+        self._info_subscription.follow_publishers()
         missing = self._monitor.check(timeout_s)
         newest = self.queue.newest
         return InputStatus(

@@ -66,7 +66,17 @@ def test_calibration_that_was_published_once_before_the_node_came_is_used(rig):
     once.publish(rectified_camera_info(rig.header(), CAMERA))
     rig.start()
     shoot_images_until(rig, lambda: rig.received["depth/image"])
-    assert "not heard" not in rig.log and "incompatible" not in rig.log
+    assert "not heard" not in rig.log
+
+
+@needs_tiny
+def test_camera_that_keeps_nothing_is_not_asked_for_what_it_kept(rig):
+    """Its driver would warn about a subscription that it cannot serve."""
+    rig.start()
+    rig.shoot_until("depth/image")
+    rig.newest_health()
+    (asked,) = rig.node.get_subscriptions_info_by_topic(f"{rig.namespace}/camera_info")
+    assert asked.qos_profile.durability == DurabilityPolicy.VOLATILE
 
 
 @needs_tiny
