@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -131,12 +132,14 @@ class Region:
 class Question:
     """A question in words, with the pixels and regions of the frame that it is about.
 
-    uv_px: float64 (N, 2); N may be 0.
+    uv_px: float64 (N, 2); N may be 0. on_words: called with the model's words so far after every decoding step, in the
+    thread that asks. What it raises ends the decoding, also of other questions that are asked together with this one.
     """
 
     text: str
     uv_px: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
     regions: tuple[Region, ...] = ()
+    on_words: Callable[[str], None] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

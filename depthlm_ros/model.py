@@ -233,9 +233,15 @@ class Model:
                 f"{MAX_PROMPT_TOKENS} are taken; ask about fewer things at once."
             )
         ends = self._ends_number if prompt.number_only else self._is_end_token
-        return Query(
-            ids, ends, prompt.max_new_tokens, self.spec.generation.repetition_penalty, prefix_ids=self._prefix_ids
-        )
+        penalty, on_tokens = self.spec.generation.repetition_penalty, self._token_listener(prompt)
+        return Query(ids, ends, prompt.max_new_tokens, penalty, self._prefix_ids, on_tokens)
+
+    def _token_listener(self, prompt: Prompt) -> Callable[[Sequence[int]], None] | None:
+        """Returns what tells the words of tokens to the prompt's listener; None without one."""
+        if (on_words := prompt.on_words) is None:
+            return None
+        # The last character may lack bytes that come with the next token.
+        return lambda ids: on_words(self.tokenizer.decode(ids, skip_special_tokens=False).rstrip("\ufffd"))
 
 
 def find_words_model(network: DepthNetwork) -> ModelBundle:

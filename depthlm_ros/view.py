@@ -201,7 +201,8 @@ class View:
         boxes = [self._placement.region_to_canvas(region) for region in question.regions]
         family = self._model.family
         asked_px = self._placement.uv_in(family.pixels_of, uv_px)
-        return family.question_prompt(question.text, asked_px, boxes, self._placement.size_in(family.pixels_of))
+        prompt = family.question_prompt(question.text, asked_px, boxes, self._placement.size_in(family.pixels_of))
+        return prompt.heard_by(question.on_words)
 
     def _locate_objects(self, questions: Sequence[Question], replies: Sequence[Reply]) -> list[tuple[Region, ...]]:
         """Returns the boxes on the canvas of the objects that each question is about.
@@ -217,7 +218,8 @@ class View:
             for index, (question, reply) in enumerate(zip(questions, replies, strict=True))
             if reply.status is Status.OK and not (reply.boxes or question.regions or len(question.uv_px))
         ]
-        prompts = [self._model.family.find_prompt(questions[index].text) for index in missing]
+        asked = [(questions[index], replies[index]) for index in missing]
+        prompts = [self._model.family.find_prompt(one.text).heard_by(one.on_words, said.text) for one, said in asked]
         for index, result in zip(missing, self._generate(prompts) if prompts else [], strict=True):
             boxes[index] = self._model.family.read_boxes(result.text, self._placement.canvas_size_px)
         return boxes

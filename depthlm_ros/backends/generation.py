@@ -43,6 +43,8 @@ class Query:
 
     repetition_penalty: see GenerationSettings. prefix_ids: the token ids of the prefix, images included, in any order
     and each at least once; they count for the penalty, as all tokens of the prompt do in transformers.
+    on_tokens: called with the tokens of the reply so far after every step. What it raises ends the decoding of the
+    whole batch within this step.
     """
 
     ids: Sequence[int]
@@ -50,6 +52,7 @@ class Query:
     max_new_tokens: int
     repetition_penalty: float = 1.0
     prefix_ids: Sequence[int] = ()
+    on_tokens: Callable[[Sequence[int]], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -196,21 +199,10 @@ class _DecodingBatch:
         Returns None if all replies have ended.
         """
         for row, query in enumerate(self.queries):
-            if self.done[row]:
-                continue
-            token = int(output.chosen[row])
-            self.watched_values[row].append(output.watched[row])
-            # Output layers are padded beyond the entries of the tokenizer: such a choice means nothing.
-            if token >= len(query.is_stop_token):
-                self.done[row] = True
-                continue
-            if query.is_stop_token[token]:
-                self.finished[row] = self.done[row] = True
-                continue
-            self.ids[row].append(token)
-            self.seen[row].add(token)
-            self.log_probability[row].append(float(output.log_probability[row]))
-            self.done[row] = len(self.ids[row]) >= query.max_new_tokens
+            if not self.done[row]:
+                self._take_token(row, query, output)
+                if query.on_tokens:
+                    query.on_tokens(self.ids[row])
         if self.done.all():
             return None
         slot = self.longest + self.steps
@@ -220,6 +212,22 @@ class _DecodingBatch:
         self.mask[:, slot] = 0.0
         self.steps += 1
         return step_input
+
+    def _take_token(self, row: int, query: Query, output: StepOutput) -> None:
+        """Adds the token that was chosen for a row to its reply, or ends the reply."""
+        token = int(output.chosen[row])
+        self.watched_values[row].append(output.watched[row])
+        # Output layers are padded beyond the entries of the tokenizer: such a choice means nothing.
+        if token >= len(query.is_stop_token):
+            self.done[row] = True
+            return
+        if query.is_stop_token[token]:
+            self.finished[row] = self.done[row] = True
+            return
+        self.ids[row].append(token)
+        self.seen[row].add(token)
+        self.log_probability[row].append(float(output.log_probability[row]))
+        self.done[row] = len(self.ids[row]) >= query.max_new_tokens
 
     def _input(self, ids: np.ndarray, positions: np.ndarray, last: np.ndarray, slot: int) -> StepInput:
         """Returns the input of a step, with the tokens so far where they are penalised."""

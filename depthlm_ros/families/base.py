@@ -6,7 +6,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol, TypeVar
 
 import numpy as np
@@ -48,7 +48,8 @@ class Prompt:
     stop at the first token that cannot continue a number. markers_px: pixels (u, v) of the picture that must be
     marked in the image itself (a visual prompt); each prompt gets its own copy of the picture.
     complete_tokens: most tokens of the reply if its beginning is decoded too; 0 where it always is. forced_is_known:
-    False if no source confirms that replies begin with `forced` (ForcedBeginnings checks it).
+    False if no source confirms that replies begin with `forced` (ForcedBeginnings checks it). on_words: see
+    core.Question.
     """
 
     text: str
@@ -58,6 +59,13 @@ class Prompt:
     markers_px: tuple[tuple[float, float], ...] = ()
     complete_tokens: int = 0
     forced_is_known: bool = True
+    on_words: Callable[[str], None] | None = field(default=None, compare=False)
+
+    def heard_by(self, on_words: Callable[[str], None] | None, words: str | None = None) -> Prompt:
+        """Returns the prompt with a listener, if there is one. words: what it hears at each step, not the reply."""
+        if on_words is None:
+            return self
+        return replace(self, on_words=on_words if words is None else lambda _: on_words(words))
 
     def complete(self) -> Prompt:
         """Returns the prompt whose whole reply is decoded, as the released code does it."""

@@ -1,5 +1,6 @@
 """A backend with scripted replies, for models whose weights are not here. Everything around it is real."""
 
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -19,7 +20,7 @@ class ScriptedBackend:
     """Replies to each question with reply(text of the question).
 
     sure: True if no other digit was possible, False if all were equally likely. looked_at: the images of every look,
-    each (h, w, 3).
+    each (h, w, 3). steps: how often text was run. step_s: how long a step takes, at least.
     """
 
     name = "scripted"
@@ -28,6 +29,7 @@ class ScriptedBackend:
     def __init__(self, tokenizer: Tokenizer, end: str, reply: Callable[[str], str], sure: bool = True) -> None:
         self.tokenizer, self.end, self.reply, self.sure = tokenizer, end, reply, sure
         self.looked_at: list[list[np.ndarray]] = []
+        self.steps, self.step_s = 0, 0.0
 
     def look(self, images: Sequence[np.ndarray]) -> Look:
         self.looked_at.append([image[0] for image in images])
@@ -40,6 +42,8 @@ class ScriptedBackend:
         return [[] for _ in range(rows)]
 
     def step(self, cache: list[list[int]], step_input: StepInput) -> StepOutput:
+        self.steps += 1
+        time.sleep(self.step_s)
         if step_input.first_slot == 0:
             for left, ids, last in zip(cache, step_input.ids, step_input.last, strict=True):
                 question = self.tokenizer.decode(ids[: last + 1].tolist(), skip_special_tokens=False)
