@@ -1,4 +1,5 @@
-"""Pictures for people, with numpy and OpenCV only: `depth_picture`, `depth_strip`, `cloud_picture` and `side_by_side`.
+"""Pictures for people, with numpy and OpenCV only: `depth_picture`, `depth_strip`, `cloud_picture`, `answer_picture`
+and `side_by_side`.
 
 Depth is drawn in colours with a scale in metres. `depth_strip` draws it as DepthVLM's demo does, to compare. A point
 cloud is drawn as a virtual camera sees it from the side and above; where points hide each other, the nearest one is
@@ -8,17 +9,21 @@ z forward, metres.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
+from depthlm_ros.core import Region
+
 UNKNOWN_RGB = (0, 0, 0)
 BACKGROUND_RGB = (24, 25, 29)
 INK_RGB = (225, 226, 230)
 GRID_RGB = (62, 65, 74)
 CAMERA_RGB = (255, 176, 64)
+MARK_RGB = (255, 64, 96)
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 # Turbo without its two dark ends, which would look like the black of an unknown depth.
 TURBO_FAR, TURBO_NEAR = 28, 240
@@ -118,6 +123,39 @@ def ticks(low: float, high: float, at_most: int = 8) -> np.ndarray:
 def draw_text(image: np.ndarray, text: str, left_bottom_px: tuple[int, int], scale: float = 0.5) -> None:
     """Draws text into an image, in place."""
     cv2.putText(image, text, left_bottom_px, FONT, scale, INK_RGB, 1, cv2.LINE_AA)
+
+
+def answer_picture(
+    rgb: np.ndarray, regions: Sequence[Region], uv_px: np.ndarray, texts: Sequence[str], most_lines: int = 6
+) -> np.ndarray:
+    """Returns an image (H, W, 3) with the regions and pixels (N, 2) marked and named, above the texts.
+
+    Each text has most_lines lines at most; what is longer ends with "...".
+    """
+    drawn = rgb.copy()
+    line_px = max(1, round(min(rgb.shape[:2]) / 240))
+    scale = 0.4 * max(1.0, rgb.shape[1] / 480)
+    for region in regions:
+        left, top = round(region.x_px), round(region.y_px)
+        right, bottom = round(region.x_px + region.width_px) - 1, round(region.y_px + region.height_px) - 1
+        cv2.rectangle(drawn, (left, top), (right, bottom), MARK_RGB, line_px)
+        cv2.putText(drawn, region.label, (left + 3, top + round(30 * scale)), FONT, scale, MARK_RGB, 1, cv2.LINE_AA)
+    for u, v in np.rint(uv_px).astype(int).tolist():
+        cv2.circle(drawn, (u, v), 3 * line_px + 1, UNKNOWN_RGB, -1, cv2.LINE_AA)
+        cv2.circle(drawn, (u, v), 3 * line_px, MARK_RGB, -1, cv2.LINE_AA)
+    lines = [line for text in texts for line in _wrapped(text, rgb.shape[1] - 12, scale, most_lines)]
+    row_px = round(36 * scale)
+    below = np.full((row_px * len(lines) + row_px // 2, rgb.shape[1], 3), BACKGROUND_RGB, np.uint8)
+    for row, line in enumerate(lines):
+        draw_text(below, line, (6, row_px * (row + 1)), scale)
+    return np.vstack([drawn, below])
+
+
+def _wrapped(text: str, width_px: int, scale: float, most_lines: int) -> list[str]:
+    """Returns the text in lines that fit into the width, broken between words where that is possible."""
+    letter_px = cv2.getTextSize("n" * 20, FONT, scale, 1)[0][0] / 20
+    lines = textwrap.wrap(text, max(8, int(width_px / letter_px))) or [""]
+    return lines if len(lines) <= most_lines else [*lines[: most_lines - 1], f"{lines[most_lines - 1][:-3]}..."]
 
 
 def side_by_side(pictures: Sequence[tuple[str, np.ndarray]], height_px: int = 480) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -12,6 +13,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from depthlm_ros.core import DepthMap
 from depthlm_ros.geometry.voxels import voxel_means
 from depthlm_ros.ros import qos
+from depthlm_ros.ros.answer_topics import AnswerPublishers
 from depthlm_ros.ros.compressed_depth import compressed_depth
 from depthlm_ros.ros.frame_processing import (
     CLOUD_FIELDS,
@@ -38,7 +40,7 @@ TOPICS: dict[str, dict[str, type]] = {
 
 
 class Publishers:
-    """The publishers of one mode.
+    """The publishers of one mode. answers: those of answers, in all modes.
 
     parameters: returns the node's parameters with their present values. report: takes reason and message of a problem.
     Raises SetupError if a publisher cannot be made; none remains then.
@@ -47,9 +49,10 @@ class Publishers:
     def __init__(self, node: LifecycleNode, parameters: Callable[[], Parameters], report: qos.Report) -> None:
         self._parameters, self._report = parameters, report
         self._publishers: dict[str, LifecyclePublisher] = {}
+        self.answers = AnswerPublishers(node, partial(_create_publisher, node, report), report)
         try:
             for name, message_type in TOPICS[parameters().mode].items():
-                self._publishers[name] = _create_publisher(node, message_type, name, report)
+                self._publishers[name] = _create_publisher(node, report, message_type, name)
         except Exception:
             self.destroy(node)
             raise
@@ -61,9 +64,10 @@ class Publishers:
         for publisher in self._publishers.values():
             node.destroy_lifecycle_publisher(publisher)
         self._publishers = {}
+        self.answers.destroy(node)
 
     def is_watched(self) -> bool:
-        """Whether anybody receives any of the topics."""
+        """Whether anybody receives any of the topics, without those of answers, which need no image."""
         return any(publisher.get_subscription_count() for publisher in self._publishers.values())
 
     def publish(self, result: FrameResult) -> None:
@@ -126,7 +130,7 @@ class Publishers:
         return point_cloud(result.image.message.header, points, SPARSE_FIELDS)
 
 
-def _create_publisher(node: LifecycleNode, message_type: type, name: str, report: qos.Report) -> LifecyclePublisher:
+def _create_publisher(node: LifecycleNode, report: qos.Report, message_type: type, name: str) -> LifecyclePublisher:
     topic = node.resolve_topic_name(name)
     if name == COMPRESSED and topic == node.resolve_topic_name(name, only_expand=True):
         # Not remapped itself: it stays where image_transport looks for it, below the image.
