@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     )
     from depthlm_ros.model import Model, PairView, View, load_model
 
-# The ROS interfaces (depthlm_ros.msg, depthlm_ros.srv) are generated into the same package name in an overlay. This
+# The ROS interfaces (depthlm_ros.msg, .srv, .action) are generated into the same package name in an overlay. This
 # lets the source tree and the overlay be one package.
 __path__ = extend_path(__path__, __name__)
 

@@ -90,7 +90,9 @@ class ActiveSession:
             lambda: self.info_topic,
         )
         self._transforms = Transforms(node)
-        self.service_context = ServiceContext(model, context.parameters, self.queue, self._transforms, mask)
+        self.service_context = ServiceContext(
+            model, context.parameters, self.queue, self._transforms, mask, publishers.answers.publish
+        )
         self._info_subscription = CameraInfoSubscription(
             node, self.queue, self.image_topic, _asked_for(qos.CAMERA_INFO, parameters), problems.report
         )

@@ -1,7 +1,7 @@
-"""The one thread that runs the model: it processes the newest image, and answers questions between images.
+"""The thread that runs the model: it processes the newest image, and answers questions between images.
 
-Only this thread uses the model, so a session of the model is never entered twice at the same time. An error costs one
-image or one question; the thread goes on.
+Only this thread looks at images. Beside it, a long question (long_questions.py) asks the model in a thread of its own,
+which every backend allows. An error costs one image or one question; the thread goes on.
 """
 
 from __future__ import annotations

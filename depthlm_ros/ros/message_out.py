@@ -12,6 +12,7 @@ from __future__ import annotations
 import array
 import math
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -19,6 +20,7 @@ from geometry_msgs.msg import Point, Quaternion, TransformStamped, Vector3
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField, RegionOfInterest
 from std_msgs.msg import Header
 
+from depthlm_ros.action import AskSpatial
 from depthlm_ros.core import Answer, Frame, Intrinsics, Matches, Measurement, Region, RelativePose, Status
 from depthlm_ros.geometry.rotations import quaternion_xyzw
 from depthlm_ros.msg import Measurement as MeasurementMessage
@@ -27,6 +29,7 @@ from depthlm_ros.ros.message_fields import set_cloud, set_depth_image, set_recti
 from depthlm_ros.srv import MatchPixels, SpatialQuery
 from depthlm_ros.srv import RelativePose as RelativePoseService
 
+SpatialResponse: TypeAlias = SpatialQuery.Response | AskSpatial.Result
 _STATUS_CODES = {
     Status.OK: SpatialQuery.Response.OK,
     Status.NOT_FOUND: SpatialQuery.Response.NOT_FOUND,
@@ -122,7 +125,7 @@ def measurement_message(measurement: Measurement, points_m: np.ndarray) -> Measu
 
 def clear_numbers(response: object) -> None:
     """Sets every number of a response to NaN: by default numbers are zero, and a rotation is the identity."""
-    if isinstance(response, SpatialQuery.Response):
+    if isinstance(response, SpatialQuery.Response | AskSpatial.Result):
         response.value = response.std = math.nan
     elif isinstance(response, RelativePoseService.Response):
         response.rotation_angle = response.distance = math.nan
@@ -130,9 +133,7 @@ def clear_numbers(response: object) -> None:
         set_transform(response.transform, _UNKNOWN_ROTATION, _UNKNOWN_VECTOR)
 
 
-def fill_answer(
-    response: SpatialQuery.Response, answer: Answer, points_m: Sequence[np.ndarray], camera: Intrinsics
-) -> None:
+def fill_answer(response: SpatialResponse, answer: Answer, points_m: Sequence[np.ndarray], camera: Intrinsics) -> None:
     """Fills in an answer in words. points_m: (N, 3) of the answer, then of each measurement, in response.header."""
     response.status = int(_STATUS_CODES[answer.status])
     response.answer = answer.text

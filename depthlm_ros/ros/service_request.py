@@ -20,6 +20,7 @@ from typing import Protocol, TypeVar
 
 from depthlm_ros.errors import BadInput, BadQuestion, DepthLMError
 from depthlm_ros.model import Model
+from depthlm_ros.ros.answer_messages import ShownAnswer
 from depthlm_ros.ros.body_mask import BodyMask
 from depthlm_ros.ros.frame_processing import FrameResult
 from depthlm_ros.ros.message_out import clear_numbers
@@ -30,6 +31,9 @@ from depthlm_ros.srv import SpatialQuery
 
 # All services use the same numbers.
 StatusCode = SpatialQuery.Response
+DEACTIVATED = "the node was deactivated before the answer."
+# How often a request that waits looks whether it must end.
+CHECK_PERIOD_S = 0.05
 
 
 class ServiceResponse(Protocol):
@@ -51,7 +55,7 @@ class ServiceContext:
     """What the services need of an active node.
 
     parameters: returns the node's parameters with their present values. mask: of the robot's body in the camera's
-    images; None if it is not in sight.
+    images; None if it is not in sight. publish_answer: shows an answer in words to who listens.
     """
 
     model: Model
@@ -59,6 +63,7 @@ class ServiceContext:
     queue: RequestQueue
     transforms: Transforms
     mask: BodyMask | None = None
+    publish_answer: Callable[[ShownAnswer], None] = lambda shown: None
 
 
 class RequestRefused(BadInput):
@@ -120,11 +125,17 @@ def _forget_tracebacks(error: BaseException | None) -> None:
         error = error.__cause__ or error.__context__
 
 
-def wait_for_answer(context: ServiceContext, question: PendingQuestion[AnswerT], timeout_s: float) -> AnswerT:
+def wait_for_answer(
+    context: ServiceContext,
+    question: PendingQuestion[AnswerT],
+    timeout_s: float,
+    check: Callable[[], None] | None = None,
+) -> AnswerT:
     """Puts a question into the queue and returns the answer from the inference thread.
 
     timeout_s: as requested; 0 means the node's parameter query_timeout_s. Raises RequestRefused if no answer comes,
-    BadQuestion for an unusable timeout, and whatever the question's work raised.
+    BadQuestion for an unusable timeout, and whatever the question's work raised. check: called now and then meanwhile;
+    what it raises ends the waiting.
     """
     if not (math.isfinite(timeout_s) and 0 <= timeout_s <= MAX_TIMEOUT_S):
         raise BadQuestion(
@@ -135,12 +146,27 @@ def wait_for_answer(context: ServiceContext, question: PendingQuestion[AnswerT],
         raise RequestRefused(StatusCode.NO_IMAGE, _why_no_frame(context.queue))
     try:
         context.queue.put_question(question)
-        return question.future.result(timeout_s)
+        if check is None:
+            return question.future.result(timeout_s)
+        return _result_unless(check, question.future, timeout_s)
     except QueueClosed:
-        raise RequestRefused(StatusCode.NO_IMAGE, "the node was deactivated before the answer.") from None
+        raise RequestRefused(StatusCode.NO_IMAGE, DEACTIVATED) from None
     except futures.TimeoutError:
         question.future.cancel()
         raise _timeout_refusal(context.queue, question, timeout_s) from None
+
+
+def _result_unless(check: Callable[[], None], future: futures.Future[AnswerT], timeout_s: float) -> AnswerT:
+    """Returns the result of a future, unless `check` raises before. Raises TimeoutError."""
+    end_s = time.monotonic() + timeout_s
+    while not future.done() and (left_s := end_s - time.monotonic()) > 0:
+        futures.wait([future], min(left_s, CHECK_PERIOD_S))
+        try:
+            check()
+        except Exception:
+            future.cancel()
+            raise
+    return future.result(0)
 
 
 def age_remark(context: ServiceContext, result: FrameResult) -> str:

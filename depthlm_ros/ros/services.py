@@ -1,7 +1,8 @@
 """The node's services. They exist as long as the node, and say so while it is not active.
 
-spatial_query and query_depth are about one image. match_pixels and relative_pose are about two: either comes with the
-request or from the camera; the camera's are the newest processed frame (second) and an earlier image (first).
+spatial_query and query_depth are about one image, and so is the action ask_spatial (long_questions.py). match_pixels
+and relative_pose are about two: either comes with the request or from the camera; the camera's are the newest processed
+frame (second) and an earlier image (first).
 
 Each function `answer_...` checks the request, waits for the answer and fills the response; see service_request.py.
 """
@@ -13,27 +14,19 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol, TypeVar
 
-import numpy as np
 from geometry_msgs.msg import Point
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CameraInfo, Image
 
-from depthlm_ros.core import Answer, Frame, PointDepths, Question
+from depthlm_ros.core import Answer, Frame, PointDepths
 from depthlm_ros.errors import BadInput, BadQuestion
 from depthlm_ros.geometry.pinhole import backproject
 from depthlm_ros.ros.camera_info_sync import NS_PER_S, is_same_camera
 from depthlm_ros.ros.frame_processing import FrameResult, rectified_frame
-from depthlm_ros.ros.message_out import (
-    fill_answer,
-    fill_matches,
-    fill_pose,
-    header_of,
-    pixels_from,
-    points_from,
-    regions_from,
-)
+from depthlm_ros.ros.long_questions import create_action
+from depthlm_ros.ros.message_out import fill_matches, fill_pose, header_of, pixels_from, points_from
 from depthlm_ros.ros.parameters import SPARSE, Parameters
 from depthlm_ros.ros.request_queue import PendingQuestion
 from depthlm_ros.ros.service_request import (
@@ -44,15 +37,14 @@ from depthlm_ros.ros.service_request import (
     respond,
     wait_for_answer,
 )
+from depthlm_ros.ros.spatial_answer import fill_response, question_from
 from depthlm_ros.srv import MatchPixels, QueryDepth, RelativePose, SpatialQuery
-from depthlm_ros.view import PairView, check_question
+from depthlm_ros.view import PairView
 
 # Reading a pixel off the depth map is cheap; asking the model for one takes as long as a question.
 MAX_PIXELS_FROM_MAP = 100_000
 MAX_PIXELS_IN_WORDS = 1024
 MAX_PIXELS_MATCHED = 256
-# Far more than a model reads. More are refused before they are written into a prompt in the inference thread.
-MAX_MARKS = 256
 # The response remarks on an earlier image whose time differs by more than this share of the time asked for.
 TIME_TOLERANCE = 0.25
 # A request that does not fit into the middleware's queue is never answered, not even BUSY: keep many.
@@ -74,10 +66,11 @@ class PairRequest(Protocol):
 
 
 def create_services(node: Node, current_context: Callable[[], ServiceContext | None]) -> None:
-    """Offers the services. current_context: returns None while the node is not active."""
+    """Offers the services and the action. current_context: returns None while the node is not active."""
     name = node.get_fully_qualified_name()
     # With autostart the node is not active only for a moment.
     advice = f"wait if it has just been started, else `ros2 lifecycle set {name} activate`"
+    inactive_message = f"the node is not active: {advice}."
     about_one_image, about_two_images = ReentrantCallbackGroup(), ReentrantCallbackGroup()
     for service_type, service, answer, group in (
         (SpatialQuery, "spatial_query", answer_spatial, about_one_image),
@@ -85,34 +78,19 @@ def create_services(node: Node, current_context: Callable[[], ServiceContext | N
         (MatchPixels, "match_pixels", answer_match, about_two_images),
         (RelativePose, "relative_pose", answer_pose, about_two_images),
     ):
-        callback = partial(respond, current_context, f"the node is not active: {advice}.", answer)
+        callback = partial(respond, current_context, inactive_message, answer)
         qos_profile = QoSProfile(depth=REQUEST_QUEUE_DEPTH)
         node.create_service(service_type, service, callback, qos_profile=qos_profile, callback_group=group)
+    create_action(node, current_context, inactive_message)
 
 
 def answer_spatial(context: ServiceContext, request: SpatialQuery.Request, response: SpatialQuery.Response) -> None:
     """Fills the response to a question in words."""
-    check_question(request.question)
-    marks = len(request.pixels) + len(request.regions)
-    if marks > MAX_MARKS:
-        raise BadQuestion(f"{marks} pixels and regions are marked: one question is about at most {MAX_MARKS}.")
-    question = Question(request.question, pixels_from(request.pixels), regions_from(request.regions))
-    if request.target_frame:
-        context.transforms.listen()
-
+    question = question_from(context, request)
     pending: PendingQuestion[tuple[FrameResult, Answer]] = PendingQuestion(
         lambda result: (result, result.view.ask_all([question])[0]), request.fresh, question
     )
-    result, answer = wait_for_answer(context, pending, request.timeout_s)
-
-    # All points at once: one transform moves them.
-    sets_m = [answer.points_m, *(measurement.points_m for measurement in answer.measurements)]
-    response.header, points_m = result.image.message.header, np.concatenate(sets_m)
-    if request.target_frame:
-        response.header, points_m = context.transforms.move_points(response.header, points_m, request.target_frame)
-    ends = np.cumsum([len(set_m) for set_m in sets_m])[:-1]
-    fill_answer(response, answer, np.split(points_m, ends), result.view.frame.intrinsics)
-    response.message = response.message or age_remark(context, result)
+    fill_response(context, request, response, question, wait_for_answer(context, pending, request.timeout_s))
 
 
 def answer_depth(context: ServiceContext, request: QueryDepth.Request, response: QueryDepth.Response) -> None:

@@ -1,0 +1,112 @@
+"""The action ask_spatial: a question whose words are heard as they come, and that can be cancelled.
+
+A goal is served in a thread of the executor. It takes the frame result from the inference thread, as the services do,
+and then asks the model itself, so that images and other questions are served meanwhile. After every decoding step it
+sends the words so far and looks whether it must end: the goal was cancelled, the node deactivated, or the time is over.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+
+from rclpy.action import ActionServer, CancelResponse
+from rclpy.action.server import ServerGoalHandle
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.node import Node
+
+from depthlm_ros.action import AskSpatial
+from depthlm_ros.ros.request_queue import PendingQuestion
+from depthlm_ros.ros.service_request import (
+    DEACTIVATED,
+    RequestRefused,
+    ServiceContext,
+    StatusCode,
+    respond,
+    wait_for_answer,
+)
+from depthlm_ros.ros.spatial_answer import fill_response, question_from
+
+ACTION = "ask_spatial"
+# The words so far are sent at most so often; people read no faster.
+FEEDBACK_PERIOD_S = 0.05
+# A client that asks for the result of a goal later than this gets none.
+RESULT_KEPT_S = 60
+
+
+def create_action(
+    node: Node, current_context: Callable[[], ServiceContext | None], inactive_message: str
+) -> ActionServer:
+    """Offers the action. current_context, inactive_message: see respond."""
+    return ActionServer(
+        node,
+        AskSpatial,
+        ACTION,
+        partial(serve_goal, current_context, inactive_message),
+        callback_group=ReentrantCallbackGroup(),
+        cancel_callback=lambda goal: CancelResponse.ACCEPT,
+        result_timeout=RESULT_KEPT_S,
+    )
+
+
+def serve_goal(
+    current_context: Callable[[], ServiceContext | None], inactive_message: str, goal: ServerGoalHandle
+) -> AskSpatial.Result:
+    """Returns the result of a goal, and sets its state: succeeded with an answer, canceled, else aborted."""
+    result = respond(current_context, inactive_message, partial(answer_goal, goal), goal.request, AskSpatial.Result())
+    if result.status == AskSpatial.Result.CANCELLED:
+        goal.canceled()
+    elif result.success:
+        goal.succeed()
+    else:
+        goal.abort()
+    return result
+
+
+def answer_goal(
+    goal: ServerGoalHandle, context: ServiceContext, request: AskSpatial.Goal, result: AskSpatial.Result
+) -> None:
+    """Fills the result of a goal. If it ends early, the answer holds the words so far."""
+    listener = _Listener(goal, context, request.timeout_s)
+    question = question_from(context, request, listener.hear)
+    pending = PendingQuestion(lambda frame_result: frame_result, request.fresh)
+    frame_result = wait_for_answer(context, pending, request.timeout_s, listener.check)
+    try:
+        answer = frame_result.view.ask_all([question])[0]
+    except RequestRefused:
+        result.header, result.answer = frame_result.image.message.header, listener.words
+        raise
+    fill_response(context, request, result, question, (frame_result, answer))
+
+
+class _Listener:
+    """Hears the words of one goal. words: those so far."""
+
+    def __init__(self, goal: ServerGoalHandle, context: ServiceContext, timeout_s: float) -> None:
+        self._goal, self._queue, self._timeout_s = goal, context.queue, timeout_s
+        self._end_s = time.monotonic() + timeout_s if timeout_s > 0 else math.inf
+        self._next_feedback_s = 0.0
+        self.words = ""
+
+    def hear(self, words: str) -> None:
+        """Sends the words as feedback. Raises RequestRefused if the goal must end."""
+        self.check()
+        self.words, now_s = words, time.monotonic()
+        if now_s >= self._next_feedback_s:
+            self._goal.publish_feedback(AskSpatial.Feedback(text=words))
+            self._next_feedback_s = now_s + FEEDBACK_PERIOD_S
+
+    def check(self) -> None:
+        """Raises RequestRefused if the goal must end."""
+        if self._goal.is_cancel_requested:
+            raise RequestRefused(AskSpatial.Result.CANCELLED, "the goal was cancelled.")
+        if self._queue.is_closed:
+            raise RequestRefused(StatusCode.NO_IMAGE, DEACTIVATED)
+        if time.monotonic() > self._end_s:
+            raise RequestRefused(
+                StatusCode.TIMEOUT,
+                f"no complete answer within {self._timeout_s:g} s: allow more time (timeout_s; 0: as long as the words "
+                "take).",
+            )
