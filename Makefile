@@ -3,7 +3,7 @@
 #   DEPTHLM_ROS, DEPTHLM_TORCH   see scripts/setup.sh
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-torch build demo test test-all check lint format bench bench-real bench-sparse bench-engines train engine clean
+.PHONY: help setup setup-torch build demo test test-all check lint format bench fuzz soak bench-real bench-sparse bench-engines train engine clean
 
 export PYTHON DEPTHLM_ROS DEPTHLM_TORCH
 # Message fields are checked, and nothing leaves or enters this machine's own graph.
@@ -62,6 +62,12 @@ format: setup ## put the code into the one format
 
 bench: setup ## rate, latency and overhead of the node; ends with one JSON line
 	@$(ENTER) python bench/node.py $(ARGS)
+
+fuzz: setup ## hostile messages and requests to real nodes; ends with one JSON line  [ARGS="--seed 1 --cases 5000"]
+	@$(ENTER) python bench/fuzz.py $(ARGS)
+
+soak: setup ## two cameras and nodes under changing load; ends with one JSON line  [ARGS="--minutes 240"]
+	@$(ENTER) python bench/soak.py $(ARGS)
 
 bench-real: setup ## scores on real images beside a peer; ends with one JSON line  [ARGS="--data FOLDER --only photographs"]
 	@$(ENTER) python bench/real.py $(ARGS)
