@@ -3,7 +3,10 @@
 A replay camera (640 x 480, 30 Hz) and the node run as separate processes; this process receives depth and cloud, as a
 user's program does. Nothing fails on a slow machine: the table shows a limit beside each number. `make bench`, or
 
-    . ./env.sh && python bench/node.py [--model tiny] [--seconds 15]
+    . ./env.sh && python bench/node.py [--model tiny] [--seconds 15] [--against FOLDER] [--rounds 3]
+
+With --against the node of another checkout, with that checkout's tiny, is measured in turns with this one's. Other load
+of the machine then meets both alike, and the ratios (of the medians over the rounds) are worth more than the times.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 
 from depthlm_ros.core import Frame, Intrinsics
-from depthlm_ros.errors import DepthLMError
+from depthlm_ros.errors import DepthLMError, SetupError
 from depthlm_ros.image_io import write_rgb
 from depthlm_ros.model import load_model
 from depthlm_ros.ros.tools.depth_listener import DepthListener, ReceptionStatistics
@@ -39,6 +42,7 @@ TIMEOUT_S = 60.0
 QUESTIONS = 16
 ROUNDS = 15
 IMPORT_ROUNDS = 5
+NODE_MODULE = "depthlm_ros.ros.node"
 # The work of the node itself on a frame, by the names of /diagnostics.
 OUTSIDE_STAGES = ("decode", "rectify", "normalise", "depth", "messages", "publish")
 IMPORT_CODE = (
@@ -62,12 +66,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="tiny", help="name or folder of a model (default: %(default)s)")
     parser.add_argument(
-        "--seconds", type=float, default=15.0, help="duration of the measurement (default: %(default)g)"
+        "--seconds", type=float, default=15.0, help="duration of each measurement (default: %(default)g)"
+    )
+    parser.add_argument("--against", type=Path, help="root of another checkout, whose node is measured in turns, too")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="measurements of each node with --against (default: %(default)s)"
     )
     args = parser.parse_args()
+    if args.rounds < 1:
+        parser.error(f"--rounds is {args.rounds}: it must be at least 1")
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            rows = [*measure_alone(args.model), *measure_graph(args.model, args.seconds, Path(folder))]
+        rows = [*measure_alone(args.model), *measure_nodes(args.model, args.seconds, args.against, args.rounds)]
     except DepthLMError as exc:
         print(f"bench: {exc}", file=sys.stderr)
         return 1
@@ -150,8 +159,33 @@ class NodeStatistics(ReceptionStatistics):
         self.diagnostics.clear()
 
 
-def measure_graph(model_name: str, measured_s: float, folder: Path) -> list[BenchRow]:
-    """Measures the node with real topics: cold start, rate, latency, time outside the model, memory."""
+def measure_nodes(model_name: str, measured_s: float, against: Path | None, rounds: int) -> list[BenchRow]:
+    """Measures this node, and in turns that of another checkout if there is one. Raises SetupError."""
+    if against is None:
+        return graph_rows(measure_graph(model_name, measured_s))
+    against = against.resolve()
+    if not (against / "depthlm_ros").is_dir():
+        raise SetupError(f"--against {against} has no folder depthlm_ros: give the root of a checkout.")
+    ours, others = [], []
+    for number in range(rounds):
+        print_progress(f"round {number + 1} of {rounds}: this node, then the one of {against.name}")
+        ours.append(measure_graph(model_name, measured_s))
+        others.append(measure_graph(str(against / "engines" / "tiny"), measured_s, against))
+    mine, other = ({key: statistics.median(one[key] for one in found) for key in found[0]} for found in (ours, others))
+    return [*graph_rows(mine), *ratio_rows(mine, other)]
+
+
+def measure_graph(model_name: str, measured_s: float, root: Path | None = None) -> dict[str, float]:
+    """Measures a node with real topics: cold start, rate, latency, time outside the model, memory.
+
+    root: of the checkout whose node it is; None for this one. Returns the numbers by their names in the JSON line.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        return measure_in(Path(folder), model_name, measured_s, root)
+
+
+def measure_in(folder: Path, model_name: str, measured_s: float, root: Path | None) -> dict[str, float]:
+    """measure_graph, with its pictures and logs in a folder."""
     for number, rgb in enumerate(pictures(PICTURES)):
         write_rgb(folder / f"{number:02d}.bmp", rgb)
     lens = ("--fx", CAMERA.fx_px, "--fy", CAMERA.fy_px, "--cx", CAMERA.cx_px, "--cy", CAMERA.cy_px)
@@ -171,7 +205,7 @@ def measure_graph(model_name: str, measured_s: float, folder: Path) -> list[Benc
             *map(str, lens),
         )
         graph.wait(lambda: listener.images > 0, "image from the camera", TIMEOUT_S)
-        node = graph.start("depth node", "depthlm_ros.ros.node", "--ros-args", "-p", f"model:={model_name}")
+        node = graph.start("depth node", NODE_MODULE, "--ros-args", "-p", f"model:={model_name}", root=root)
         graph.wait(lambda: bool(received.arrived_ns), "depth", TIMEOUT_S)
         start_s = time.monotonic() - node.started_s
         graph.spin(WARM_UP_S)
@@ -180,33 +214,55 @@ def measure_graph(model_name: str, measured_s: float, folder: Path) -> list[Benc
         graph.spin(measured_s)
         graph.wait(lambda: bool(received.diagnostics), "diagnostics", TIMEOUT_S)
         peak_mb = peak_memory_mb(node.pid)
-    return graph_rows(received, start_s, peak_mb)
-
-
-def graph_rows(received: NodeStatistics, start_s: float, peak_mb: float) -> list[BenchRow]:
-    """Returns the rows of the measurement with real topics."""
-    rate_hz = received.rate_hz
-    p50_s, p99_s = np.percentile(received.latency_s, (50, 99))
     values = received.diagnostics[-1]
-    model_ms, outside_ms = float(values["look_ms"]), float(values["outside_ms"])
-    allowed_ms = max(0.15 * model_ms, 6.0)
-    stage_rows = [
-        BenchRow(f"{stage}_ms", f"    {stage}, p50 ms", float(values[f"{stage}_ms"])) for stage in OUTSIDE_STAGES
-    ]
-    return [
-        BenchRow("rate_hz", f"dense frames/s, cloud subscribed, of {CAMERA_HZ:g}", rate_hz, ">= 8", rate_hz >= 8),
-        BenchRow("model_p50_ms", "model, p50 ms", model_ms),
-        BenchRow(
-            "outside_p50_ms", "outside the model, p50 ms", outside_ms, f"<= {allowed_ms:.1f}", outside_ms <= allowed_ms
+    p50_ms, p90_ms, p99_ms = 1e3 * np.percentile(received.latency_s, (50, 90, 99))
+    return {
+        "rate_hz": received.rate_hz,
+        "model_p50_ms": float(values["look_ms"]),
+        "outside_p50_ms": float(values["outside_ms"]),
+        **{f"{stage}_ms": float(values[f"{stage}_ms"]) for stage in OUTSIDE_STAGES},
+        "node_p50_ms": float(values["total_p50_ms"]),
+        "node_p99_ms": float(values["total_p99_ms"]),
+        "latency_p50_ms": float(p50_ms),
+        "latency_p90_ms": float(p90_ms),
+        "latency_p99_ms": float(p99_ms),
+        "cold_start_s": start_s,
+        "peak_memory_mb": peak_mb,
+    }
+
+
+def graph_rows(numbers: dict[str, float]) -> list[BenchRow]:
+    """Returns the rows of the measurement with real topics."""
+    allowed_ms = max(0.15 * numbers["model_p50_ms"], 6.0)
+    texts = {
+        "rate_hz": (f"dense frames/s, cloud subscribed, of {CAMERA_HZ:g}", ">= 8", numbers["rate_hz"] >= 8),
+        "outside_p50_ms": (
+            "outside the model, p50 ms",
+            f"<= {allowed_ms:.1f}",
+            numbers["outside_p50_ms"] <= allowed_ms,
         ),
-        *stage_rows,
-        BenchRow("node_p50_ms", "image received to all published, p50 ms", float(values["total_p50_ms"])),
-        BenchRow("node_p99_ms", "image received to all published, p99 ms", float(values["total_p99_ms"])),
-        BenchRow("latency_p50_ms", "image stamp to depth received, p50 ms", 1e3 * p50_s),
-        BenchRow("latency_p99_ms", "image stamp to depth received, p99 ms", 1e3 * p99_s),
-        BenchRow("cold_start_s", "start of the node to its first depth, s", start_s, "<= 3", start_s <= 3),
-        BenchRow("peak_memory_mb", "peak resident memory of the node, MB", peak_mb, "<= 600", peak_mb <= 600),
-    ]
+        "cold_start_s": ("start of the node to its first depth, s", "<= 3", numbers["cold_start_s"] <= 3),
+        "peak_memory_mb": ("peak resident memory of the node, MB", "<= 600", numbers["peak_memory_mb"] <= 600),
+        "model_p50_ms": ("model, p50 ms",),
+        "node_p50_ms": ("image received to all published, p50 ms",),
+        "node_p99_ms": ("image received to all published, p99 ms",),
+        **{f"{stage}_ms": (f"    {stage}, p50 ms",) for stage in OUTSIDE_STAGES},
+        **{f"latency_p{part}_ms": (f"image stamp to depth received, p{part} ms",) for part in (50, 90, 99)},
+    }
+    share = numbers["outside_p50_ms"] / numbers["model_p50_ms"]
+    rows = [BenchRow(key, texts[key][0], value, *texts[key][1:]) for key, value in numbers.items()]
+    return [*rows, BenchRow("overhead_of_model", "outside the model / model", share)]
+
+
+def ratio_rows(mine: dict[str, float], other: dict[str, float]) -> list[BenchRow]:
+    """Returns the other node's numbers, and the ratios of this node's to them."""
+    limits = {"outside_p50_ms": ("overhead_ratio", 0.5), "cold_start_s": ("cold_start_ratio", 1.0),
+              "peak_memory_mb": ("memory_ratio", 1.0)}  # fmt: skip
+    rows = [BenchRow(f"against_{key}", f"the other: {key}", value) for key, value in other.items()]
+    for key, (name, limit) in limits.items():
+        ratio = mine[key] / other[key]
+        rows.append(BenchRow(name, f"{key}, this / the other", ratio, f"<= {limit:g}", ratio <= limit))
+    return rows
 
 
 def peak_memory_mb(pid: int) -> float:

@@ -155,13 +155,15 @@ class CanonicalView:
                 f"{self.x.canvas_px}: pass the map the model made of this canvas."
             )
         visible_m = depth_canvas_m[slice(*self.y.visible), slice(*self.x.visible)]
-        inverse = np.full(visible_m.shape, np.nan, np.float32)
-        np.divide(1.0, visible_m, out=inverse, where=np.isfinite(visible_m) & (visible_m >= _TINY))
-        across = _interpolate_rows(np.ascontiguousarray(inverse.T), self.x)
-        depth_m = _interpolate_rows(np.ascontiguousarray(across.T), self.y)
+        if visible_m.min() >= _TINY and visible_m.max() < np.inf:  # False for NaN; usually true, and fast
+            inverse, endless = np.reciprocal(visible_m), None
+        else:
+            inverse, endless = np.full(visible_m.shape, np.nan, np.float32), np.isposinf(visible_m)
+            np.divide(1.0, visible_m, out=inverse, where=np.isfinite(visible_m) & (visible_m >= _TINY))
+        across = _interpolate_rows(cv2.transpose(inverse), self.x)
+        depth_m = _interpolate_rows(cv2.transpose(across), self.y)
         np.reciprocal(depth_m, out=depth_m)
-        endless = np.isposinf(visible_m)
-        if endless.any():
+        if endless is not None and endless.any():
             nearest = endless[self.y.nearest_visible][:, self.x.nearest_visible]
             depth_m[nearest & self.y.inside[:, None] & self.x.inside] = np.inf
         return depth_m
@@ -297,11 +299,15 @@ def _interpolate_rows(inverse: np.ndarray, axis: Axis) -> np.ndarray:
     steps = np.diff(rows, axis=0)
     first, weight = axis.taps
     out = np.empty((axis.image_px, rows.shape[1]), np.float32)
+    scratch = np.empty((ROWS_AT_ONCE, rows.shape[1]), np.float32)
     for top in range(0, axis.image_px, ROWS_AT_ONCE):
         part = slice(top, top + ROWS_AT_ONCE)
-        block = steps[first[part]]
-        block *= weight[part, None]
-        np.add(block, rows[first[part]], out=out[part])
+        added, block = scratch[: len(first[part])], out[part]
+        # "clip" lets `take` write without a copy in between; every index is inside.
+        steps.take(first[part], axis=0, out=added, mode="clip")
+        rows.take(first[part], axis=0, out=block, mode="clip")
+        np.multiply(added, weight[part, None], out=added)
+        np.add(block, added, out=block)
     return out
 
 

@@ -20,7 +20,7 @@ class CloudBuilder:
     """Organised clouds of one camera: every `stride`-th pixel of every `stride`-th row, from pixel (0, 0).
 
     min_m, max_m: z-depths outside this range are unknown. Rays are computed once, here; `build` only reads them and may
-    be called from any thread. Raises ValueError for a stride below 1.
+    be called from any thread. shape: (H', W', 4), that of the clouds. Raises ValueError for a stride below 1.
     """
 
     def __init__(
@@ -36,6 +36,7 @@ class CloudBuilder:
         x, y = ray_slopes(intrinsics)
         self._x = x[None, ::stride]
         self._y = y[::stride, None]
+        self.shape = (self._y.size, self._x.size, 4)
 
     def build(self, depth_m: np.ndarray, rgb: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Returns float32 (H', W', 4), C-contiguous: x, y, z in metres and packed rgb, 16 bytes a point.
@@ -55,14 +56,21 @@ class CloudBuilder:
                 )
         step = slice(None, None, self.stride)
         depth_m, rgb = depth_m[step, step], rgb[step, step]
-        cloud = np.empty((*depth_m.shape, 4), "<f4") if out is None else out
-        _check_memory(cloud, (*depth_m.shape, 4))
+        cloud = np.empty(self.shape, "<f4") if out is None else out
+        _check_memory(cloud, self.shape)
         for top in range(0, len(depth_m), ROWS_AT_ONCE):
             rows = slice(top, top + ROWS_AT_ONCE)
-            z = depth_m[rows]
-            z = np.where((z >= self.min_m) & (z <= self.max_m), z, np.float32(np.nan))
+            z = self._known(depth_m[rows])
             cv2.merge([self._x * z, self._y[rows] * z, z, packed_rgb(rgb[rows])], cloud[rows])
         return cloud
+
+    def _known(self, z: np.ndarray) -> np.ndarray:
+        """Returns z, float32 (h, w), with NaN where it is unknown or out of range."""
+        if z.min() >= self.min_m and z.max() <= self.max_m:  # False for NaN; usually true, and fast
+            return z
+        known = z.copy()
+        known[~((z >= self.min_m) & (z <= self.max_m))] = np.nan
+        return known
 
 
 def _check_memory(out: np.ndarray, shape: tuple[int, int, int]) -> None:

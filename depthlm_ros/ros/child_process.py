@@ -37,15 +37,20 @@ def graph_environment() -> dict[str, str]:
 
 
 class ChildProcess:
-    """A running process. As a context manager it ends the process and everything that the process started."""
+    """A running process. As a context manager it ends the process and everything that the process started.
 
-    def __init__(self, name: str, command: Sequence[str], log: Path, env: dict[str, str]) -> None:
+    folder: where it runs; None: here. (`python -m` finds modules there first.)
+    """
+
+    def __init__(
+        self, name: str, command: Sequence[str], log: Path, env: dict[str, str], folder: Path | None = None
+    ) -> None:
         self.name, self.log = name, log
         log.parent.mkdir(parents=True, exist_ok=True)
         self.started_s = time.monotonic()
         with log.open("wb") as output:
             self._popen = subprocess.Popen(
-                list(command), stdout=output, stderr=subprocess.STDOUT, env=env, start_new_session=True
+                list(command), stdout=output, stderr=subprocess.STDOUT, env=env, cwd=folder, start_new_session=True
             )
 
     @property

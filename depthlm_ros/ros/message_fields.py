@@ -36,10 +36,13 @@ def set_depth_image(message: Any, header: Any, depth_m: np.ndarray, encoding: st
 
 def mark_out_of_range(depth_m: np.ndarray, min_m: float, max_m: float) -> np.ndarray:
     """Returns the depth with -Inf for values that are too near and +Inf for values that are too far (REP 117)."""
-    is_near, is_far = depth_m < min_m, depth_m > max_m
-    if is_near.any():
-        depth_m = np.where(is_near, np.float32(-np.inf), depth_m)
-    return np.where(is_far, np.float32(np.inf), depth_m) if is_far.any() else depth_m
+    # fmin and fmax ignore NaN. Nothing is copied in the usual case, in which all depths are in range.
+    is_any_near, is_any_far = np.fmin.reduce(depth_m, axis=None) < min_m, np.fmax.reduce(depth_m, axis=None) > max_m
+    if not (is_any_near or is_any_far):
+        return depth_m
+    marked_m = depth_m.copy()
+    marked_m[depth_m < min_m], marked_m[depth_m > max_m] = -np.inf, np.inf
+    return marked_m
 
 
 def millimetres(depth_m: np.ndarray) -> np.ndarray:
@@ -66,8 +69,10 @@ def set_cloud(message: Any, header: Any, points: np.ndarray, fields: Sequence[st
     message.height, message.width, channels = points.shape
     message.header, message.is_dense = header, message.height == 1
     message.is_bigendian = sys.byteorder == "big"
-    message.fields = [
-        field(name=name, offset=4 * index, datatype=FLOAT32, count=1) for index, name in enumerate(fields)
-    ]
+    # A message that is filled again has them already.
+    if [each.name for each in getattr(message, "fields", ())] != list(fields):
+        message.fields = [
+            field(name=name, offset=4 * index, datatype=FLOAT32, count=1) for index, name in enumerate(fields)
+        ]
     message.point_step = 4 * channels
     message.row_step = message.point_step * message.width

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Point, Quaternion, TransformStamped, Vector3
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField, RegionOfInterest
@@ -81,11 +82,19 @@ def point_cloud(
     return message
 
 
-def _fill(message: Image | PointCloud2, values: np.ndarray) -> None:
-    size = values.nbytes
+def own_memory(message: Image | PointCloud2, shape: tuple[int, ...], dtype: npt.DTypeLike) -> np.ndarray:
+    """Returns a message's own data as an array to write to, with the old content. Other sizes get new memory."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
     if len(message.data) != size:
         message.data = array.array("B", bytes(size))
-    np.frombuffer(message.data, values.dtype)[:] = values.ravel()
+    return np.frombuffer(message.data, dtype).reshape(shape)
+
+
+def _fill(message: Image | PointCloud2, values: np.ndarray) -> None:
+    """Copies the values into the message, unless they were written there (own_memory)."""
+    memory = own_memory(message, values.shape, values.dtype)
+    if values.ctypes.data != memory.ctypes.data:
+        memory[...] = values
 
 
 def points_from(points_m: np.ndarray) -> list[Point]:

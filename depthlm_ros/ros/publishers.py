@@ -9,8 +9,9 @@ from typing import TypeAlias
 import numpy as np
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+from std_msgs.msg import Header
 
-from depthlm_ros.core import DepthMap
+from depthlm_ros.core import DepthMap, Intrinsics
 from depthlm_ros.geometry.voxels import voxel_means
 from depthlm_ros.ros import qos
 from depthlm_ros.ros.answer_topics import AnswerPublishers
@@ -23,7 +24,7 @@ from depthlm_ros.ros.frame_processing import (
     sparse_points,
 )
 from depthlm_ros.ros.message_fields import mark_out_of_range
-from depthlm_ros.ros.message_out import depth_image, point_cloud, rectified_camera_info
+from depthlm_ros.ros.message_out import depth_image, own_memory, point_cloud, rectified_camera_info
 from depthlm_ros.ros.parameters import DENSE, QUESTIONS, SPARSE, Parameters
 
 Message: TypeAlias = CameraInfo | CompressedImage | Image | PointCloud2
@@ -58,6 +59,7 @@ class Publishers:
             raise
         # Publishing copies the data, so these large messages can be filled again for every frame.
         self._image, self._cloud = Image(), PointCloud2()
+        self._info: tuple[Intrinsics, CameraInfo] | None = None
 
     def destroy(self, node: LifecycleNode) -> None:
         """Removes the topics."""
@@ -79,7 +81,8 @@ class Publishers:
         watched = {name: each for name, each in self._publishers.items() if each.get_subscription_count() > 0}
         messages: dict[str, Message] = {}
         if CAMERA_INFO in watched:
-            messages[CAMERA_INFO] = rectified_camera_info(header, result.view.frame.intrinsics)
+            messages[CAMERA_INFO] = self._info_message(result.view.frame.intrinsics)
+            messages[CAMERA_INFO].header = header
         if FROM_DEPTH & watched.keys():
             messages |= self._dense_messages(result, parameters, watched)
         if SPARSE_CLOUD in watched:
@@ -109,11 +112,18 @@ class Publishers:
             messages[STD] = depth_image(header, self._std_m(depth, marked_m), "32FC1")
         if CLOUD in watched:
             builder = cached_cloud_builder(frame.intrinsics, parameters.cloud_stride, min_m, max_m)
-            points = builder.build(depth.depth_m, frame.rgb)
             if parameters.cloud_voxel_m:
-                points = voxel_means(points, parameters.cloud_voxel_m)[None]
+                points = voxel_means(builder.build(depth.depth_m, frame.rgb), parameters.cloud_voxel_m)[None]
+            else:
+                points = builder.build(depth.depth_m, frame.rgb, own_memory(self._cloud, builder.shape, "<f4"))
             messages[CLOUD] = point_cloud(header, points, CLOUD_FIELDS, self._cloud)
         return messages
+
+    def _info_message(self, camera: Intrinsics) -> CameraInfo:
+        """Returns the calibration without its header. It is made once for each camera."""
+        if self._info is None or self._info[0] != camera:
+            self._info = camera, rectified_camera_info(Header(), camera)
+        return self._info[1]
 
     def _std_m(self, depth: DepthMap, marked_m: np.ndarray) -> np.ndarray:
         """float32 (H, W): standard deviations, NaN where the depth that is published is no number, or all NaN."""

@@ -122,3 +122,32 @@ def test_header_of_a_frame_is_the_one_of_its_image(stamp_ns):
     frame = Frame(np.zeros((3, 7, 3), np.uint8), CAMERA, stamp_ns, "camera")
     made = over_the_wire(message_out.header_of(frame))
     assert (made.stamp.sec * 1_000_000_000 + made.stamp.nanosec, made.frame_id) == (stamp_ns, "camera")
+
+
+def test_cloud_that_was_built_in_the_message_s_own_memory_is_sent_as_it_is():
+    message = message_out.point_cloud(header(), np.zeros((2, 3, 4), np.float32), "xyzr")
+    memory = message_out.own_memory(message, (2, 3, 4), "<f4")
+    memory[...] = np.arange(24).reshape(2, 3, 4)
+    cloud = over_the_wire(message_out.point_cloud(header(), memory, ("x", "y", "z", "rgb"), message))
+    assert np.frombuffer(cloud.data, "<f4").tolist() == list(range(24))
+    assert [field.name for field in cloud.fields] == ["x", "y", "z", "rgb"] and not cloud.is_dense
+    smaller = message_out.own_memory(message, (1, 2, 4), "<f4")
+    assert smaller.shape == (1, 2, 4) and len(message.data) == 32
+
+
+@pytest.mark.parametrize(
+    ("min_m", "max_m", "expected"),
+    [
+        (0.0, 100.0, [[0.5, np.nan, np.inf], [1.23456, -np.inf, 65.6]]),
+        (1.0, 100.0, [[-np.inf, np.nan, np.inf], [1.23456, -np.inf, 65.6]]),
+        (0.0, 2.0, [[0.5, np.nan, np.inf], [1.23456, -np.inf, np.inf]]),
+        (1.0, 2.0, [[-np.inf, np.nan, np.inf], [1.23456, -np.inf, np.inf]]),
+    ],
+)
+def test_depth_out_of_range_is_marked_and_the_given_map_stays(min_m, max_m, expected):
+    given = DEPTH_M.copy()
+    marked = message_fields.mark_out_of_range(given, min_m, max_m)
+    assert np.array_equal(marked, np.array(expected, np.float32), equal_nan=True)
+    assert np.array_equal(given, DEPTH_M, equal_nan=True)
+    unknown = np.full((2, 2), np.nan, np.float32)
+    assert np.isnan(message_fields.mark_out_of_range(unknown, min_m, max_m)).all()

@@ -62,12 +62,16 @@ class ProcessGraph:
     ) -> None:
         self._exit.close()
 
-    def start(self, name: str, module_name: str, *args: str) -> ChildProcess:
-        """Starts a module of this package as a process. Its output goes to a log file with the process's name."""
+    def start(self, name: str, module_name: str, *args: str, root: Path | None = None) -> ChildProcess:
+        """Starts a module of this package as a process. Its output goes to a log file with the process's name.
+
+        root: of another checkout, whose code runs instead of this one's.
+        """
+        env = self._env if root is None else self._env | {"PYTHONPATH": f"{root}{os.pathsep}{os.environ['PYTHONPATH']}"}
         log = self._log_folder / f"{name.replace(' ', '_')}.log"
         # A signal between the start and the registration would leave a process that nobody ends.
         with deferred_signals(signal.SIGINT, signal.SIGTERM):
-            process = self._exit.enter_context(ChildProcess(name, module_command(module_name, *args), log, self._env))
+            process = self._exit.enter_context(ChildProcess(name, module_command(module_name, *args), log, env, root))
         self._processes.append(process)
         return process
 
