@@ -5,7 +5,7 @@ model with four billion weights.
                                           12 + 12 layers
   python bench/engines.py --model FOLDER  another bundle of the embedded architecture instead of tiny
   python bench/engines.py --int8          also tiny with its linear layers in int8: its speed, and its accuracy on
-                                          rendered scenes
+                                          rendered scenes; with --pictures FOLDER also its convolutions
   python bench/engines.py --export-4b     only: time and memory for the export of Qwen3-VL-4B's structure with a DPT
                                           head, 36 layers, random weights in bfloat16 (11 GB of memory, 10 GB of disk)
 
@@ -21,6 +21,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,9 @@ from depthlm_ros.core import Frame, Intrinsics
 from depthlm_ros.eval.rendered_scenes import validate
 from depthlm_ros.export.parity import sample_image
 from depthlm_ros.export.precision import Precision, set_precision
+from depthlm_ros.export.static_int8 import read_canvases
 from depthlm_ros.export.write_bundle import ExportOptions, write_engine
+from depthlm_ros.geometry.pinhole import centred_camera
 from depthlm_ros.geometry.resize_rules import CanvasRule
 from depthlm_ros.model import load_model
 from depthlm_ros.model_files.bundle import ModelBundle, find_bundle, load_bundle
@@ -199,7 +202,7 @@ def time_loading(name: str, repeats: int) -> dict[str, float]:
     return {"tiny_load_s": load_s, "tiny_first_look_s": first_look_s}
 
 
-def compare_looks(embedded: str, threads: int, repeats: int, int8: bool) -> dict[str, float]:
+def compare_looks(embedded: str, threads: int, repeats: int, int8: bool, pictures: Path | None) -> dict[str, float]:
     """Compares torch with ONNX Runtime on the embedded model, on a random one and, with int8, on the first in int8."""
     tiny = load_bundle(find_bundle(embedded))
     model = load_checkpoint(tiny.folder).eval()
@@ -209,16 +212,20 @@ def compare_looks(embedded: str, threads: int, repeats: int, int8: bool) -> dict
         bundle = export(random, SMALL_CANVAS, Path(name) / "random", Precision())
         result |= compare("layers12", bundle, random, threads, repeats)
         if int8:
-            result |= compare("tiny_int8", export_in_int8(tiny, Path(name) / "int8"), model, threads, repeats)
+            result |= compare("tiny_int8", export_in_int8(tiny, Path(name) / "int8", pictures), model, threads, repeats)
             for label, engine in (("tiny", tiny.folder), ("tiny_int8", Path(name) / "int8")):
                 result |= measure_accuracy(label, engine)
     return result
 
 
-def export_in_int8(tiny: ModelBundle, folder: Path) -> ModelBundle:
-    """Exports tiny for its own canvases, in the way of `depthlm engine build --precision int8`."""
-    model = load_checkpoint(tiny.folder).eval()
-    options = ExportOptions(tiny.spec, 20, precision=set_precision(model, Precision("int8")))
+def export_in_int8(tiny: ModelBundle, folder: Path, pictures: Path | None) -> ModelBundle:
+    """Exports tiny for its own canvases, in the way of `depthlm engine build --precision int8 --pictures FOLDER`."""
+    model, canvases, rule = load_checkpoint(tiny.folder).eval(), [], tiny.spec.canvas
+    for width, height in tiny.canvases_px if pictures else ():
+        # A camera whose image fills the canvas at the canonical focal length.
+        camera = centred_camera((2 * width, 2 * height), 2 * float(rule.focal_px or 0.0))
+        canvases += read_canvases(pictures, camera, replace(rule, canvases_px=((width, height),)))
+    options = ExportOptions(tiny.spec, 20, precision=set_precision(model, Precision("int8")), canvases=canvases)
     tokenizer = Tokenizer.from_file(str(tiny.tokenizer_path))
     write_engine(model, tokenizer, options, folder, lambda bundle: {}, lambda stage, done, total: None)
     return load_bundle(folder)
@@ -270,6 +277,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads of both runtimes (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=40, help="looks of each (default: %(default)s)")
     parser.add_argument("--int8", action="store_true", help="also compare tiny in int8")
+    parser.add_argument("--pictures", type=Path, help="with --int8: folder of pictures for the ranges of activations")
     parser.add_argument("--export-4b", action="store_true", help="only export a model with four billion weights")
     parser.add_argument(
         "--layers", type=int, default=FOUR_B["text"][0], help="layers of the language model in --export-4b"
@@ -280,7 +288,12 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if not args.export_4b:
-        print(json.dumps({"threads": args.threads} | compare_looks(args.model, args.threads, args.repeats, args.int8)))
+        print(
+            json.dumps(
+                {"threads": args.threads}
+                | compare_looks(args.model, args.threads, args.repeats, args.int8, args.pictures)
+            )
+        )
         return
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         print(json.dumps(export_4b(Path(name) / "bench", args.layers)))

@@ -58,7 +58,13 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=PRECISIONS,
         help="of the model without its depth head (default: bf16 for tensorrt, fp32 for onnxruntime; int8 rounds the "
-        "weights of linear layers, onnxruntime only)",
+        "weights of linear layers, with --pictures also convolutions; onnxruntime only)",
+    )
+    parser.add_argument(
+        "--pictures",
+        type=Path,
+        metavar="FOLDER",
+        help="with --precision int8: pictures of the engine's camera, on which the ranges for int8 are measured",
     )
     parser.add_argument(
         "--head-precision",
@@ -194,7 +200,9 @@ def _check_options(args: argparse.Namespace) -> None:
         )
     if args.focal and args.size is None:
         raise SetupError("--focal belongs to --size: a camera file has its own focal length.")
-    graph_options = [name for name in ("out", "precision", "head_precision", "target") if getattr(args, name)]
+    graph_options = [
+        name for name in ("out", "precision", "head_precision", "target", "pictures") if getattr(args, name)
+    ]
     if graph_options and args.camera is None and args.size is None:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in graph_options)
         raise SetupError(
@@ -235,6 +243,7 @@ def _build_graphs(args: argparse.Namespace, backend: str, target: BuildTarget | 
         check=args.check,
         command=_rebuild_command(args),
         camera_options=_camera_options(args),
+        pictures=args.pictures,
     )
     if isinstance(source, DepthNetwork):
         report = build_network_graphs(request, source, BuildProgress(), _print_message)
@@ -277,6 +286,7 @@ def _rebuild_command(args: argparse.Namespace) -> str:
     for name in ("precision", "head_precision", "backend", "target"):
         if getattr(args, name):
             parts += [f"--{name.replace('_', '-')}", getattr(args, name)]
+    parts += ["--pictures", shlex.quote(str(args.pictures.resolve()))] if args.pictures else []
     return " ".join(map(str, parts + (["--depth-only"] if args.depth_only else [])))
 
 

@@ -51,7 +51,8 @@ class EngineRequest:
     "tensorrt". opset: of the graphs. head: precision of the DPT head, "" for one that suits the backbone. target: the
     machine that runs the engine, None for ONNX Runtime. out: folder of the engine, None for the default one. check:
     whether to compare with torch, None to do so if the model is small. command: the command that builds the same again,
-    without camera_options and --out.
+    without camera_options and --out. pictures: folder with pictures of the camera, on which int8 convolutions are
+    measured; None leaves convolutions as they are.
     """
 
     model: str
@@ -66,6 +67,7 @@ class EngineRequest:
     check: bool | None = None
     command: str = ""
     camera_options: str = ""
+    pictures: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -103,13 +105,16 @@ def build_graphs(
     not compute the same as torch.
     """
     from depthlm_ros.export.precision import Precision, set_precision
+    from depthlm_ros.export.static_int8 import read_canvases
     from depthlm_ros.export.write_bundle import ExportOptions, write_engine
 
     check_backend_precision(request)
     check_source(request, source)
+    check_pictures(request, source)
     folder = request.out or default_engine_root() / engine_name(request, source.spec.name)
     check_output_folder(folder)
     spec = fitted_spec(source.spec, request.camera, folder.name)
+    canvases = read_canvases(request.pictures, request.camera, spec.canvas) if request.pictures else []
     seconds: dict[str, float] = {}
     parity: Parity | str = ""
     with build_lock(folder, report), StageProgress(progress) as report_stage:
@@ -120,7 +125,7 @@ def build_graphs(
         seconds["load"] = time.monotonic() - began_s
         tokenizer = open_tokenizer(source.folder)
         origin = origin_fields(request, source, folder)
-        options = ExportOptions(spec, request.opset, request.only_depth, precision, origin)
+        options = ExportOptions(spec, request.opset, request.only_depth, precision, origin, canvases)
         weight_bytes = sum(parameter.nbytes for parameter in model.parameters())
 
         def compare(bundle: ModelBundle) -> dict[str, object]:
@@ -156,6 +161,19 @@ def check_backend_precision(request: EngineRequest) -> None:
         alternatives = " ".join(f"({name}: {', '.join(precisions)})" for name, precisions in others.items())
         raise SetupError(
             f"backend {request.backend} does not run {request.precision}; it runs {', '.join(runs)} {alternatives}."
+        )
+
+
+def check_pictures(request: EngineRequest, source: ModelSource) -> None:
+    """Raises SetupError for pictures that would have no effect."""
+    if request.pictures is None:
+        return
+    if request.precision != "int8":
+        raise SetupError(f"--pictures is for --precision int8, not {request.precision}: leave it out, or say int8.")
+    if not isinstance(source, ModelBundle) or not source.depth_first:
+        raise SetupError(
+            f"--pictures is for models whose look is made of convolutions, such as tiny: {request.model} has linear "
+            "layers, which int8 rounds without pictures; leave it out."
         )
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from onnxscript import ir, optimizer
 from tokenizers import Tokenizer
 
@@ -29,6 +30,7 @@ from depthlm_ros.export.onnx_graphs import (
     save_model,
 )
 from depthlm_ros.export.precision import Precision, quantise_linear_layers, run_bf16_convolutions_in_fp32
+from depthlm_ros.export.static_int8 import quantise_convolutions
 from depthlm_ros.export.weights import WeightFile, share_weights
 from depthlm_ros.families.base import PAIR_ABILITIES
 from depthlm_ros.families.registry import chat_named, family_named
@@ -55,13 +57,18 @@ from depthlm_ros.nets.depth_first import DepthFirstModel, save_checkpoint
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What to export of a model. precision: of the model's weights. extra_fields: further fields of the manifest."""
+    """What to export of a model.
+
+    precision: of the model's weights. extra_fields: further fields of the manifest. canvases: for int8 of a model that
+    gives depth first: pictures as it sees them, uint8 (1, h, w, 3), on which its convolutions are rounded too.
+    """
 
     spec: ModelSpec
     opset: int = OPSET
     only_depth: bool = False
     precision: Precision = field(default_factory=Precision)
     extra_fields: Mapping[str, object] = field(default_factory=dict)
+    canvases: Sequence[np.ndarray] = ()
 
     @property
     def sizes_px(self) -> tuple[tuple[int, int], ...]:
@@ -128,6 +135,8 @@ def write_engine(
                 fold_constants(graph)
                 run_bf16_convolutions_in_fp32(graph)
                 if options.precision.backbone == "int8":
+                    fitting = [canvas for canvas in options.canvases if look_graph_name(_size_px(canvas)) == name]
+                    graph = quantise_convolutions(graph, fitting) if fitting else graph
                     quantise_linear_layers(graph)
                 optimizer.remove_unused_nodes(graph)
                 weights.add_model(graph, work / name, lambda done, total: report(f"weights of {name}", done, total))
@@ -162,6 +171,10 @@ def check_canvases(canvases_px: tuple[tuple[int, int], ...], multiple_px: int) -
     for width, height in canvases_px:
         if min(width, height) < multiple_px or width % multiple_px or height % multiple_px:
             raise SetupError(f"canvas {width} x {height}: both sides must be multiples of {multiple_px} px.")
+
+
+def _size_px(canvas: np.ndarray) -> tuple[int, int]:
+    return canvas.shape[2], canvas.shape[1]
 
 
 def _export_graphs(
