@@ -34,6 +34,17 @@ JPEG_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 
 
+# The largest picture that is decoded: 400 MB of RGB. A file of 1 MB can promise ten times as much.
+MAX_PIXELS = 1 << 27
+
+
+def check_size(encoded: np.ndarray, where: str) -> None:
+    """Raises BadImage if the header of a PNG or JPEG, uint8 (N,), promises more pixels than are decoded."""
+    size_px = _read_size(BytesIO(encoded.tobytes()))
+    if size_px and size_px[0] * size_px[1] > MAX_PIXELS:
+        raise BadImage(f"{where}: it promises {size_px[0]} x {size_px[1]} pixels; at most {MAX_PIXELS} are decoded.")
+
+
 def read_rgb(path: Path) -> np.ndarray:
     """Reads an image file as uint8 (H, W, 3), red first; grey becomes RGB, alpha is dropped.
 
@@ -53,6 +64,7 @@ def decode_rgb(encoded: np.ndarray, where: str, upright: bool = False) -> np.nda
     where: the name of the image in messages. upright: turn the image as its orientation tag says. Raises BadImage.
     """
     flags = cv2.IMREAD_COLOR | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
+    check_size(encoded, where)
     complete = with_end_marker(encoded)
     if complete is None:
         raise BadImage(

@@ -25,6 +25,7 @@ from depthlm_ros.model_files.depth_network import (
     DepthNetwork,
     DepthOutput,
     ImageInput,
+    check_weight_places,
 )
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class DepthNetworkBackend(OnnxSessions):
     def __init__(self, network: DepthNetwork, threads: int = 0, device: str = "") -> None:
         super().__init__(threads, device)
         self._network = network
+        check_weight_places(network.path)
         self._graph = self._session(network.path)
         self._types = check_graph(network, self._graph.get_inputs(), self._graph.get_outputs())
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from depthlm_ros.data.records import RAW_FLOAT32, ROTATED_16, DepthFile, Record, resize_intrinsics, z_from_depth
 from depthlm_ros.errors import BadImage
-from depthlm_ros.image_io import image_size, is_truncated
+from depthlm_ros.image_io import check_size, image_size, is_truncated
 
 MAX_UINT16 = 65535
 
@@ -129,6 +129,7 @@ def _read_raw(file: DepthFile) -> np.ndarray:
 
 def _read_image(path: Path) -> np.ndarray:
     encoded = _read_bytes(path)
+    check_size(encoded, str(path))
     if is_truncated(encoded):
         raise BadDepthMap(
             f"{path}: the depth map was cut short: it ends after {encoded.size} bytes without its end marker."

@@ -23,7 +23,7 @@ from depthlm_ros.data.records import parse_positive
 from depthlm_ros.data.webdataset import Sample
 from depthlm_ros.errors import BadImage, BadInput
 from depthlm_ros.file_io import JsonObject
-from depthlm_ros.image_io import decode_rgb
+from depthlm_ros.image_io import check_size, decode_rgb
 
 # Focal length over width of the camera that took NYU Depth v2, which most small teachers learnt from.
 REFERENCE_FX_OVER_WIDTH = 0.888
@@ -235,8 +235,10 @@ def _check_segments(segments: np.ndarray, depth_m: np.ndarray, where: str) -> No
 
 def _decode_codes(encoded: bytes, where: str) -> np.ndarray:
     """Decodes a PNG of one byte a pixel, uint8 (h, w). Raises BadImage."""
+    content = np.frombuffer(encoded, np.uint8)
+    check_size(content, where)
     try:
-        codes = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED) if encoded else None
+        codes = cv2.imdecode(content, cv2.IMREAD_UNCHANGED) if encoded else None
     except cv2.error as exc:
         raise BadImage(f"{where}: cannot be decoded ({exc.err}).") from exc
     if codes is None:

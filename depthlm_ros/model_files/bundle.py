@@ -31,6 +31,7 @@ import numpy as np
 
 from depthlm_ros.errors import BadBundle, BadQuestion, UnknownName
 from depthlm_ros.geometry.resize_rules import CanvasRule
+from depthlm_ros.model_files.bounded_files import check_links, graph_files, read_json
 from depthlm_ros.model_files.install_paths import MANIFEST, engine_roots, installed_bundle, installed_bundle_names
 from depthlm_ros.model_files.spec import ErrorCalibration, GenerationSettings, ModelSpec
 
@@ -44,6 +45,8 @@ READ_INPUTS = ("features", "depth_m", "relative_std")
 CHECKSUM = "manifest_sha256"
 # Larger JSON files count in a fingerprint by their size only.
 MAX_FINGERPRINT_BYTES = 1 << 20
+# More would only cost memory: engines have one canvas, the embedded model three.
+MAX_CANVASES, MAX_CANVAS_PX = 64, 1 << 14
 
 # The fields of a manifest.json, as JSON holds them. bundle_from_manifest checks them.
 Manifest: TypeAlias = "dict[str, Any]"
@@ -201,7 +204,7 @@ def load_bundle(folder: Path) -> ModelBundle:
     manifest = read_manifest(folder)
     try:
         bundle = bundle_from_manifest(folder, manifest)
-    except (KeyError, TypeError, ValueError, AttributeError) as exc:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as exc:
         raise _damaged(f"{folder / MANIFEST}: a field is missing or wrong ({exc!r})", manifest) from exc
     _check_values(bundle)
     _check_files(bundle)
@@ -215,7 +218,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text())
+        manifest = read_json(path)
     except OSError as exc:
         raise _damaged(f"cannot read {path} ({exc.strerror})") from exc
     except ValueError as exc:
@@ -324,10 +327,16 @@ def _check_values(bundle: ModelBundle) -> None:
     sizes_px = bundle.canvases_px
     if token < 1 or not sizes_px or any(side < token or side % token for size_px in sizes_px for side in size_px):
         raise _damaged(f"{path}: canvases_px {sizes_px} are not multiples of {token} px", bundle)
+    if len(sizes_px) > MAX_CANVASES or max(map(max, sizes_px)) > MAX_CANVAS_PX:
+        raise _damaged(
+            f"{path}: {len(sizes_px)} canvases of up to {max(map(max, sizes_px))} px are named, at most "
+            f"{MAX_CANVASES} of {MAX_CANVAS_PX} px are read",
+            bundle,
+        )
 
 
 def _check_files(bundle: ModelBundle) -> None:
-    """Compares every file with its digest. Each file is read once."""
+    """Compares every file with its digest, and looks where the graphs point. Each file is read once."""
     path, digests = bundle.folder / MANIFEST, bundle.digests
     needed = [*(graph.name for graph in bundle.graphs), TOKENIZER_FILE]
     if missing := [name for name in needed if name not in digests]:
@@ -337,6 +346,7 @@ def _check_files(bundle: ModelBundle) -> None:
             raise _damaged(f"{path} names {name!r}, which is not a file beside it with its SHA-256", bundle)
         if not (bundle.folder / name).is_file():
             raise _damaged(f"{bundle.folder / name} is missing", bundle)
+    check_links(bundle.folder, MANIFEST, digests)
     # Several threads, because the hashing of gigabytes takes time and does not hold Python's lock.
     with ThreadPoolExecutor() as pool:
         found = pool.map(file_digest, (bundle.folder / name for name in digests))
@@ -347,6 +357,9 @@ def _check_files(bundle: ModelBundle) -> None:
                     f"{digests[name][:12]}...",
                     bundle,
                 )
+    for graph in bundle.graphs:
+        if strangers := sorted(graph_files(graph) - set(digests)):
+            raise _damaged(f"{graph} points into {strangers[0]!r}, for which {path} does not vouch", bundle)
 
 
 def _damaged(problem: str, source: ModelBundle | Manifest | None = None) -> BadBundle:

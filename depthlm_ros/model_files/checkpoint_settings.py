@@ -9,7 +9,6 @@ read_adapter: a LoRA adapter beside weights, or alone
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import TypeGuard
 
 from depthlm_ros.errors import BadBundle
 from depthlm_ros.file_io import JsonObject, JsonValue
+from depthlm_ros.model_files.bounded_files import read_json
 from depthlm_ros.model_files.bundle import CONFIG_FILE
 from depthlm_ros.model_files.depth_network import NETWORK_FILE
 from depthlm_ros.model_files.install_paths import MANIFEST
@@ -330,7 +330,7 @@ def _fits(name: str, shape: tuple[int, ...], weight: tuple[int, ...]) -> bool:
 
 def _read_fields(path: Path) -> JsonObject:
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = read_json(path)
     except OSError as exc:
         raise BadBundle(f"cannot read {path} ({exc.strerror}): {_ADVICE}") from exc
     except ValueError as exc:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from depthlm_ros.errors import BadBundle, SetupError
 from depthlm_ros.geometry.resize_rules import RESAMPLINGS, CanvasRule
+from depthlm_ros.model_files.bounded_files import graph_files
 from depthlm_ros.model_files.spec import ErrorCalibration, ModelSpec
 from depthlm_ros.model_files.yaml_dataclass import build_dataclass, read_yaml
 
@@ -290,6 +291,13 @@ def read_network_fields(path: Path) -> DepthNetworkFields:
 def build_network_fields(values: dict[str, object], path: Path) -> DepthNetworkFields:
     """Checks the fields that were read from a YAML file. Raises SetupError as read_network_fields does."""
     return build_dataclass(DepthNetworkFields, {"family": FAMILY, **values}, str(path), CHOICES, LIMITS)
+
+
+def check_weight_places(path: Path) -> None:
+    """Raises BadBundle if an ONNX file points into files that are not in its own folder, or is no ONNX file."""
+    outside = [name for name in graph_files(path) if Path(name).is_absolute() or ".." in Path(name).parts]
+    if outside:
+        raise BadBundle(f"{path} points into {outside[0]!r}, which is not in its folder: do not use this file.")
 
 
 def open_network(fields_path: Path, name: str, folder: Path | None = None) -> DepthNetwork:

@@ -5,7 +5,6 @@ nets/backbone.py reads from the same fields how the values of pixels are scaled.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from depthlm_ros.errors import BadBundle
 from depthlm_ros.file_io import JsonObject, JsonValue
 from depthlm_ros.geometry.resize_rules import CanvasRule
+from depthlm_ros.model_files.bounded_files import read_json
 
 # transformers 5 writes all processors into one file. If that file holds the image processor, it takes precedence.
 PROCESSOR_FILE, IMAGE_PROCESSOR_FILE = "processor_config.json", "preprocessor_config.json"
@@ -52,15 +52,15 @@ def read_image_processor(folder: Path) -> tuple[Path, JsonObject]:
         if not path.is_file():
             continue
         try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
+            fields = read_json(path)
         except (OSError, ValueError) as exc:
             raise BadBundle(f"{path} is damaged ({exc}): {_ADVICE}") from exc
         if not isinstance(fields, dict):
             raise BadBundle(f"{path} holds no fields: {_ADVICE}")
         if name == IMAGE_PROCESSOR_FILE:
             return path, fields
-        if isinstance(fields.get("image_processor"), dict):
-            return path, fields["image_processor"]
+        if isinstance(inner := fields.get("image_processor"), dict):
+            return path, inner
     raise BadBundle(
         f"{folder} has no {IMAGE_PROCESSOR_FILE} (nor an image processor in {PROCESSOR_FILE}), which says how images "
         "are resized and how pixels are scaled: copy it from the model that was trained further; training often does "

@@ -12,13 +12,15 @@ name_without_wrappers, current_name: the name of a tensor, whichever trainer or 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from depthlm_ros.errors import BadBundle
 from depthlm_ros.file_io import JsonValue
+from depthlm_ros.model_files.bounded_files import ordinary_size, read_json
 
 CHECKPOINT_FILE = "model.safetensors"
 CHECKPOINT_INDEX_FILE = "model.safetensors.index.json"
@@ -44,8 +46,15 @@ RENAMED_PREFIXES = {
 }
 # File types that use pickle, which can run any code when it is loaded.
 PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-# The format's own limit.
-MAX_HEADER_BYTES = 100_000_000
+# A header with the 2,000 tensors of a large model has 300 kB; the format itself allows 100 MB.
+MAX_HEADER_BYTES = 32 << 20
+# Bits of a value in each type of the format.
+BITS = {
+    **dict.fromkeys(("F64", "I64", "U64"), 64),
+    **dict.fromkeys(("F32", "I32", "U32"), 32),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
+    **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2"), 8),
+}
 # The length that a pointer of Git LFS ("version https://git-lfs...") has in place of the header's. `git clone` without
 # Git LFS leaves such pointers.
 LFS_BEGINNING = int.from_bytes(b"version ", "little")
@@ -149,17 +158,17 @@ def read_tensor_header(path: Path) -> dict[str, TensorEntry]:
     if path.is_symlink() and not path.exists():
         raise BadBundle(f"{path} is a link to {path.readlink()}, which does not exist: {_ADVICE}")
     try:
+        size = ordinary_size(path)
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            header = file.read(length) if length <= MAX_HEADER_BYTES else b""
-        size = path.stat().st_size
+            header = file.read(length) if length <= min(MAX_HEADER_BYTES, size) else b""
     except OSError as exc:
         raise BadBundle(f"cannot read {path} ({exc.strerror}): {_ADVICE}") from exc
     if length == LFS_BEGINNING:
         raise BadBundle(f"{path} is a pointer of Git LFS in place of the file: run `git lfs pull` in {path.parent}.")
     try:
         entries = json.loads(header)
-    except ValueError:
+    except (ValueError, RecursionError):
         entries = None
     if len(header) != length or not isinstance(entries, dict):
         raise BadBundle(f"{path} is not a complete safetensors file (its header cannot be read): {_ADVICE}")
@@ -178,7 +187,12 @@ def read_tensor_header(path: Path) -> dict[str, TensorEntry]:
 
 def _tensor_entry(path: Path, name: str, entry: Mapping[str, list[float]], data_begin: int) -> TensorEntry:
     begin, end = (data_begin + int(offset) for offset in entry["data_offsets"])
-    return TensorEntry(path, name, tuple(map(int, entry["shape"])), str(entry["dtype"]), begin, end)
+    shape, dtype = tuple(map(int, entry["shape"])), str(entry["dtype"])
+    bits = BITS.get(dtype)
+    fits = min(shape, default=0) >= 0 and (bits is None or 8 * (end - begin) == bits * math.prod(shape))
+    if not (data_begin <= begin <= end and fits):
+        raise ValueError(f"{name}: {begin} to {end}")
+    return TensorEntry(path, name, shape, dtype, begin, end)
 
 
 def _single_file(folder: Path) -> dict[Path, set[str]]:
@@ -208,7 +222,8 @@ def _read_index(index: Path) -> dict[Path, set[str]]:
     if not index.is_file():
         return {}
     try:
-        places: Mapping[str, JsonValue] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        fields: Any = read_json(index, MAX_HEADER_BYTES)
+        places: Mapping[str, JsonValue] = fields["weight_map"]
         files: dict[Path, set[str]] = {}
         for tensor, file in places.items():
             if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):

@@ -11,14 +11,15 @@ read_token_id: the id of one special token
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from depthlm_ros.errors import BadBundle
 from depthlm_ros.file_io import JsonObject, JsonValue
+from depthlm_ros.model_files.bounded_files import MAX_TOKENIZER_BYTES, check_size, read_json
 from depthlm_ros.model_files.bundle import TOKENIZER_FILE
 
 VOCABULARY_FILE, MERGES_FILE = "vocab.json", "merges.txt"
@@ -48,6 +49,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
     prompt.
     """
     try:
+        check_size(path, MAX_TOKENIZER_BYTES)
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as exc:  # the library raises plain Exception
         raise BadBundle(f"cannot read {path} ({exc}): export or download the model again.") from exc
@@ -92,7 +94,8 @@ def read_token_id(folder: Path, token: str) -> int:
     try:
         if not path.is_file():
             return dict(_added_tokens(folder))[token]
-        ids = {entry["content"]: int(entry["id"]) for entry in json.loads(path.read_text())["added_tokens"]}
+        fields: Any = read_json(path, MAX_TOKENIZER_BYTES)
+        ids = {entry["content"]: int(entry["id"]) for entry in fields["added_tokens"]}
         return ids[token]
     except (OSError, ValueError, KeyError, TypeError) as exc:
         where = path if path.is_file() else folder
@@ -103,6 +106,8 @@ def _build_qwen_tokenizer(folder: Path) -> Tokenizer:
     """Builds the tokenizer of vocab.json and merges.txt in the way in which transformers' Qwen2Tokenizer does."""
     vocabulary, merges = folder / VOCABULARY_FILE, folder / MERGES_FILE
     try:
+        for path in (vocabulary, merges):
+            check_size(path, MAX_TOKENIZER_BYTES)
         tokenizer = Tokenizer(models.BPE.from_file(str(vocabulary), str(merges)))
     except Exception as exc:  # the library raises plain Exception
         raise BadBundle(f"cannot read {vocabulary} with {merges} ({exc}): {_ADVICE}") from exc
@@ -142,7 +147,7 @@ def _added_tokens(folder: Path) -> Iterator[tuple[str, int]]:
 def _read_json(path: Path) -> JsonObject:
     """Returns the fields of a file, none if it does not exist."""
     try:
-        fields = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        fields = read_json(path) if path.is_file() else {}
     except (OSError, ValueError) as exc:
         raise BadBundle(f"{path} is damaged ({exc}): {_ADVICE}") from exc
     if not isinstance(fields, dict):

@@ -21,6 +21,7 @@ from typing import ClassVar, Protocol, TypeVar
 import yaml
 
 from depthlm_ros.errors import SetupError, UnknownName
+from depthlm_ros.model_files.bounded_files import MAX_FIELDS_BYTES, check_size
 
 Limits = tuple[float, float]
 
@@ -38,13 +39,34 @@ class DataclassInstance(Protocol):
 T = TypeVar("T", bound=DataclassInstance)
 
 
+MAX_YAML_DEPTH = 50
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Refuses aliases, of which ten lines can stand for a billion values, and deep nesting, which takes hours."""
+
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        mark = self.peek_event().start_mark
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not read: write the values out", mark)
+        if self._depth > MAX_YAML_DEPTH:
+            raise yaml.composer.ComposerError(None, None, "it is nested too deeply", mark)
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+
 def read_yaml(path: Path, kind: str = "file") -> dict[str, object]:
     """Returns the fields of a YAML file. kind: what the file is, for messages.
 
     Raises SetupError if the file cannot be read or does not hold fields.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        check_size(path, MAX_FIELDS_BYTES)
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)
     except (OSError, ValueError, yaml.YAMLError) as exc:
         raise SetupError(f"{kind} {path} is unusable: {_one_line(exc)}.") from exc
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):

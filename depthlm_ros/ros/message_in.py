@@ -21,7 +21,7 @@ import numpy as np
 
 from depthlm_ros.errors import BadImage
 from depthlm_ros.geometry.camera_model import CameraModel, Roi, rectified_camera
-from depthlm_ros.image_io import to_8_bits, with_end_marker
+from depthlm_ros.image_io import check_size, to_8_bits, with_end_marker
 
 if TYPE_CHECKING:
     from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -130,6 +130,7 @@ def _decoded(message: CompressedImage) -> np.ndarray:
     data, image_format = np.frombuffer(message.data, np.uint8), message.format
     if data.size == 0:
         raise BadImage(f"compressed image ({image_format!r}) holds no bytes: check the camera driver.")
+    check_size(data, f"compressed image ({image_format!r})")
     complete = with_end_marker(data)
     if complete is None:
         raise BadImage(
