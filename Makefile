@@ -60,7 +60,7 @@ check: lint test ## format, lint, types, tests
 format: setup ## put the code into the one format
 	@$(ENTER) ruff format . && ruff check --fix .
 
-bench: setup ## rate, latency and overhead of the node; ends with one JSON line
+bench: setup ## rate, latency and overhead of the node; ends with one JSON line  [ARGS="--against FOLDER"]
 	@$(ENTER) python bench/node.py $(ARGS)
 
 fuzz: setup ## hostile messages and requests to real nodes; ends with one JSON line  [ARGS="--seed 1 --cases 5000"]

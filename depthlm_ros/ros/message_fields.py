@@ -49,7 +49,8 @@ def millimetres(depth_m: np.ndarray) -> np.ndarray:
     """uint16 (H, W) millimetres, rounded; 0 where the depth is NaN, infinite, not positive or above 65.535 m."""
     rounded = np.rint(depth_m * np.float32(1000.0))
     is_known = (rounded > 0) & (rounded <= _MAX_MM)
-    return np.where(is_known, rounded, 0).astype(np.uint16)
+    rounded[~is_known] = 0
+    return rounded.astype(np.uint16)
 
 
 def set_rectified_camera(message: Any, header: Any, camera: Intrinsics) -> None:

@@ -39,7 +39,7 @@ from depthlm_ros.model import Model
 from depthlm_ros.ros.active_session import ActiveSession, SessionContext
 from depthlm_ros.ros.body_mask import read_body_mask
 from depthlm_ros.ros.diagnostics import InputStatus, NodeHealth, diagnostics_message
-from depthlm_ros.ros.fastdds import use_large_shared_memory
+from depthlm_ros.ros.fastdds import send_in_background, use_large_shared_memory
 from depthlm_ros.ros.input_topics import image_topic
 from depthlm_ros.ros.model_loading import BuildCancelled, ModelLoader
 from depthlm_ros.ros.parameters import BadParameter, Parameters, check_mode, declare_parameters, updated_parameters
@@ -337,6 +337,7 @@ def main(args: list[str] | None = None) -> None:
     stop = StopSignal()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     use_large_shared_memory()
+    send_in_background()
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     try:
         started = run(stop)

@@ -5,7 +5,13 @@ from xml.etree import ElementTree
 
 import pytest
 
-from depthlm_ros.ros.fastdds import PROFILE, USER_SETTINGS, use_large_shared_memory
+from depthlm_ros.ros.fastdds import (
+    PROFILE,
+    PUBLICATION_MODE,
+    USER_SETTINGS,
+    send_in_background,
+    use_large_shared_memory,
+)
 
 IMAGE_DEPTH_AND_CLOUD_BYTES = 640 * 480 * (3 + 4 + 16)
 # Default size of /dev/shm in a container.
@@ -37,3 +43,12 @@ def test_choice_of_the_user_is_kept(name):
     environment = {name: "mine"}
     use_large_shared_memory(environment)
     assert environment == {name: "mine"}
+
+
+def test_a_thread_of_the_middleware_sends_unless_the_user_has_chosen():
+    environment = {}
+    send_in_background(environment)
+    assert environment == {PUBLICATION_MODE: "ASYNCHRONOUS"}
+    chosen = {PUBLICATION_MODE: "SYNCHRONOUS"}
+    send_in_background(chosen)
+    assert chosen == {PUBLICATION_MODE: "SYNCHRONOUS"}
