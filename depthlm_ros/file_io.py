@@ -1,4 +1,7 @@
-"""Files that survive a crash: atomic writes, JSON Lines files that only grow, and values that JSON can hold."""
+"""Files that survive a crash: atomic writes, JSON Lines files that only grow, and values that JSON can hold.
+
+`parse_json` reads JSON that somebody else wrote: whatever it holds, it is read or refused with one kind of error.
+"""
 
 from __future__ import annotations
 
@@ -45,6 +48,23 @@ def write_atomically(path: Path, content: str | bytes | memoryview, sync: bool =
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Returns the value of a JSON text. Raises json.JSONDecodeError, also for JSON that Python does not take.
+
+    Python's own errors for lists that are nested too deep and for a number of thousands of digits are of other kinds.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as exc:
+        raise json.JSONDecodeError("it is nested too deeply", "", 0) from exc
+    except json.JSONDecodeError:
+        raise
+    except UnicodeDecodeError as exc:
+        raise json.JSONDecodeError("it is not UTF-8", "", exc.start) from exc
+    except ValueError as exc:
+        raise json.JSONDecodeError(f"a number is too long ({exc})", "", 0) from exc
+
+
 def to_json_value(value: Any) -> Any:
     """Converts a value to what JSON can hold: arrays become lists, NaN and infinity become None."""
     if hasattr(value, "tolist"):
@@ -72,7 +92,7 @@ class JsonLinesFile:
         if torn:
             self._file.truncate(self._size)
         try:
-            self.lines: list[Any] = [json.loads(line) for line in whole.splitlines()]
+            self.lines: list[Any] = [parse_json(line) for line in whole.splitlines()]
         except ValueError:
             self._file.close()
             raise

@@ -6,7 +6,9 @@ not decode them), `with_end_marker` and `is_truncated` (was an image cut short?)
 
 from __future__ import annotations
 
+import os
 import struct
+import zlib
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -32,6 +34,11 @@ JPEG_SEQUENTIAL = (0xC0, 0xC1)
 JPEG_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # The first bytes of a PNG file; then the name and checksum of its last chunk, which are the same in every file.
 PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
+# Brand in the first box of an ISO media file -> name of the format (ISO/IEC 23008-12, annexes B and D).
+PHONE_FORMATS = dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIC")
+# What a file lacks is said in one line by the code that reads it: OpenCV's own lines about it would come before that.
+if "OPENCV_LOG_LEVEL" not in os.environ:
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 # The largest picture that is decoded: 400 MB of RGB. A file of 1 MB can promise ten times as much.
@@ -70,6 +77,7 @@ def decode_rgb(encoded: np.ndarray, where: str, upright: bool = False) -> np.nda
         raise BadImage(
             f"{where}: ends after {encoded.size} bytes without its end marker: it was cut short; copy it again."
         )
+    check_known_format(encoded, where)
     try:
         bgr = cv2.imdecode(complete, flags) if encoded.size else None
     except cv2.error as exc:  # a header that promises more pixels than OpenCV takes
@@ -121,6 +129,36 @@ def _read_size(file: BinaryIO) -> tuple[int, int] | None:
             height, width = struct.unpack(">xHH", frame)
             return width, height
     return None
+
+
+def check_known_format(encoded: np.ndarray, where: str) -> None:
+    """Raises BadImage for a picture of a phone's own format, and for a PNG that is damaged.
+
+    libpng would print its own line about that.
+    """
+    start = encoded[:12].tobytes()
+    if start[4:8] == b"ftyp" and start[8:12] in PHONE_FORMATS:
+        raise BadImage(
+            f"{where}: is a {PHONE_FORMATS[start[8:12]]} picture, a format of phones that is not read here: convert it "
+            "to JPEG (heif-convert FILE FILE.jpg, of the package libheif-examples), or let the phone take JPEG."
+        )
+    if start.startswith(PNG_START) and (chunk := _damaged_chunk(encoded)):
+        raise BadImage(f"{where}: is damaged: its part {chunk} does not have its checksum; copy it again.")
+
+
+def _damaged_chunk(encoded: np.ndarray) -> str:
+    """Returns the name of the first needed chunk of a PNG whose checksum is wrong; empty if there is none."""
+    data, at = memoryview(encoded.tobytes()), len(PNG_START)
+    while at + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        content, end = data[at + 4 : at + 8 + length], at + 8 + length
+        is_needed = content[:1].tobytes().isupper()
+        if is_needed and end + 4 <= len(data) and zlib.crc32(content) != struct.unpack_from(">I", data, end)[0]:
+            return content[:4].tobytes().decode("latin-1")
+        if content[:4] == b"IEND":
+            break
+        at = end + 4
+    return ""
 
 
 def to_8_bits(pixels: np.ndarray, bit_depth: int = 16) -> np.ndarray:

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
+import os
+import select
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from depthlm_ros.errors import BadInput, DepthLMError, SetupError
 
@@ -21,8 +24,10 @@ INSTALL_HINT = (
     "'depthlm_ros[bags]' for bag, 'depthlm_ros' for all others. "
     "In the repository: make setup-torch, then . ./env.sh torch in the shell."
 )
-# A shell reports 130 for a process that Ctrl-C ended.
-EXIT_SETUP, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+# A shell reports 130 for a process that Ctrl-C ended, and 141 for one whose reader went away (`depthlm models | head`).
+EXIT_SETUP, EXIT_INPUT, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 1, 2, 130, 141
+# A word of a message that is longer is not for people: the content of a file in the place of its path.
+MOST_CHARS = 300
 # Name: (module, help text).
 VERBS = {
     "depth": ("depthlm_ros.cli.depth", "write the depth of an image to a file"),
@@ -51,13 +56,17 @@ class OneLineParser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; prints an error as one line on stderr.
 
-    Returns the exit code: 0, 2 for unusable input, 1 for an unusable installation, 130 after Ctrl-C.
+    Returns the exit code: 0, 2 for unusable input, 1 for an unusable installation, 130 after Ctrl-C, 141 if nobody
+    reads the output any more.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text, and a locale may be ASCII
     try:
-        args = build_parser(argv[0] if argv else "").parse_args(argv)
-        args.run(args)
+        _parse_and_run(argv)
     except (BadInput, OSError) as exc:
+        if isinstance(exc, BrokenPipeError) and _is_unread(sys.stdout, sys.stderr):
+            return EXIT_BROKEN_PIPE
         return _print_error(exc, EXIT_INPUT)
     except ModuleNotFoundError as exc:
         return _print_error(SetupError(f"the Python package '{exc.name}' is missing: {INSTALL_HINT}"), EXIT_SETUP)
@@ -66,6 +75,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _print_error(KeyboardInterrupt("interrupted."), EXIT_INTERRUPTED)
     return 0
+
+
+def _parse_and_run(argv: Sequence[str]) -> None:
+    try:
+        args = build_parser(argv[0] if argv else "").parse_args(argv)
+        args.run(args)
+    finally:
+        sys.stdout.flush()  # here, where an error of it is told like others; also after --help, which exits
 
 
 def build_parser(verb: str) -> argparse.ArgumentParser:
@@ -82,5 +99,18 @@ def build_parser(verb: str) -> argparse.ArgumentParser:
 
 
 def _print_error(exc: BaseException, exit_code: int) -> int:
-    print("depthlm:", " ".join(str(exc).split()), file=sys.stderr)
+    words = (word if len(word) <= MOST_CHARS else f"{word[:MOST_CHARS]}..." for word in str(exc).split())
+    print("depthlm:", " ".join(words), file=sys.stderr)
     return exit_code
+
+
+def _is_unread(*streams: TextIO) -> bool:
+    """Whether nobody reads one of these streams; then it leads to nowhere, so that Python does not complain at exit."""
+    unread = False
+    for stream in streams:
+        poll = select.poll()
+        poll.register(stream.fileno(), select.POLLOUT)
+        if any(event & select.POLLERR for _, event in poll.poll(0)):
+            unread = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return unread

@@ -23,6 +23,7 @@ from depthlm_ros.cli.common import (
     load_named_model,
     read_frame,
     read_pair,
+    typed_text,
 )
 from depthlm_ros.core import Answer, Measurement, Region, Status
 from depthlm_ros.errors import BadInput, BadQuestion
@@ -90,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
     task = TASKS[args.task](args) if args.task else None
     if task:
         _check_task(args, task)
-    answer, facts = ask(args, task.question if task else args.question)
+    answer, facts = ask(args, task.question if task else typed_text(args.question))
     answer = with_task_unit(task, answer) if task else answer
     print(json.dumps(facts | answer_dict(answer)) if args.json else answer_text(answer, args.pixel))
 

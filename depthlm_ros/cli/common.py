@@ -197,6 +197,17 @@ def add_pixel_option(parser: argparse.ArgumentParser, help_text: str, required: 
     )
 
 
+def typed_text(text: str) -> str:
+    """Returns the text of an argument that was typed in UTF-8, whatever the locale is.
+
+    Bytes that the locale does not know, all beyond ASCII in the locale C, stand in the argument as half characters.
+    """
+    try:
+        return os.fsencode(text).decode("utf-8")
+    except UnicodeError:
+        return text
+
+
 def parse_size(text: str) -> tuple[int, int]:
     """Reads an option WIDTHxHEIGHT in pixels, for argparse."""
     match = re.fullmatch(r"(\d+)x(\d+)", text)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from depthlm_ros.errors import BadBundle, BadQuestion, UnknownName
 from depthlm_ros.families.registry import chat_named, family_named
+from depthlm_ros.file_io import parse_json
 from depthlm_ros.model_files.bundle import MANIFEST
 from depthlm_ros.model_files.checkpoint import (
     download_advice,
@@ -139,7 +140,7 @@ def _known_model(spec: ModelSpec) -> ModelListing:
 def _user_bundle(name: str) -> ModelListing:
     folder = installed_bundle(name) or Path(name)
     try:
-        licence = str(json.loads((folder / MANIFEST).read_text(encoding="utf-8")).get("licence", ""))
+        licence = str(parse_json((folder / MANIFEST).read_text(encoding="utf-8")).get("licence", ""))
     except (OSError, ValueError, AttributeError) as exc:
         return ModelListing(name, "", "", "", f"{folder / MANIFEST} is damaged ({exc})", "here, but not usable")
     return ModelListing(name, "", licence, str(folder), "", "here (exported)")

@@ -75,9 +75,12 @@ def write_depth(path: Path, depth_m: np.ndarray, scale: float) -> None:
 
 
 def encode_depth(depth_m: np.ndarray, scale: float) -> bytes:
-    """Returns metres (h, w) as a 16-bit PNG of round(metres * scale). NaN and what does not fit become 0 (unknown)."""
+    """Returns metres (h, w) as a 16-bit PNG of round(metres * scale). NaN and what does not fit become 0 (unknown).
+
+    So does the largest number of 16 bits, which is read as unknown.
+    """
     values = np.nan_to_num(np.rint(np.asarray(depth_m, np.float64) * scale), nan=0.0, posinf=0.0, neginf=0.0)
-    values[(values < 0) | (values > MAX_UINT16)] = 0
+    values[(values < 0) | (values >= MAX_UINT16)] = 0
     return bytes(cv2.imencode(".png", values.astype(np.uint16))[1].tobytes())
 
 
@@ -98,12 +101,19 @@ def _read_values(file: DepthFile) -> np.ndarray:
     values = np.asarray(_map_npy(file.path)) if file.path.suffix == ".npy" else _read_image(file.path)
     if values.ndim != 2:
         raise BadDepthMap(f"{file.path}: the depth map has shape {values.shape}: expected one channel.")
+    if values.dtype == np.uint8 and file.scale > np.iinfo(np.uint8).max:
+        raise BadDepthMap(
+            f"{file.path}: the depth map has 8 bits, whose largest depth would be {255 / file.scale:.2g} m: it is a "
+            "picture of a depth map; give the map itself, in 16 bits."
+        )
     if file.format == ROTATED_16:
         values = unrotate_bits(values)
     elif file.format:
         raise BadDepthMap(
             f"{file.path}: depth_format '{file.format}' is unknown: expected {RAW_FLOAT32} or {ROTATED_16}."
         )
+    if values.dtype == np.uint16:  # the largest number is what sensors write for depth that they cannot tell
+        values = np.where(values == MAX_UINT16, np.uint16(0), values)
     return values
 
 

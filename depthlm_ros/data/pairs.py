@@ -160,8 +160,11 @@ def posed_depth(view: SourceView) -> PosedDepth:
 
     Raises BadRecord for a view without a pose or without known depth, and for a pose that is not a rigid motion.
     """
-    if view.pose is None or not np.isfinite(view.pose).all():
+    if view.pose is None:
         raise BadRecord("pose missing", "the view has no pose, which pairs need.")
+    if not np.isfinite(view.pose).all():
+        worst = view.pose[~np.isfinite(view.pose)][0]
+        raise BadRecord("pose unknown", f"the pose of the view holds {worst:g}: its tracking was lost there.")
     if not is_rigid(view.pose):
         pose = np.round(view.pose, 4).tolist()
         raise BadRecord("pose not rigid", f"the pose {pose} is not a rotation and a translation.")

@@ -39,7 +39,8 @@ from depthlm_ros.geometry.rectify import Rectifier
 from depthlm_ros.image_io import decode_rgb
 
 T = TypeVar("T")
-PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+# Those of phones' own formats too, so that each such picture is told of.
+PICTURE_SUFFIXES = (".bmp", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 SHARD_SUFFIX = ".tar"
 CAMERA_KEYS = ("intrinsics", "original_fx")
 # What is kept of a record: its camera and its description, but no labels.
@@ -214,8 +215,24 @@ def _list_folder(folder: Path, without: Path | None) -> PictureList:
             kinds = ", ".join((*PICTURE_SUFFIXES, SHARD_SUFFIX))
             raise BadInput(f"{folder}: no pictures found (looked for {kinds} in all subfolders).")
         return _list_shards(shards)
+    problems = tuple(
+        RecordProblem(repr(name), "name is no text", "the name of the file is not UTF-8: rename it.")
+        for name in names
+        if not _is_text(name)
+    )
+    names = [name for name in names if _is_text(name)]
     keys = _unique(PurePosixPath(name).with_suffix("").as_posix() for name in names)
-    return PictureList(tuple(Picture(name, key, folder / name) for key, name in zip(keys, names, strict=True)))
+    pictures = (Picture(name, key, folder / name) for key, name in zip(keys, names, strict=True))
+    return PictureList(tuple(pictures), problems)
+
+
+def _is_text(name: str) -> bool:
+    """Whether the name of a file can be written into a file of labels."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _list_shards(shards: list[Path]) -> PictureList:

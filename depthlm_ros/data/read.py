@@ -58,6 +58,8 @@ from depthlm_ros.data.records import (
 from depthlm_ros.errors import BadInput, BadQuestion
 from depthlm_ros.families.parsing import format_box
 from depthlm_ros.families.vlm3 import REGION, fill_placeholders
+from depthlm_ros.file_io import parse_json
+from depthlm_ros.geometry.focal_estimation import unit_doubts
 from depthlm_ros.geometry.pinhole import pixels_inside
 
 POINT_KEYS = ("pixel_coords", "depth")
@@ -145,8 +147,9 @@ def iter_numbered_lines(path: Path) -> Iterator[tuple[str, str]]:
 def parse_record(
     line: str, where: str, roots: Roots, caps_m: tuple[float, float] = NO_CAPS_M
 ) -> tuple[Record, list[RecordProblem]]:
-    """Returns the record of one line and the problems of its points. Raises BadRecord if the line is not usable.
+    """Returns the record of one line and the problems of its points and its camera.
 
+    Raises BadRecord if the line is not usable.
     caps_m: limits of the depth map if the line states none.
     """
     fields = parse_json_object(line)
@@ -159,6 +162,8 @@ def parse_record(
     depth = _depth_file(fields, roots, caps_m) if dense else None
     grid_px = depth.size_px if depth and depth.size_px else intrinsics.size_px
     uv_px, depth_m, problems = _points(fields, where, intrinsics, grid_px, dense)
+    if doubt := unit_doubts(intrinsics):
+        problems = [*problems, RecordProblem(where, "intrinsics doubtful", f"{doubt} It is used all the same.")]
     record = Record(
         where=where,
         image=path,
@@ -175,15 +180,29 @@ def parse_record(
 
 
 def parse_json_object(line: str) -> Mapping[str, object]:
-    """Returns the fields of a line. Raises BadRecord if the line is not a JSON object."""
+    """Returns the fields of a line. Raises BadRecord if the line is not a JSON object, or holds half characters."""
     try:
-        fields = json.loads(line)
+        fields = parse_json(line)
     except json.JSONDecodeError as exc:
         raise BadRecord("not JSON", f"the line is not a JSON object: {exc}.") from exc
     if not isinstance(fields, dict):
         kind = "null" if fields is None else f"JSON {type(fields).__name__}"
         raise BadRecord("not JSON", f"the line is a {kind}, expected a JSON object with an image and its labels.")
+    if "\\ud" in line.lower():
+        _check_no_half_character(fields)
     return fields
+
+
+def _check_no_half_character(fields: Mapping[str, object]) -> None:
+    """Raises BadRecord if a text holds a lone surrogate, which no file and no tokenizer takes."""
+    try:
+        json.dumps(fields, ensure_ascii=False).encode()
+    except UnicodeEncodeError as exc:
+        half = str(exc.object)[exc.start : exc.start + 1]
+        raise BadRecord(
+            "half a character",
+            f"a text of the line holds half a character ({half!r}, a lone surrogate): write it again.",
+        ) from exc
 
 
 def require_keys(fields: Mapping[str, object], keys: tuple[str, ...]) -> None:

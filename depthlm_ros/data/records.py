@@ -247,11 +247,32 @@ def parse_file_path(name: object, folder: Path, kind: str = "image", key: str = 
     kind: what the file is, for messages. key: the key of the name in the line.
     """
     if not isinstance(name, str) or not name:
-        raise BadRecord(f"{kind} path malformed", f"{key} is {name!r}: expected a path relative to the labels.")
+        raise BadRecord(f"{kind} path malformed", f"{key} is {short(name)}: expected a path relative to the labels.")
+    if name.startswith("data:"):
+        raise BadRecord(
+            f"{kind} path malformed",
+            f"{key} is {short(name)}, the {kind} itself: write it to a file, and give the path of that.",
+        )
     path = folder / name
-    if not path.is_file():
+    try:
+        exists = path.is_file()
+    except (OSError, ValueError) as exc:  # too long; with a character that no path has
+        raise BadRecord(
+            f"{kind} path malformed", f"{key} is {short(name)}, which is no path ({_reason(exc)})."
+        ) from exc
+    if not exists:
         raise BadRecord(f"{kind} missing", f"{kind} {path} does not exist.")
     return path
+
+
+def short(value: object) -> str:
+    """Returns a value as text for a message, cut to 80 characters."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _reason(exc: Exception) -> str:
+    return (exc.strerror if isinstance(exc, OSError) else None) or str(exc)
 
 
 def parse_intrinsics(values: object) -> Intrinsics:

@@ -28,7 +28,7 @@ from depthlm_ros.data.read import Roots, iter_records
 from depthlm_ros.data.records import RAW_FLOAT32, Record, RecordProblem
 from depthlm_ros.data.write import depthlm_line, depthvlm_line
 from depthlm_ros.errors import BadInput
-from depthlm_ros.file_io import replacing, to_json_value, write_atomically
+from depthlm_ros.file_io import parse_json, replacing, to_json_value, write_atomically
 from depthlm_ros.image_io import is_truncated
 
 # A sample of a shard: bytes by suffix, and the decoded "json". "__key__" is its key, "__url__" the path of its shard.
@@ -96,7 +96,7 @@ class SamplePlace:
         except OSError as exc:
             raise BadInput(f"{where} cannot be read ({exc.strerror}).") from exc
         try:
-            return {**sample, "json": json.loads(sample["json"])} if "json" in sample else sample
+            return {**sample, "json": parse_json(sample["json"])} if "json" in sample else sample
         except ValueError as exc:
             raise BadInput(f"{where}: its json is damaged ({exc}): write the shard again.") from exc
 
@@ -218,7 +218,7 @@ def check_same_settings(note: Path, settings: Mapping[str, object]) -> None:
     if not note.exists():
         write_atomically(note, json.dumps(stated, indent=1) + "\n")
     try:
-        held = dict(json.loads(note.read_text(encoding="utf-8")))
+        held = dict(parse_json(note.read_text(encoding="utf-8")))
     except (TypeError, ValueError) as exc:
         raise BadInput(f"{note}: cannot be read ({exc}): remove it, or choose another folder.") from exc
     changed = [key for key in {**held, **stated} if held.get(key) != stated.get(key)]
@@ -315,7 +315,7 @@ def _read_samples(records: Mapping[str, Record]) -> Iterator[tuple[str, dict[str
 
 def _read_sample(record: Record) -> dict[str, bytes]:
     line = depthlm_line(record, record.image.parent) if record.depth is None else depthvlm_line(record, Path.cwd())
-    fields = {key: value for key, value in json.loads(line).items() if key not in PATH_KEYS}
+    fields = {key: value for key, value in parse_json(line).items() if key not in PATH_KEYS}
     files = {_suffix(record.image): record.image}
     if record.depth is not None:
         depth_suffix = "bin" if record.depth.format == RAW_FLOAT32 else _suffix(record.depth.path)

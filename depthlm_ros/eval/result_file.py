@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import astuple, dataclass
@@ -28,7 +27,7 @@ from depthlm_ros.data.records import BadRecord, RecordProblem
 from depthlm_ros.data.worker_pool import GIVEN_UP, Workers, map_in_order
 from depthlm_ros.errors import BadInput, SetupError
 from depthlm_ros.eval.metrics import DepthErrorSums, EdgeCounts, EdgeCountsAsList, align_medians, sum_depth_errors
-from depthlm_ros.file_io import JsonLinesFile, JsonObject, to_json_value
+from depthlm_ros.file_io import JsonLinesFile, JsonObject, parse_json, to_json_value
 
 
 class NoResult(SetupError):
@@ -186,7 +185,7 @@ def _read_results(path: Path) -> tuple[JsonObject, dict[str, JsonObject]]:
     if not content.startswith(FILE_START):
         raise _not_results(path, f"it starts with {content[: len(FILE_START)].decode(errors='replace')!r}")
     try:
-        lines = [json.loads(line) for line in content.rpartition(b"\n")[0].splitlines()]
+        lines = [parse_json(line) for line in content.rpartition(b"\n")[0].splitlines()]
     except ValueError as exc:
         raise _not_results(path, repr(exc)) from exc
     return _split_lines(path, lines)

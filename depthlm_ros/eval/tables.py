@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 from depthlm_ros.errors import BadInput
 from depthlm_ros.eval.object_questions import CategoryScores
 from depthlm_ros.eval.published import NOTES, OBJECT_BENCH, TABLES, PublishedTable
+from depthlm_ros.file_io import parse_json
 
 # The scores of one run, as JSON has them.
 Run: TypeAlias = Mapping[str, Any]
@@ -131,7 +132,7 @@ def score_lines(scores: Mapping[str, float]) -> str:
 def read_run(path: Path) -> Run:
     """Reads what `depthlm eval --json` wrote. Raises BadInput if the file holds something else."""
     try:
-        run = json.loads(path.read_text(encoding="utf-8"))
+        run = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ValueError) as exc:
         raise BadInput(f"{path} cannot be read ({exc}): give a file that depthlm eval --json wrote.") from exc
     if not isinstance(run, dict) or run.get("task") not in RUN_COLUMNS:

@@ -1,8 +1,11 @@
-"""Reads a camera from a file: a ROS camera calibration, or a CameraInfo as `ros2 topic echo` prints it.
+"""Reads a camera from a file: a ROS or OpenCV camera calibration, or a CameraInfo as `ros2 topic echo` prints it.
 
 Calibration: image_width, image_height, camera_name, camera_matrix, distortion_model, distortion_coefficients,
 rectification_matrix and projection_matrix, each matrix with rows, cols and data (the YAML of
-camera_calibration_parsers, which camera_info_manager and the calibrators write).
+camera_calibration_parsers, which camera_info_manager and the calibrators write). `camera_model: fisheye`, which some
+calibrators write, is an equidistant lens.
+OpenCV: the same fields without a distortion model, in the YAML of cv::FileStorage ("%YAML:1.0", "!!opencv-matrix").
+`fisheye_model: 1`, or `use_fisheye_model: 1`, is an equidistant lens.
 Echo: width, height, distortion_model, d, k, r, p, binning_x, binning_y and roi (`ros2 topic echo --once`; capital
 letters D, K, R, P as in ROS 1 are read too). Of several messages the first is read.
 """
@@ -15,7 +18,7 @@ from pathlib import Path
 import yaml
 
 from depthlm_ros.errors import BadIntrinsics
-from depthlm_ros.geometry.camera_model import CameraModel, Roi
+from depthlm_ros.geometry.camera_model import COEFFICIENT_COUNTS, CameraModel, Roi
 
 _MATRICES = {
     "camera_matrix": (3, 3),
@@ -23,6 +26,17 @@ _MATRICES = {
     "rectification_matrix": (3, 3),
     "projection_matrix": (3, 4),
 }
+# Names that OpenCV's samples and users give to the fields, without capital letters and "_".
+_OPENCV_NAMES = {
+    "cameramatrix": "camera_matrix",
+    "distortioncoefficients": "distortion_coefficients",
+    "distcoeffs": "distortion_coefficients",
+    "imagewidth": "image_width",
+    "imageheight": "image_height",
+}
+_PINHOLE_NAMES, _FISHEYE_NAMES = ("", "pinhole", "perspective"), ("fisheye", "equidistant", "kannala_brandt")
+_FISHEYE_FLAGS = ("fisheye_model", "use_fisheye_model")
+_OPENCV_START = "%YAML:"
 _FORMS = (
     "expected a camera calibration (image_width, image_height, camera_matrix, ...) or what "
     "`ros2 topic echo --once /camera/camera_info` prints (width, height, k, ...)."
@@ -38,17 +52,31 @@ def read_camera(path: Path) -> CameraModel:
         return _camera_from_text(path.read_text(encoding="utf-8"))
     except OSError as exc:
         raise BadIntrinsics(f"cannot read the camera file {path}: {exc.strerror}.") from exc
-    except (UnicodeDecodeError, yaml.YAMLError) as exc:
+    except (ValueError, RecursionError, yaml.YAMLError) as exc:  # ValueError: not UTF-8, or a number of 5,000 digits
+        if isinstance(exc, BadIntrinsics):
+            raise BadIntrinsics(f"camera file {path}: {exc}") from exc
         raise BadIntrinsics(f"camera file {path} is not YAML: {' '.join(str(exc).split())}.") from exc
-    except BadIntrinsics as exc:
-        raise BadIntrinsics(f"camera file {path}: {exc}") from exc
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads OpenCV's matrices as the mappings that they are."""
+
+
+def _matrix_fields(loader: _Loader, node: yaml.MappingNode) -> dict:
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:opencv-matrix", _matrix_fields)
 
 
 def _camera_from_text(text: str) -> CameraModel:
     """Returns the camera in a file's content. Raises BadIntrinsics, or yaml.YAMLError for text that is not YAML."""
-    fields = next((document for document in yaml.safe_load_all(text) if document is not None), None)
+    if text.startswith(_OPENCV_START):
+        text = text.partition("\n")[2]
+    fields = next((document for document in yaml.load_all(text, _Loader) if document is not None), None)
     if not isinstance(fields, Mapping):
         raise BadIntrinsics(f"it contains {_short(fields)} instead of fields: {_FORMS}")
+    fields = {_OPENCV_NAMES.get(str(name).lower().replace("_", ""), name): value for name, value in fields.items()}
     if "camera_matrix" in fields:
         return _from_calibration(fields)
     if "k" in fields or "K" in fields:
@@ -113,11 +141,33 @@ def _roi(fields: object) -> Roi:
 
 
 def _distortion_model(fields: Mapping[str, object]) -> str:
-    """Returns the name of the model. Files older than this field are plumb_bob, as in camera_calibration_parsers."""
-    name = fields.get("distortion_model", "plumb_bob")
+    """Returns the name of the model.
+
+    Files without this field are of OpenCV or old, and plumb_bob as in camera_calibration_parsers, or a fisheye's.
+    """
+    camera = str(fields.get("camera_model", "")).lower()
+    is_fisheye = camera in _FISHEYE_NAMES or any(fields.get(flag) in (1, True) for flag in _FISHEYE_FLAGS)
+    is_lens = camera in COEFFICIENT_COUNTS
+    name = fields.get("distortion_model", "equidistant" if is_fisheye else camera if is_lens else _opencv_model(fields))
     if not isinstance(name, str):
         raise BadIntrinsics(f"distortion_model is {_short(name)}: expected a name such as plumb_bob.")
+    if is_fisheye and name.lower() == "fisheye":
+        return "equidistant"
+    is_known = is_lens or camera in (*_PINHOLE_NAMES, *_FISHEYE_NAMES)
+    if (is_fisheye and name != "equidistant") or not is_known:
+        raise BadIntrinsics(
+            f"camera_model is {_short(camera)}, but distortion_model is {name!r}: for a fisheye (OpenCV's, 4 "
+            "coefficients) set distortion_model to equidistant; for another lens remove camera_model; and rectify the "
+            "images of a lens that is neither."
+        )
     return name
+
+
+def _opencv_model(fields: Mapping[str, object]) -> str:
+    """Returns the lens that OpenCV's calibrateCamera means by so many coefficients."""
+    matrix = fields.get("distortion_coefficients", fields.get("d", fields.get("D")))
+    values = matrix.get("data", ()) if isinstance(matrix, Mapping) else matrix
+    return "rational_polynomial" if isinstance(values, list) and len(values) in (8, 12, 14) else "plumb_bob"
 
 
 def _count(fields: Mapping[str, object], name: str, default: int | None = None) -> int:

@@ -37,7 +37,8 @@ from depthlm_ros.image_io import image_size, jpeg_segments, read_rgb
 # Exif tags.
 ORIENTATION, EXIF_IFD = 0x0112, 0x8769
 FOCAL_LENGTH_MM, FOCAL_LENGTH_35MM = 0x920A, 0xA405
-PLANE_X_RESOLUTION, PLANE_UNIT, PIXEL_X_DIMENSION = 0xA20E, 0xA210, 0xA002
+PLANE_X_RESOLUTION, PLANE_UNIT = 0xA20E, 0xA210
+PIXEL_X_DIMENSION, PIXEL_Y_DIMENSION = 0xA002, 0xA003
 # Diagonal of 36 mm x 24 mm film, to which the equivalent focal length refers (CIPA DCG-001).
 FILM_DIAGONAL_MM = math.hypot(36.0, 24.0)
 # Unit of the resolution -> millimetres.
@@ -54,6 +55,8 @@ FOCAL_SHARES = (0.2, 20.0)
 # Nine of ten estimates are within this share of the truth: from Exif data, usually; from the lines of photographs
 # (bench/focal.py); from an assumed field of view, as the cameras of phones, robots and laptops differ.
 EXIF_ERROR, LINES_ERROR, ASSUMED_ERROR = 0.05, 0.08, 0.33
+# A picture whose sides have another ratio than those of its Exif data, by more than this share, was cropped.
+SAME_RATIO = 0.02
 # A principal point that is farther from the middle than this share of the image is unlikely, except in a cropped image.
 USUAL_OFFSET = 0.25
 
@@ -186,17 +189,25 @@ def estimated_camera(image: Path, estimator: FocalEstimator) -> Intrinsics:
     return centred_camera(size_px, float(estimator.focal_px(image, size_px)))
 
 
-def focal_doubts(camera: Intrinsics) -> str:
-    """Returns what is unlikely about intrinsics that were typed in, with what to do; "" if nothing is."""
+def unit_doubts(camera: Intrinsics) -> str:
+    """Returns why intrinsics seem to be in another unit than pixels, with what to do; "" if they do not."""
     width, height = camera.size_px
     focal_px = min(camera.fx_px, camera.fy_px)
-    if focal_px < FOCAL_SHARES[0] * max(width, height):
-        fov_deg = 2 * math.degrees(math.atan(max(width, height) / 2 / focal_px))
-        return (
-            f"a focal length of {focal_px:g} pixels would be a field of view of {fov_deg:.0f} degrees for an image of "
-            f"{width} x {height}: intrinsics are in pixels of this image. Millimetres are multiplied by {width} / "
-            f"(width of the sensor in millimetres), shares of the image by {width} and {height}."
-        )
+    if focal_px >= FOCAL_SHARES[0] * max(width, height):
+        return ""
+    fov_deg = 2 * math.degrees(math.atan(max(width, height) / 2 / focal_px))
+    return (
+        f"a focal length of {focal_px:g} pixels would be a field of view of {fov_deg:.0f} degrees for an image of "
+        f"{width} x {height}: intrinsics are in pixels of this image. Millimetres are multiplied by {width} / "
+        f"(width of the sensor in millimetres), shares of the image by {width} and {height}."
+    )
+
+
+def focal_doubts(camera: Intrinsics) -> str:
+    """Returns what is unlikely about intrinsics that were typed in, with what to do; "" if nothing is."""
+    if doubt := unit_doubts(camera):
+        return doubt
+    width, height = camera.size_px
     off_x, off_y = abs(camera.cx_px - (width - 1) / 2) / width, abs(camera.cy_px - (height - 1) / 2) / height
     if max(off_x, off_y) > USUAL_OFFSET:
         return (
@@ -228,16 +239,31 @@ def focal_from_exif(path: Path, size_px: tuple[int, int]) -> float | None:
 
 def _focal_from_tags(tags: dict[int, float], size_px: tuple[int, int]) -> float:
     """Returns the focal length, pixels, that Exif tags tell; 0 if they tell none."""
+    full_px = _full_size(tags, size_px)
     film_mm = tags.get(FOCAL_LENGTH_35MM, 0.0)
     if film_mm > 0:
-        return film_mm * math.hypot(*size_px) / FILM_DIAGONAL_MM
+        return film_mm * math.hypot(*full_px) / FILM_DIAGONAL_MM
     focal_mm, per_unit = tags.get(FOCAL_LENGTH_MM, 0.0), tags.get(PLANE_X_RESOLUTION, 0.0)
     unit_mm = UNITS_MM.get(int(tags.get(PLANE_UNIT, 2)), 0.0)
     if not (focal_mm > 0 and per_unit > 0 and unit_mm):
         return 0.0
     # The resolution refers to the original picture, which may have been resized since.
-    original_px = tags.get(PIXEL_X_DIMENSION, 0.0) or max(size_px)
-    return focal_mm * per_unit / unit_mm * max(size_px) / original_px
+    original_px = tags.get(PIXEL_X_DIMENSION, 0.0) or max(full_px)
+    return focal_mm * per_unit / unit_mm * max(full_px) / original_px
+
+
+def _full_size(tags: dict[int, float], size_px: tuple[int, int]) -> tuple[float, float]:
+    """Returns the size, in pixels of the file, of the whole picture that a camera took.
+
+    That of the file, unless the tags tell a larger size with sides of another ratio: then the file is a part of that.
+    A file of the same ratio was made smaller.
+    """
+    taken = sorted((tags.get(PIXEL_X_DIMENSION, 0.0), tags.get(PIXEL_Y_DIMENSION, 0.0)))
+    found = sorted(size_px)
+    is_larger = taken[0] >= found[0] and taken[1] >= found[1]
+    if is_larger and abs(taken[0] * found[1] / (taken[1] * found[0]) - 1) > SAME_RATIO:
+        return taken[1], taken[0]
+    return size_px
 
 
 def read_tags(path: Path) -> dict[int, float]:

@@ -9,14 +9,13 @@ graph_files    the files beside an ONNX graph into which it points
 from __future__ import annotations
 
 import errno
-import json
 import mmap
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from depthlm_ros.errors import BadBundle
-from depthlm_ros.file_io import JsonValue
+from depthlm_ros.file_io import JsonValue, parse_json
 
 # The largest fields (a manifest, a config.json) of published models have 100 kB, tokenizers 20 MB.
 MAX_FIELDS_BYTES = 4 << 20
@@ -40,10 +39,7 @@ def read_json(path: Path, most_bytes: int = MAX_FIELDS_BYTES) -> JsonValue:
     Raises OSError if it cannot be read, ValueError if it is no JSON, too large, or nested too deeply.
     """
     check_size(path, most_bytes)
-    try:
-        value: JsonValue = json.loads(path.read_text(encoding="utf-8"))
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+    value: JsonValue = parse_json(path.read_text(encoding="utf-8"))
     return value
 
 

@@ -12,6 +12,7 @@ read from safetensors files only.
 from __future__ import annotations
 
 import logging
+import sys
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -139,6 +140,7 @@ def find_model(name: str | ModelSource) -> ModelSource:
     """
     if not isinstance(name, str):
         return name
+    _check_name_is_text(name)
     # Names come first: a folder "tiny" that happens to lie in the working directory is not the installed model.
     if bundle := installed_bundle(name):
         return load_bundle(bundle)
@@ -156,6 +158,16 @@ def find_model(name: str | ModelSource) -> ModelSource:
     raise UnknownName(
         f"model {name!r} is not a known model ({known}), not a folder, and not of the form NAME=FOLDER or ORG/REPO; "
         f"looked in {', '.join(map(str, engine_roots())) or 'no engine folder'}."
+    )
+
+
+def _check_name_is_text(name: str) -> None:
+    """Raises BadBundle for a path that Python cannot write as text, since the libraries that read models take text."""
+    if name.isascii() or not any("\ud800" <= character <= "\udfff" for character in name):
+        return
+    raise BadBundle(
+        f"model {name!r}: its path is no text in the encoding of this shell, {sys.getfilesystemencoding()}: set the "
+        "variable PYTHONUTF8=1 (or LC_ALL=C.UTF-8), or give the folder a name in ASCII."
     )
 
 

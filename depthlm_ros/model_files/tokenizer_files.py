@@ -50,7 +50,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
     """
     try:
         check_size(path, MAX_TOKENIZER_BYTES)
-        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as exc:  # the library raises plain Exception
         raise BadBundle(f"cannot read {path} ({exc}): export or download the model again.") from exc
     tokenizer.no_padding()

@@ -23,7 +23,7 @@ from depthlm_ros.data.sets.folder import MILLIMETRES
 from depthlm_ros.data.worker_pool import map_in_order
 from depthlm_ros.data.write import intrinsics_to_list
 from depthlm_ros.errors import BadInput
-from depthlm_ros.file_io import replacing, write_atomically
+from depthlm_ros.file_io import parse_json, replacing, write_atomically
 from depthlm_ros.image_io import write_rgb
 from depthlm_ros.progress import progress_bar
 from depthlm_ros.scenes.camera.photo import photograph
@@ -169,7 +169,7 @@ def _check_folder(options: RenderingOptions, out: Path) -> None:
         write_atomically(path, json.dumps(expected, indent=1) + "\n")
         return
     try:
-        found = dict(json.loads(path.read_text(encoding="utf-8")))
+        found = dict(parse_json(path.read_text(encoding="utf-8")))
     except (TypeError, ValueError) as exc:
         raise BadInput(f"{path} is damaged, so the options of its scenes are unknown: choose a new folder.") from exc
     other = [f"{key} {found.get(key)}, not {value}" for key, value in expected.items() if found.get(key) != value]

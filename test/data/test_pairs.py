@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -18,9 +19,11 @@ from depthlm_ros.data.pairs import (
     compute_relative_pose,
     curate_pairs,
     find_correspondences,
+    posed_depth,
 )
 from depthlm_ros.data.read import iter_pairs
-from depthlm_ros.data.records import count_by_reason
+from depthlm_ros.data.records import BadRecord, DepthFile, count_by_reason
+from depthlm_ros.data.source_view import SourceView
 from depthlm_ros.geometry.rotations import rotation_angle_deg, rotation_from_angles
 
 CAMERA = Intrinsics(60.0, 62.0, 31.5, 23.5, 64, 48)
@@ -41,6 +44,15 @@ def render_depth(pose, camera=CAMERA):
 
 def render_view(pose):
     return PosedDepth(CAMERA, render_depth(pose), pose)
+
+
+def test_a_pose_where_the_tracking_was_lost_is_told_from_a_missing_one():
+    lost = np.full((4, 4), -np.inf)
+    view = SourceView("a", Path("a.png"), CAMERA, render_depth(np.eye(4)), DepthFile(Path("d.png"), 1000.0), pose=lost)
+    with pytest.raises(BadRecord, match=r"-inf.*tracking was lost"):
+        posed_depth(view)
+    with pytest.raises(BadRecord, match="has no pose"):
+        posed_depth(replace(view, pose=None))
 
 
 def every_pixel():

@@ -162,3 +162,73 @@ def test_a_missing_or_binary_file_is_refused_by_name(tmp_path):
     (tmp_path / "camera.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(BadIntrinsics, match=r"camera\.yaml is not YAML"):
         read_camera(tmp_path / "camera.yaml")
+
+
+OPENCV = """\
+%YAML:1.0
+---
+calibration_time: "Tue 01 Jan 2030"
+image_width: 640
+image_height: 480
+camera_matrix: !!opencv-matrix
+   rows: 3
+   cols: 3
+   dt: d
+   data: [ 4.3025000000000000e+02, 0., 3.0750000000000000e+02, 0.,
+       4.3075e+02, 2.285e+02, 0., 0., 1. ]
+distortion_coefficients: !!opencv-matrix
+   rows: 5
+   cols: 1
+   dt: d
+   data: [ -3.3e-01, 1.2e-01, 1.0e-05, -2.0e-04, 0. ]
+avg_reprojection_error: 2.1e-01
+"""
+
+
+def test_calibration_of_opencv_is_read_like_that_of_ros(tmp_path):
+    (tmp_path / "opencv.yaml").write_text(OPENCV)
+    (tmp_path / "ros.yaml").write_text(CALIBRATION.partition("rectification_matrix")[0])
+    assert read_camera(tmp_path / "opencv.yaml") == read_camera(tmp_path / "ros.yaml")
+
+
+def test_names_of_opencv_s_samples_are_known(tmp_path):
+    other = OPENCV.replace("camera_matrix", "Camera_Matrix").replace("distortion_coefficients", "distCoeffs")
+    for name, text in {"a.yaml": OPENCV, "b.yaml": other}.items():
+        (tmp_path / name).write_text(text)
+    assert read_camera(tmp_path / "a.yaml") == read_camera(tmp_path / "b.yaml")
+
+
+def test_eight_coefficients_of_opencv_are_a_rational_polynomial(tmp_path):
+    text = OPENCV.replace("rows: 5", "rows: 8").replace("-2.0e-04, 0. ]", "-2.0e-04, 0., 0.1, 0.2, 0.3 ]")
+    (tmp_path / "a.yaml").write_text(text)
+    assert read_camera(tmp_path / "a.yaml").distortion_model == "rational_polynomial"
+
+
+FOUR = CALIBRATION.replace("cols: 5", "cols: 4").replace("-2e-04, 0]", "-2e-04]")
+
+
+@pytest.mark.parametrize("flag", ["camera_model: fisheye", "fisheye_model: 1", "camera_model: equidistant"])
+def test_a_fisheye_that_names_no_distortion_model_is_equidistant(tmp_path, flag):
+    (tmp_path / "a.yaml").write_text(FOUR.replace("distortion_model: plumb_bob", flag))
+    assert read_camera(tmp_path / "a.yaml").distortion_model == "equidistant"
+
+
+@pytest.mark.parametrize("lens", ["equidistant", "fisheye"])
+def test_a_fisheye_may_name_its_lens_twice(tmp_path, lens):
+    text = FOUR.replace("distortion_model: plumb_bob", f"camera_model: fisheye\ndistortion_model: {lens}")
+    (tmp_path / "a.yaml").write_text(text)
+    assert read_camera(tmp_path / "a.yaml").distortion_model == "equidistant"
+
+
+@pytest.mark.parametrize("camera", ["fisheye", "omni"])
+def test_a_camera_that_contradicts_its_distortion_model_is_refused(tmp_path, camera):
+    (tmp_path / "a.yaml").write_text(f"camera_model: {camera}\n{FOUR}")
+    with pytest.raises(BadIntrinsics, match=rf"a\.yaml: camera_model is '{camera}'.*'plumb_bob'"):
+        read_camera(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "k: " + "9" * 5000, "%YAML:1.0", "\x00"])
+def test_a_file_that_yaml_does_not_take_is_refused_by_name(tmp_path, text):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(BadIntrinsics, match=r"a\.yaml"):
+        read_camera(tmp_path / "a.yaml")

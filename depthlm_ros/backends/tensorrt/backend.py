@@ -7,7 +7,6 @@ travel. (The plans are built by `depthlm engine build`.)
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 import threading
@@ -37,6 +36,7 @@ from depthlm_ros.backends.tensorrt.cuda_device import (
 from depthlm_ros.backends.tensorrt.plan_file import Machine, check_plan, key_path, read_key
 from depthlm_ros.backends.tensorrt.runtime import ExecutionContext, LoadedPlan, StagingBuffers, load_tensorrt
 from depthlm_ros.errors import BadBundle, BadPlans, BadQuestion, OutOfMemory
+from depthlm_ros.file_io import parse_json
 from depthlm_ros.model_files.bundle import READ_INPUTS, ModelBundle
 from depthlm_ros.model_files.install_paths import MANIFEST, installed_bundle
 
@@ -223,7 +223,7 @@ class TensorRTBackend:
     def _check_plans(self) -> None:
         facts = self._device.facts()
         machine = Machine(str(self._trt.__version__), facts.name, facts.sm, facts.driver)
-        files = json.loads((self._bundle.folder / MANIFEST).read_text())["files"]
+        files = parse_json((self._bundle.folder / MANIFEST).read_text())["files"]
         bundle = self._bundle
         looks = [self._plan_path(bundle.look_path(size_px)) for size_px in bundle.canvases_px]
         only_depth = bundle.only_depth or all(map(_is_built_for_depth_only, looks))

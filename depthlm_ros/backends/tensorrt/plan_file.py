@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from depthlm_ros.errors import BackendFailed, BadBundle, BadPlans
-from depthlm_ros.file_io import write_atomically
+from depthlm_ros.file_io import parse_json, write_atomically
 
 FORMAT = 1
 # The files that a killed process leaves behind (file_io.replacing).
@@ -103,7 +103,7 @@ def read_key(path: Path) -> PlanKey:
 def _read(path: Path) -> tuple[PlanKey, Mapping[str, object]]:
     """Returns the key, and size and SHA-256 of the plan ("bytes", "sha256")."""
     try:
-        content = json.loads(path.read_text())
+        content = parse_json(path.read_text())
         if content["format"] != FORMAT:
             raise BadBundle(f"{path} has format {content['format']}, this version reads {FORMAT}.")
         return _parse_key(content["key"]), dict(content["plan"])

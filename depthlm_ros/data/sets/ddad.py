@@ -12,7 +12,6 @@ pixels down, and it has no limits of depth (DepthLM).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -26,6 +25,7 @@ from depthlm_ros.data.sets.folder import require_path
 from depthlm_ros.data.sets.lidar import invert_rigid, project_to_depth, rigid_transform, transform_points
 from depthlm_ros.data.source_view import DataSet, LazyView, ReadOptions, SourceView
 from depthlm_ros.errors import UnknownName
+from depthlm_ros.file_io import parse_json
 from depthlm_ros.image_io import image_size
 
 # A part of the JSON files.
@@ -43,7 +43,7 @@ def items(root: Path, options: ReadOptions) -> Sequence[str]:
         raise UnknownName(f"split '{split}' of DDAD is unknown: choose one of {', '.join(SPLITS)}.")
     if not (root / INDEX).is_file():
         return []
-    index = json.loads((root / INDEX).read_text(encoding="utf-8"))
+    index = parse_json((root / INDEX).read_text(encoding="utf-8"))
     return sorted(index["scene_splits"].get(SPLITS[split], {}).get("filenames", []))
 
 
@@ -81,14 +81,14 @@ def _load_view(scene: Path, sample: JsonPart, data: JsonPart, camera: str, optio
 @lru_cache(maxsize=1)
 def _read_scene(path: Path) -> JsonPart:
     """Returns {"samples": list of samples, "data": {key: datum}}."""
-    scene = json.loads(path.read_text(encoding="utf-8"))
+    scene = parse_json(path.read_text(encoding="utf-8"))
     return {"samples": scene["samples"], "data": {datum["key"]: datum for datum in scene["data"]}}
 
 
 @lru_cache(maxsize=16)
 def _read_calibration(path: Path) -> JsonPart:
     """Returns {camera: its intrinsics}."""
-    table = json.loads(require_path(path, "calibration").read_text(encoding="utf-8"))
+    table = parse_json(require_path(path, "calibration").read_text(encoding="utf-8"))
     return dict(zip((name.upper() for name in table["names"]), table["intrinsics"], strict=True))
 
 

@@ -1,7 +1,7 @@
 """A folder of your own images with aligned depth, one camera for all of them, and their poses where they are known.
 
-On disk: [SCENE/]rgb/NAME.{png,jpg}; depth/NAME.{png,npy}, along the optical axis (PNG: millimetres; NPY: metres);
-intrinsics.txt (3 x 3, of the rgb images); pose/NAME.txt (4 x 4, camera to world, x right, y down, z forward).
+On disk: [SCENE/]rgb/NAME.{png,jpg}; depth/NAME.{png,npy}, along the optical axis (PNG: 16-bit millimetres; NPY:
+metres); intrinsics.txt (3 x 3, of the rgb images); pose/NAME.txt (4 x 4, camera to world, x right, y down, z forward).
 There are no released labels, and so no corrections.
 
 This module also has the functions that find files in the folders of all data sets, always in the same order.
@@ -16,12 +16,16 @@ from pathlib import Path
 import numpy as np
 
 from depthlm_ros.core import Intrinsics
-from depthlm_ros.data.depthfile import read_depth
+from depthlm_ros.data.depthfile import BadDepthMap, read_depth
 from depthlm_ros.data.records import NO_CAPS_M, BadRecord, DepthFile
 from depthlm_ros.data.source_view import DataSet, LazyView, ReadOptions, SourceView
 from depthlm_ros.image_io import image_size
 
 MILLIMETRES = 1000.0
+# No view has its middle depth beyond this, metres; that of millimetres is beyond it, except very near.
+FARTHEST_MIDDLE_M = 300.0
+# What stands between the numbers of a matrix that was printed by numpy, Matlab or a spreadsheet, beside spaces.
+BETWEEN_NUMBERS = str.maketrans(",;[]()\t", " " * 7)
 
 
 def find_folders_with(root: Path, inner: str, split: str = "") -> list[str]:
@@ -77,12 +81,25 @@ def _load_view(scene: Path, image: Path, options: ReadOptions) -> SourceView:
         key=f"{scene.name}/{image.stem}",
         image=image,
         intrinsics=_read_camera(scene / "intrinsics.txt", image_size(image)),
-        depth_m=read_depth(file),
+        depth_m=_read_metres(file),
         depth_file=file,
         scene=scene.name,
         split=options.split,
         pose=_read_matrix(pose, 4) if pose.exists() else None,
     )
+
+
+def _read_metres(file: DepthFile) -> np.ndarray:
+    """Returns float32 (h, w), metres. Raises BadDepthMap for a .npy file whose numbers can only be millimetres."""
+    depth_m = read_depth(file)
+    known_m = depth_m[np.isfinite(depth_m)]
+    middle_m = float(np.median(known_m)) if known_m.size else 0.0
+    if file.scale == 1.0 and middle_m > FARTHEST_MIDDLE_M:
+        raise BadDepthMap(
+            f"{file.path}: half of its depths are above {middle_m:.0f} m: a .npy file holds metres; divide millimetres "
+            "by 1000, or write them as a 16-bit PNG."
+        )
+    return depth_m
 
 
 def _read_camera(path: Path, size_px: tuple[int, int]) -> Intrinsics:
@@ -91,7 +108,11 @@ def _read_camera(path: Path, size_px: tuple[int, int]) -> Intrinsics:
 
 
 def _read_matrix(path: Path, rows: int) -> np.ndarray:
-    values = np.array(require_path(path, "matrix").read_text(encoding="utf-8").split(), np.float64)
+    text = require_path(path, "matrix").read_text(encoding="utf-8", errors="replace")
+    try:
+        values = np.array(text.translate(BETWEEN_NUMBERS).split(), np.float64)
+    except ValueError as exc:
+        raise BadRecord("matrix malformed", f"{path}: expected {rows} x {rows} numbers ({exc}).") from exc
     if values.size != rows * rows:
         raise BadRecord("matrix malformed", f"{path}: the file holds {values.size} numbers, expected {rows} x {rows}.")
     return values.reshape(rows, rows)

@@ -15,7 +15,6 @@ length for the width in point_info, which may not be the width of the image; --a
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
@@ -27,6 +26,7 @@ from depthlm_ros.data.depthfile import read_depth
 from depthlm_ros.data.records import CAPS_M, DepthFile
 from depthlm_ros.data.sets.folder import list_files, require_path
 from depthlm_ros.data.source_view import DataSet, LazyView, ReadOptions, SourceView
+from depthlm_ros.file_io import parse_json
 from depthlm_ros.image_io import image_size
 
 RGB, DEPTH, INFO, MASK = "rgb", "depth_zbuffer", "point_info", "mask_valid"
@@ -71,7 +71,7 @@ def _load_view(
     component: str, root: Path, item: str, image: Path, stem: str, options: ReadOptions, split: str
 ) -> SourceView:
     depth, info, masks = (_folder(component, root, item, domain) for domain in (DEPTH, INFO, MASK))
-    about = json.loads(require_path(info / f"{stem}_domain_{INFO}.json", "point info").read_text(encoding="utf-8"))
+    about = parse_json(require_path(info / f"{stem}_domain_{INFO}.json", "point info").read_text(encoding="utf-8"))
     size_px = image_size(image)
     width_px = int(about.get("resolution", 512)) if options.as_released else size_px[0]
     caps_m = CAPS_M[component]

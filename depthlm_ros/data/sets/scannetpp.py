@@ -12,7 +12,6 @@ all frames, and has no limits of depth. Its pairing of images and depth maps fro
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -25,6 +24,7 @@ from depthlm_ros.data.depthfile import read_depth
 from depthlm_ros.data.records import CAPS_M, MIXED, NO_CAPS_M, BadRecord, DepthFile, Z
 from depthlm_ros.data.sets.folder import find_folders_with, list_files, require_path
 from depthlm_ros.data.source_view import DataSet, LazyView, ReadOptions, SourceView
+from depthlm_ros.file_io import parse_json
 from depthlm_ros.image_io import image_size, read_rgb
 
 # Every tenth frame is used.
@@ -85,7 +85,7 @@ def _camera(frame: Mapping[str, list], image: Path) -> Intrinsics:
 @lru_cache(maxsize=1)
 def _read_frames(folder: Path) -> dict[str, dict[str, list]]:
     """Returns {frame: its entries in the file of poses}."""
-    frames: dict[str, dict[str, list]] = json.loads(
+    frames: dict[str, dict[str, list]] = parse_json(
         require_path(folder / "pose_intrinsic_imu.json", "poses").read_text(encoding="utf-8")
     )
     return frames

@@ -24,7 +24,7 @@ from accelerate.utils import gather_object
 from torch.distributed.tensor import DTensor
 
 from depthlm_ros.errors import BadInput, SetupError
-from depthlm_ros.file_io import write_atomically
+from depthlm_ros.file_io import parse_json, write_atomically
 from depthlm_ros.geometry.focal_estimation import FocalEstimator, make_estimator
 from depthlm_ros.model_files.spec import ModelSpec
 from depthlm_ros.model_files.spec_yaml import OWN_FILE
@@ -272,7 +272,7 @@ def prepare_folder(run: FinetuneRun, plan: TrainingPlan, resume: bool) -> Path |
 def _check_same_settings(settings: Mapping[str, object], path: Path) -> None:
     """Raises SetupError if a run began with other settings, which its file holds."""
     try:
-        before = _flatten(json.loads(path.read_text()))
+        before = _flatten(parse_json(path.read_text()))
     except (OSError, ValueError) as exc:
         raise SetupError(f"{path} cannot be read ({exc}): the settings that the run began with are not known.") from exc
     keys = {*before, *settings} - CHANGEABLE_SETTINGS
@@ -386,7 +386,7 @@ def _model_fields(base: BaseCheckpoint, recipe: FinetuneRecipe) -> dict[str, str
 
 def _correct_config(model: FinetuneModel, path: Path, spec: ModelSpec) -> None:
     """Writes the dtype of the file into config.json, and the head as DepthVLM describes it."""
-    config, head = json.loads(path.read_text()), model.depth_head
+    config, head = parse_json(path.read_text()), model.depth_head
     config["dtype"] = spec.dtype
     if head is not None:
         config["depth_head_type"] = spec.head

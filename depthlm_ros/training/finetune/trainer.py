@@ -27,7 +27,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import ModelOutput
 
 from depthlm_ros.errors import BadBundle, SetupError
-from depthlm_ros.file_io import write_atomically
+from depthlm_ros.file_io import parse_json, write_atomically
 from depthlm_ros.training.finetune.collator import FinetuneBatch
 from depthlm_ros.training.finetune.dataset import SkippedRecords
 from depthlm_ros.training.finetune.model import FinetuneModel
@@ -198,7 +198,7 @@ class CheckpointingTrainer(Trainer):
     def _load_rng_state(self, checkpoint: str | None) -> None:
         super()._load_rng_state(checkpoint)
         if checkpoint is not None and self._skipped_file(checkpoint).is_file():
-            self.skipped.restore(json.loads(self._skipped_file(checkpoint).read_text()))
+            self.skipped.restore(parse_json(self._skipped_file(checkpoint).read_text()))
 
     def _skipped_file(self, checkpoint: str) -> Path:
         return Path(checkpoint) / f"left_out_{self.args.process_index}.json"
