@@ -22,11 +22,11 @@ from geometry_msgs.msg import Point
 from rclpy.client import Client
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
 from depthlm_ros.errors import SetupError
 from depthlm_ros.ros.child_process import ChildProcess, graph_environment, module_command
+from depthlm_ros.ros.start_up import init_ros
 from depthlm_ros.srv import SpatialQuery
 
 # How often a running process is checked for failure.
@@ -52,7 +52,7 @@ class ProcessGraph:
         previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         self._exit.callback(signal.signal, signal.SIGTERM, previous)
         # With Python's own signal handlers Ctrl-C raises KeyboardInterrupt here, so the processes end in order.
-        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+        init_ros()
         self._exit.callback(rclpy.shutdown)
         self._executor = SingleThreadedExecutor()
         return self

@@ -32,17 +32,16 @@ import rclpy
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.signals import SignalHandlerOptions
-from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from depthlm_ros.core import Intrinsics
-from depthlm_ros.errors import BadInput, DepthLMError
+from depthlm_ros.errors import BadInput, DepthLMError, SetupError
 from depthlm_ros.eval.judges import read_point_records
 from depthlm_ros.ros.fastdds import use_large_shared_memory
 from depthlm_ros.ros.message_out import colour_image, depth_image, rectified_camera_info
 from depthlm_ros.ros.node import StopSignal
+from depthlm_ros.ros.start_up import init_ros, own_arguments
 from depthlm_ros.ros.tools.picture_lens import (
     Lens,
     LogLine,
@@ -300,7 +299,7 @@ def build_parser() -> argparse.ArgumentParser:
 def parse_options(command: Sequence[str]) -> argparse.Namespace:
     """Reads and checks a command line with ROS arguments. Ends the process with 2 if it is wrong."""
     parser = build_parser()
-    options = parser.parse_args(remove_ros_args(list(command))[1:])
+    options = parser.parse_args(own_arguments(command))
     if not 0 < options.rate <= 1000:
         parser.error(f"--rate is {options.rate:g}: give a number of images per second, at most 1000.")
     if options.steps < 2:
@@ -336,10 +335,13 @@ def spin(camera: ReplayCamera) -> None:
 def main(args: Sequence[str] | None = None) -> None:
     """Runs until the source ends, or until SIGINT or SIGTERM. Ends the process with 1 if there is nothing to show."""
     command = list(sys.argv if args is None else args)
-    options = parse_options(command)
     stop = StopSignal()
     use_large_shared_memory()
-    rclpy.init(args=command, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        options = parse_options(command)
+        init_ros(command)
+    except SetupError as error:
+        sys.exit(str(error))
     camera = ReplayCamera(options.frame_id, options.best_effort)
     spinner = threading.Thread(target=spin, args=(camera,), daemon=True)
     spinner.start()
