@@ -10,6 +10,7 @@ cleanup. A test runs this script.
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import threading
@@ -26,6 +27,7 @@ from std_msgs.msg import Header
 # Python puts only the folder of this script on its path, but `support` lies in the folder above.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from depthlm_ros.ros.allocator import keep_large_buffers_apart
 from depthlm_ros.ros.node import SWITCH_INTERVAL_S, DepthNode, StopSignal, spin, start
 from depthlm_ros.srv import QueryDepth, RelativePose, SpatialQuery
 from support.ros_rig import CAMERA, OUTPUTS, colour_image, picture, rectified_camera_info
@@ -115,6 +117,8 @@ def one_round(node: DepthNode, load: Load) -> dict[str, float]:
 
 def main(rounds: int) -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    keep_large_buffers_apart()
+    gc.collect = lambda: 0  # the node's own care must be enough
     rclpy.init()
     node = DepthNode(parameter_overrides=[rclpy.Parameter("num_threads", value=1)])
     load, stop = Load(), StopSignal()
