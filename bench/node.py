@@ -151,7 +151,9 @@ class NodeStatistics(ReceptionStatistics):
     def add_diagnostics(self, message: DiagnosticArray) -> None:
         """Stores the values of a message; the callback of /diagnostics."""
         for status in message.status:
-            self.diagnostics.append({pair.key: pair.value for pair in status.values})
+            values = {pair.key: pair.value for pair in status.values}
+            if "look_ms" in values:  # of a node that has processed frames; others may be in this ROS domain
+                self.diagnostics.append(values)
 
     def clear(self) -> None:
         """Starts again."""
