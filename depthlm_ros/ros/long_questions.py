@@ -68,17 +68,18 @@ def serve_goal(
 def answer_goal(
     goal: ServerGoalHandle, context: ServiceContext, request: AskSpatial.Goal, result: AskSpatial.Result
 ) -> None:
-    """Fills the result of a goal. If it ends early, the answer holds the words so far."""
+    """Fills the result of a goal. If it fails or ends early, the answer holds the words so far."""
     listener = _Listener(goal, context, request.timeout_s)
     question = question_from(context, request, listener.hear)
     pending = PendingQuestion(lambda frame_result: frame_result, request.fresh)
     frame_result = wait_for_answer(context, pending, request.timeout_s, listener.check)
     try:
         answer = frame_result.view.ask_all([question])[0]
-    except RequestRefused:
-        result.header, result.answer = frame_result.image.message.header, listener.words
+        fill_response(context, request, result, question, (frame_result, answer))
+    except Exception:
+        if listener.words:
+            result.header, result.answer = frame_result.image.message.header, listener.words
         raise
-    fill_response(context, request, result, question, (frame_result, answer))
 
 
 class _Listener:

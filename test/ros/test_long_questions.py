@@ -254,6 +254,13 @@ def test_a_goal_ends_when_its_time_is_over_and_says_so(slow):
     assert 0.9 < result.latency < 20 and result.answer and LONG_REPLY.startswith(result.answer)
 
 
+def test_a_goal_whose_points_cannot_be_moved_says_so_and_keeps_the_words(slow):
+    slow.activate()
+    state, result = slow.send(SHORT, target_frame="no_such_frame").finish()
+    assert (state, result.status) == (GoalStatus.STATUS_ABORTED, Status.BAD_REQUEST)
+    assert "no_such_frame" in result.message and result.answer == SHORT_REPLY and result.header.frame_id == "camera"
+
+
 def test_the_client_in_the_documentation_hears_the_first_sentence_and_stops(slow):
     """In a process of its own, in the namespace of the node."""
     slow.activate()
