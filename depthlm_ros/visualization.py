@@ -16,8 +16,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from depthlm_ros.core import Region
-
 UNKNOWN_RGB = (0, 0, 0)
 BACKGROUND_RGB = (24, 25, 29)
 INK_RGB = (225, 226, 230)
@@ -31,6 +29,8 @@ TURBO_FAR, TURBO_NEAR = 28, 240
 NEAREST_M = 0.05
 
 Point = tuple[float, float, float]
+# Left, top, width and height in pixels.
+Box = tuple[float, float, float, float]
 
 
 def depth_range_m(depth_m: np.ndarray) -> tuple[float, float]:
@@ -126,20 +126,19 @@ def draw_text(image: np.ndarray, text: str, left_bottom_px: tuple[int, int], sca
 
 
 def answer_picture(
-    rgb: np.ndarray, regions: Sequence[Region], uv_px: np.ndarray, texts: Sequence[str], most_lines: int = 6
+    rgb: np.ndarray, boxes_px: Sequence[tuple[str, Box]], uv_px: np.ndarray, texts: Sequence[str], most_lines: int = 6
 ) -> np.ndarray:
-    """Returns an image (H, W, 3) with the regions and pixels (N, 2) marked and named, above the texts.
+    """Returns an image (H, W, 3) with the named boxes and the pixels (N, 2) marked, above the texts.
 
     Each text has most_lines lines at most; what is longer ends with "...".
     """
     drawn = rgb.copy()
     line_px = max(1, round(min(rgb.shape[:2]) / 240))
     scale = 0.4 * max(1.0, rgb.shape[1] / 480)
-    for region in regions:
-        left, top = round(region.x_px), round(region.y_px)
-        right, bottom = round(region.x_px + region.width_px) - 1, round(region.y_px + region.height_px) - 1
+    for label, (x_px, y_px, width_px, height_px) in boxes_px:
+        left, top, right, bottom = round(x_px), round(y_px), round(x_px + width_px) - 1, round(y_px + height_px) - 1
         cv2.rectangle(drawn, (left, top), (right, bottom), MARK_RGB, line_px)
-        cv2.putText(drawn, region.label, (left + 3, top + round(30 * scale)), FONT, scale, MARK_RGB, 1, cv2.LINE_AA)
+        cv2.putText(drawn, label, (left + 3, top + round(30 * scale)), FONT, scale, MARK_RGB, 1, cv2.LINE_AA)
     for u, v in np.rint(uv_px).astype(int).tolist():
         cv2.circle(drawn, (u, v), 3 * line_px + 1, UNKNOWN_RGB, -1, cv2.LINE_AA)
         cv2.circle(drawn, (u, v), 3 * line_px, MARK_RGB, -1, cv2.LINE_AA)

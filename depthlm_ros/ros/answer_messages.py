@@ -123,8 +123,8 @@ def detections(shown: ShownAnswer) -> Detection3DArray:
 def picture(shown: ShownAnswer) -> Image:
     """Returns the picture with the regions, the pixels of the question, and the words below it."""
     question, answer = shown.question, shown.answer
-    uv_px = question.uv_px if len(question.uv_px) else np.zeros((0, 2))
-    drawn = answer_picture(shown.frame.rgb, answer.regions, uv_px, (question.text, answer.text))
+    boxes_px = [(each.label, (each.x_px, each.y_px, each.width_px, each.height_px)) for each in answer.regions]
+    drawn = answer_picture(shown.frame.rgb, boxes_px, question.uv_px, (question.text, answer.text))
     return colour_image(shown.camera_header, drawn)
 
 
