@@ -69,7 +69,7 @@ MODEL_ARGUMENTS = [
         "What runs the model. auto: tensorrt if the model has plans, else onnxruntime; torch for a checkpoint.",
         choices=["auto", "onnxruntime", "tensorrt", "torch"],
     ),
-    parameter("device", "Where the model runs: cpu, cuda or cuda:N (tensorrt: cuda or cuda:N)."),
+    parameter("device", "Where the model runs: cpu, openvino, cuda or cuda:N (tensorrt: cuda or cuda:N)."),
     parameter(
         "rebuild_engine",
         "true: first build TensorRT plans that are missing or belong to another machine, which can take many minutes.",

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CPU, CUDA = "cpu", "cuda"
-PROVIDERS = {CPU: "CPUExecutionProvider", CUDA: "CUDAExecutionProvider"}
+CPU, CUDA, OPENVINO = "cpu", "cuda", "openvino"
+PROVIDERS = {CPU: "CPUExecutionProvider", CUDA: "CUDAExecutionProvider", OPENVINO: "OpenVINOExecutionProvider"}
 IMAGE_INPUTS = ("image", "second")
 CACHE_OUTPUTS = ("keys", "values")
 # Precision of a bundle's backbone -> that of its keys and values. numpy has no bfloat16.
@@ -73,8 +73,9 @@ class _LookGraph:
 class OnnxSessions:
     """Opens ONNX Runtime sessions on one device and runs them.
 
-    threads: 0 for every core. device: "cpu", "cuda" or "cuda:1"; "" for the best one that this ONNX Runtime offers.
-    Raises BackendFailed if ONNX Runtime is not installed or does not offer the device.
+    threads: 0 for every core. device: "cpu", "openvino" (the CPU, by OpenVINO), "cuda" or "cuda:1"; "" for the first
+    GPU that this ONNX Runtime offers, else the CPU. Raises BackendFailed if ONNX Runtime is not installed or does not
+    offer the device.
     """
 
     name = "onnxruntime"
@@ -90,18 +91,29 @@ class OnnxSessions:
 
     @property
     def device(self) -> str:
-        """Where the sessions run: "cpu", "cuda" or "cuda:1". Known for sure when the first one is open."""
+        """Where the sessions run: "cpu", "openvino", "cuda" or "cuda:1". Known for sure when the first one is open."""
         return f"{self._kind}:{self._index}" if self._index else self._kind
 
-    def _session(self, path: Path) -> onnxruntime.InferenceSession:
+    @property
+    def _memory(self) -> str:
+        """The kind of memory that inputs and outputs are in."""
+        return CPU if self._kind == OPENVINO else self._kind
+
+    def _session(self, path: Path, has_fixed_sizes: bool = True) -> onnxruntime.InferenceSession:
+        """Opens a graph. OpenVINO compiles for one size, so that it does not run graphs of changing sizes."""
         options = self._runtime.SessionOptions()
         options.intra_op_num_threads = self._threads
         # Spinning threads would take the cores from the node's other work between frames.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        provider = PROVIDERS[self._kind]
-        gpu = [(provider, {"device_id": self._index})] if self._kind == CUDA else []
+        kind = self._kind if has_fixed_sizes or self._kind != OPENVINO else CPU
+        if kind == OPENVINO:
+            # OpenVINO fuses operators itself, and does so best in the graph as it was written.
+            options.graph_optimization_level = self._runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        provider = PROVIDERS[kind]
         try:
-            session = self._runtime.InferenceSession(str(path), options, providers=[*gpu, PROVIDERS[CPU]])
+            session = self._runtime.InferenceSession(
+                str(path), options, providers=[*self._accelerators(kind), PROVIDERS[CPU]]
+            )
         except Exception as exc:  # ONNX Runtime has its own class for each kind of failure
             raise BackendFailed(f"ONNX Runtime {self._runtime.__version__} cannot load {path}: {exc}") from exc
         # A provider that does not start is left out, with only a line in ONNX Runtime's log.
@@ -109,11 +121,20 @@ class OnnxSessions:
             self._fall_back_to_cpu(provider)
         return session
 
+    def _accelerators(self, kind: str) -> list[tuple[str, dict[str, object]]]:
+        """Returns the provider of a kind of device with its settings; none for the CPU."""
+        if kind == CUDA:
+            return [(PROVIDERS[CUDA], {"device_id": self._index})]
+        if kind == OPENVINO:
+            threads = {"num_of_threads": str(self._threads)} if self._threads else {}
+            return [(PROVIDERS[OPENVINO], {"device_type": "CPU", "precision": "FP32", **threads})]
+        return []
+
     def _fall_back_to_cpu(self, provider: str) -> None:
         """Continues on the CPU. Raises BackendFailed if the user named the GPU."""
         fault = (
             f"ONNX Runtime {self._runtime.__version__} has {provider}, but it does not start (its log says why; "
-            "usually CUDA or cuDNN has another version than it was built for)"
+            "usually CUDA, cuDNN or OpenVINO has another version than it was built for)"
         )
         if self._requested_device:
             raise BackendFailed(f"{fault}: install the right versions, or use device cpu.")
@@ -135,13 +156,13 @@ class OnnxSessions:
             values = dict(on_device or {})
             for name, array in arrays.items():
                 contiguous = np.ascontiguousarray(array)
-                values[name] = self._runtime.OrtValue.ortvalue_from_numpy(contiguous, self._kind, self._index)
+                values[name] = self._runtime.OrtValue.ortvalue_from_numpy(contiguous, self._memory, self._index)
             binding = session.io_binding()
             for name, value in values.items():
                 binding.bind_ortvalue_input(name, value)
             names = [output.name for output in session.get_outputs()]
             for name in names:
-                binding.bind_output(name, self._kind, self._index)
+                binding.bind_output(name, self._memory, self._index)
             session.run_with_iobinding(binding)
             return dict(zip(names, binding.get_outputs(), strict=True))
         except Exception as exc:  # ONNX Runtime has its own class for each kind of failure
@@ -165,7 +186,7 @@ class OnnxRuntimeBackend(OnnxSessions):
                 f"{bundle.name} was built in {bundle.precision}, which ONNX Runtime does not run here: build it with "
                 "--precision fp32 (CPU) or fp16 (CUDA), or use backend tensorrt."
             )
-        self._step = None if bundle.only_depth or bundle.depth_first else self._session(bundle.step_path)
+        self._step = None if bundle.only_depth or bundle.depth_first else self._step_session()
         self._look_graphs: dict[tuple[tuple[int, ...], ...], _LookGraph] = {}
         self._read_graphs: dict[tuple[int, int], onnxruntime.InferenceSession] = {}
 
@@ -225,13 +246,16 @@ class OnnxRuntimeBackend(OnnxSessions):
             "own_mask": step_input.mask[:, :1] if is_first else step_input.mask,
         }
         prefix = {"prefix_keys": cache.prefix[0], "prefix_values": cache.prefix[1]}
-        self._step = self._step or self._session(self._bundle.step_path)
+        self._step = self._step or self._step_session()
         outputs = self._run(self._step, inputs, prefix)
         slots = slice(step_input.first_slot, step_input.first_slot + step_input.ids.shape[1])
         for text, name in zip(cache.text, ("keys", "values"), strict=True):
             text[:, :, :, slots] = outputs[name].numpy()
         output = pick_most_probable(penalise_repetition(outputs["logits"].numpy(), step_input), step_input.watched)
         return checked_step(output, str(self._bundle.step_path), self._bundle.precision)
+
+    def _step_session(self) -> onnxruntime.InferenceSession:
+        return self._session(self._bundle.step_path, has_fixed_sizes=False)
 
     def _load_look_graph(self, images: Sequence[np.ndarray]) -> _LookGraph:
         """Checks the sizes of images, which come for the first time, and loads their graph."""
@@ -264,13 +288,20 @@ def _check_names(
 
 
 def parse_device(device: str, providers: Sequence[str]) -> tuple[str, int]:
-    """Returns kind and number of a device: "", "cpu", "cuda" or "cuda:1". providers: those that ONNX Runtime offers.
+    """Returns kind and number of a device: "", "cpu", "openvino", "cuda" or "cuda:1".
+
+    providers: those that ONNX Runtime offers.
 
     Raises BackendFailed for any other name, and for a device that this ONNX Runtime does not offer.
     """
     kind, _, number = device.partition(":")
-    if kind not in ("", CPU, CUDA) or (number and not (kind == CUDA and number.isdigit())):
-        raise BackendFailed(f"ONNX Runtime cannot use device {device!r} here: use cpu, cuda or cuda:1.")
+    if kind not in ("", *PROVIDERS) or (number and not (kind == CUDA and number.isdigit())):
+        raise BackendFailed(f"ONNX Runtime cannot use device {device!r} here: use cpu, openvino, cuda or cuda:1.")
+    if kind == OPENVINO and PROVIDERS[OPENVINO] not in providers:
+        raise BackendFailed(
+            f"ONNX Runtime cannot use device {device!r}: it offers only {', '.join(providers)}. Install the build with "
+            "OpenVINO (pip install onnxruntime-openvino instead of onnxruntime), or use device cpu."
+        )
     if kind == CUDA and PROVIDERS[CUDA] not in providers:
         raise BackendFailed(
             f"ONNX Runtime cannot use device {device!r}: it offers only {', '.join(providers)}. Install the build with "

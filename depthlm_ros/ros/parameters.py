@@ -74,8 +74,8 @@ class Parameters:
     )
     device: str = _declared(
         "",
-        "Where the model runs: cpu, cuda or cuda:N (tensorrt: cuda or cuda:N). Empty: the first GPU if the backend can "
-        "use one, else the CPU.",
+        "Where the model runs: cpu, cuda or cuda:N (tensorrt: cuda or cuda:N), or openvino (onnxruntime: the CPU, by "
+        "OpenVINO). Empty: the first GPU if the backend can use one, else the CPU.",
     )
     rebuild_engine: bool = _declared(
         False,

@@ -14,7 +14,10 @@ from depthlm_ros.backends.onnx_runtime import (  # noqa: E402
     parse_device,
     pick_most_probable,
 )
+from depthlm_ros.core import Frame  # noqa: E402
 from depthlm_ros.errors import BackendFailed, BadQuestion, OutOfMemory  # noqa: E402
+from depthlm_ros.geometry.pinhole import centred_camera  # noqa: E402
+from depthlm_ros.model import load_model  # noqa: E402
 from depthlm_ros.model_files.bundle import find_bundle, load_bundle  # noqa: E402
 
 BUNDLE = load_bundle(find_bundle("tiny"))
@@ -123,6 +126,8 @@ def test_no_memory_for_an_input_on_the_gpu_is_out_of_memory(backend, monkeypatch
         ("cpu", ["cuda", "cpu"], ("cpu", 0)),
         ("cuda", ["cuda", "cpu"], ("cuda", 0)),
         ("cuda:1", ["cuda", "cpu"], ("cuda", 1)),
+        ("", ["openvino", "cpu"], ("cpu", 0)),
+        ("openvino", ["openvino", "cpu"], ("openvino", 0)),
     ],
 )
 def test_the_device_is_the_named_one_or_the_best(device, providers, expected):
@@ -134,7 +139,23 @@ def test_a_gpu_that_this_onnx_runtime_cannot_use_is_refused():
         parse_device("cuda:1", [PROVIDERS["cpu"]])
 
 
-@pytest.mark.parametrize("device", ["gpu", "cpu:0", "cuda:x", "tpu:1"])
+def test_openvino_is_refused_where_this_onnx_runtime_lacks_it():
+    with pytest.raises(BackendFailed, match=r"'openvino': it offers only CPUExecutionProvider.*onnxruntime-openvino"):
+        parse_device("openvino", [PROVIDERS["cpu"]])
+
+
+def test_openvino_gives_the_same_depth_and_words():
+    """Runs where onnxruntime-openvino is installed in the place of onnxruntime."""
+    if PROVIDERS["openvino"] not in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has no OpenVINO: pip install onnxruntime-openvino in place of onnxruntime")
+    frame = Frame(np.random.default_rng(0).integers(0, 256, (192, 256, 3), np.uint8), centred_camera((256, 192), 204.0))
+    views = [load_model("tiny", "onnxruntime", 1, device).look(frame) for device in ("cpu", "openvino")]
+    np.testing.assert_allclose(views[1].depth().depth_m, views[0].depth().depth_m, rtol=1e-4)
+    question = "How far is the point at the middle of the image?"
+    assert views[1].ask(question, [(128, 96)]).text == views[0].ask(question, [(128, 96)]).text
+
+
+@pytest.mark.parametrize("device", ["gpu", "cpu:0", "cuda:x", "openvino:1"])
 def test_an_unknown_device_is_refused_by_name(device):
     with pytest.raises(BackendFailed, match=f"cannot use device '{device}'"):
         parse_device(device, list(PROVIDERS.values()))
