@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # One command for each thing to do; each makes what it needs first (scripts/setup.sh), once.
 #   PYTHON=python3.12            another Python (3.10 to 3.13)
 #   DEPTHLM_ROS, DEPTHLM_TORCH   see scripts/setup.sh

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Source this file in bash:
 #   . ./env.sh          python, depthlm, rclpy and the generated interfaces (depthlm_ros.srv) all work
 #   . ./env.sh torch    python and depthlm with torch, without ROS: to train, build engines, run the published checkpoints

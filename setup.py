@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Plain pip: the command line and the library without ROS. On ROS 2 the package is built by colcon (CMakeLists.txt)."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compares the time of one look in torch and in ONNX Runtime, on the same model and image; and measures the export of a
 model with four billion weights.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measures how well a focal length is estimated from the lines of one image (geometry/focal_estimation.py).
 
 The images are rendered rooms with random fields of view, and labelled images of known focal length.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sends hostile messages and requests to two real nodes, one with raw and one with compressed images. One JSON line.
 
 After each case the node must live, the next good image must get its depth, no finite depth may come of unusable input,

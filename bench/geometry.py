@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measures how exact distances, height, width and gaps are, given true boxes and true depth of rendered scenes.
 
 The truth is computed from each object's true mask and the true vertical. The objects have a name and at least LEAST_PX

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Messages and requests that no camera and no program should send, made from a seed; bench/fuzz.py sends them.
 
 `hostile_case` returns the case of a number: the same seed and number give the same case. A case says whether depth may

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How many pictures `depthlm label` labels in a second, for several numbers of workers. Ends with one JSON line.
 
     . ./env.sh && python bench/label.py [--model tiny] [--workers 1 2 4] [--pictures 64] [--ray [ADDRESS]]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measures the depth node: rate, latency, overhead, start, memory and questions. Ends with one JSON line.
 
 A replay camera (640 x 480, 30 Hz) and the node run as separate processes; this process receives depth and cloud, as a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Draws the picture at the top of the README: a real room, its depth, its cloud, and a question with the true answer.
 
     . ./env.sh && python bench/readme_picture.py ../shared/data/real_frames hololens_dvmvs/00065.jpg \\

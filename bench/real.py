@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scores models on real images in one run: depth, questions, jitter, speed. Beside them a small peer and a constant.
 
     . ./env.sh && python bench/real.py [--model tiny] [--data FOLDER] [--only photographs,rooms] [--limit 5]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The speed part of bench/real.py: a peer to compare with, and times of frames and questions, measured in turns.
 
 The peer is FastDepth (Wofk and others, "FastDepth: Fast Monocular Depth Estimation on Embedded Systems", ICRA 2019) as

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measures how many pictures with questions one CPU core renders: CPU time per picture of each stage, in milliseconds.
 
     python bench/render.py [--size 128 96] [--focal 96] [--scenes 60]

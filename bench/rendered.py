@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scores a model on rendered scenes that it was not trained on: depth, depth in words, questions, and pairs of views.
 
     . ./env.sh && python bench/rendered.py [--model tiny] [--images 800]

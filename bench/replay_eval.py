@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scores the depth node on labelled images as `depthlm eval` does: replay camera -> depth node -> this process.
 
 Every image passes once through the topics, with its own calibration. The depth at the labelled pixels is taken from the

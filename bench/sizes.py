@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Times one look of the embedded model in other sizes, with random weights, as a robot runs it (ONNX Runtime).
 
   python bench/sizes.py --encoders lite0 lite1 lite2 --widths 0.75 1.0 1.25 --threads 1

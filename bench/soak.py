@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs two cameras and two nodes for long under changing load, and says whether anything leaks, slows down or fails.
 
 Two replay cameras (640 x 480) with a depth node each, all in their own processes; this process listens, asks at random,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compares the speed of depth at N pixels between the method of the released scripts and ours, on one random model.
 
 The released scripts ask once for every pixel: generate() reads image and question and decodes the complete reply token

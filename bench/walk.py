@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How far a reader walks through the package: files, functions and moves on three paths. Ends with one JSON line.
 
 The paths are one image through the node to its cloud, one question in words to its answer, and `depthlm depth`. Each

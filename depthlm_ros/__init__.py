@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """depthlm_ros: metric depth and answers to spatial questions from one look of a vision-language model.
 
     from depthlm_ros import Frame, Intrinsics, load_model

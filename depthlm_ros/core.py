@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The values that the packages exchange: frozen dataclasses, with units in names and shapes in docstrings.
 
 Pixels: u to the right, v down, zero-based; (0, 0) is the *centre* of the top-left pixel (the convention of OpenCV and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files that survive a crash: atomic writes, JSON Lines files that only grow, and values that JSON can hold.
 
 `parse_json` reads JSON that somebody else wrote: whatever it holds, it is read or refused with one kind of error.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Image files: reads and writes RGB images, and reads the size of an image without decoding it.
 
 `read_rgb`, `decode_rgb`, `write_rgb`, `image_size` (from the first bytes of the file: a check of a million records must

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """load_model and Model: where the prompts of a family meet a backend.
 
 A model looks at a frame once and returns a View, from which depth and answers are read. Two kinds of model are made of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Progress of long runs on stderr: one tqdm bar on a terminal, a line every half minute elsewhere."""
 
 from __future__ import annotations

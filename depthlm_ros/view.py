@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What one pass of a model over a frame shows, and everything that can be read from it, as often as needed.
 
 View: one frame: dense depth, depth at pixels, answers to questions. PairView: two frames: pixels of the first found in

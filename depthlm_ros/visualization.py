@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures for people, with numpy and OpenCV only: `depth_picture`, `depth_strip`, `cloud_picture`, `answer_picture`
 and `side_by_side`.
 

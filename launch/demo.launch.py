@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Starts a camera made of files, the depth node and RViz: `ros2 launch depthlm_ros demo.launch.py`.
 
 Without `images` the camera moves through a rendered room. Nothing is downloaded. Every argument of depth.launch.py

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Starts the depth node for one camera; `ros2 launch depthlm_ros depth.launch.py --show-args` lists the arguments.
 
 Nothing is downloaded: the weights of `model` must be on this machine. Those of the embedded `tiny` are in the package.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Starts one depth node for each of several cameras, each a process of its own in the camera's namespace.
 
     ros2 launch depthlm_ros multi_camera.launch.py cameras:=front,rear image_topic:=image_raw mode:=dense

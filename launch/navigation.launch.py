@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Starts the depth node and makes a laser scan of its depth, for Nav2 and SLAM: an example to copy from.
 
     ros2 launch depthlm_ros navigation.launch.py image_topic:=/camera/image_raw scan_frame:=camera_link

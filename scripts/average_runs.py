@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Averages the weights of two finished runs of `depthlm train`, the second of which went on from the first.
 
 The mean of weights that one run passed through is often better than both (Wortsman et al., "Model soups", ICML 2022).

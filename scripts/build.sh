@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # colcon build of this package into build/ and install/, in the environment that scripts/setup.sh made.
 # Further arguments go to colcon. Python files are linked, not copied: an edit needs no build.
 set -euo pipefail

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Replaces paths of the build machine in the CMake files of the ROS 2 wheels by paths of this machine.
 
 The wheels name /opt/python/cpXY-cpXY/include/pythonX.Y and numpy's headers below /opt/python, which exist only on the

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Makes everything this repository needs to run, once; a second run finds it made and ends at once.
 #
 #   scripts/setup.sh          .venv, ROS 2 and the built interfaces (build/, install/)

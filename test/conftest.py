@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every test finds: checked messages, a ROS graph of its own on this machine, signals as in a terminal, and skips
 that say why."""
 

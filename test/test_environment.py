@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """env.sh: the environment that it gives a shell, and its message where nothing is set up."""
 
 import shutil

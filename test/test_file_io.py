@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files survive a crash, a torn line and a full disk; JSON values hold no NaN."""
 
 import json

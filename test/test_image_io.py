@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tests of image files: truncated ones are refused, because decoders would fill the rest with invented pixels."""
 
 import cv2

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The layout of the package: which room may import which, what the running node does not load, sizes, one version."""
 
 import ast

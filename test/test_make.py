@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`make test`: its exit code for the results of the two environments."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One look gives depth and the answers to any number of questions, and nothing about pixels that it did not see."""
 
 import gc

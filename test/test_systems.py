@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every published system end to end, on small random checkpoints of its architecture.
 
 A name and a folder go in. The tokens that come out are exactly those of transformers' generate() for the same images

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is read from a look: the certainty of a number in words, and words that are checked against the depth map."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tests of pictures: the right colour at the right pixel, and nothing where the depth is unknown."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """VLM3's checkpoints as one model: each is loaded when a question needs it, and answers as it does alone."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A network for depth with another model's words: depth is the network's alone, and the words read that depth.
 
 The words' model is a bundle of graphs made by hand (support/depth_first_bundle.py): its keys and values are its own

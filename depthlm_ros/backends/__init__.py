@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How a model is run: one class for each runtime (ONNX Runtime, TensorRT, torch) with the calls of base.Backend.
 
 generation.py decodes replies greedily over any of them; number_uncertainty.py says how certain a model was about a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The interface of a backend: look at images once, then run text after them, as often as needed.
 
 A backend runs a loaded model. It has four calls: `look` encodes the images of a prompt, `read` gives them to the

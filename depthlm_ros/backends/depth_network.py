@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs a network for depth (model_files/depth_network.py) in ONNX Runtime, from its ONNX file as it was published.
 
 The YAML file says how the canvas becomes the network's input and its output becomes metres. `network_inputs` and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Greedy decoding of many questions after one look, with any backend.
 
 All rows of a batch share the keys and values of the look. Those of the text go into a buffer of fixed size that the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How certain a model was about a number that it wrote digit by digit.
 
 At every step of greedy decoding the model has a probability for each digit and for the decimal point. Each other

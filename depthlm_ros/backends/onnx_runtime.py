@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Backend onnxruntime: runs exported graphs on any machine, without torch.
 
 Features, keys and values of a look stay where ONNX Runtime put them (host or GPU) and are used from there without a

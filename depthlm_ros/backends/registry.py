@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The backends by name: which exist, which one runs a model if none is named, and the memory that it takes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Backend torch: runs released checkpoints on a GPU or CPU. Exported graphs are checked against it.
 
 torch and the networks are imported when a TorchBackend is made, not with this module.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Recorded bags without a running graph: reads rosbag2 (mcap, sqlite3) and ROS 1 bags, and writes depth and answers.
 
 `bag_images.list_images` finds the images and their cameras, `frame_messages.FrameLabeller` makes the messages of one

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The images of a bag and the cameras that they were taken with.
 
 `list_images` reads a bag once. A topic of images has the CameraInfo beside it (<namespace>/camera_info), else the one

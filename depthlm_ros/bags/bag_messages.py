@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Messages of a bag, where they lie in its files, and how they are decoded."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The messages that are written for one image of a bag: depth, its calibration, a cloud, answers.
 
 The topics lie beside the images, as those of a node in their namespace do: depth/image, depth/camera_info,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads an mcap file record by record, also one that was cut short or has damaged chunks.
 
 A file is a sequence of records (opcode, length, content); a chunk is a record that holds others. At its end a healthy

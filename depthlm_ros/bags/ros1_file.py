@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads a bag of ROS 1 (version 2.0) record by record, also one that was not closed, cut short or has damaged chunks.
 
 A record is a head of named fields and data; a chunk is a record whose data hold others. A closed bag repeats its

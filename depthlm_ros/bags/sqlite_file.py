@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads the sqlite3 database of a rosbag2 row by row, also one that was cut short or has damaged pages."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes the messages of all images of a finished run as one mcap bag: a folder that `ros2 bag` takes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command line `depthlm VERB`. Each verb is a module of this room with add_arguments(parser) and run(args).
 
 A verb's module is imported only when the verb is used, so that `depthlm --help` is fast and needs no model.

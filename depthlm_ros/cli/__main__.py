@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs the command line: `python -m depthlm_ros.cli`."""
 
 import sys

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`depthlm ask`: asks a question about one or two images, in the user's words or as one of DepthLM's tasks."""
 
 from __future__ import annotations

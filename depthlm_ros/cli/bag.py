@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`depthlm bag`: writes the depth that a model sees in the images of a recorded bag, and its answers, as a bag."""
 
 from __future__ import annotations

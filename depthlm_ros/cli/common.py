@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What several verbs of the command line share: options for images, cameras and models, and formatting of numbers.
 
 add_image_options and add_pair_options describe the input of a verb; read_frame and read_pair read it. A camera that is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`depthlm data`: inspects labelled data, and makes them from public data sets.
 
 SUBVERBS lists the verbs of `depthlm data`; each has a function for its options and one that runs it, side by side.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`depthlm depth`: the depth of one image: as a map, at pixels, as a point cloud, as pictures.
 
 A model with a depth map (DepthVLM, tiny, networks for depth) gives it for every pixel. A model that tells depth in

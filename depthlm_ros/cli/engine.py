@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`depthlm engine build|inspect|list|clean`: builds a model for one camera, and manages the engines that exist."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`depthlm eval`: scores a model on labelled images and compares the scores with the published ones.
 
 Also compares several runs (--compare), prints the published tables (--published), and checks a downloaded checkpoint by

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`depthlm finetune`: trains a published system by its recipe and writes a checkpoint in the released layout."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`depthlm label`: writes the depth that a model sees in many pictures, and its answers to questions about them.
 
 `add_worker_options`, `parse_workers` and `model_request` serve `eval`, `data label-photos` and `bag` too.

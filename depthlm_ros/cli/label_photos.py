@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`depthlm data label-photos`: makes shards of photographs with the depth that one or two models see in them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`depthlm match`: finds pixels of one image in another image."""
 
 from __future__ import annotations

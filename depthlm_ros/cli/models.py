@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`depthlm models`: lists the models, their licences, and where their files are or how to get them.
 
 `depthlm models check MODEL` tells everything about one of them, or about a folder, and whether it can be run.

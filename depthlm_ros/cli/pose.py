@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`depthlm pose`: tells the pose of a second camera relative to a first."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`depthlm train`: trains the embedded model by a recipe and writes it as a bundle with its scores.
 
 The training itself (training/embedded) knows no scores: the validation during a run is handed in from here.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Labelled images for training and evaluation.
 
 Defines one schema of records, reads and writes them as JSON Lines, checks and displays them, packs them into WebDataset

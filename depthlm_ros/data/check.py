@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks the records of a file and the files that they name, without changing anything.
 
 `check_records` yields the records of a file and collects their problems. The `find_*` functions are its single checks.

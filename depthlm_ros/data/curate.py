@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Turns a public data set into records: parallel workers, a journal that survives a killed run, and a report.
 
 `curate` does the whole job. `run_job` does the same with another function per item (data/pairs.py uses it).

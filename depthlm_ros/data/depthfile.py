@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads and writes depth maps: 16-bit images, .npy files, and the special formats of ETH3D and SUN RGB-D.
 
 `read_depth` and `read_z` read a depth map, `write_depth` writes one. Unknown depth is NaN. Depths that a file cannot

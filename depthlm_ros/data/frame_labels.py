@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The labels that a model gives one picture, as a record: its depth map, depths at points, answers to questions.
 
 `FrameLabeller` makes them. The line is one of DepthVLM's schema (with a depth map) or of DepthLM's (points only), which

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Summarises a file of records or pairs: statistics, a table for people, and a contact sheet.
 
 `RecordStatistics` and `PairStatistics` are filled record by record, so that a file of any length fits into memory;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Labels many pictures, in parallel processes and in runs that can be killed and continued.
 
 `label_records` writes a folder of depth maps and a JSONL file of records, picture by picture. `label_pictures` writes

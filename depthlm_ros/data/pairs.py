@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Makes pairs of views from a data set with poses: matching pixels, covisibility, and the relative pose.
 
 `curate_pairs` writes the pairs; `find_correspondences`, `compute_covisibility` and `compute_relative_pose` are the

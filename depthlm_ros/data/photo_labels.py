@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Photographs with labels that other models, the teachers, gave them: the format of one sample of a shard.
 
 A sample holds KEY.jpg (the photograph), KEY.depth.png (the teachers' depth, one byte a pixel: `encode_depth`), KEY.json

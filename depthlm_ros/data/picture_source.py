@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures to label and their cameras: those of a folder, of the records of a JSONL file, or of WebDataset shards.
 
 `list_pictures` finds them, `Picture.load` reads one, and `CameraRule.frame` gives it its camera: that of its record,

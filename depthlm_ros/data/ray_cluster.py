@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs a function on many items on a Ray cluster, with Ray Data's pool of actors: `map_on_cluster`.
 
 The program that asks Ray (its driver) is a process of its own. Ray ends the driver when the cluster is lost, and it

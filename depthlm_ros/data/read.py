@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads JSON Lines files of labels, one object per line, and reports what is wrong with which line.
 
 `read_records` and `iter_records` read labelled images in DepthLM's or DepthVLM's schema:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Labelled images: `Record`, `PairRecord`, their depth maps, and the problems that are found in them.
 
 A `Record` is one image with its camera, labelled points and, where there is one, the file of its depth map. A depth has

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Turns a view of a data set into a record: draws points from its known depth and writes the files that it needs.
 
 `write_view` does the whole step; `WriteOptions` says what is written. `write_benchmark` makes a benchmark of records

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frames of depth sensors: real images with a measured depth map, and what each may be used for.
 
 A folder holds labels.jsonl, one JSON object a line:

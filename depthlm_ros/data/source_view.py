@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a public data set provides (`DataSet`): one `SourceView` per image, before points are drawn from it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """WebDataset shards: packs records into tar files, unpacks them, and reads single samples of shards where they lie.
 
 `ShardIndex` gives random access to the samples of shards; `SamplePlace` is one of them, for another process to read.

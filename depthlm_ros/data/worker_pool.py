@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs a function on many items in parallel processes and yields the results in the order of the items.
 
 `map_in_order` is the function to call; it yields one `WorkerResult` per item, even if a worker process is killed.

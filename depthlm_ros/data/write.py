@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Formats records as lines of DepthLM's and DepthVLM's JSONL schemas, which data/read.py describes."""
 
 from __future__ import annotations

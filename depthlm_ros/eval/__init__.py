@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Evaluation: reads labelled images, runs a model on them, and computes its scores.
 
 It scores depth (depth.py), what a model says about objects, matches and poses (language.py), and rendered scenes

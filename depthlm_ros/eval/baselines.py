@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Predictions that do not look at the image: the scores that a model has to exceed.
 
 `score_constant` answers one depth everywhere, `best_constant` finds the depth with the highest delta1, and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One evaluation of depth, from a file of labels to a `DepthReport`: `evaluate_depth`.
 
 It chooses the records of the protocol (`read_labels`, `select_records`) and the judge (`choose_judge`).

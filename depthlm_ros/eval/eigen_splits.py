@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The test splits of Eigen et al. (NIPS 2014) on NYU Depth V2 and KITTI, by the rules of BTS's evaluation code.
 
 `eigen_judge` scores a depth map: only the pixels of a crop and depths within limits count, and the prediction is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The first checks of a downloaded checkpoint: its figures on public data, beside those that others have measured.
 
 `CHECKS` names them by model. `token_checks` need nothing but this package: they compare the number of image tokens, in

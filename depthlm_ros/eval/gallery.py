@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures of an evaluation: `Gallery` draws predictions beside the truth, their errors, and their uncertainty.
 
 `draw_matches` draws the matches of a pair of images.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Evaluation on two images: how far matched pixels are from the true ones, and how far the pose is from the true one.
 
 `evaluate_matches` and `evaluate_pose` ask about one pair; `score_matches` and `score_poses` summarise all pairs. The

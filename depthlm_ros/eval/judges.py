@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Evaluation of depth: which records and points are scored, and how a model's answer for one image is compared.
 
 A protocol says which points count and what delta1 in the headline is:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One evaluation of what a model says: answers about objects, matches of pixels, or poses: `evaluate_language`.
 
 `detect_task` finds out from the labels which of these they are for.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scores of depth: `score_depth` compares points or maps; `count_edges` and `score_edges` compare the edges of maps.
 
 Points:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Questions about things in an image, scored as SpatialRGPT-Bench scores its questions about regions.
 
 `read_object_questions` reads them, `ask_object_question` asks one, and `score_objects` summarises the answers.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Published scores, for comparison with one's own: `TABLES` by protocol or task, and `ALL_TABLES`.
 
 `guess_data_set` and `find_data_set` give the name that a data set has in the tables.

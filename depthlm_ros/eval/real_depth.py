@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scores of depth on real images, as means over scenes: `predict_scenes`, then `SceneResults.scores` and others.
 
     results = predict_scenes(model_predictor(load_model("tiny")), read_photographs(folder))

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Questions about things in real photographs: `read_photo_questions`, `ask_photo_questions`, `score_answers`.
 
 questions.jsonl lies beside the photographs' labels.jsonl, one JSON object a line:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The published evaluations with their defects, to repeat published numbers (--as-released) and for nothing else.
 
 DepthLM (eval.py, utils/datasets.py):

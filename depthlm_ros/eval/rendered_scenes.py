@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scores of a model on rendered scenes that it was not trained on, through the path that a robot uses.
 
 `validate` scores single pictures (look, depth, ask), `validate_pairs` pairs of pictures (look_pair, match, pose), and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`DepthReport`: the scores of depth as numbers, as JSON values, and as a table for people.
 
 `make_report` computes it from the results of an evaluation, `report_predictions` from arrays, and `score_baselines` the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Results of an evaluation, record by record, in a file from which a stopped evaluation continues.
 
 `ResultStore` is the file, `evaluate_records` fills it, and `ImageResult` is the result of one image with depth labels.

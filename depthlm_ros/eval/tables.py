@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tables for people: a score among the published ones, object questions by category, and several runs in one table.
 
 `compare_with_published` and `compare_runs` take runs: what `depthlm eval --json` wrote (`read_run`). `published_tables`

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reported standard deviations: `fit_error_factors` calibrates them, `measure_reliability` checks them.
 
 The same for the confidence of answers: `fit_confidence` and `calibration_error`.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Models for evaluations and labelling in several processes: `ModelRequest` loads one where it is used.
 
 The process that keeps the results does not load the weights: it asks an `UnloadedModel` what is known without them.

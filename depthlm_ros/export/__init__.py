@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Builds engines: a checkpoint becomes ONNX graphs (build, write_bundle), and the graphs become TensorRT plans
 (trt_builder). engine_store manages the folders of built engines.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Builds an engine: exports a checkpoint as graphs for one camera, into a folder of its own.
 
 build_graphs does the export that an EngineRequest describes and returns a BuildReport. camera_of_size makes a camera

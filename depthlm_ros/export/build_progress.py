@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Progress of an engine build.
 
 BuildProgress shows phases that run inside each other, as TensorRT's progress monitor reports them. StageProgress shows

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Builds an engine of a network for depth: its ONNX graph for one camera, from the canvas's bytes to metres.
 
 build_network_graphs makes the engine that an EngineRequest describes. Its look graph holds what the YAML file of the

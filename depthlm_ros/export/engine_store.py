@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The folders of built engines: one builder at a time, a list of what exists, checks, and removal.
 
 build_lock and build_lock_without_waiting lock a folder. list_engine_folders, describe_engine and engine_table say what

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Exports torch modules as ONNX models in memory.
 
 export_look_graph and export_step_graph export the two graphs of a model, export_depth_graph, export_read_graph and

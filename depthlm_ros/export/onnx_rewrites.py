@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Changes to exported ONNX graphs that TensorRT needs or that make its plans faster, and the files of a graph.
 
 cast_bytes_first, depth_only and choose_tokens take a model and change it in place. The names of these three functions

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compares an exported bundle with torch, on one image and one question. measure_parity is the public function."""
 
 from __future__ import annotations

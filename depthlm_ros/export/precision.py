@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The precision in which a model computes.
 
 set_precision rounds the weights of a model before its export, because the types of a graph are those of its weights.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Convolutions in int8 for a CPU: ranges of activations are measured on pictures while the engine is built.
 
 `read_canvases` reads the pictures as the model sees them, `quantise_convolutions` rewrites a graph. ONNX Runtime's own

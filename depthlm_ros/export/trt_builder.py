@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Builds the TensorRT plans of an engine's graphs, on the machine that will run them.
 
 build_plans builds all plans of a bundle. plan_requests says which plans a bundle needs, and the sizes of their inputs.

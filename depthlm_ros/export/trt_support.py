@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds what the ONNX parser of a TensorRT version would refuse in a graph, before anything is built.
 
 check_onnx checks a file, check_model a model in memory; both use the rules in trt_support_table.py. GraphView and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the ONNX parser of TensorRT 10.3 to 11.4 supports, as tables, and the machines for which engines are built.
 
 OPERATORS, ATTRIBUTES and the tables after them are the rules that trt_support.py applies. TARGETS lists the machines,

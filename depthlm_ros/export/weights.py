@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files of weights that several ONNX graphs share.
 
 share_weights lets a graph point into a safetensors checkpoint: ONNX external data is a file name, an offset and a

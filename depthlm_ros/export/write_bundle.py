@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes bundles: graphs, weights, tokenizer and the manifest that vouches for them.
 
 write_bundle writes a model with its checkpoint, write_engine a model without one. Both write into a work folder and

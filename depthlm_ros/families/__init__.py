@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How a trained model is asked and how its reply is read: prompts, coordinates, chat templates and parsing.
 
 Pure text and numbers: one file for each family of models, and registry.py, which finds families and chat templates by

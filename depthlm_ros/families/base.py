@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The interface of a family of models: how they are asked (Prompt), and how their replies are read (Reply)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Networks for depth alone: they have no words, so no question in words can be put to them."""
 
 from __future__ import annotations

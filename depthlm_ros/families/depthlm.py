@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DepthLM: depth at a pixel that a red arrow marks in the image itself (geometry/visual_prompt.py), and other tasks.
 
 The other tasks (speed, time, ...) are questions in words. Their wording is that of a figure in the paper; the strings

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Parses numbers, measurements and boxes in a model's words, and prepares a user's text for a model.
 
 Numbers that are not written plainly count as unknown, so that no depth is invented. All patterns take time in

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Base Qwen3-VL and Qwen2.5-VL, and DepthVLM, whose words are Qwen3-VL's: free questions, and boxes of objects.
 
 Both write boxes as JSON, {"bbox_2d": [x1, y1, x2, y2], "label": ...}: Qwen3-VL in 0 to 1000 of the image's own size,

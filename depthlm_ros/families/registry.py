@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds what a model's spec names: a family (`family_named`) and a chat template (`chat_named`).
 
 A chat template is the fixed text around images, question and reply. The strings are those of the templates that come

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The embedded model: depths of pixels, and questions about objects and regions; matches and poses are measured.
 
 Places are written as "<435>": thousandths of the image's width or height in steps of 5, one token each. Marked pixels

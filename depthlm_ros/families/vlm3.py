@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """VLM3's four models: depth at a pixel, questions about regions, correspondences, and the pose between two images.
 
 VLM3-depth: the coordinates of the pixel are in the text. Prompt, coordinate scale and reply format are those of the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Resizes images as Pillow does, without Pillow: each pixel of the result is a weighted mean of all that it covers.
 
 Published checkpoints were trained on such images, so an approximation would cost accuracy. `filter_rows` resizes down

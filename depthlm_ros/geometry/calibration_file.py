@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads a camera from a file: a ROS or OpenCV camera calibration, or a CameraInfo as `ros2 topic echo` prints it.
 
 Calibration: image_width, image_height, camera_name, camera_matrix, distortion_model, distortion_coefficients,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The camera model: the content of a CameraInfo in plain Python, and its scaling to the delivered image.
 
 Conventions (REP 103, REP 104, the comments of sensor_msgs/CameraInfo):

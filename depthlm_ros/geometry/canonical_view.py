@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Focal normalisation: any camera's image seen as if by the one camera that the model was trained with.
 
 An exported model looks at a canvas of fixed size whose camera has focal length f on both axes and its principal point

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A camera for an image without calibration: a focal length estimated from the single image (`estimate_focal`).
 
 VLM3 uses a learned model for this (AnyCalib, Tirado-Garin and Civera 2025). None is shipped here; a recipe can name one

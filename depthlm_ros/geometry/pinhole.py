@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pinhole arithmetic: pixels and the image's edges, pixels to rays, depth to points and back.
 
 Optical frame (REP 103): x right, y down, z forward. u = fx x / z + cx, v = fy y / z + cy (Hartley and Zisserman,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Point clouds from depth and a camera: laid out as PointCloud2 expects them (`CloudBuilder`, `sparse_cloud`), and as a
 PLY file (`ply_bytes`)."""
 

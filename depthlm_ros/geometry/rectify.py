@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rectification: turns the image that a camera delivers into the image that a pinhole camera would deliver."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How a published system resizes images: focal normalisation, then the checkpoint's own image processor.
 
 A CanvasRule says how a system does it. These are facts of the released code. Two images matter: the picture has the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rotations and poses of cameras, in the optical frame: x right, y down, z forward, right-handed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The red arrow that marks a pixel in the image itself: the visual prompt of DepthLM.
 
 It is drawn exactly as in the images that the released checkpoints were trained on: nine pixels of pure red to the left

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Thins a point cloud: one point for each voxel, the mean of the points in it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Objects as points in space: the object in a box or at a pixel, how far it reaches, and where two are nearest.
 
 `object_in_box` and `object_at_pixel` return a MeasuredObject. `ends_down` and `ends_across` return its two ends along a

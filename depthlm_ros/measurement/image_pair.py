@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measures two images of one place: where pixels of one are in the other, and how the camera moved.
 
 Both need no words. Features of an image network that are alike show the same thing: every pixel is compared with all

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measures objects in boxes and at pixels in the depth map: distance, height, width, gaps and relations (`measure`).
 `agree` combines such a number with the one that a model's words give.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds the object inside a box, from the depth map alone (`segment_object`).
 
 A box contains background too. What is known of the object: no part of it is outside the box, and it reaches all four

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Segments a depth image into patches: connected surfaces without a fold or a step (`segment_surfaces`).
 
 1 / z of a plane is affine in the pixel (n.X = d with X = z (x, y, 1) gives 1 / z = (nx x + ny y + nz) / d). So the

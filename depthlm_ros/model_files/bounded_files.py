@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reading the files of a model's folder that nobody has vouched for yet: a hostile one costs little and leads nowhere.
 
 read_json      the value in a JSON file of a bounded size and depth

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An exported model: a folder of graphs, weights and a manifest that vouches for them.
 
     manifest.json      what the model is, how it is asked, and the SHA-256 of every other file and of itself

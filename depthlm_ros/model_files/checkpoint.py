@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds models by name, and reads checkpoints as their makers released them (in Hugging Face's layout).
 
 find_model: the model of a name, wherever it is: an exported model (bundle.py), a network for depth (depth_network.py)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the JSON files of a checkpoint say beside its weights: config.json, generation_config.json, adapter_config.json.
 
 read_config: the fields of config.json

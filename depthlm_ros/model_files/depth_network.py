@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Any network for depth as a model: an ONNX file and a YAML file that says what goes in and what comes out.
 
     DepthNetworkFields    the fields of the YAML file, family: depth_map

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The local cache of Hugging Face downloads, read without Hugging Face's library. Nothing is downloaded here.
 
 <cache>/models--ORG--REPO/refs/main               the commit that was downloaded last

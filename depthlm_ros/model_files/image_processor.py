@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The image processor of a checkpoint: which file describes it, to which sizes it resizes images, and how.
 
 nets/backbone.py reads from the same fields how the values of pixels are scaled.

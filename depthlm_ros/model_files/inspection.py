@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a model's folder holds and what is wrong with it, told in seconds, without torch and without reading weights.
 
 inspect_model: everything that is known of a model, and one line for each problem

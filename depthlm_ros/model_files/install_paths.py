@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds the data of this package, engines/ and config/, in the source tree and after an installation.
 
 package_share_folders, package_share_file: the folders that hold the data, and one file in them

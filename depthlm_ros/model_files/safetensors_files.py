@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The safetensors files of a checkpoint: which files there are, what they hold, and whether they are complete.
 
 Only headers are read, never weights. A safetensors file consists of 8 bytes (the length of the header, little-endian),

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What must be known of a model before it is loaded: how it is asked, what it sees, and where its weights are.
 
 Exported models have it in their manifest (bundle.py), other models in config/models/*.yaml (spec_yaml.py).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads models from YAML files: one file for each model in config/models/, with the fields of spec.ModelSpec.
 
     like: NAME                          start with the fields of another model

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tokenizer of a checkpoint or bundle, whichever files hold it.
 
     tokenizer.json                 everything, as the library `tokenizers` writes it

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads YAML files into dataclasses: models and the recipes of both trainings.
 
     build_dataclass(Recipe, read_yaml(path, "recipe"), str(path), choices={"train.fsdp": ("full", "none")})

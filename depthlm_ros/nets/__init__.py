@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Torch modules: the published vision-language models and their depth heads, and the embedded model (depth_first),
 on images of fixed sizes.
 

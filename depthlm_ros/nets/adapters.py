@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """LoRA adapters: small matrices that a training wrote beside, or instead of, the weights of its base model.
 
 model_files/checkpoint.py has found the base and compared names and sizes. peft does the arithmetic of all variants of

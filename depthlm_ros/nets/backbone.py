@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The interface between an architecture and the graphs, and what all architectures have in common.
 
 A backbone holds transformers' own modules (`vlm`), so that released checkpoints load. The forward pass is written for

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The embedded model: depth first, then words on the same features and the same depth.
 
 `look` gives depth, its standard deviation and features without the language model. `read` makes one token of every

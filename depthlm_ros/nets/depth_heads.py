@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DepthVLM's depth heads: four maps of token features in, metric depth out.
 
 DptHead follows DepthVLM's published code (qwen3_vl/dpt_depth_head.py, which follows VGGT's head): one shared LayerNorm,

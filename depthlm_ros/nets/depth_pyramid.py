@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The depth decoder of the embedded model: an encoder's maps in, a distribution of the depth of every pixel out.
 
 The decoder goes from stride 32 to stride 4. Attention at stride 32 compares all parts of the picture, from which scale

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """EfficientNet-Lite without its classifier: the encoder of the embedded model.
 
 Architecture and weights: EfficientNet-Lite (Google, Apache-2.0;

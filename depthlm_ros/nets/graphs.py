@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The graphs of a model as torch modules: look (the images) and step (the text behind them).
 
 In models that give depth first, DepthLookGraph looks at one image and ReadGraph makes the prefix of one or two of them.

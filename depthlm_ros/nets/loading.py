@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Loads the weights of released checkpoints into a Backbone, without a second copy of them in memory.
 
 model_files/checkpoint.py has read and checked the folder; here the weights are compared with what config.json implies

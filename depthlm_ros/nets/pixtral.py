@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pixtral (LLaVA with Pixtral's vision tower and a Mistral text model) on fixed image sizes.
 
 The weights are transformers' own modules. The forward pass is written for a batch of images of equal size, and tests

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Position tables for prompts with still images of fixed sizes, which are computed once instead of in every call.
 
 The formulas are those of Qwen3-VL: axial 2-D RoPE and resampled learned positions in the vision tower, interleaved

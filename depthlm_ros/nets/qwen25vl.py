@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Qwen2.5-VL on fixed image sizes: windowed attention in the vision tower, sectioned M-RoPE in the language model.
 
 The weights are transformers' own modules. The forward pass is written for a batch of images of equal size, and tests

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Qwen3-VL with a depth head, run on fixed image sizes.
 
 The weights are transformers' own modules, so that released checkpoints load here and models that were trained here load

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The language model's forward pass, over any stack of transformers' Qwen2, Qwen3 or Mistral decoder layers.
 
 prefill: runs whole prompts at once

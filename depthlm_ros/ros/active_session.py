@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Everything that exists only while the node is active: subscriptions, queue, inference thread, monitor and tf."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Settings of the C library's allocator that keep a process small in which large buffers come and go in many threads.
 
 Its own way is to raise the size from which a buffer gets pages of its own, and to keep what is freed. Then the holes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Makes the messages that show an answer to other programs: markers for RViz, detections, and a picture.
 
 Each thing that the answer is about (its regions, else the question's pixels) is shown by the points that were measured

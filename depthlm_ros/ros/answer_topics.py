@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The topics that show answers: answers/markers, answers/image and, where vision_msgs is installed, answers/detections.
 
 A message is made and published only while somebody receives it.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The mask of the robot's own body in the camera's image: where it is, no depth of the world can be known.
 
 The mask belongs to the image as the camera delivers it, and is rectified with it. Its pixels then count as those that

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The subscriptions to the camera's calibration: where it is, and so that one that was published once arrives too."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds the CameraInfo that belongs to an image.
 
 The best one carries the image's own stamp. Many drivers send it right after the image, so a new image of such a camera

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs other processes of one ROS graph: each in its own process group, with its output in a file, and always ended."""
 
 from __future__ import annotations

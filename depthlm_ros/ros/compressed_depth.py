@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Makes depth images of a tenth of the size: what image_transport's compressedDepth sends and reads.
 
 The bytes are those of compressed_depth_image_transport (ros-perception/image_transport_plugins, codec.cpp): a header of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Makes the message for /diagnostics: one status that shows what the node does and what it lacks.
 
 `InputMonitor` finds out which input is missing, and says why in words that name the topic and what to do.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Settings of Fast DDS, the default middleware of ROS 2, for images and clouds: room in shared memory, a thread that
 sends."""
 

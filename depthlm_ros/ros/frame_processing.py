@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Processes one frame without any ROS call: from image message and calibration to a view of the model.
 
 Everything that depends only on the camera (rectification maps, rays) is kept until the calibration changes.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The subscription to the images. It notices when images get lost on the way and does what it can about it.
 
 It asks for best effort, which every camera offers. But if an image is larger than the transport's buffer (Fast DDS:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The thread that runs the model: it processes the newest image, and answers questions between images.
 
 Only this thread looks at images. Beside it, a long question (long_questions.py) asks the model in a thread of its own,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The names of the topics that the node takes its input from, as the user has remapped them.
 
 Public names: image_topic, compressed_topics, sibling_info_topic, is_remapped.

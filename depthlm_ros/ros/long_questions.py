@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The action ask_spatial: a question whose words are heard as they come, and that can be cancelled.
 
 A goal is served in a thread of the executor. It takes the frame result from the inference thread, as the services do,

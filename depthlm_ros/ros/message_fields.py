@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fills in messages that carry arrays: depth images, calibrations and clouds.
 
 The functions set the fields of any object that has the names of the message, except the array `data`, which every

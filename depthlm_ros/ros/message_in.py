@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads messages: turns images and camera calibrations into the arrays and values of the core.
 
 No message is trusted: sizes, strides and buffer lengths are checked against each other, and what does not fit raises

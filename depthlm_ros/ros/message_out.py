@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Makes messages: depth images, calibrations, clouds, and the responses of the services.
 
 Byte fields are copied from buffer to buffer, because assigning bytes or an ndarray to `.data` costs a Python object per

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Loads the node's model. If the parameters allow it, TensorRT plans that do not fit this machine are built first.
 
 The build is the command that the error names, `depthlm engine build`, in a process of its own: it takes minutes and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The depth node: takes a camera's images, gives metric depth, clouds and answers.
 
     ros2 run depthlm_ros depth_node --ros-args -r image:=/camera/image_raw -r camera_info:=/camera/camera_info

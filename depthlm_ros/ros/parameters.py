@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The node's parameters: one frozen dataclass that also says how each is declared and which values it takes.
 
 config/depthlm.param.yaml holds the same names and defaults.

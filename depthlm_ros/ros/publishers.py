@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The node's output topics. A message is made and published only while somebody receives it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Quality of service: what the node asks for, what it offers, and messages for a mismatch.
 
 ROS itself says nothing to the user if two ends of a topic do not fit; the event callbacks made here report it.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Limits how many frames are processed per second."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The queue in front of the inference thread: at most one image, the newest, and a few questions.
 
 One condition variable guards both, so that the inference thread waits in one place. Images never pile up: a newer image

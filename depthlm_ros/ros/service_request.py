@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The path of a service's request: to the queue, through the inference thread, and back as a response.
 
     check the request -> put the question into the queue and wait -> fill the response

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The node's services. They exist as long as the node, and say so while it is not active.
 
 spatial_query and query_depth are about one image, and so is the action ask_spatial (long_questions.py). match_pixels

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the service spatial_query and the action ask_spatial share: the question of a request, and the filled response.
 
 Their request and goal have the same fields, and so have their response and result.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The start of a process that takes part in a ROS graph: what keeps it from starting is said in one line.
 
 Public names: init_ros, own_arguments.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Statistics of the node's work, and a log of its problems.
 
 FrameStatistics holds rate, latency by stage and failures in a row. The inference thread writes it, diagnostics reads

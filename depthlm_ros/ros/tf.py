@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Moves points from the camera's frame into another one, with tf2_ros if it is installed."""
 
 from __future__ import annotations

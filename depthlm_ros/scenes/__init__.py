@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rendered scenes with exact truth: furnished rooms, a ray caster, cameras, and questions with true replies.
 
 The world frame is in metres with z up; a pose is a camera's optical frame (x right, y down, z forward) in it. Scenes,

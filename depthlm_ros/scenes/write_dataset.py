@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes rendered scenes to disk: labelled images that need no download.
 
 `write_scenes` fills a folder in the layout of data/sets/folder.py: OUT/SCENE/rgb/N.png, depth/N.png (millimetres along

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Losses of dense depth and of replies, for both trainings."""
 
 from __future__ import annotations

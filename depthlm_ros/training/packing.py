@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Questions and replies as rows of tokens, for both trainings: which tokens are learnt and which see each other.
 
 Several questions about one image are packed into one row. They do not see each other (`block_mask`), which is also how

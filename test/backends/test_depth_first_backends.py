@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A depth-first model gives depth without its language model, which reads features and depth at the first question.
 
 The graphs are real ones (support/depth_first_bundle.py): the reply to a question tells the depth and the features that

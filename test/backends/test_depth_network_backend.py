@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A network for depth becomes metres as its YAML file says: sizes, colours, kinds of depth, cameras. A YAML file that
 does not fit the graph is refused with the names and shapes that the graph has."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who listens hears the words of a reply as they come and can end the decoding; the answers stay those of silence."""
 
 from dataclasses import replace

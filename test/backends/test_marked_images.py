@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Looks at marked copies of one picture: every copy once, in batches, and made while the model looks."""
 
 import threading

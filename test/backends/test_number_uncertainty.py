@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The certainty of a number follows from the numbers that the model could have written instead."""
 
 import numpy as np

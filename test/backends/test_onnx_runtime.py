@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Backend onnxruntime: its devices, its errors (with real errors of ONNX Runtime), and the images that it refuses."""
 
 import types

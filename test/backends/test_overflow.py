@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Weights whose numbers overflow: every backend names graph and precision, and none gives a map or an answer."""
 
 import gc

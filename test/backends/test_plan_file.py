@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A TensorRT plan is loaded only if it is complete, on the machine and for the files that it was built for."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Plans that the real TensorRT builds on this machine's GPU give the results of ONNX Runtime. Skipped without a GPU."""
 
 import json

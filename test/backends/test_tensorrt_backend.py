@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How backend tensorrt handles plans, buffers and recorded runs, on doubles of TensorRT and CUDA.
 
 The engines of the doubles run in ONNX Runtime, so replies must equal those of backend onnxruntime. The behaviour of

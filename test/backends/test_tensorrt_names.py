@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every name, enum member and keyword of TensorRT and CUDA that our code uses exists in the real Python bindings.
 
 The oldest and the newest supported version are checked, and one between them. THIS CHECKS NAMES ONLY: the bindings are

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`depthlm bag`: depth and answers of recorded bags in every storage; damaged bags; runs that were killed."""
 
 import json

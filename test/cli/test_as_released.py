@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """--as-released on the command line: it reaches the model, changes what the release does otherwise, and says so."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`depthlm train` as a user runs it: its bundle loads and works, and an engine can be built from it."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The camera of an image on the command line: given in one of three forms, estimated, doubted, turned."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command line as a user runs it: a process with its files, messages and exit code."""
 
 import json

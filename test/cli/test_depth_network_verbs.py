@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """FastDepth, a published network, through the command line: its scores on photographs are those that were measured with
 ONNX Runtime alone."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The verb depth: maps, pixels, point clouds and strips, of models with a map and of models with words."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`depthlm engine build` as a user runs it, on a random model of the embedded architecture.
 
 The engine gives the same depth and the same answers as torch. Every error message says what to do.

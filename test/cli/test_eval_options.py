@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Options of `depthlm eval` that change the model: quantised weights, VLM3's checkpoints, as released."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command line with words, files and readers that are not what they seem: one line each, and no traceback."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`depthlm label`: depth maps, records and answers for folders, records and shards; killed runs, bad pictures."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`depthlm models check`: everything about a folder in seconds, one line for each problem, exit code 1 with any."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The verbs match and pose, and the tasks of `ask`: their output and their error messages."""
 
 import json

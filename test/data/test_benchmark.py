@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`depthlm data bench`: images balanced over scenes and cameras, and points drawn from their depth maps."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Long runs of curation: killed runs, killed workers, full disks and damaged data lose nothing that was written."""
 
 import errno

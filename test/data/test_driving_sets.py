@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Curation of driving data sets on miniature copies of their files: projection, motion, defects of the releases."""
 
 import json

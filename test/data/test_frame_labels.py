@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Labels of one picture: points that a model tells in words, maps that PNG cannot hold, pictures without depth."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lines of labels that JSON, a path or an array cannot hold: each costs itself, and is counted by its reason."""
 
 import json

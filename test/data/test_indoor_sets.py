@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Curation of indoor and multi-view data sets, on miniature copies of their files, and defects of the releases."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Labelling of many pictures: shards that survive a killed run, damaged pictures, two runs at once, a full disk."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pairs of views: matches, occlusion, covisibility and the relative pose, compared with a scene computed by hand."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Photographs with teachers' labels: the format of a sample, and the depth that teachers agree on."""
 
 import json

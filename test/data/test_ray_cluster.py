@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Workers on a Ray cluster of two nodes on this machine: killed workers, items that kill, errors, a lost cluster."""
 
 import json

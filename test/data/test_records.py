@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Records in both published schemas: reading, writing, and the report of each kind of damage."""
 
 import json

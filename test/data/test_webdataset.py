@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """WebDataset shards: written completely or not at all, continued after a kill, read in place and by the library."""
 
 import io

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Protocols nyu-eigen and kitti-eigen: crops, limits, what the model sees of KITTI, means over images."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Evaluation of depth at labelled points, on images with exact depth and on real photographs if they are available."""
 
 import json

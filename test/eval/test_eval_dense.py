@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Evaluation of whole depth maps: limits, masks, sizes, edges, and flying pixels between two surfaces."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Outputs of an evaluation: files of results, tables, pictures; and the command line `depthlm eval`."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Protocols: the points that each one scores, its headline, and the defects of the evaluations as released."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The first-day checks: tokens without weights, scores beside expected figures, other data, what a failure says."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Labels in DepthLM's JSONL schema: how they are read, and how each kind of bad line is reported."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scores of answers about objects, matches and poses: their rules, and evaluations of models with scripted replies."""
 
 import json

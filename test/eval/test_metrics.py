@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scores of depth, baselines and uncertainty, compared with numbers that were calculated by hand."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """docs/PUBLISHED.md: every published row is there, and every command of it is one that the command line takes."""
 
 import re

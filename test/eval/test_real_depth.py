@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scores of depth on real images: means over scenes, scale, jitter, and the fit of reported deviations."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Real images with measured depth: which frames are read, and which of their pixels are scored."""
 
 import json

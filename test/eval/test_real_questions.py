@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Questions about things in photographs: the rules for correct answers, the shares, and the calibration error."""
 
 import json

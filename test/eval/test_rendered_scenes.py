@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scores on rendered scenes: the rules for correct answers, and an evaluation of the embedded model."""
 
 import math

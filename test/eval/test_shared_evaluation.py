@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An evaluation that several processes or commands share gives the same numbers as one process, to the last digit."""
 
 import json

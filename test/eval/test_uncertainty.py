@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The confidence of answers: how it is calibrated, and how its calibration is scored."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The graphs of the embedded architecture: their names, their constants, and engines in every precision."""
 
 from dataclasses import replace

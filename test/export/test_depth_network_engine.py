@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An engine of a network for depth computes what the network does, in one graph from bytes to metres. Precisions that
 it cannot have are refused, and TensorRT's parser takes the graph."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Engine builds in every precision and for every target, and builds that are killed, that run at the same time, or that
 fill the disk. They run as real processes, on a random model of the embedded architecture."""
 

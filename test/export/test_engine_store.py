@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`depthlm engine list|inspect|clean` on folders as a build leaves them.
 
 Damaged files are named together with the remedy. Files that no build wrote, and engines that are being built, are never

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Exported graphs compute the same as torch, at two sizes, in three opsets and in every precision.
 
 They contain nothing that a TensorRT for that opset would refuse.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Exported graphs agree with torch: look, read, append and decode, on a freshly exported random model and on tiny.
 
 After every training, tiny is the model to be tested here: the random model alone shows no faults of trained weights.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Building plans: the calls to TensorRT, the files on disk, and the error messages.
 
 TensorRT and CUDA are replaced by doubles (tensorrt_double.py). test_tensorrt.py builds with the real ones.

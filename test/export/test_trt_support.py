@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Graphs that the parser of a TensorRT version refuses are found before anything is built."""
 
 import numpy as np

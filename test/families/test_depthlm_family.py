@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tests of DepthLM's prompts, byte for byte, and of its replies, for every task."""
 
 import math

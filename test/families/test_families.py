@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tests of all families: abilities and refusals, control tokens, and the words of the embedded model."""
 
 import math

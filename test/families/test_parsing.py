@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tests of parsing numbers in realistic and in hostile replies."""
 # ruff: noqa: RUF001  # look-alikes of digits and signs are what is tested
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tests of the base models and DepthVLM: their own coordinates, boxes in JSON, and stated values."""
 
 import json

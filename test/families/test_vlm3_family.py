@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tests of VLM3's prompts, byte for byte, and of its replies: depth, regions, correspondences, pose."""
 
 import math

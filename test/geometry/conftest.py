@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Both ways to resize as Pillow does."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tests of reading a camera from a calibration file or from an echoed CameraInfo."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tests of CameraModel: the camera of the delivered image, and which CameraInfos are refused."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tests of focal normalisation: pixels, colours and depths are mapped as the geometry says, in both directions."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tests of fitted views: the whole image at the size of the released code, and pixels on it."""
 
 import ast

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tests of pinhole arithmetic: the edges of the image, and pixels to points and back, against OpenCV."""
 
 import cv2

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tests of point clouds: metric points at their pixels, packed colours, and NaN where the depth is unknown."""
 
 import struct

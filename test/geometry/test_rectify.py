@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tests of Rectifier against OpenCV's forward projection."""
 
 import cv2

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pixels that reach a network equal those of the released code: Pillow's steps and transformers' own processors."""
 
 import numpy as np

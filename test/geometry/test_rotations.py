@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tests of rotations: signs, the angles of the published sample, quaternions."""
 
 import numpy as np

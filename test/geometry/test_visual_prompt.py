@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tests of the arrow that marks a pixel for DepthLM, pixel by pixel, and of the padding for it."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Voxels: one point each, the mean of its points and colours; unknown points have none."""
 
 import numpy as np

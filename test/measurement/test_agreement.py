@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A number in words and the measured one become one number, in value and in text."""
 
 import math

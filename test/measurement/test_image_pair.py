@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Matches and poses that are measured in two images: with the features of the embedded model, on rendered scenes."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tests of measuring objects in boxes and at pixels: in rendered scenes, in rooms computed by hand, and in bad maps."""
 
 import math

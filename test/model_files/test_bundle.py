@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A bundle is loaded only if every file is what the manifest says, and every file is hashed once."""
 
 import json

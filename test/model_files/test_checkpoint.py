@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A model is found wherever it is and gets the right spec; errors say how to get a model that is missing."""
 
 import json

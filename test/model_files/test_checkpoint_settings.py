@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What stands beside the weights of a checkpoint: decoding settings, quantisation, adapters, the tokenizer's files."""
 
 import json

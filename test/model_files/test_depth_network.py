@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Networks for depth on disk: every field of the YAML file is checked; a model is found by folder, name and hub."""
 
 import re

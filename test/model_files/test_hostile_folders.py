@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A model's folder that was made to do harm is refused with one line, and costs little memory and time."""
 
 import hashlib

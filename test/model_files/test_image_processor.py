@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The sizes of a checkpoint's image processor are read in every form, and impossible sizes are refused."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The package finds its data wherever an installation has put them."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Incomplete, damaged or unsafe files of a checkpoint are refused by name."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Models in YAML files: every file of the package is right, and an error names the file, the field and its value."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """YAML files become dataclasses, and an error names the file, the field, its value and what is allowed."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints in every layout in which people have them give the same model: names of trainers, LoRA adapters,
 quantised weights, tokenizers in two files, and the settings of generation_config.json."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The embedded architecture: depth first, words from features and depth, and its checkpoint on disk."""
 
 import json

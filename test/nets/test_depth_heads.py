@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DepthVLM's heads: the released weights load, and the depth equals that of the published structure."""
 
 import pytest

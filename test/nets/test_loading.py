@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Published checkpoint folders load with transformers' numbers, and errors name the cause."""
 
 import json

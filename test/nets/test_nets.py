@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The forward pass of Qwen3-VL equals that of transformers, and the depth head is DepthVLM's."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The forward pass of Pixtral equals that of transformers, including the row breaks."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The forward pass of Qwen2.5-VL equals that of transformers, for every layout of windows and images."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Answers as markers, detections and a picture: in the right place and frame, and nothing of what is not known."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The topics that show answers: published for every answer, only while somebody listens, and never at its cost."""
 
 import time

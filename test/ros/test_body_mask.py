@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The robot's own body: no depth there, in no form, and a mask that cannot be meant is refused with a reason."""
 
 import cv2

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Child processes: a failure is reported with the log, and no process is left behind."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The clients of docs/CLIENTS.md ask a running node, and need no more than the interfaces."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compressed depth: another decoder reads what was meant, unknown stays unknown, and the header is the plugin's."""
 
 import struct

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The demo as a user runs it: real processes and topics, pictures on disk, a table, and no process left behind."""
 
 import os

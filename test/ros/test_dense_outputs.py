@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The outputs beside depth/image: standard deviations, compressed depth and thinned clouds, only for who listens."""
 
 import time

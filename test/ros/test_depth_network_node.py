@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A network for depth in the node, in a real graph: parameter `model` is its folder, everything else is as usual."""
 
 import subprocess

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Diagnostics show the worst fact that holds now, and numbers that add up. The input monitor finds missing inputs."""
 
 import dataclasses

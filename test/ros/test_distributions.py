@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the node takes from rclpy exists on Humble and Jazzy too, or has another way there.
 
 Neither distribution is here. The tables are from the CHANGELOG.rst of rclpy, which says in which version a name came:

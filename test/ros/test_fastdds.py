@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Fast DDS profile is large enough, named correctly, and does not override the user's choice."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frame processing: a camera is computed once, bad input costs one frame, and unseen pixels have no depth."""
 
 import shutil

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Nodes under hostile messages and under long changing load (bench/fuzz.py, bench/soak.py), and how these judge."""
 
 import json

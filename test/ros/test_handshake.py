@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """handshake: a client sends its real request only after a response of the server has arrived."""
 
 import time

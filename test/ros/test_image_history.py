@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The image history keeps a few earlier images at even intervals, whatever the camera's rate is."""
 
 from dataclasses import replace

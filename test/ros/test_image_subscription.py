@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lost images lead to one change of reliability, unless the user has decided; the count of losses only grows."""
 
 import threading

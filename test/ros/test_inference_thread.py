@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Questions that wait together share the steps of the model, and a bad question spoils only its own answer."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the node looks for its input: names that are remapped in either spelling, and calibrations in every place."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The launch files and the views. Without `launch`, which the ROS 2 wheels lack, a double of it runs the files."""
 
 import ast

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Many rounds of deactivate, cleanup, configure and activate under load: models go, nothing piles up."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """read_depth and read_cloud return the values that the node wrote into its messages."""
 
 import array

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The action ask_spatial: words as they come, a cancel within one decoding step, and other questions meanwhile.
 
 The node, its executor and the graph are real; the model's replies are scripted, at a given pace.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every encoding keeps its colours, and a message whose numbers do not fit is refused."""
 
 from types import SimpleNamespace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Messages that the node publishes: numbers, layout and header."""
 
 import array

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The node builds TensorRT plans itself: real builds in their own processes, with doubles of TensorRT."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A mode that a model cannot serve is refused, and the message names a mode that it can serve."""
 
 from types import SimpleNamespace

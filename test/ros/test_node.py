@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The depth node in a real graph: its outputs agree with each other, with the image and with the model."""
 
 import time

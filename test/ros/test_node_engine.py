@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A node whose engine does not fit: it says why, keeps running, and works when the engine is repaired.
 
 A double replaces TensorRT (tensorrt_double.py). Plans are checked as on a robot; if onnx is installed they are also

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The node in the process of the test: callbacks that interleave with a transition, and groups of callbacks."""
 
 from types import SimpleNamespace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A node whose inputs do not fit each other as they should: what it takes all the same, and what it refuses."""
 
 import cv2

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The life of a node: it starts, pauses, stops, says why it cannot start, and survives bad messages of a camera."""
 
 import itertools

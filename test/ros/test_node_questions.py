@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The services of a running node answer in time while images arrive, and invent nothing."""
 
 import json

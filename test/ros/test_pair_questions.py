@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Questions about two images: which two images are used, what the answers say, and which requests are refused."""
 
 import contextlib

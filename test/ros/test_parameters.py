@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Parameters: what can be set, what is refused and with which message; the YAML file agrees with the code."""
 
 import dataclasses

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The lens of pictures: given, from Exif data, from the lines in them, or assumed; and which files are pictures."""
 
 import argparse

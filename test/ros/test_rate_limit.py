@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rate limit: its rate is exact over a stream with jitter, and a question that needs an image does not wait."""
 
 import numpy as np

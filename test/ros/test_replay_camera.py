@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The replay camera publishes its images with their lens, stamps and order, as camera drivers do."""
 
 import json

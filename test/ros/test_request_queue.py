@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The request queue keeps only the newest image, lets questions wait for the right one, and pairs calibrations."""
 
 import itertools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Responses of the services: a pose moves points correctly, and unknown numbers are NaN."""
 
 import math

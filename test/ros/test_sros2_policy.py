@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The policy of SROS 2 allows a running node what it uses, and a client no more than to ask."""
 
 from xml.etree import ElementTree

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A signal ends the wait of the main thread, whatever line it interrupts."""
 
 import subprocess

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Points in another frame: the node listens to tf once a request needs it, and a request that waits holds a place."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lens distortion bends the rays: straight objects look bent; depth, id and colour of a pixel belong together."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Light, shadows, reflections and photographs are plausible, and a seed always gives the same picture."""
 
 import math

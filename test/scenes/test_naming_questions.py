@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Naming questions ("What is this?") have true replies."""
 
 import math

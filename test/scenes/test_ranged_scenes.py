@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Large places and pictures from near by: ranges of depth, objects and cameras in free space, and fixed old scenes."""
 
 import inspect

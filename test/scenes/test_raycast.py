@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The depth of the renderer is exact: every ray ends on the surface that its pixel shows."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Questions about a rendered picture have replies that agree with its depth and object ids."""
 
 import math

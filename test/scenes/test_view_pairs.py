@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pairs of pictures of a scene: matched pixels show the same point, and the relative pose is true."""
 
 from dataclasses import replace

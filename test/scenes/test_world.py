@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Furniture and objects have realistic sizes and report them; cameras are placed in free space."""
 
 import math

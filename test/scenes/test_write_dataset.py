@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rendered scenes on disk: they can be curated, paired and evaluated, and an interrupted run can be continued."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A simple room whose depth is computed exactly: a chequered floor 1.2 m below the camera, and a wall 5 m ahead."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoint folders and Hugging Face caches for tests of model_files: the right files, almost without content."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs the command line as a process, and gives a test its own engine folder."""
 
 import resource

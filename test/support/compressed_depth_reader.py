@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads compressedDepth messages without OpenCV and without the package, as image_transport's plugin reads them.
 
 PNG after its specification (ISO/IEC 15948: chunks, filters), header and inverse depth after the plugin's decoder.

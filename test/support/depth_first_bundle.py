@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small depth-first bundle of ONNX graphs that are made by hand, so that every number in it can be foretold.
 
 A grey image of brightness g is g / 100 + 1 metres away, with a relative standard deviation of g / 10000 + 0.05. The

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small ONNX networks for depth, written without the package onnx, which the node's environment does not have.
 
 A network's depth is gain * (mean of the image's channels) + offset, so that a test knows what must come out.

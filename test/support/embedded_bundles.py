@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small random models of the embedded architecture (depth first), and bundles of them."""
 
 import math

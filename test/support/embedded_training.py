@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A training of the embedded model at its smallest: recipe, photographs, sensor frames, tokenizer and trainer."""
 
 import json

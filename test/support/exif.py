@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Exif data for the JPEG files of tests."""
 
 import struct

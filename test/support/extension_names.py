@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds every name of an extension module that some source files use, and looks it up in the module.
 
     python extension_names.py MODULE LOADER FILE...     prints {"used": [...], "missing": [...]} as JSON

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes labels for tests of evaluation: depth maps, questions and pairs, all with the image of the checkered room."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs this package's launch files where the packages launch and launch_ros do not exist.
 
 It has the classes that the files use, with the constructor arguments of the real ones and no others, and does with them

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Takes one depth node through rounds of deactivate, cleanup, configure and activate, under load; prints one JSON line.
 
     python test/support/life_rounds.py ROUNDS

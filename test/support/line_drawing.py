@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A drawing of a room from whose lines the focal length can be estimated."""
 
 import cv2

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Folders of the repository, for tests in any folder."""
 
 from pathlib import Path

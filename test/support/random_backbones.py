@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small random models of the released architectures, and the logits of our forward pass over text and images."""
 
 import torch

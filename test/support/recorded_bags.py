@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Records small bags with rosbags: two cameras that look at rooms, in every storage."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes small random checkpoints of every released architecture in the form of a release."""
 
 import json

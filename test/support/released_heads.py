@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Random depth heads in the released layouts, and the published DPT head step by step."""
 
 import torch

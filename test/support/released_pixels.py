@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The image steps of the released systems by Pillow and by transformers' own processors, and photographs for them.
 
 Image.resize rounds to whole grey levels after each direction. Since version 13 Pillow goes down first where the height

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A camera, a listener and a client around a real depth node in its own process; each rig has its own namespace."""
 
 import itertools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A backend with scripted replies, for models whose weights are not here. Everything around it is real."""
 
 import time

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Helpers of the tests of data sets: small images on disk, curation in this process, and rigid transforms."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small scenes of known geometry, and random scenes, for tests of the renderer."""
 
 import functools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Doubles of the two libraries behind backend tensorrt, for machines without a GPU.
 
 Engines run in ONNX Runtime, and device memory is host memory. The doubles are strict where a GPU is silent: work on a

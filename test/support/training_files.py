@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Makes small random base checkpoints and small files of records, for the tests of fine-tuning."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two depth nodes in one process, as a user composes them. Prints several times which of them publish images; a test
 runs this script.
 """

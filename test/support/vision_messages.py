@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vision_msgs, which no wheel brings: its messages for detections, as version 4 (Humble and later) publishes them."""
 
 import sys

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Base checkpoints and data sets that several tests of fine-tuning share.
 
 torch is imported only inside fixtures: pytest loads this file in the environment without torch, too.

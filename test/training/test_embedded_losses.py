@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The losses and the optimisers of the embedded training follow their formulas."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures of the embedded training: where photographs and frames lie on a canvas, their depth, what is unusable."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Recipes of the embedded training: their settings, and what is wrong in them."""
 
 import pytest

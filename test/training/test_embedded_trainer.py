@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A run of the embedded training: it continues to the bit, keeps what it has, and says what it left out."""
 
 import csv

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names and questions of the embedded training: label grids, questions about photographs, packing, tokenizer."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fine-tuning on small random checkpoints: every recipe runs, learns, continues where it stopped, and writes a model
 that the runtime loads."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Samples of fine-tuning: their order, and their images with crops and arrows."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Recipes of fine-tuning: their settings, errors, focal lengths, division of batches, and rewards."""
 
 import struct

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The exact text of every prompt and reply of fine-tuning, and what is learnt of it."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Backend tensorrt: runs a bundle's graphs as plans that were built for the GPU of this machine.
 
 Everything stays on the device between calls: the features, keys and values of a look, and those of the text after it,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A CUDA device: memory, copies, one stream of work, and recorded work that is replayed (CUDA graphs).
 
 `open_device` gives a Device over cuda-python (CudaPythonDevice) or torch (TorchDevice), whichever is installed; neither

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A TensorRT plan on disk, and the JSON beside it: what the plan was built from, and for which machine.
 
 A plan runs only on the GPU and with the TensorRT that built it, so it is loaded only if its JSON agrees with this

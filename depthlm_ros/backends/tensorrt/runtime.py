@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Running a TensorRT plan: the plan in memory, an execution context with fixed addresses, and host memory for copies.
 
 For TensorRT 10.3 to 11.4: only names that all these versions have are used (checked by test_tensorrt_names.py).

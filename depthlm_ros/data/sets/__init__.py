@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Readers of the public data sets, one module each.
 
 `data_set(name)` returns the reader of a data set. A reader's module is imported only when its data set is requested.

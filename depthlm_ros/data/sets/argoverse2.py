@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Argoverse 2, sensor data set: seven ring cameras and, for each image, the lidar sweep that is nearest in time.
 
 On disk: LOG/calibration/{intrinsics,egovehicle_SE3_sensor}.feather, LOG/city_SE3_egovehicle.feather,

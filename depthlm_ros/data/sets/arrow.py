@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads Arrow and Parquet files, the formats of Argoverse 2 and Waymo; needs pyarrow (extra "data")."""
 
 from __future__ import annotations

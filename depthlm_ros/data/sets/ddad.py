@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DDAD: six cameras and the lidar of each sample; points go through the world by the pose of each sensor.
 
 On disk (TRI's DGP format): ddad.json names the scene files of each split; SCENE/scene_*.json lists samples and their

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ETH3D, high-resolution multi-view training images, with depth rendered from laser scans.
 
 On disk: SCENE/images/dslr_images/*.JPG; SCENE/ground_truth_depth/dslr_images/*.JPG, which are not images but float32

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A folder of your own images with aligned depth, one camera for all of them, and their poses where they are known.
 
 On disk: [SCENE/]rgb/NAME.{png,jpg}; depth/NAME.{png,npy}, along the optical axis (PNG: 16-bit millimetres; NPY:

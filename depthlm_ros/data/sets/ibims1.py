@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """iBims-1.
 
 On disk: [ibims1_core_raw/]{rgb,depth,mask_invalid,mask_transp}/NAME.png and calib/NAME.txt (fx,fy,cx,cy). Depth along

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Turns the points of a laser scanner into the depth map of a camera; rigid transforms."""
 
 from __future__ import annotations

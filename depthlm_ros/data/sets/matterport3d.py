@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Matterport3D: the undistorted images of a tripod with three cameras.
 
 On disk: [v1/scans/]SCAN/undistorted_color_images/UUID_iL_Y.jpg, undistorted_depth_images/UUID_dL_Y.png (1/4000 m along

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """nuScenes: six cameras and the top lidar of each key frame, with points corrected for the vehicle's motion.
 
 On disk: v1.0-*/TABLE.json (lists of objects), samples/CAM_*/*.jpg, samples/LIDAR_TOP/*.pcd.bin (float32, five numbers

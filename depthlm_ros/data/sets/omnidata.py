@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Taskonomy (TASKONOMY) and HM3D (HM3D) in Omnidata's renderings of scanned buildings.
 
 On disk: DOMAIN/COMPONENT/BUILDING/point_P_view_V_domain_DOMAIN.png (Omnidata) or BUILDING/DOMAIN/... (Taskonomy's own

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ScanNet++: the recordings of the iPhone, with the phone's depth and poses.
 
 On disk, as the data set's own prepare_iphone_data.py leaves it: [data/]SCENE/iphone/rgb/frame_NNNNNN.jpg (1920 x 1440),

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SUN RGB-D without the NYUv2 inside it (SUNRGBD), and that NYUv2 (NYUV2).
 
 On disk: SUNRGBD/SENSOR/.../SCENE/image/*.jpg, depth/*.png (raw), depth_bfx/*.png (filled), intrinsics.txt (3 x 3).

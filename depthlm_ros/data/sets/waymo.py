@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Waymo Open Dataset, Perception, Parquet format (v2): five cameras and the first return of the top lidar.
 
 On disk: [training|validation|testing/]COMPONENT/SEGMENT.parquet with the columns of Waymo's v2 components. The TFRecord

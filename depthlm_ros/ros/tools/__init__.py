@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tools around the depth node: a camera made of files, the demo, a graph of processes for demo and benchmarks, and what
 the launch files share.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The demo: runs a camera and the depth node as processes, asks questions, and writes pictures and a table.
 
 `make demo`, or `python -m depthlm_ros.ros.tools.demo`. Without --images the camera moves through a rendered room whose

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Receives what the camera and the depth node publish, for the demo and the benchmarks.
 
 DepthListener groups the messages by stamp; ReceivedFrame is one group, ReceptionStatistics counts them.

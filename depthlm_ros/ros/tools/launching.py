@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the launch files share: reading their arguments, and starting optional programs only where they are installed.
 
 Everything that can fail is found out before a launch file starts its first process: `ros2 launch` leaves a process

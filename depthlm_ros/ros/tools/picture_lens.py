@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The lens of a folder of pictures, of one picture or of a video: `find_lens` and `picture_files`.
 
 The focal length is the one that the user gives (KnownLens). Otherwise each picture whose Exif data hold one has its

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A ROS graph of its own: starts processes, and lets nodes of this process exchange messages with them.
 
 ProcessGraph starts modules of this package as processes, spins the nodes of this process, calls services, and ends

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A camera made of files: publishes `image` and `camera_info`, and `depth_truth/image` where the exact depth is known.
 
     python -m depthlm_ros.ros.tools.replay_camera --images FOLDER_OR_VIDEO --fx 500

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A fixed scene (`demo_scene`) and a smooth path of a camera through a scene (`camera_path`), for the demo."""
 
 from __future__ import annotations

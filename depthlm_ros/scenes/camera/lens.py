@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lens distortion that remains after rectification.
 
 `LensDistortion` holds its parameters and `sample_lens` draws them; the other functions tell the renderer which ray

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Simulates how a real camera turns light into an image, and augments the finished image.
 
 `photograph` applies exposure, colour, glare, motion blur, noise, a tone curve, sharpening and JPEG to a rendered

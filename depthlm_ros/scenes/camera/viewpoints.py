@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Random camera poses as a person or a robot would hold a camera: inside the room, upright, with free space ahead.
 
 `sample_pose` draws one for a scene, `sample_scene_and_pose` draws a scene too. `sample_far_scene_and_pose` and

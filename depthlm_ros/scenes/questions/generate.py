@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Questions about a rendered picture, each with its true reply.
 
 `sample_questions` draws questions that name objects or mark points; `sample_naming_question` draws one that marks a

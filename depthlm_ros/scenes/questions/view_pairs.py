@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pairs of pictures of one scene, with exact pixel matches and the exact motion of the camera.
 
 `sample_poses` draws two cameras that see enough of the same surfaces, `sample_pair` renders them as a `ViewPair`,

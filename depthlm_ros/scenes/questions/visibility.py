@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How well each object is visible in a rendered picture.
 
 `find_sightings` returns a `Sighting` for every named object with a visible pixel: its pixels, its box, its distance,

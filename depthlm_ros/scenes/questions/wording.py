@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The text of questions and replies about rendered pictures, and the names of objects in them.
 
 The templates are data: released models were trained on exactly these words. `a` and `b` stand for names of objects,

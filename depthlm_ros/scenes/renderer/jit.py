@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Options with which the kernels are compiled, and the cache of compiled code on disk (`cached_kernel`)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Light at a point of a surface: direct light with soft shadows, ambient light, and occlusion near other surfaces.
 
 `light_at` adds all of them up. `geo` is the table from raycast.geometry with one row per solid.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Look-up lists of solids, made once per scene, that keep shading fast.
 
 `near_lists` holds the solids near each cell of the floor, `shadow_lists` those in each direction from each light.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reflections on polished floors: blurred, and stronger at grazing angles.
 
 A camera mirrored in the floor sees what the floor reflects. Its rays are traced once more and coloured without

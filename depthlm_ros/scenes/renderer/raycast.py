@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ray casting: kernels that find which solid each pixel shows, and at which depth.
 
 A ray is origin + t * direction, and the z of its direction is 1 in the camera's frame, so that t is the z-depth. Each

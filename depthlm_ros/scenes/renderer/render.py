@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Renders a picture of a scene on the CPU with exact depth and object ids: `render` returns a `RenderedImage`."""
 
 from __future__ import annotations

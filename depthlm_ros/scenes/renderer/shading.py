@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Colour of a lattice of rays, from the surface that each ray meets, the light there and the texture.
 
 Light changes slowly along a surface, and texture does not. So light is computed where it changes, and shared between

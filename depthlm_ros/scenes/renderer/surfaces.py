@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The surface point that a ray meets: the face, its normal, and metric coordinates on the face for the texture."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Procedural textures: `albedo` gives the colour at metric surface coordinates.
 
 A texture fades to its mean where a pixel covers more than one period. The numbers of the textures are the constants of

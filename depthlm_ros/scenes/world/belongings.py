@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Things that people leave in a room: bicycles, ladders, baskets, trolleys, toys, shoes. Conventions: furniture.py."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The room itself: its kind and size, the paints of its shell, doors, windows, pictures, and its lights."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kinds of rooms (ROOMS): their sizes, their furniture, and how much of it they contain."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Objects for pictures from near by, at true size and hollow where the real ones are. Conventions: furniture.py.
 
 `THINGS` are groups of makers of objects that belong together: on a desk, a kitchen counter, a table, a work bench or a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rooms for pictures from near by: tables, counters, shelves, sinks, doors and floors with many small objects.
 
 `build_close_scene` draws such a room. `sample.sample_scene` draws none of them.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small objects, people and plants, and the simple objects that have a named colour. Conventions: furniture.py."""
 
 from __future__ import annotations

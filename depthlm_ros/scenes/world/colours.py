@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Albedos: colours with names (NAMED_COLOURS), and functions that draw materials of rooms and furniture."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`Dice`: cheap random numbers for building scenes.
 
 The order of the calls decides what a scene looks like, so it must not change.

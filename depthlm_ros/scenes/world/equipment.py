@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Equipment of kitchens, laboratories, workshops and waiting areas. Conventions: furniture.py."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Furniture of realistic size. The origin of a piece is the middle of its footprint on the floor; its back is at +y.
 
 Every function draws one piece.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`Hall`: a large place while it is drawn; and the pieces of lecture halls, corridors, warehouses, offices, gyms and
 lobbies. Conventions: furniture.py."""
 

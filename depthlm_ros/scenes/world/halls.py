@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Large places, so that pictures reach far: `build_far_scene` draws one of FAR_PLACES.
 
 They are lecture halls, corridors, warehouses, open offices, canteens, gyms, lobbies and suites of rooms with open

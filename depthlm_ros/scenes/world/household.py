@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Furniture of bathrooms, bedrooms and hallways. Conventions: furniture.py."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`RoomLayout`: places pieces in a room so that they do not overlap."""
 
 from __future__ import annotations

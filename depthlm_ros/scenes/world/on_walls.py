@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pieces that hang on walls and from ceilings; their back is at +y, at the wall, and heights are above the floor."""
 
 from __future__ import annotations

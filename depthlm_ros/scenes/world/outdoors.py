@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Streets, yards and gardens: ground, sky, facades, cars, trees, lamp posts and people. Conventions: furniture.py."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The parts of a scene: convex solids, paints, pieces of furniture, and the arrays that the kernels read.
 
 A `Piece` consists of `Part`s; a `PlacedPiece` is a piece in the room. `pack_pieces` turns placed pieces into the arrays

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Random scenes: `sample_scene` draws a furnished room, or sometimes a place outdoors.
 
 `build_room_scene` and `build_outdoor_scene` draw a scene of a given kind, and `assemble_scene` makes a `Scene` from

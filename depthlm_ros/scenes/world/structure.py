@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Parts of the building besides its shell: skirting, panels, partitions, columns, beams and pipes.
 
 `sample_structure` draws which of them a room has, `sample_niches` the blocks that make it differ from a plain box.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Objects on tables, shelves and counters. Conventions: furniture.py."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training of the embedded model, which `depthlm train` runs: first depth, then words on the same features.
 
 A recipe of config/train/ says which pictures are mixed (rendered scenes, photographs with teachers' labels, frames of

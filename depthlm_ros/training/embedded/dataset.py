@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Endless batches of pictures from all sources, for both phases.
 
 A batch depends on (seed, phase, step) only, in whichever process it is made: `make_batch`, `TrainingBatches`.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The losses of both phases: depth and the names of what tokens show; then replies and where the language model looks.
 
 Attention supervision: one attention head in each of two layers learns to look, from every token of a reply, at the

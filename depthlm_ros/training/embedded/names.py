@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The names of things that the embedded model knows, and what pictures say about them, token by token.
 
 A label grid, int8 (N, len(NAMES)), says for each of N image tokens whether it shows a thing of each name: PRESENT,

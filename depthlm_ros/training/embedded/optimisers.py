@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The optimisers and the learning rate of both phases, and the Muon optimiser.
 
 Muon optimises the matrices of the language model (https://kellerjordan.github.io/posts/muon/), with steps scaled to

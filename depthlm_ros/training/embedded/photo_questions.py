@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Questions about photographs with true replies, from the boxes of a detector, the classes of a segmenter and the
 teachers' depth: where is, is there, how far, which is closer, how many, how far is this point, what is this.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pictures of a training, from every source in one form, and their sources.
 
 A `Picture` has depth at a quarter of the canvas's size and, for every image token, which things it shows. Rendered

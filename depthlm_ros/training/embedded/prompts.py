@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Questions about rendered pictures, with true replies and the image tokens that each reply is about.
 
 `turns_about_picture` makes them; `pack_supervised` packs them into one row of tokens.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The recipe of a training of the embedded model: one YAML file in config/train/, read by `read_embedded_recipe`.
 
 It says which pictures are mixed, how questions are made, and how the two phases learn from them.

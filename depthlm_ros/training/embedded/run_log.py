@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a training tells about itself: curves, speed, and the pictures that it could not use.
 
 losses.csv gets a line every few steps, scores.csv one for each validation, and curves.png shows both. They only grow;

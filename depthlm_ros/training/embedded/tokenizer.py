@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The embedded model's tokenizer: byte-level BPE, single digits, and fixed phrases of the prompts as one token each.
 
 A phrase token does not limit what can be written (other text still becomes bytes), but it makes questions and replies

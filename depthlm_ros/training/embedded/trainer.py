@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trains the embedded model in two phases: depth, then words on fixed features.
 
 `EmbeddedTrainer` holds a run in a folder: weights, their moving average (which is what is shipped), optimisers,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fine-tuning of the published systems by their recipes (config/finetune/), which `depthlm finetune` runs with Hugging
 Face's Trainer. It ends with a checkpoint in the released layout."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Encodes the images and turns of a sample as one row of tokens, in the chat template of an architecture.
 
 Text is tokenised piece by piece as at run time (before the images, between them, after them; then the turns), so that a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Makes batches of rows and images: the tensors that transformers' own models take."""
 
 from __future__ import annotations

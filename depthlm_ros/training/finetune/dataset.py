@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """All samples of a run by their position (`FinetuneDataset`), and what had to be skipped (`SkippedRecords`)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DepthLM by reinforcement: trl's group-relative policy optimisation (GRPO) on the samples of supervised training.
 
 DepthLM's own code of it is unreleased; the rewards are those that the paper compares.

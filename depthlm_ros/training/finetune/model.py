@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The model that is fine-tuned: transformers' own model, with DepthVLM's depth head and the losses of the recipes.
 
 `find_base` finds the checkpoint that a training starts from, `load_finetune_model` loads it. `make_chat_encoder`,

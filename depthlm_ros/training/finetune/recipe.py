@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A recipe: which model is trained from which checkpoint, on which data, and how. One YAML file each in
 config/finetune/, which `read_finetune_recipe` reads and checks."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The order of samples, and the files of records that they come from.
 
 `SampleOrder` decides which record is used at which position of a training. It depends on the seed and the position

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One run of a recipe: puts data, model and plan together, trains, and writes the result.
 
 `FinetuneRun` holds the parts. `train` runs it with the trainer that `make_trainer` (or grpo.make_grpo_trainer) makes.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is learnt from one record: images as the model sees them, questions with replies, and a dense depth map.
 
 One function for each task makes a `TrainingSample` of a record. Images are brought to the canonical focal length, then

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Hugging Face's Trainer for the recipes: the number of steps, its arguments, and what it cannot do itself.
 
 `plan_training` divides batches over processes, `trainer_arguments` makes the arguments. `CheckpointingTrainer` writes

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A double of the few calls of rclcpp that the client in docs/CLIENTS.md makes, with the signatures of the real ones.
 // The service answers at once: with the question it was given, or not at all for the question "nothing".
 #pragma once
