@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes depth images of a tenth of the size: what image_transport's compressedDepth sends and reads.
+"""Makes depth images for slow links: what image_transport's compressedDepth sends and reads.
 
 The bytes are those of compressed_depth_image_transport (ros-perception/image_transport_plugins, codec.cpp): a header of
 an int32 0 and two float32, then a PNG of 16 bits. 16UC1: millimetres, 0 = unknown; the two numbers are 0. 32FC1: an
