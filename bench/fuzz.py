@@ -17,19 +17,24 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import rclpy
 from hostile_messages import Hostile, good_messages, good_packed, hostile_case
+from rclpy.action import ActionClient
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
+from depthlm_ros.action import AskSpatial
 from depthlm_ros.errors import SetupError
 from depthlm_ros.progress import progress_bar
 from depthlm_ros.ros.camera_info_sync import stamp_ns
+from depthlm_ros.ros.long_questions import ACTION
 from depthlm_ros.ros.tools.process_graph import ProcessGraph, handshake
 from depthlm_ros.srv import MatchPixels, QueryDepth, RelativePose, SpatialQuery
 
@@ -60,6 +65,7 @@ class Target:
         types = {"camera_info": CameraInfo, "image": Image, "image/compressed": CompressedImage}
         self.publishers = {topic: self.node.create_publisher(kind, topic, reliable) for topic, kind in types.items()}
         self.clients = {service: self.node.create_client(kind, service) for service, kind in SERVICES.items()}
+        self.actions = ActionClient(self.node, AskSpatial, ACTION)
         self.node.create_subscription(Image, "depth/image", self.depths.append, reliable)
         arguments = ("--ros-args", "-r", f"__ns:=/{name}", "-p", f"image_transport:={transport}")
         self.process = graph.start(f"{name} node", "depthlm_ros.ros.node", *arguments, "-p", "stale_after_s:=3600.0")
@@ -69,6 +75,21 @@ class Target:
         self.send_good(START_S)
         for service, kind in SERVICES.items():
             self._graph.wait(handshake(self.clients[service], kind.Request()), f"service {service}", START_S)
+        as_service = SimpleNamespace(
+            service_is_ready=self.actions.server_is_ready, call_async=self.actions.send_goal_async
+        )
+        self._graph.wait(handshake(as_service, AskSpatial.Goal()), f"action {ACTION}", START_S)
+
+    def ask(self, case: Hostile) -> Any:
+        """Returns the response of a service, or the result of the action. Raises SetupError if there is none."""
+        if case.service != ACTION:
+            return self._wait(self.clients[case.service].call_async(case.request), case)
+        goal = self._wait(self.actions.send_goal_async(case.request), case)
+        return self._wait(goal.get_result_async(), case).result
+
+    def _wait(self, future: Future, case: Hostile) -> Any:
+        self._graph.wait(future.done, f"response of {case.service}", PATIENCE_S)
+        return future.result()
 
     def send(self, messages: tuple[tuple[str, Any], ...]) -> None:
         """Publishes messages, or bytes as they are."""
@@ -115,9 +136,7 @@ def try_case(graph: ProcessGraph, target: Target, case: Hostile) -> tuple[list[s
     """
     wrong: list[str] = []
     if case.service:
-        future = target.clients[case.service].call_async(case.request)
-        graph.wait(future.done, f"response of {case.service}", PATIENCE_S)
-        wrong += faults_of(case.request, future.result())
+        wrong += faults_of(case.request, target.ask(case))
     else:
         target.send(case.messages)
         graph.spin(ALONE_S)
@@ -135,7 +154,7 @@ def faults_of(request: Any, response: Any) -> list[str]:
         wrong.append(f"the node failed: {response.message}")
     if not response.success and not response.message:
         wrong.append(f"status {response.status} without a message")
-    if isinstance(response, SpatialQuery.Response) and math.isfinite(response.value):
+    if isinstance(response, (SpatialQuery.Response, AskSpatial.Result)) and math.isfinite(response.value):
         is_answer = response.status in (response.OK, response.INCONSISTENT)
         wrong += [] if is_answer else [f"value {response.value} without success"]
     if isinstance(response, QueryDepth.Response):

@@ -16,10 +16,12 @@ import cv2
 import numpy as np
 from geometry_msgs.msg import Point
 from rclpy.serialization import serialize_message
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
+from sensor_msgs.msg import CameraInfo, CompressedImage, RegionOfInterest
 from std_msgs.msg import Header
 
+from depthlm_ros.action import AskSpatial
 from depthlm_ros.core import Intrinsics
+from depthlm_ros.ros.long_questions import ACTION
 from depthlm_ros.ros.message_in import ENCODINGS
 from depthlm_ros.ros.message_out import colour_image, rectified_camera_info
 from depthlm_ros.srv import MatchPixels, QueryDepth, RelativePose, SpatialQuery
@@ -58,8 +60,8 @@ QUESTIONS = (
 class Hostile:
     """One case.
 
-    kind: which generator made it. messages: topic -> message, or its bytes, to send in this order; or service and
-    request. may_be_deep: whether a finite depth may come of it.
+    kind: which generator made it. messages: topic -> message, or its bytes, to send in this order; or service (or
+    action) and request (or goal). may_be_deep: whether a finite depth may come of it.
     """
 
     kind: str
@@ -247,7 +249,8 @@ def _question(rng: np.random.Generator, header: Header) -> Hostile:
         text = "".join(chr(point) for point in points).encode("utf-8", "replace").decode()  # without lone surrogates
     else:
         text = _pick(rng, (*QUESTIONS, *WORDS))
-    request = SpatialQuery.Request(question=text.replace("\x00", "?"), timeout_s=_timeout(rng))
+    service, kind = _pick(rng, (("spatial_query", SpatialQuery.Request), (ACTION, AskSpatial.Goal)))
+    request = kind(question=text.replace("\x00", "?"), timeout_s=_timeout(rng))
     request.pixels = _pixels(rng)
     request.regions = [
         RegionOfInterest(
@@ -259,7 +262,7 @@ def _question(rng: np.random.Generator, header: Header) -> Hostile:
         for _ in range(int(_pick(rng, (0, 0, 1, 2, 50))))
     ]
     request.target_frame = _pick(rng, ("", "", "map", *WORDS)).replace("\x00", "?")
-    return Hostile("question", repr(request.question[:60]), service="spatial_query", request=request)
+    return Hostile("question", repr(request.question[:60]), service=service, request=request)
 
 
 def _depth_request(rng: np.random.Generator, header: Header) -> Hostile:
@@ -309,4 +312,3 @@ KINDS: tuple[Callable[[np.random.Generator, Header], Hostile], ...] = (
     _question,
     _pair_request,
 )
-IMAGES = (Image, CompressedImage)

@@ -26,6 +26,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -35,17 +36,21 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
+from rclpy.action import ActionClient
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.task import Future
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, PointCloud2
 
+from depthlm_ros.action import AskSpatial
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.errors import SetupError
 from depthlm_ros.image_io import write_rgb
 from depthlm_ros.progress import progress_bar
 from depthlm_ros.ros.camera_info_sync import stamp_ns
 from depthlm_ros.ros.child_process import ChildProcess, graph_environment, module_command
+from depthlm_ros.ros.long_questions import ACTION
 from depthlm_ros.ros.tools.process_graph import ProcessGraph, handshake
 from depthlm_ros.srv import MatchPixels, QueryDepth, RelativePose, SpatialQuery
 
@@ -131,6 +136,7 @@ class Pair:
             "depth_node/set_parameters": SetParameters,
         }
         self.clients = {service: self.node.create_client(kind, service) for service, kind in services.items()}
+        self.actions = ActionClient(self.node, AskSpatial, ACTION)
         self.process = graph.start(f"{name} node", "depthlm_ros.ros.node", *self._ros_arguments())
         self.start_camera()
 
@@ -169,6 +175,10 @@ class Pair:
             if client.srv_type is ChangeState:
                 harmless.transition.label = "none"
             self._graph.wait(handshake(client, harmless), f"service {self.name}/{service}", START_S)
+        as_service = SimpleNamespace(
+            service_is_ready=self.actions.server_is_ready, call_async=self.actions.send_goal_async
+        )
+        self._graph.wait(handshake(as_service, AskSpatial.Goal()), f"action {self.name}/{ACTION}", START_S)
 
     def wait_for_depth(self, timeout_s: float = PATIENCE_S) -> None:
         """Waits for one more depth image. Raises SetupError."""
@@ -179,16 +189,30 @@ class Pair:
     def call(self, service: str, request: Any) -> Any:
         """Calls a service; an absent response is an error of the run. Returns None then."""
         begin_s = time.monotonic()
-        future = self.clients[service].call_async(request)
+        response = self._wait(self.clients[service].call_async(request), service)
+        self.measured.answers.append((time.monotonic(), time.monotonic() - begin_s))
+        return response
+
+    def _wait(self, future: Future, service: str) -> Any:
         try:
             self._graph.wait(future.done, f"response of {self.name}/{service}", PATIENCE_S)
         except SetupError as exc:
             self.process.check()
             self.measured.errors.append(f"unanswered: {str(exc).splitlines()[0]}")
-            self.clients[service].remove_pending_request(future)
             return None
-        self.measured.answers.append((time.monotonic(), time.monotonic() - begin_s))
         return future.result()
+
+    def ask_long(self, question: str, cancel_after_s: float | None) -> Any:
+        """Asks through the action, and cancels the goal after a while if that is wanted. Returns the result or None."""
+        goal = self._wait(self.actions.send_goal_async(AskSpatial.Goal(question=question)), ACTION)
+        if goal is None:
+            return None
+        outcome = goal.get_result_async()
+        if cancel_after_s is not None:
+            self._graph.spin(cancel_after_s)
+            self._wait(goal.cancel_goal_async(), f"{ACTION} (cancel)")
+        found = self._wait(outcome, ACTION)
+        return None if found is None else found.result
 
     def sample(self) -> None:
         """Keeps memory, threads and descriptors of the node if it has been active for a while."""
@@ -265,6 +289,14 @@ def ask(pair: Pair, rng: np.random.Generator) -> None:
             pair.measured.errors.append(f"{service}: {response.message}")
 
 
+def ask_long(pair: Pair, rng: np.random.Generator) -> None:
+    """Asks through the action; every other goal is cancelled."""
+    cancel_after_s = float(rng.uniform(0, 0.5)) if rng.random() < 0.5 else None
+    result = pair.ask_long(QUESTIONS[int(rng.integers(len(QUESTIONS)))], cancel_after_s)
+    if result is not None:
+        pair.measured.statuses[f"{ACTION} {result.status}"] += 1
+
+
 def set_parameter(pair: Pair, rng: np.random.Generator) -> None:
     """Changes one parameter of the node."""
     name, values = PARAMETERS[int(rng.integers(len(PARAMETERS)))]
@@ -284,6 +316,7 @@ def make_events(clock: SimulatedClock, rng: np.random.Generator) -> dict[str, Ca
     return {
         "question": lambda pair: ask(pair, rng),
         "questions": lambda pair: [ask(pair, rng) for _ in range(5)] and None,
+        "long question": lambda pair: ask_long(pair, rng),
         "parameter": lambda pair: set_parameter(pair, rng),
         "cloud": lambda pair: pair.toggle_cloud(),
         "life round": lambda pair: pair.life_round(),
@@ -299,10 +332,11 @@ def soak(graph: ProcessGraph, folder: Path, args: argparse.Namespace) -> tuple[l
     images = write_pictures(folder / "images")
     clock = SimulatedClock(graph)
     pairs = [Pair(graph, name, images, folder, args.rate, name == "left") for name in ("left", "right")]
+    events, deck = make_events(clock, rng), list[tuple[str, Pair]]()
+    begin_s = time.monotonic()
     try:
         for pair in pairs:
             pair.wait_until_ready()
-        events, deck = make_events(clock, rng), list[tuple[str, Pair]]()
         begin_s = time.monotonic()
         end_s, next_event_s, next_sample_s = begin_s + 60 * args.minutes, begin_s, begin_s
         with progress_bar("soak", int(60 * args.minutes), unit="s") as bar:
