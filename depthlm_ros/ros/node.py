@@ -37,6 +37,7 @@ from std_msgs.msg import Header
 
 from depthlm_ros.errors import SetupError
 from depthlm_ros.model import Model
+from depthlm_ros.ros import process_memory
 from depthlm_ros.ros.active_session import ActiveSession, SessionContext
 from depthlm_ros.ros.body_mask import read_body_mask
 from depthlm_ros.ros.diagnostics import InputStatus, NodeHealth, diagnostics_message
@@ -212,6 +213,7 @@ class DepthNode(LifecycleNode):
             self._output.destroy(self)
         self._output = self._model = None
         self._refusal = ""
+        process_memory.give_back()
 
     def _set_parameters(self, news: Sequence[Parameter]) -> SetParametersResult:
         try:
@@ -337,6 +339,7 @@ def main(args: list[str] | None = None) -> None:
     """Runs until SIGINT or SIGTERM, which end the process with 0. A set-up that cannot work ends it with 1."""
     stop = StopSignal()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    process_memory.use_few_heaps()
     use_large_shared_memory()
     send_in_background()
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
