@@ -61,19 +61,24 @@ class ActiveSession:
 
     def __init__(self, context: SessionContext) -> None:
         node, model, publishers, problems = context.node, context.model, context.publishers, context.problems
-        parameters = context.parameters()
+        current_parameters, parameters = context.parameters, context.parameters()
         is_compressed = parameters.image_transport == "compressed"
-        self.image_topic = image_topic(node, is_compressed)
+        self.image_topic = image = image_topic(node, is_compressed)
         self._node, self._problems, self._is_watched = node, problems, publishers.is_watched
         history_s = parameters.history_s if model.family.abilities & {"match", "pose"} else 0.0
         mask = read_body_mask(parameters.mask_file)
+
+        def info_topic() -> str:
+            return infos.topic  # made below
+
+        # Nothing that ROS may hold refers to this session, nor to what does: it would keep the model in memory.
         self.queue = RequestQueue(
             node.get_clock(),
             problems,
             parameters.max_waiting_questions,
             history_s,
-            lambda: not parameters.strict_frame_ids and node.count_publishers(self.info_topic) == 1,
-            RateLimit(lambda: context.parameters().max_rate_hz),
+            lambda: not parameters.strict_frame_ids and node.count_publishers(info_topic()) == 1,
+            RateLimit(lambda: current_parameters().max_rate_hz),
         )
         self._processor = FrameProcessor(
             model, is_compressed, parameters.rectified_input, problems, parameters.image_bit_depth, mask
@@ -88,13 +93,19 @@ class ActiveSession:
             problems,
             self.image_topic,
             f"sensor_msgs/msg/{message_type.__name__}",
-            lambda: self.info_topic,
+            info_topic,
         )
         self._transforms = Transforms(node)
         self.service_context = ServiceContext(
-            model, context.parameters, self.queue, self._transforms, mask, publishers.answers.publish
+            model,
+            current_parameters,
+            self.queue,
+            self._transforms,
+            mask,
+            publishers.answers.publish,
+            lambda: (image, info_topic()),
         )
-        self._info_subscription = CameraInfoSubscription(
+        self._info_subscription = infos = CameraInfoSubscription(
             node, self.queue, self.image_topic, _asked_for(qos.CAMERA_INFO, parameters), problems.report
         )
         adapt = parameters.adapt_reliability and not context.is_reliability_set

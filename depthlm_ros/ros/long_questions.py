@@ -38,14 +38,14 @@ RESULT_KEPT_S = 60
 
 
 def create_action(
-    node: Node, current_context: Callable[[], ServiceContext | None], inactive_message: str
+    node: Node, current_context: Callable[[], ServiceContext | None], why_inactive: Callable[[], str]
 ) -> ActionServer:
-    """Offers the action. current_context, inactive_message: see respond."""
+    """Offers the action. current_context, why_inactive: see respond."""
     return ActionServer(
         node,
         AskSpatial,
         ACTION,
-        partial(serve_goal, current_context, inactive_message),
+        partial(serve_goal, current_context, why_inactive),
         callback_group=ReentrantCallbackGroup(),
         cancel_callback=lambda goal: CancelResponse.ACCEPT,
         result_timeout=RESULT_KEPT_S,
@@ -53,10 +53,10 @@ def create_action(
 
 
 def serve_goal(
-    current_context: Callable[[], ServiceContext | None], inactive_message: str, goal: ServerGoalHandle
+    current_context: Callable[[], ServiceContext | None], why_inactive: Callable[[], str], goal: ServerGoalHandle
 ) -> AskSpatial.Result:
     """Returns the result of a goal, and sets its state: succeeded with an answer, canceled, else aborted."""
-    result = respond(current_context, inactive_message, partial(answer_goal, goal), goal.request, AskSpatial.Result())
+    result = respond(current_context, why_inactive, partial(answer_goal, goal), goal.request, AskSpatial.Result())
     if result.status == AskSpatial.Result.CANCELLED:
         goal.canceled()
     elif result.success:
@@ -105,7 +105,7 @@ class _Listener:
         if self._goal.is_cancel_requested:
             raise RequestRefused(AskSpatial.Result.CANCELLED, "the goal was cancelled.")
         if self._queue.is_closed:
-            raise RequestRefused(StatusCode.NO_IMAGE, DEACTIVATED)
+            raise RequestRefused(StatusCode.NOT_ACTIVE, DEACTIVATED)
         if time.monotonic() > self._end_s:
             raise RequestRefused(
                 StatusCode.TIMEOUT,

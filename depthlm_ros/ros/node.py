@@ -32,7 +32,6 @@ from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import Header
 
 from depthlm_ros.errors import SetupError
@@ -44,14 +43,26 @@ from depthlm_ros.ros.diagnostics import InputStatus, NodeHealth, diagnostics_mes
 from depthlm_ros.ros.fastdds import send_in_background, use_large_shared_memory
 from depthlm_ros.ros.input_topics import image_topic
 from depthlm_ros.ros.model_loading import BuildCancelled, ModelLoader
-from depthlm_ros.ros.parameters import BadParameter, Parameters, check_mode, declare_parameters, updated_parameters
+from depthlm_ros.ros.parameters import (
+    BadParameter,
+    Parameters,
+    check_changeable,
+    check_mode,
+    declare_parameters,
+    updated_parameters,
+    with_declared_types,
+)
 from depthlm_ros.ros.publishers import Publishers
 from depthlm_ros.ros.qos import Report, is_reliability_set
 from depthlm_ros.ros.services import create_services
+from depthlm_ros.ros.start_up import init_ros
 from depthlm_ros.ros.statistics import FrameStatistics, ProblemLog
+from depthlm_ros.ros.unused_overrides import unused_parameters, unused_qos_overrides
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 DIAGNOSTICS_PERIOD_S = 1.0
+# With every so many diagnostics the node looks for another one of its name.
+NAME_CHECK_PERIOD = 5
 # rclpy's executor hands a callback out again and again until a thread has begun it, and keeps the interpreter
 # meanwhile, for 5 ms at a time by default. `make bench` on two cores: 4 frames a second with that, 30 (all that come)
 # with this.
@@ -83,17 +94,31 @@ class DepthNode(LifecycleNode):
         self._statistics = FrameStatistics()
         self._loader = ModelLoader(self.get_logger().info, lambda: is_stopping() or not self.context.ok())
         self._refusal = ""
+        self._is_configured = False  # or being configured
+        self._is_new = True  # was never active
         self._model: Model | None = None
         self._output: Publishers | None = None
         self._session: ActiveSession | None = None
         self.add_on_set_parameters_callback(self._set_parameters)
-        create_services(self, lambda: session.service_context if (session := self._session) else None)
+        create_services(
+            self, lambda: session.service_context if (session := self._session) else None, self._why_inactive
+        )
+        for line in unused_parameters(self):
+            self.get_logger().warning(line)
         self._start_diagnostics()
         self._watch_clock()
 
     def report(self, reason: str, message: str) -> None:
         """Counts a problem, and logs it now and then."""
         self._problems.report(reason, message)
+
+    def set_parameters(self, parameter_list: list[Parameter]) -> list[SetParametersResult]:
+        """As rclpy does; but a whole number is taken for a float, which the parameter stays."""
+        return super().set_parameters(with_declared_types(parameter_list))
+
+    def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
+        """As rclpy does, for its service too; but a whole number is taken for a float, which the parameter stays."""
+        return super().set_parameters_atomically(with_declared_types(parameter_list))
 
     def _separate_services(self, shared_group: CallbackGroup) -> None:
         """Gives each lifecycle service a callback group of its own in place of the shared one.
@@ -108,6 +133,7 @@ class DepthNode(LifecycleNode):
 
     def _start_diagnostics(self) -> None:
         """Publishes diagnostics as long as the node exists, also while it is not active."""
+        self._diagnostics_sent = 0
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
         self.create_timer(
             DIAGNOSTICS_PERIOD_S,
@@ -122,7 +148,10 @@ class DepthNode(LifecycleNode):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Loads the model and offers the topics."""
-        return self._attempt(self._configure)
+        self._is_configured = True
+        outcome = self._attempt(self._configure)
+        self._is_configured = outcome == SUCCESS
+        return outcome
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribes and starts to process images."""
@@ -199,7 +228,24 @@ class DepthNode(LifecycleNode):
             )
         )
         self._session.start()
+        self._is_new = False
+        for line in unused_qos_overrides(self):
+            self._problems.report("unused parameter", line)
         self.get_logger().info(f"waiting for {self._session.image_topic} and {self._session.info_topic}")
+
+    def _why_inactive(self) -> str:
+        """Returns why questions cannot be answered now, and what to do."""
+        change = f"`ros2 lifecycle set {self.get_fully_qualified_name()}"
+        if self._loader.progress:
+            return f"the node is not active yet: {self._loader.progress}"
+        if self._is_new and self.parameters.autostart and not self._refusal:
+            return "the node is not active yet: it is being started; ask again in a moment."
+        if self._model:
+            why = f" ({self._refusal})" if self._refusal else ""
+            return f"the node is not active{why}: {change} activate`."
+        if self._refusal:
+            return f"the node is not active: it could not be configured: {self._refusal} Then {change} configure`."
+        return f"the node is not active: {change} configure`, then {change} activate`."
 
     def _stop_session(self) -> None:
         session, self._session = self._session, None
@@ -212,11 +258,13 @@ class DepthNode(LifecycleNode):
         if self._output:
             self._output.destroy(self)
         self._output = self._model = None
+        self._is_configured = self._is_new = False
         self._refusal = ""
         process_memory.give_back()
 
     def _set_parameters(self, news: Sequence[Parameter]) -> SetParametersResult:
         try:
+            check_changeable(news, self._is_configured)
             updated = updated_parameters(self.parameters, news)
             if any(new.name == "mask_file" for new in news):
                 self._check_mask(updated.mask_file)
@@ -236,7 +284,21 @@ class DepthNode(LifecycleNode):
         if session:
             session.restart("the node's clock went back")
 
+    def _check_name(self) -> None:
+        """Reports another node with this node's name: its services and parameters would answer in turn."""
+        own = self.get_name(), self.get_namespace()
+        if self.get_node_names_and_namespaces().count(own) > 1:
+            self._problems.report(
+                "two nodes of one name",
+                f"there is another node named {self.get_fully_qualified_name()}: both answer the same services and "
+                "publish the same topics. End one of them (a node that was killed is seen for some 20 s more), or give "
+                "each a namespace (-r __ns:=/left).",
+            )
+
     def _publish_diagnostics(self) -> None:
+        self._diagnostics_sent += 1
+        if self._diagnostics_sent % NAME_CHECK_PERIOD == 0:
+            self._check_name()
         header = Header(stamp=self.get_clock().now().to_msg())
         self._diagnostics.publish(diagnostics_message(header, self.get_fully_qualified_name(), self._health()))
 
@@ -340,10 +402,11 @@ def main(args: list[str] | None = None) -> None:
     stop = StopSignal()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     process_memory.use_few_heaps()
+    process_memory.keep_large_buffers_apart()
     use_large_shared_memory()
     send_in_background()
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     try:
+        init_ros(args)
         started = run(stop)
     except SetupError as error:
         rclpy.logging.get_logger("depth_node").fatal(str(error))

@@ -3,7 +3,8 @@
 
 config/depthlm.param.yaml holds the same names and defaults.
 
-Public names: Parameters, BadParameter, declare_parameters, updated_parameters, parameter_name, check_mode.
+Public names: Parameters, BadParameter, declare_parameters, updated_parameters, parameter_name, check_mode,
+with_declared_types, check_changeable.
 """
 
 from __future__ import annotations
@@ -47,12 +48,21 @@ def _declared(
     limits: tuple[float, float] | None = None,
     read_only: bool = True,
     ros_name: str = "",
+    unconfigured_only: bool = False,
 ) -> DefaultT:
     """Returns a field with the facts for its declaration. limits: smallest and largest value, both allowed.
 
-    ros_name: the parameter's name if it is not that of the field.
+    ros_name: the parameter's name if it is not that of the field. read_only: fixed at the start. unconfigured_only: can
+    also be set later, but only while the node is unconfigured; read_only is not asked for then.
     """
-    facts = {"text": text, "choices": choices, "limits": limits, "read_only": read_only, "ros_name": ros_name}
+    facts = {
+        "text": text,
+        "choices": choices,
+        "limits": limits,
+        "read_only": read_only and not unconfigured_only,
+        "unconfigured_only": unconfigured_only,
+        "ros_name": ros_name,
+    }
     return cast(DefaultT, dataclasses.field(default=default, metadata=facts))
 
 
@@ -65,6 +75,7 @@ class Parameters:
         "The model: a name (`depthlm models` lists them), NAME=FOLDER for the weights in a folder, the folder of an "
         "exported model or of a checkpoint, or a hub id (ORG/REPO) that was downloaded before. The node downloads "
         "nothing.",
+        unconfigured_only=True,
     )
     backend: str = _declared(
         AUTO,
@@ -72,23 +83,29 @@ class Parameters:
         "were built on this machine (depthlm engine build). torch: checkpoints. auto: tensorrt if plans lie beside the "
         "exported model, else onnxruntime; torch for a checkpoint.",
         choices=(AUTO, *BACKENDS),
+        unconfigured_only=True,
     )
     device: str = _declared(
         "",
         "Where the model runs: cpu, cuda or cuda:N (tensorrt: cuda or cuda:N), or openvino (onnxruntime: the CPU, by "
         "OpenVINO). Empty: the first GPU if the backend can use one, else the CPU.",
+        unconfigured_only=True,
     )
     rebuild_engine: bool = _declared(
         False,
         "True: if plans for backend tensorrt are missing or were not built for this machine, the node builds them when "
         "it is configured, which may take many minutes. False: configuring fails and names the command for the build.",
+        unconfigured_only=True,
     )
-    num_threads: int = _declared(0, "CPU threads of the backend; 0: all cores.", limits=(0, 1024))
+    num_threads: int = _declared(
+        0, "CPU threads of the backend; 0: all cores.", limits=(0, 1024), unconfigured_only=True
+    )
     mode: str = _declared(
         "dense",
         "dense: depth for every pixel (depth/image, depth/points). sparse: a grid of points that the model is asked "
         "for in words, with standard deviations (depth/sparse). questions: nothing is published; the services answer.",
         choices=MODES,
+        unconfigured_only=True,
     )
     image_transport: str = _declared(
         "raw",
@@ -99,38 +116,45 @@ class Parameters:
         False,
         "True: `image` is rectified already, so that P of camera_info describes it. False: it is raw, so that K and D "
         "describe it.",
+        unconfigured_only=True,
     )
     strict_frame_ids: bool = _declared(
         False,
         "True: an image is refused if its frame_id is not the one of camera_info. False: if only one publisher sends "
         "camera_info, it is used all the same, with one warning.",
+        unconfigured_only=True,
     )
     image_bit_depth: int = _declared(
         16,
         "How many bits of the 16 hold the picture in images of 16 bits: 10 or 12 for sensors that leave the upper bits "
         "empty.",
         limits=(8, 16),
+        unconfigured_only=True,
     )
     adapt_reliability: bool = _declared(
         True,
         "True: if best effort loses many images and the camera offers reliable delivery, the node asks for that, "
         "unless qos_overrides set the reliability. False: the node keeps to best effort.",
+        unconfigured_only=True,
     )
     qos_reliability: str = _declared(
         BEST_EFFORT,
         "What the subscriptions to image and camera_info ask for: best_effort, which every camera offers, or reliable.",
         choices=(BEST_EFFORT, RELIABLE),
+        unconfigured_only=True,
     )
     qos_durability: str = _declared(
         "volatile",
         "What the subscriptions to image and camera_info ask for: volatile, or transient_local to also get what was "
         "published before. A camera_info of a transient_local publisher arrives in any case.",
         choices=("volatile", "transient_local"),
+        unconfigured_only=True,
     )
     depth_encoding: str = _declared(
         "32FC1",
         "Encoding of depth/image: 32FC1 in metres, NaN = unknown; or 16UC1 in millimetres, 0 = unknown.",
         choices=("32FC1", "16UC1"),
+        unconfigured_only=True,
     )
     min_depth_m: float = _declared(
         0.0,
@@ -191,7 +215,10 @@ class Parameters:
         read_only=False,
     )
     sparse_grid: tuple[int, ...] = _declared(
-        (6, 8), "Rows and columns of the grid of points in mode sparse.", limits=(1, 64)
+        (6, 8),
+        "Rows and columns of the grid of points in mode sparse.",
+        limits=(1, 64),
+        unconfigured_only=True,
     )
     query_timeout_s: float = _declared(
         10.0,
@@ -207,6 +234,7 @@ class Parameters:
         "How long earlier images (a few of them, at even intervals) are kept for match_pixels and relative_pose, if "
         "the model can do these; 0: none are kept. Seconds.",
         limits=(0.0, 60.0),
+        unconfigured_only=True,
     )
     stale_after_s: float = _declared(
         2.0,
@@ -264,8 +292,7 @@ def declare_parameters(node: Node) -> Parameters:
     for field in _fields():
         default = list(field.default) if isinstance(field.default, tuple) else field.default
         try:
-            node.declare_parameter(parameter_name(field), default, _descriptor(field))
-            values[field.name] = node.get_parameter(parameter_name(field)).value
+            values[field.name] = _declare(node, field, default)
         except ParameterUninitializedException as error:
             raise BadParameter(f"parameter {parameter_name(field)} is empty: {field.metadata['text']}") from error
         except (InvalidParameterTypeException, InvalidParameterValueException) as error:
@@ -273,6 +300,42 @@ def declare_parameters(node: Node) -> Parameters:
                 f"parameter {parameter_name(field)} cannot be used: {error}. {field.metadata['text']}"
             ) from error
     return Parameters(**{field.name: _as_field(field, values[field.name]) for field in _fields()})
+
+
+def _declare(node: Node, field: Field, default: object) -> Any:
+    """Declares one parameter and returns its value. A float that was given as a whole number becomes a float."""
+    name, descriptor = parameter_name(field), _descriptor(field)
+    descriptor.read_only = False  # else it could not be declared anew
+    node.declare_parameter(name, default, descriptor)
+    value: Any = node.get_parameter(name).value
+    node.undeclare_parameter(name)
+    typed = float(value) if isinstance(field.default, float) and type(value) is int else value
+    return node.declare_parameter(name, typed, _descriptor(field), ignore_override=True).value
+
+
+def with_declared_types(news: Iterable[Parameter]) -> list[Parameter]:
+    """Returns parameters as they are to be set: a whole number for a float is a float.
+
+    `ros2 param set NODE max_depth_m 20` sends an integer. Without this the parameter would be one from then on.
+    """
+    from rclpy.parameter import Parameter
+
+    floats = {parameter_name(field) for field in _fields() if isinstance(field.default, float)}
+    return [
+        Parameter(new.name, value=float(new.value)) if new.name in floats and type(new.value) is int else new
+        for new in news
+    ]
+
+
+def check_changeable(news: Iterable[Parameter], is_configured: bool) -> None:
+    """Raises BadParameter for a parameter that cannot be set now, because a configured node has used it."""
+    fixed = {parameter_name(field) for field in _fields() if field.metadata["unconfigured_only"]}
+    names = [new.name for new in news if new.name in fixed]
+    if is_configured and names:
+        raise BadParameter(
+            f"parameter {names[0]} can only be set while the node is unconfigured: deactivate it and clean it up first "
+            "(ros2 lifecycle set NODE deactivate, then cleanup), and configure it afterwards."
+        )
 
 
 def updated_parameters(parameters: Parameters, news: Iterable[Parameter]) -> Parameters:

@@ -112,6 +112,10 @@ class ImageHistory:
         wanted_ns = image.stamp_ns - back_ns
         return min(earlier, key=lambda each: abs(each.stamp_ns - wanted_ns), default=None)
 
+    def reaches_back(self, image: CameraImage, back_ns: int) -> bool:
+        """Whether an image is kept that was taken at least back_ns before this one."""
+        return any(each.number < image.number and image.stamp_ns - each.stamp_ns >= back_ns for each in self._images)
+
     def clear(self) -> None:
         """Forgets all images."""
         self._images.clear()
@@ -229,6 +233,11 @@ class RequestQueue:
         """Returns, of the kept earlier images, the nearest to the time back_ns before this one; None without any."""
         with self._changed:
             return self._history.find_before(image, back_ns)
+
+    def reaches_back(self, image: CameraImage, back_ns: int) -> bool:
+        """Whether an image is kept that was taken at least back_ns before this one."""
+        with self._changed:
+            return self._history.reaches_back(image, back_ns)
 
     def take(self, is_watched: Callable[[], bool]) -> CameraImage | list[PendingQuestion] | None:
         """Waits for the next work and returns it: an image, or questions that one frame answers. None: closed.

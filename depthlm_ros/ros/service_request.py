@@ -56,7 +56,8 @@ class ServiceContext:
     """What the services need of an active node.
 
     parameters: returns the node's parameters with their present values. mask: of the robot's body in the camera's
-    images; None if it is not in sight. publish_answer: shows an answer in words to who listens.
+    images; None if it is not in sight. publish_answer: shows an answer in words to who listens. topics: returns the
+    present topics of image and camera_info, for messages.
     """
 
     model: Model
@@ -65,6 +66,7 @@ class ServiceContext:
     transforms: Transforms
     mask: BodyMask | None = None
     publish_answer: Callable[[ShownAnswer], None] = lambda shown: None
+    topics: Callable[[], tuple[str, str]] = lambda: ("image", "camera_info")
 
 
 class RequestRefused(BadInput):
@@ -77,21 +79,21 @@ class RequestRefused(BadInput):
 
 def respond(
     current_context: Callable[[], ServiceContext | None],
-    inactive_message: str,
+    why_inactive: Callable[[], str],
     answer: Callable[[ServiceContext, RequestT, ResponseT], None],
     request: RequestT,
     response: ResponseT,
 ) -> ResponseT:
     """Returns the response that `answer` fills, or one with the status and message of the error that it raises.
 
-    current_context: returns None while the node is not active. inactive_message: the message of the response then.
+    current_context: returns None while the node is not active. why_inactive: returns the message of the response then.
     """
     started_s = time.perf_counter()
     clear_numbers(response)
     try:
         context = current_context()
         if context is None:
-            raise RequestRefused(StatusCode.NO_IMAGE, inactive_message)
+            raise RequestRefused(StatusCode.NOT_ACTIVE, why_inactive())
         response.model = context.model.name
         with context.queue.reserve_place():
             answer(context, request, response)
@@ -143,18 +145,20 @@ def wait_for_answer(
             f"timeout_s is {timeout_s:g}: give 0 (the node's parameter query_timeout_s) to {MAX_TIMEOUT_S:g} seconds."
         )
     timeout_s = timeout_s or context.parameters().query_timeout_s
+    if context.queue.is_closed:
+        raise RequestRefused(StatusCode.NOT_ACTIVE, DEACTIVATED)
     if question.needs_frame and not question.is_fresh and not context.queue.can_answer:
-        raise RequestRefused(StatusCode.NO_IMAGE, _why_no_frame(context.queue))
+        raise RequestRefused(StatusCode.NO_IMAGE, _why_no_frame(context))
     try:
         context.queue.put_question(question)
         if check is None:
             return question.future.result(timeout_s)
         return _result_unless(check, question.future, timeout_s)
     except QueueClosed:
-        raise RequestRefused(StatusCode.NO_IMAGE, DEACTIVATED) from None
+        raise RequestRefused(StatusCode.NOT_ACTIVE, DEACTIVATED) from None
     except futures.TimeoutError:
         question.future.cancel()
-        raise _timeout_refusal(context.queue, question, timeout_s) from None
+        raise _timeout_refusal(context, question, timeout_s) from None
 
 
 def _result_unless(check: Callable[[], None], future: futures.Future[AnswerT], timeout_s: float) -> AnswerT:
@@ -178,9 +182,10 @@ def age_remark(context: ServiceContext, result: FrameResult) -> str:
     return f"answered from an image that arrived {age_s:.1f} s ago: no newer one could be used."
 
 
-def _timeout_refusal(queue: RequestQueue, question: PendingQuestion, timeout_s: float) -> RequestRefused:
+def _timeout_refusal(context: ServiceContext, question: PendingQuestion, timeout_s: float) -> RequestRefused:
+    queue = context.queue
     if question.needs_frame and not queue.can_answer:
-        return RequestRefused(StatusCode.NO_IMAGE, f"no answer within {timeout_s:g} s: {_why_no_frame(queue)}")
+        return RequestRefused(StatusCode.NO_IMAGE, f"no answer within {timeout_s:g} s: {_why_no_frame(context)}")
     newest = queue.newest
     age_s = (time.monotonic_ns() - newest.arrived_ns) / 1e9 if newest else math.inf
     if question.is_fresh and age_s >= timeout_s:
@@ -190,9 +195,13 @@ def _timeout_refusal(queue: RequestQueue, question: PendingQuestion, timeout_s: 
     return RequestRefused(StatusCode.TIMEOUT, f"no answer within {timeout_s:g} s: {why}")
 
 
-def _why_no_frame(queue: RequestQueue) -> str:
-    if queue.newest is None:
-        return "no image has arrived yet; check the topic `image` and the camera."
-    if not queue.has_info:
-        return "images arrive but no camera_info; remap camera_info to the camera's calibration."
-    return "no image could be used yet; the node's log and /diagnostics say why."
+def _why_no_frame(context: ServiceContext) -> str:
+    image_topic, info_topic = context.topics()
+    if context.queue.newest is None:
+        return f"no image has arrived yet on {image_topic}; check the topic and the camera."
+    if not context.queue.has_info:
+        return (
+            f"images arrive on {image_topic} but no camera_info on {info_topic}; remap camera_info to the camera's "
+            "calibration."
+        )
+    return f"no image of {image_topic} could be used yet; the node's log and /diagnostics say why."

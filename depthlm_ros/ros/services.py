@@ -66,12 +66,13 @@ class PairRequest(Protocol):
     timeout_s: float
 
 
-def create_services(node: Node, current_context: Callable[[], ServiceContext | None]) -> None:
-    """Offers the services and the action. current_context: returns None while the node is not active."""
-    name = node.get_fully_qualified_name()
-    # With autostart the node is not active only for a moment.
-    advice = f"wait if it has just been started, else `ros2 lifecycle set {name} activate`"
-    inactive_message = f"the node is not active: {advice}."
+def create_services(
+    node: Node, current_context: Callable[[], ServiceContext | None], why_inactive: Callable[[], str]
+) -> None:
+    """Offers the services and the action.
+
+    current_context: returns None while the node is not active. why_inactive: returns why, and what to do.
+    """
     about_one_image, about_two_images = ReentrantCallbackGroup(), ReentrantCallbackGroup()
     for service_type, service, answer, group in (
         (SpatialQuery, "spatial_query", answer_spatial, about_one_image),
@@ -79,10 +80,10 @@ def create_services(node: Node, current_context: Callable[[], ServiceContext | N
         (MatchPixels, "match_pixels", answer_match, about_two_images),
         (RelativePose, "relative_pose", answer_pose, about_two_images),
     ):
-        callback = partial(respond, current_context, inactive_message, answer)
+        callback = partial(respond, current_context, why_inactive, answer)
         qos_profile = QoSProfile(depth=REQUEST_QUEUE_DEPTH)
         node.create_service(service_type, service, callback, qos_profile=qos_profile, callback_group=group)
-    create_action(node, current_context, inactive_message)
+    create_action(node, current_context, why_inactive)
 
 
 def answer_spatial(context: ServiceContext, request: SpatialQuery.Request, response: SpatialQuery.Response) -> None:
@@ -162,7 +163,8 @@ def _ask_about_pair(
     second = _given_frame("second", request.second, request.second_info, parameters)
     if second and not first:
         raise BadQuestion("`second` is given without `first`: give both images, `first` alone, or none.")
-    back_s = 0.0 if first else _checked_seconds_back(request.seconds_back, parameters.history_s)
+    if not first:
+        _check_seconds_back(request.seconds_back, parameters.history_s)
 
     def work(result: FrameResult) -> tuple[Frame, Frame, str, ReadT]:
         if first and second:
@@ -170,7 +172,7 @@ def _ask_about_pair(
         elif first:
             pair, remark = (first, result.view.frame), age_remark(context, result)
         else:
-            earlier, remark = _earlier_frame(context, result, back_s)
+            earlier, remark = _earlier_frame(context, result, request.seconds_back)
             pair = (earlier, result.view.frame)
         return *pair, remark, read(context.model.look_pair(*pair))
 
@@ -179,12 +181,24 @@ def _ask_about_pair(
     return wait_for_answer(context, pending, request.timeout_s)
 
 
-def _earlier_frame(context: ServiceContext, result: FrameResult, back_s: float) -> tuple[Frame, str]:
-    """Returns the kept image nearest to the time back_s before a result's, and a remark about its time or age."""
+def _earlier_frame(context: ServiceContext, result: FrameResult, requested_s: float) -> tuple[Frame, str]:
+    """Returns the kept image nearest to the time before a result's, and a remark about its time or age.
+
+    requested_s: how long before; 0: as far as images are kept. Raises RequestRefused if none is kept, or if the images
+    do not reach back so far yet, as after the start or after a bag has begun again: waiting helps then.
+    """
+    back_s = requested_s or context.parameters().history_s
     image = context.queue.find_earlier(result.image, round(back_s * NS_PER_S))
     if image is None or image.info is None:
         raise RequestRefused(
             StatusCode.NO_IMAGE, "there is no earlier image yet: ask again when the camera has sent more."
+        )
+    least_ns = round((1.0 - TIME_TOLERANCE) * requested_s * NS_PER_S)
+    if requested_s and not context.queue.reaches_back(result.image, least_ns):
+        raise RequestRefused(
+            StatusCode.NO_IMAGE,
+            f"images reach back only {(result.image.stamp_ns - image.stamp_ns) / NS_PER_S:.2f} s, not "
+            f"{requested_s:.2f} s: ask again when the camera has sent more, or for less (seconds_back).",
         )
     parameters = context.parameters()
     settings = parameters.rectified_input, parameters.image_bit_depth
@@ -210,8 +224,8 @@ def _given_frame(name: str, message: Image, info: CameraInfo, parameters: Parame
         raise BadQuestion(f"{name}: {error}") from error
 
 
-def _checked_seconds_back(requested_s: float, history_s: float) -> float:
-    """Returns how far back the first image is to be; 0 in the request means as far as images are kept."""
+def _check_seconds_back(requested_s: float, history_s: float) -> None:
+    """Raises BadQuestion if no image so far back is ever kept."""
     if history_s == 0:
         raise BadQuestion("parameter history_s is 0, so that no earlier image is kept: set it, or give `first`.")
     if not (math.isfinite(requested_s) and 0 <= requested_s <= history_s):
@@ -219,4 +233,3 @@ def _checked_seconds_back(requested_s: float, history_s: float) -> float:
             f"seconds_back is {requested_s:g}: give 0 (as far as images are kept) to {history_s:g}; the node's "
             "parameter history_s says how long they are kept."
         )
-    return requested_s or history_s

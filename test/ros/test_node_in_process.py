@@ -49,7 +49,9 @@ def test_clock_jump_while_the_node_is_deactivated_does_not_fail(context):
 
 def test_services_read_the_session_once(context, monkeypatch):
     contexts = []
-    monkeypatch.setattr(node_module, "create_services", lambda node, current_context: contexts.append(current_context))
+    monkeypatch.setattr(
+        node_module, "create_services", lambda node, current_context, why: contexts.append(current_context)
+    )
     node = NodeThatIsDeactivatedMeanwhile(context=context)
     node._session = SimpleNamespace(service_context="active")
     assert contexts[0]() == "active" and contexts[0]() is None

@@ -88,7 +88,7 @@ class ServicesWithoutTopics:
         self.queue.put_image(message)
 
     def respond(self, answer, request, response):
-        return respond(lambda: self.context, "the node is not active", answer, request, response)
+        return respond(lambda: self.context, lambda: "the node is not active", answer, request, response)
 
     def match(self, *uv, **fields) -> MatchPixels.Response:
         pixels = [Point(x=float(u), y=float(v)) for u, v in uv]
@@ -125,7 +125,7 @@ def pair_of(first: Image | None = None, second: Image | None = None) -> dict:
 def test_response_of_an_inactive_node_says_so_and_holds_no_numbers(poser):
     poser.context = None
     answer = poser.pose()
-    assert (answer.success, answer.status, answer.message) == (False, StatusCode.NO_IMAGE, "the node is not active")
+    assert (answer.success, answer.status, answer.message) == (False, StatusCode.NOT_ACTIVE, "the node is not active")
     assert math.isnan(answer.distance) and not answer.model
 
 
@@ -186,10 +186,22 @@ def test_fresh_request_waits_for_the_next_image_and_times_out_without_one(matche
 
 def test_message_tells_the_time_between_the_images_if_it_is_not_the_requested_one(matcher):
     matcher.see(50, 10.0)
-    matcher.see(51, 10.2)
-    answer = matcher.match((20, 30), seconds_back=2.0)
+    matcher.see(51, 11.0)
+    answer = matcher.match((20, 30), seconds_back=0.5)
     assert answer.success and matcher.greys == [50, 51]
-    assert "0.20 s before the newest, not 2.00 s" in answer.message
+    assert "1.00 s before the newest, not 0.50 s" in answer.message
+
+
+def test_request_about_a_time_before_the_images_began_again_is_refused(matcher):
+    for step in range(31):
+        matcher.see(100 + step, 100.0 + step / 10)
+    assert matcher.match((20, 30), seconds_back=1.0).success
+    matcher.see(50, 10.0)  # the bag has begun again
+    matcher.see(51, 10.2)
+    answer = matcher.match((20, 30), seconds_back=1.0)
+    assert answer.status == StatusCode.NO_IMAGE and "0.20 s, not 1.00 s" in answer.message
+    as_far_as_kept = matcher.match((20, 30))
+    assert as_far_as_kept.success and matcher.greys == [50, 51] and "0.20 s" in as_far_as_kept.message
 
 
 def test_request_is_refused_if_the_camera_sent_only_one_image(matcher):

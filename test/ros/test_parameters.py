@@ -19,12 +19,16 @@ def test_yaml_file_holds_every_parameter_with_the_same_default():
     assert {name: tuple(value) if isinstance(value, list) else value for name, value in in_file.items()} == in_code
 
 
-def test_yaml_file_marks_the_read_only_parameters():
+def mark_of(field) -> str:
+    return "u" if field.metadata["unconfigured_only"] else "r" if field.metadata["read_only"] else "w"
+
+
+def test_yaml_file_marks_when_a_parameter_can_be_set():
     lines = [
         line.split("#") for line in CONFIG.read_text().splitlines() if ": " in line and not line.strip().startswith("#")
     ]
     marks = {line[0].split(":")[0].strip(): line[1].split()[0] for line in lines}
-    assert marks == {name: "r" if field.metadata["read_only"] else "w" for name, field in FIELDS.items()}
+    assert marks == {name: mark_of(field) for name, field in FIELDS.items()}
 
 
 def test_every_parameter_is_described_in_a_sentence():
