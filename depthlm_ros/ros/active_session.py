@@ -79,6 +79,7 @@ class ActiveSession:
             history_s,
             lambda: not parameters.strict_frame_ids and node.count_publishers(info_topic()) == 1,
             RateLimit(lambda: current_parameters().max_rate_hz),
+            image,
         )
         self._processor = FrameProcessor(
             model, is_compressed, parameters.rectified_input, problems, parameters.image_bit_depth, mask

@@ -70,7 +70,7 @@ class InferenceThread(threading.Thread):
             self._queue.set_frame_result(result)
             self._publish(result)
         except Exception as error:  # whatever it is, one frame is lost; the next one may be fine
-            self._report(error, self._statistics.count_failure)
+            self._report(error, self._statistics.count_failure, f"{self._queue.image_topic}: ")
         else:
             self._statistics.count_frame(waited_ms, result.stopwatch.stages_ms)
 
@@ -115,12 +115,12 @@ class InferenceThread(threading.Thread):
             self._statistics.count_question(took_ms if question.question is not None else None)
             question.future.set_result(answer)
 
-    def _report(self, error: Exception, count: Callable[[], None]) -> None:
-        """Logs an error. count: counts it in the statistics, unless bad input is the cause."""
+    def _report(self, error: Exception, count: Callable[[], None], source: str = "") -> None:
+        """Logs an error. count: counts it in the statistics, unless bad input is the cause. source: of bad input."""
         reason = next((name for kind, name in REASONS if isinstance(error, kind)), "internal error")
         if not isinstance(error, BadInput):
             count()
-        message = str(error)
+        message = f"{source}{error}" if isinstance(error, BadInput) else str(error)
         if reason == "internal error":
             frames = traceback.extract_tb(error.__traceback__)
             where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "?"

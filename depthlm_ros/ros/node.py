@@ -236,16 +236,17 @@ class DepthNode(LifecycleNode):
     def _why_inactive(self) -> str:
         """Returns why questions cannot be answered now, and what to do."""
         change = f"`ros2 lifecycle set {self.get_fully_qualified_name()}"
+        start_it = f"{change} configure`, then {change} activate`"
         if self._loader.progress:
             return f"the node is not active yet: {self._loader.progress}"
         if self._is_new and self.parameters.autostart and not self._refusal:
-            return "the node is not active yet: it is being started; ask again in a moment."
+            return f"the node is not active yet: it is being started; ask again in a moment, or start it: {start_it}."
         if self._model:
             why = f" ({self._refusal})" if self._refusal else ""
             return f"the node is not active{why}: {change} activate`."
         if self._refusal:
             return f"the node is not active: it could not be configured: {self._refusal} Then {change} configure`."
-        return f"the node is not active: {change} configure`, then {change} activate`."
+        return f"the node is not active: {start_it}."
 
     def _stop_session(self) -> None:
         session, self._session = self._session, None

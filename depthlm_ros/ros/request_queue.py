@@ -136,11 +136,14 @@ class RequestQueue:
         history_s: float = 0.0,
         is_sure_of_source: Callable[[], bool] = lambda: False,
         rate_limit: RateLimit | None = None,
+        image_topic: str = "image",
     ) -> None:
         """clock: the node's. max_questions: places for questions. history_s: how long earlier images are kept.
 
         is_sure_of_source: see CameraInfoSync. rate_limit: of the images, but not of those that a question needs.
+        image_topic: for messages.
         """
+        self.image_topic = image_topic
         self._clock, self._problems, self._max_questions = clock, problems, max_questions
         self._rate_limit = rate_limit or RateLimit()
         self._changed = threading.Condition()
@@ -165,9 +168,11 @@ class RequestQueue:
             stamp = stamp_ns(message.header)
             behind_ns = self.newest.stamp_ns - stamp if self.newest else 0
             if behind_ns > RESTART_NS:
-                self._restart(f"the image's stamp went back by {behind_ns / NS_PER_S:.1f} s")
+                self._restart(
+                    f"the stamp of the images on {self.image_topic} went back by {behind_ns / NS_PER_S:.1f} s"
+                )
             elif behind_ns > 0:
-                self._problems.report("late image", _late_image(behind_ns))
+                self._problems.report("late image", _late_image(self.image_topic, behind_ns))
                 return
             if self.newest:
                 self._history.add(self.newest, self._info_sync.find)
@@ -346,8 +351,8 @@ class RequestQueue:
         self._image = self._frame_result = self.newest = None
 
 
-def _late_image(behind_ns: int) -> str:
+def _late_image(topic: str, behind_ns: int) -> str:
     return (
-        f"an image is {behind_ns / 1e6:.1f} ms older than the one before and is left out: stamps must not go back; "
-        "check whether two cameras publish on the same topic."
+        f"an image on {topic} is {behind_ns / 1e6:.1f} ms older than the one before and is left out: stamps must not go back; "
+        "check whether two cameras publish on this topic."
     )

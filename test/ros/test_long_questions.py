@@ -223,7 +223,7 @@ def test_several_goals_run_at_the_same_time_and_more_than_may_wait_are_refused_w
 
 def test_goals_of_a_node_that_is_not_active_are_refused_with_the_reason(slow):
     state, result = slow.send(SHORT).finish()
-    assert (state, result.status) == (GoalStatus.STATUS_ABORTED, Status.NO_IMAGE)
+    assert (state, result.status) == (GoalStatus.STATUS_ABORTED, Status.NOT_ACTIVE)
     assert "not active" in result.message and "ros2 lifecycle set" in result.message
     slow.activate()
     assert slow.send(SHORT).finish()[0] == GoalStatus.STATUS_SUCCEEDED

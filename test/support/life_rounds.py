@@ -21,13 +21,16 @@ from pathlib import Path
 
 import rclpy
 from geometry_msgs.msg import Point
+from rclpy.action import ActionClient
 from rclpy.executors import MultiThreadedExecutor, SingleThreadedExecutor
+from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 # Python puts only the folder of this script on its path, but `support` lies in the folder above.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from depthlm_ros.action import AskSpatial
 from depthlm_ros.ros.allocator import keep_large_buffers_apart
 from depthlm_ros.ros.node import SWITCH_INTERVAL_S, DepthNode, StopSignal, spin, start
 from depthlm_ros.srv import QueryDepth, RelativePose, SpatialQuery
@@ -47,6 +50,7 @@ REQUESTS = {
     "query_depth": [QueryDepth.Request(pixels=PIXEL), QueryDepth.Request(pixels=PIXEL, fresh=True, timeout_s=0.05)],
     "relative_pose": [RelativePose.Request(timeout_s=5.0), RelativePose.Request(seconds_back=0.5, timeout_s=5.0)],
 }
+GOAL = AskSpatial.Goal(question="What is in front of me?", timeout_s=5.0)
 TYPES = {"spatial_query": SpatialQuery, "query_depth": QueryDepth, "relative_pose": RelativePose}
 
 
@@ -63,6 +67,8 @@ class Load:
         )
         self._clients = {name: self.node.create_client(kind, name) for name, kind in TYPES.items()}
         self._pictures = [picture(seed) for seed in range(3)]
+        self._goals = ActionClient(self.node, AskSpatial, "ask_spatial")
+        self._goal: Future | None = None
         self._waiting: dict[tuple[str, int], object] = {}
         self._turn = 0
         self.node.create_timer(PERIOD_S, self._work)
@@ -75,6 +81,8 @@ class Load:
         header = Header(frame_id="camera", stamp=self.node.get_clock().now().to_msg())
         self._info.publish(rectified_camera_info(header, CAMERA))
         self._image.publish(colour_image(header, self._pictures[self._turn % len(self._pictures)]))
+        if self._goals.server_is_ready() and (self._goal is None or self._goal.done()):
+            self._goal = self._goals.send_goal_async(GOAL)
         for name, requests in REQUESTS.items():
             for number, request in enumerate(requests):
                 future = self._waiting.get((name, number))
