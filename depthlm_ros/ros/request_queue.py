@@ -353,6 +353,6 @@ class RequestQueue:
 
 def _late_image(topic: str, behind_ns: int) -> str:
     return (
-        f"an image on {topic} is {behind_ns / 1e6:.1f} ms older than the one before and is left out: stamps must not go back; "
-        "check whether two cameras publish on this topic."
+        f"an image on {topic} is {behind_ns / 1e6:.1f} ms older than the one before and is left out: stamps must "
+        "not go back; check whether two cameras publish on this topic."
     )

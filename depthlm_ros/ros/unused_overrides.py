@@ -35,6 +35,7 @@ def unused_qos_overrides(node: Node) -> list[str]:
     ]
 
 
+# rclpy keeps what the user has set, and what is declared, only for itself.
 def _undeclared(node: Node) -> list[str]:
     return sorted(name for name in node._parameter_overrides if not node.has_parameter(name))
 
