@@ -116,12 +116,15 @@ def one_round(node: DepthNode, load: Load) -> dict[str, float]:
     wait(lambda: load.depth_images >= images + 2 and load.answers >= answers + 3, "depth and answers")
     state = process_state()
     model = weakref.ref(node._model)
+    collect, gc.collect = gc.collect, lambda: 0  # the model must go without the collector's help
     node.trigger_deactivate()
     node.trigger_cleanup()
     give_up_s = time.monotonic() + GONE_WITHIN_S
     while model() is not None and time.monotonic() < give_up_s:
         time.sleep(0.01)
     state["model_is_gone"] = model() is None
+    gc.collect = collect
+    node.release()  # again, with the collector
     state["memory_mb"] = process_memory_mb()  # while nothing is loaded; with a model it varies with the questions
     assert start(node)
     return state
@@ -130,7 +133,6 @@ def one_round(node: DepthNode, load: Load) -> dict[str, float]:
 def main(rounds: int) -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     keep_large_buffers_apart()
-    gc.collect = lambda: 0  # the node's own care must be enough
     rclpy.init()
     node = DepthNode(parameter_overrides=[rclpy.Parameter("num_threads", value=1)])
     load, stop = Load(), StopSignal()
