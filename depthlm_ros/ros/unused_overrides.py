@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds parameters that the user has set but that this node does not have. ROS takes them without a word."""
 
 from __future__ import annotations

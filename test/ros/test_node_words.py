@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a node says about itself: parameters that do nothing or cannot be set now, and why it cannot answer."""
 
 import subprocess
