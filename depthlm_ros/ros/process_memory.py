@@ -16,8 +16,8 @@ from typing import Any
 # mallopt(3), malloc.h of glibc.
 M_ARENA_MAX, M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -8, -1, -3
 FEW_ARENAS = 2
-# Buffers from this size on get pages of their own, which return to the system when they are freed. Smaller ones, such as
-# those of an image with 640 x 480 pixels, are used again without new pages.
+# Buffers from this size on get pages of their own, which return to the system when they are freed. Smaller ones, like
+# those of an image of 640 x 480 pixels, are used again without new pages.
 OWN_PAGES_BYTES = 16 << 20
 USER_SETTINGS = ("MALLOC_ARENA_MAX", "GLIBC_TUNABLES")
 
@@ -31,7 +31,7 @@ def use_few_heaps() -> None:
 
 
 def keep_large_buffers_apart() -> None:
-    """Fixes the size from which buffers get pages of their own. glibc would raise it, and holes between buffers grow."""
+    """Fixes the size from which buffers get pages of their own. glibc raises it, and holes grow."""
     if mallopt := _allocator_call("mallopt"):
         mallopt(M_MMAP_THRESHOLD, OWN_PAGES_BYTES)
         mallopt(M_TRIM_THRESHOLD, 2 * OWN_PAGES_BYTES)  # as glibc has it beside that size

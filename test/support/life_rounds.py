@@ -32,7 +32,7 @@ from std_msgs.msg import Header
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from depthlm_ros.action import AskSpatial
-from depthlm_ros.ros.allocator import keep_large_buffers_apart
+from depthlm_ros.ros import process_memory
 from depthlm_ros.ros.node import SWITCH_INTERVAL_S, DepthNode, StopSignal, spin, start
 from depthlm_ros.srv import QueryDepth, RelativePose, SpatialQuery
 from support.ros_rig import CAMERA, OUTPUTS, colour_image, picture, rectified_camera_info
@@ -132,7 +132,8 @@ def one_round(node: DepthNode, load: Load) -> dict[str, float]:
 
 def main(rounds: int) -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    keep_large_buffers_apart()
+    process_memory.use_few_heaps()
+    process_memory.keep_large_buffers_apart()
     rclpy.init()
     node = DepthNode(parameter_overrides=[rclpy.Parameter("num_threads", value=1)])
     load, stop = Load(), StopSignal()
