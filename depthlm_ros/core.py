@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from depthlm_ros.errors import BadImage, BadIntrinsics
+from depthlm_ros.errors import BadImage, BadInput, BadIntrinsics
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,9 @@ class Frame:
 
     rgb: uint8 (H, W, 3), red first. stamp_ns and frame_id are those of the image's header. seen: bool (H, W), False
     where the rectified image shows nothing that the camera saw, so that nothing is known there; None if the camera saw
-    all of it. Raises BadImage if shapes or types do not fit.
+    all of it. depth_scale: what every length that a model tells of this frame is multiplied by, for a robot that knows
+    how far the model is off: depth, standard deviations, numbers in words, points. Raises BadImage if shapes or types
+    do not fit, BadInput if the scale is not a positive number.
     """
 
     rgb: np.ndarray
@@ -74,8 +76,13 @@ class Frame:
     stamp_ns: int = 0
     frame_id: str = ""
     seen: np.ndarray | None = None
+    depth_scale: float = 1.0
 
     def __post_init__(self) -> None:
+        if not (math.isfinite(self.depth_scale) and self.depth_scale > 0):
+            raise BadInput(
+                f"depth_scale is {self.depth_scale}: give a positive number, measured depth over told depth."
+            )
         shape = self.rgb.shape
         if self.rgb.dtype != np.uint8 or len(shape) != 3 or shape[2] != 3:
             raise BadImage(f"image is {self.rgb.dtype} {shape}: expected uint8 (height, width, 3), red first.")

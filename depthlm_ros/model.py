@@ -21,7 +21,7 @@ from depthlm_ros.backends.base import Backend, Look
 from depthlm_ros.backends.depth_network import DepthNetworkBackend
 from depthlm_ros.backends.generation import GeneratedTokens, Query, generate, look_at_marked_images
 from depthlm_ros.backends.number_uncertainty import SYMBOLS, GenerationResult
-from depthlm_ros.backends.registry import AUTO, best_backend, check_backend_name, memory_bytes, open_backend
+from depthlm_ros.backends.registry import AUTO, BACKENDS, best_backend, check_backend_name, memory_bytes, open_backend
 from depthlm_ros.core import Answer, DepthMap, Frame, Intrinsics, Matches, PointDepths, Question, RelativePose
 from depthlm_ros.errors import BadBundle, BadQuestion, OutOfMemory, SetupError
 from depthlm_ros.families.base import PAIR_ABILITIES, Family, ForcedBeginnings, Prompt
@@ -51,6 +51,7 @@ from depthlm_ros.view import PairView, View
 
 # The cost of a question grows with the square of its length: without a limit, one request could take all memory.
 MAX_PROMPT_TOKENS = 512
+BACKEND_CHOICES = (AUTO, *BACKENDS)
 logger = logging.getLogger(__name__)
 
 
@@ -322,8 +323,10 @@ class ViewOnDepth(View):
         if look.depth_m is None or look.relative_std is None:
             return look
         depth = self.depth()
-        depth_m = nearest_on_canvas(self._placement.canonical, depth.depth_m)
-        std = None if depth.std_m is None else nearest_on_canvas(self._placement.canonical, depth.std_m) / depth_m
+        # The words' model reads the depth as the network tells it; View scales the words.
+        told_m = depth.depth_m / np.float32(self.frame.depth_scale)
+        depth_m = nearest_on_canvas(self._placement.canonical, told_m)
+        std = None if depth.std_m is None else nearest_on_canvas(self._placement.canonical, depth.std_m / depth.depth_m)
         return replace(
             look,
             depth_m=fill_unknown(depth_m, look.depth_m[0])[None],

@@ -27,7 +27,7 @@ from depthlm_ros.geometry.canonical_view import CanvasPlacement, region_centres_
 from depthlm_ros.geometry.pinhole import backproject, check_pixels_inside, nearest_pixel, pixels_inside, z_from_range
 from depthlm_ros.measurement.extents import estimate_down
 from depthlm_ros.measurement.image_pair import ImagePair, feature_grid, relative_pose, shown_cells
-from depthlm_ros.measurement.measure import agree, measure, replace_number
+from depthlm_ros.measurement.measure import agree, local_depth_std, measure, replace_number
 from depthlm_ros.model_files.spec import ModelSpec
 
 MAX_QUESTION_CHARS = 2000
@@ -101,6 +101,7 @@ class View:
             return PointDepths(uv_px, depth_m, self._std_m[v, u])
         calibration = self._model.spec.calibration
         local_std_m = local_depth_std(self._canvas_depth_m, self._placement.canonical.uv_to_canvas(uv_px))
+        local_std_m *= self.frame.depth_scale
         std_m = np.hypot(calibration.dense_spread * local_std_m, calibration.dense_relative * depth_m)
         return PointDepths(uv_px, depth_m, std_m.astype(np.float32))
 
@@ -120,7 +121,8 @@ class View:
         for index, result in zip(visible, self._generate(prompts), strict=True):
             depth_m[index] = self._to_z_m(family.read_point(result.text), uv_px[index])
             std_m[index] = result.number_std(float(depth_m[index]), self._model.spec.calibration)
-        return PointDepths(uv_px, depth_m, std_m)
+        scale = np.float32(self.frame.depth_scale)
+        return PointDepths(uv_px, scale * depth_m, scale * std_m)
 
     def ask(self, question: str, uv_px: np.ndarray | Sequence = (), regions: Sequence[Region] = ()) -> Answer:
         """Answers a question in words about the image, some pixels (N, 2) or some regions of the frame: see ask_all."""
@@ -168,6 +170,7 @@ class View:
         depth_m = self._placement.canonical.depth_to_image(self._canvas_depth_m)
         if self.frame.seen is not None:
             depth_m[~self.frame.seen] = np.nan
+        depth_m *= np.float32(self.frame.depth_scale)
         depth_m.flags.writeable = False
         return depth_m
 
@@ -182,7 +185,8 @@ class View:
         std = np.reciprocal(self._placement.canonical.depth_to_image(np.reciprocal(relative_std)))
         known_m = self._depth_m[::MEDIAN_STEP_PX, ::MEDIAN_STEP_PX]
         known_m = known_m[known_m > 0]
-        scale = calibration.map_std_scale(float(np.median(known_m))) if known_m.size else math.nan
+        told_m = float(np.median(known_m)) / self.frame.depth_scale if known_m.size else math.nan
+        scale = calibration.map_std_scale(told_m)
         std = np.sqrt((scale * std) ** 2 + calibration.map_std_floor**2)
         std_m = np.where(np.isfinite(self._depth_m), std * self._depth_m, np.nan).astype(np.float32, copy=False)
         std_m.flags.writeable = False
@@ -237,6 +241,7 @@ class View:
         if not self._shows(regions):
             return Answer(UNSEEN, Status.NOT_FOUND, regions=regions, confidence=confidence)
         std = result.number_std(reply.value, self._model.spec.calibration)
+        reply, std = _scaled(reply, std, self.frame.depth_scale)
         if not self._model.spec.head:
             words = (reply.text, reply.status, reply.value, reply.unit, std)
             return Answer(*words, regions=regions, confidence=confidence, words_value=reply.value)
@@ -315,9 +320,10 @@ class PairView:
         results = self._model.generate_replies(self._look, list(prompts.values()))
         finished = {name: result for name, result in zip(prompts, results, strict=True) if result.tokens.finished}
         pose = self._model.family.read_pose({name: result.text for name, result in finished.items()})
-        if "distance" not in finished or _is_distance_certain(pose.distance_m, finished["distance"]):
-            return pose
-        return replace(pose, translation_m=np.full(3, np.nan), distance_m=math.nan)
+        if "distance" in finished and not _is_distance_certain(pose.distance_m, finished["distance"]):
+            pose = replace(pose, translation_m=np.full(3, np.nan), distance_m=math.nan)
+        scale = self.frames[0].depth_scale
+        return replace(pose, translation_m=scale * pose.translation_m, distance_m=scale * pose.distance_m)
 
     def ask(self, question: str) -> Answer:
         """Answers a question in words about both images, without measurements. Raises BadQuestion if it is empty."""
@@ -331,7 +337,8 @@ class PairView:
         reply = self._model.family.read_reply(result.text, size_px)
         calibration = self._model.spec.calibration
         confidence = calibration.calibrated_confidence(result.confidence)
-        words = (reply.text, reply.status, reply.value, reply.unit, result.number_std(reply.value, calibration))
+        reply, std = _scaled(reply, result.number_std(reply.value, calibration), self.frames[0].depth_scale)
+        words = (reply.text, reply.status, reply.value, reply.unit, std)
         return Answer(*words, confidence=confidence, words_value=reply.value)
 
     @cached_property
@@ -345,7 +352,7 @@ class PairView:
             feature_grid(features[0], shown_cells(placement, token_px // 2), token_px)
             for features, placement in ((look.host_features, self._first), (second.host_features, self._second))
         )
-        depth_m = look.depth_m[0] * np.float32(self._first.canonical.depth_factor)
+        depth_m = look.depth_m[0] * np.float32(self._first.canonical.depth_factor * self.frames[0].depth_scale)
         cameras = [each.canonical.canvas_camera(each.frame.intrinsics) for each in (self._first, self._second)]
         return ImagePair(one, other, depth_m, (cameras[0], cameras[1]))
 
@@ -355,6 +362,11 @@ class PairView:
             return math.nan, math.nan
         family = self._model.family
         return family.read_match(result.text, self._second.size_in(family.pixels_of))
+
+
+def _scaled(reply: Reply, std: float, scale: float) -> tuple[Reply, float]:
+    """Returns a reply and the standard deviation of its number, at the scale of the frame."""
+    return reply.scaled(scale), std * scale if reply.unit == "m" else std
 
 
 def _is_distance_certain(distance_m: float, result: GenerationResult) -> bool:
@@ -436,12 +448,3 @@ def find_comparable_measurement(reply: Reply, measurements: Sequence[Measurement
     if reply.quantity == "distance" and len(reply.boxes) < 2:
         return min(same, key=lambda one: one.value, default=None)
     return next(iter(same), None)
-
-
-def local_depth_std(depth_m: np.ndarray, uv_px: np.ndarray) -> np.ndarray:
-    """Returns float64 (N,): standard deviation of a depth map (h, w) over the 3 x 3 pixels around each (u, v)."""
-    height, width = depth_m.shape
-    u = np.clip(np.rint(uv_px[:, 0]).astype(int), 0, width - 1)
-    v = np.clip(np.rint(uv_px[:, 1]).astype(int), 0, height - 1)
-    padded = np.pad(depth_m.astype(np.float64), 1, mode="edge")
-    return np.stack([padded[v + dv, u + du] for dv in range(3) for du in range(3)]).std(0)

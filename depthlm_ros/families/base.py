@@ -14,6 +14,7 @@ import numpy as np
 
 from depthlm_ros.core import Region, RelativePose, Status
 from depthlm_ros.errors import BadQuestion
+from depthlm_ros.families.parsing import scale_lengths
 from depthlm_ros.geometry.canonical_view import CANVAS
 
 logger = logging.getLogger(__name__)
@@ -137,6 +138,14 @@ class Reply:
     unit: str = ""
     boxes: tuple[Region, ...] = ()
     quantity: str = ""
+
+    def scaled(self, factor: float) -> Reply:
+        """Returns the reply with every length multiplied (Frame.depth_scale), in value and text."""
+        if factor == 1.0:
+            return self
+        is_length = self.unit == "m"
+        text = scale_lengths(self.text, factor, is_length)
+        return replace(self, text=text, value=self.value * factor if is_length else self.value)
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,23 @@ def find_numbers(text: str) -> list[Number]:
     return [replace(number, exact=False) if part else number for number, part in zip(found, parts, strict=False)]
 
 
+def scale_lengths(text: str, factor: float, is_length: bool = False) -> str:
+    """Returns a text in which every length is multiplied. is_length: whether a number alone, without unit, is one."""
+    found, follows = find_numbers(text), False
+    for number in reversed(found):
+        alone = is_length and len(found) == 1
+        # "2 to 3 m": the unit of the second number is that of both.
+        follows = number.unit == "m" or (number.unit == "" and (alone or (follows and not number.exact)))
+        digits = re.search(r"[0-9]+(?:\.([0-9]+))?", text[number.start : number.end])
+        if not (follows and digits and math.isfinite(number.value)):
+            continue
+        stated = factor * float(digits[0])
+        decimals = max(len(digits[1] or ""), 2 if stated < 100 else 0)
+        start = number.start + digits.start()
+        text = f"{text[:start]}{stated:.{decimals}f}{text[start + len(digits[0]) :]}"
+    return text
+
+
 def parse_answer_m(reply: str) -> float:
     """Returns metres from a reply to a depth question: the number in its answer tag, else the last number.
 

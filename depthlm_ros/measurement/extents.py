@@ -234,7 +234,11 @@ def estimate_down(depth: DepthMap) -> np.ndarray:
     Recognition of Indoor Scenes from RGB-D Images, CVPR 2013, section 3.1, with a last, narrower round). It is the
     camera's own down where the surfaces do not agree.
     """
-    normals = _normals(depth)
+    return down_of_normals(_normals(depth))
+
+
+def down_of_normals(normals: np.ndarray) -> np.ndarray:
+    """Returns float64 (3,): the direction of gravity by unit normals (N, 3) of surfaces (estimate_down)."""
     down = np.array(CAMERA_DOWN)
     if len(normals) < 3:
         return down
@@ -259,11 +263,7 @@ def _aligned(normals: np.ndarray, down: np.ndarray, tolerance_deg: float) -> tup
 
 
 def _normals(depth: DepthMap) -> np.ndarray:
-    """Returns float64 (N, 3): unit normals of the surfaces at blocks of BLOCK_PX x BLOCK_PX pixels.
-
-    1 / z = a u + b v + c on a plane, and then (a fx, b fy, a cx + b cy + c) is its normal over its distance (see
-    surface_patches.py).
-    """
+    """Returns float64 (N, 3): unit normals of the surfaces at blocks of BLOCK_PX x BLOCK_PX pixels."""
     height, width = (size // BLOCK_PX for size in depth.depth_m.shape)
     if min(height, width) < 3:
         return np.zeros((0, 3))
@@ -276,11 +276,23 @@ def _normals(depth: DepthMap) -> np.ndarray:
     )
     block = np.divide(block, share, out=np.full(block.shape, np.nan), where=share > 0.5)
     camera, size = depth.intrinsics, float(BLOCK_PX)
-    a = (block[1:-1, 2:] - block[1:-1, :-2]) / (2 * size)
-    b = (block[2:, 1:-1] - block[:-2, 1:-1]) / (2 * size)
-    u, v = ((np.arange(1, count - 1) + 0.5) * size - 0.5 for count in (width, height))
-    towards = block[1:-1, 1:-1] - a * (u - camera.cx_px) - b * (v[:, None] - camera.cy_px)
-    normals = np.stack([a * camera.fx_px, b * camera.fy_px, towards], axis=-1).reshape(-1, 3)
-    length = np.linalg.norm(normals, axis=1)
-    sure = np.isfinite(length) & (length > 0)
-    return normals[sure] / length[sure, None]
+    centre_px = ((camera.cx_px + 0.5) / size - 0.5, (camera.cy_px + 0.5) / size - 0.5)
+    of_blocks = Intrinsics(camera.fx_px / size, camera.fy_px / size, *centre_px, width, height)
+    normals = surface_normals(block, of_blocks).reshape(-1, 3)
+    return normals[np.isfinite(normals).all(1)]
+
+
+def surface_normals(inverse: np.ndarray, camera: Intrinsics) -> np.ndarray:
+    """Returns float64 (h - 2, w - 2, 3): unit normals at the inner pixels of a map of 1 / z (h, w); NaN where unknown.
+
+    1 / z = a u + b v + c on a plane, and then (a fx, b fy, a cx + b cy + c) is its normal over its distance (see
+    surface_patches.py).
+    """
+    height, width = inverse.shape
+    a = (inverse[1:-1, 2:] - inverse[1:-1, :-2]) / 2
+    b = (inverse[2:, 1:-1] - inverse[:-2, 1:-1]) / 2
+    u, v = np.arange(1, width - 1), np.arange(1, height - 1)
+    towards = inverse[1:-1, 1:-1] - a * (u - camera.cx_px) - b * (v[:, None] - camera.cy_px)
+    normals = np.stack([a * camera.fx_px, b * camera.fy_px, towards], axis=-1)
+    length = np.linalg.norm(normals, axis=-1, keepdims=True)
+    return np.divide(normals, length, out=np.full(normals.shape, np.nan), where=length > 0)

@@ -227,3 +227,12 @@ def replace_number(text: str, old: float, new: float) -> str:
     stated = float(found[0]) * new / old
     decimals = max(len(found[1] or ""), 2 if abs(stated) < 100 else 0)
     return f"{text[: found.start()]}{abs(stated):.{decimals}f}{text[found.end() :]}"
+
+
+def local_depth_std(depth_m: np.ndarray, uv_px: np.ndarray) -> np.ndarray:
+    """Returns float64 (N,): standard deviation of a depth map (h, w) over the 3 x 3 pixels around each (u, v)."""
+    height, width = depth_m.shape
+    u = np.clip(np.rint(uv_px[:, 0]).astype(int), 0, width - 1)
+    v = np.clip(np.rint(uv_px[:, 1]).astype(int), 0, height - 1)
+    padded = np.pad(depth_m.astype(np.float64), 1, mode="edge")
+    return np.stack([padded[v + dv, u + du] for dv in range(3) for du in range(3)]).std(0)

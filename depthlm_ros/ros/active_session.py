@@ -16,7 +16,7 @@ from depthlm_ros.ros import qos
 from depthlm_ros.ros.body_mask import read_body_mask
 from depthlm_ros.ros.camera_info_subscription import CameraInfoSubscription
 from depthlm_ros.ros.diagnostics import InputMonitor, InputStatus
-from depthlm_ros.ros.frame_processing import FrameProcessor
+from depthlm_ros.ros.frame_processing import FrameProcessor, FrameResult
 from depthlm_ros.ros.image_subscription import ImageSubscription
 from depthlm_ros.ros.inference_thread import InferenceThread
 from depthlm_ros.ros.input_topics import image_topic
@@ -24,6 +24,7 @@ from depthlm_ros.ros.parameters import BEST_EFFORT, Parameters
 from depthlm_ros.ros.publishers import Publishers
 from depthlm_ros.ros.rate_limit import RateLimit
 from depthlm_ros.ros.request_queue import RequestQueue
+from depthlm_ros.ros.scale_monitor import ScaleMonitor, scale_values
 from depthlm_ros.ros.service_request import ServiceContext
 from depthlm_ros.ros.statistics import FrameStatistics, ProblemLog
 from depthlm_ros.ros.tf import Transforms
@@ -67,6 +68,13 @@ class ActiveSession:
         self._node, self._problems, self._is_watched = node, problems, publishers.is_watched
         history_s = parameters.history_s if model.family.abilities & {"match", "pose"} else 0.0
         mask = read_body_mask(parameters.mask_file)
+        self._parameters = context.parameters
+        self._transforms = Transforms(node)
+        self._scale = scale = ScaleMonitor(node, context.parameters, self._transforms, problems)
+
+        def publish(result: FrameResult) -> None:
+            publishers.publish(result)
+            publishers.publish_scale(result, scale.observe(result))  # afterwards: it must not delay the depth
 
         def info_topic() -> str:
             return infos.topic  # made below
@@ -82,10 +90,16 @@ class ActiveSession:
             image,
         )
         self._processor = FrameProcessor(
-            model, is_compressed, parameters.rectified_input, problems, parameters.image_bit_depth, mask
+            model,
+            is_compressed,
+            parameters.rectified_input,
+            problems,
+            parameters.image_bit_depth,
+            mask,
+            self._scale.depth_scale,
         )
         self._thread = InferenceThread(
-            self.queue, self._processor, publishers.publish, publishers.is_watched, context.statistics, problems
+            self.queue, self._processor, publish, publishers.is_watched, context.statistics, problems
         )
         message_type = CompressedImage if is_compressed else Image
         self._monitor = InputMonitor(
@@ -96,7 +110,6 @@ class ActiveSession:
             f"sensor_msgs/msg/{message_type.__name__}",
             info_topic,
         )
-        self._transforms = Transforms(node)
         self.service_context = ServiceContext(
             model,
             current_parameters,
@@ -133,11 +146,13 @@ class ActiveSession:
 
     def start(self) -> None:
         """Starts to process images and questions."""
+        self._scale.start()
         self._thread.start()
 
     def stop(self) -> None:
         """Ends the subscriptions, releases all who wait, and waits for the model's last run."""
         self._transforms.stop()
+        self._scale.destroy()
         self._image_subscription.destroy()
         self._info_subscription.destroy()
         self.queue.close()
@@ -153,7 +168,12 @@ class ActiveSession:
     def restart(self, why: str) -> None:
         """Forgets images, frames and transforms because time went back. why: what has jumped, for the log."""
         self._transforms.clear()
+        self._scale.restart()
         self.queue.restart(why)
+
+    def scale_values(self) -> dict[str, str]:
+        """Returns what is known of the scale, for diagnostics."""
+        return scale_values(self._parameters().scale_mode, self._scale.report)
 
     def check_inputs(self, timeout_s: float) -> InputStatus:
         """Reports an input that has been missing for longer than the timeout; returns the state for diagnostics."""

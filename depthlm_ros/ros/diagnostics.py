@@ -169,7 +169,7 @@ class NodeHealth:
     camera_topic: the topic of the images. problem_age_s: since the last
     problem. problem_counts: by reason. progress: what keeps the node from being configured yet, such as the build of an
     engine; empty otherwise. refusal: why the last transition failed; empty if it did not. peak_memory_mb: the most
-    resident memory that the process ever had.
+    resident memory that the process ever had. scale: names and values of what is known of the depth's scale.
     """
 
     state: str
@@ -186,6 +186,7 @@ class NodeHealth:
     device: str = ""
     max_rate_hz: float = 0.0
     peak_memory_mb: float = math.nan
+    scale: Mapping[str, str] = field(default_factory=dict)
 
 
 def level_and_message(health: NodeHealth) -> tuple[bytes, str]:
@@ -242,6 +243,7 @@ def key_values(health: NodeHealth) -> dict[str, str]:
         "canvas": "{} x {}".format(*inputs.canvas_size_px) if any(inputs.canvas_size_px) else "",
         **{name: f"{value:.2f}" for name, value in numbers.items()},
         **{name: str(value) for name, value in counts.items()},
+        **health.scale,
         "last_trouble": health.last_problem,
     }
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -77,7 +78,8 @@ class FrameProcessor:
 
     is_compressed: whether the messages are CompressedImage. is_rectified: whether the images are rectified already.
     bit_depth: bits in use in images of 16 bits. mask: of the robot's own body in the images; None if it is not in
-    sight. canvas_size_px: (width, height) of what the model saw of the last image; (0, 0) before.
+    sight. depth_scale: returns the present Frame.depth_scale. canvas_size_px: (width, height) of what the model saw of
+    the last image; (0, 0) before.
     """
 
     canvas_size_px: tuple[int, int] = (0, 0)
@@ -90,9 +92,10 @@ class FrameProcessor:
         problems: ProblemLog,
         bit_depth: int = 16,
         mask: BodyMask | None = None,
+        depth_scale: Callable[[], float] = lambda: 1.0,
     ) -> None:
         self._model, self._is_rectified, self._problems = model, is_rectified, problems
-        self._bit_depth, self._mask = bit_depth, mask
+        self._bit_depth, self._mask, self._depth_scale = bit_depth, mask, depth_scale
         self._frame_ids_reported: set[tuple[str, str]] = set()
         self._to_rgb = compressed_to_rgb if is_compressed else image_to_rgb
         self._info_key: tuple | None = None
@@ -111,7 +114,8 @@ class FrameProcessor:
         self._report_black(rgb, message)
         stopwatch.lap("decode")
         rgb = rectifier.rectify(rgb)
-        frame = Frame(rgb, rectifier.intrinsics, image.stamp_ns, message.header.frame_id, self._seen_by(rectifier))
+        seen, scale = self._seen_by(rectifier), self._depth_scale()
+        frame = Frame(rgb, rectifier.intrinsics, image.stamp_ns, message.header.frame_id, seen, scale)
         stopwatch.lap("rectify")
         view = self._model.look(frame)
         self.canvas_size_px = view.canvas_size_px

@@ -25,6 +25,8 @@ from std_msgs.msg import Header
 from depthlm_ros.action import AskSpatial
 from depthlm_ros.core import Answer, Frame, Intrinsics, Matches, Measurement, Region, RelativePose, Status
 from depthlm_ros.geometry.rotations import quaternion_xyzw
+from depthlm_ros.measurement.scale import ScaleEstimate
+from depthlm_ros.msg import DepthScale
 from depthlm_ros.msg import Measurement as MeasurementMessage
 from depthlm_ros.ros.camera_info_sync import NS_PER_S
 from depthlm_ros.ros.message_fields import set_cloud, set_depth_image, set_rectified_camera
@@ -130,6 +132,19 @@ def measurement_message(measurement: Measurement, points_m: np.ndarray) -> Measu
         std=float(measurement.std),
         about=[int(index) for index in measurement.about],
         points=points_from(points_m),
+    )
+
+
+def scale_message(header: Header, estimate: ScaleEstimate, applied: float) -> DepthScale:
+    """Returns what is known of the scale. applied: what the depth of this image was multiplied by."""
+    return DepthScale(
+        header=header,
+        ratio=float(estimate.ratio),
+        std=float(estimate.std),
+        samples=estimate.count,
+        sources=list(estimate.samples),
+        source_samples=list(estimate.samples.values()),
+        applied=float(applied),
     )
 
 

@@ -320,6 +320,7 @@ class DepthNode(LifecycleNode):
             progress=self._loader.progress,
             refusal=self._refusal,
             peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
+            scale=session.scale_values() if session else {},
         )
 
 

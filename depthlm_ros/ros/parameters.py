@@ -15,9 +15,8 @@ from collections.abc import Iterable
 from dataclasses import Field, dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from depthlm_ros.backends.registry import AUTO, BACKENDS
 from depthlm_ros.errors import SetupError
-from depthlm_ros.model import Model
+from depthlm_ros.model import BACKEND_CHOICES, Model
 
 if TYPE_CHECKING:
     from rcl_interfaces.msg import ParameterDescriptor
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
 DENSE, SPARSE, QUESTIONS = "dense", "sparse", "questions"
 MODES = (DENSE, SPARSE, QUESTIONS)
 BEST_EFFORT, RELIABLE = "best_effort", "reliable"
+OFF, WARN, CORRECT = "off", "warn", "correct"
+SCALE_MODES = (OFF, WARN, CORRECT)
 MAX_TIMEOUT_S = 600.0
 MAX_DEPTH_M = 1000.0
 # Smaller voxels would hold one point each; and more of them do not fit into the numbers of geometry/voxels.py.
@@ -78,11 +79,11 @@ class Parameters:
         unconfigured_only=True,
     )
     backend: str = _declared(
-        AUTO,
+        BACKEND_CHOICES[0],
         "What runs the model. onnxruntime: exported models, on CPU or GPU. tensorrt: the same models as plans that "
         "were built on this machine (depthlm engine build). torch: checkpoints. auto: tensorrt if plans lie beside the "
         "exported model, else onnxruntime; torch for a checkpoint.",
-        choices=(AUTO, *BACKENDS),
+        choices=BACKEND_CHOICES,
         unconfigured_only=True,
     )
     device: str = _declared(
@@ -219,6 +220,34 @@ class Parameters:
         "Rows and columns of the grid of points in mode sparse.",
         limits=(1, 64),
         unconfigured_only=True,
+    )
+    scale_mode: str = _declared(
+        WARN,
+        "What is done with the scale that the robot knows (camera_height_m, floor_frame, odom_frame, and the topics "
+        "scale/range, scale/scan and scale/points). off: nothing. warn: one warning if depth is wrong by more than "
+        "25 %. correct: depth, standard deviations and answers are multiplied by it.",
+        choices=SCALE_MODES,
+        read_only=False,
+    )
+    camera_height_m: float = _declared(
+        0.0,
+        "Height of the camera above the floor; 0: not known, or as floor_frame says. Metres.",
+        limits=(0.0, MAX_DEPTH_M),
+        read_only=False,
+    )
+    camera_pitch_deg: float = _declared(
+        0.0,
+        "How far below the horizon the camera looks, for camera_height_m without floor_frame. Degrees.",
+        limits=(-90.0, 90.0),
+        read_only=False,
+    )
+    floor_frame: str = _declared(
+        "",
+        "A frame of tf whose x-y plane is the floor, such as base_footprint: it tells the camera's height and tilt. "
+        "Empty: none.",
+    )
+    odom_frame: str = _declared(
+        "", "A frame of tf that stands still, such as odom: it tells how far the camera has moved. Empty: none."
     )
     query_timeout_s: float = _declared(
         10.0,
@@ -375,6 +404,8 @@ def _fields() -> tuple[Field, ...]:
 def _as_field(field: Field, value: Any) -> Any:
     """Returns a parameter's value in the type of its field. A float may be written as a whole number."""
     field_type = type(field.default)
+    if value is False and OFF in field.metadata["choices"]:
+        return OFF  # what YAML makes of the word off
     if field_type is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if field_type is tuple and value is not None and all(isinstance(number, int) for number in value):
@@ -392,7 +423,8 @@ def _descriptor(field: Field) -> ParameterDescriptor:
     if facts["choices"]:
         descriptor.additional_constraints = "One of: " + ", ".join(facts["choices"])
     # `max_depth_m: 50` is an integer to ROS, which would refuse it for a parameter of the static type double.
-    descriptor.dynamic_typing = isinstance(field.default, float)
+    # So is `scale_mode: off` a boolean, since YAML takes the word for one.
+    descriptor.dynamic_typing = isinstance(field.default, float) or OFF in facts["choices"]
     if facts["limits"] and isinstance(field.default, float):
         low, high = facts["limits"]
         descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]

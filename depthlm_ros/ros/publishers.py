@@ -14,6 +14,7 @@ from std_msgs.msg import Header
 
 from depthlm_ros.core import DepthMap, Intrinsics
 from depthlm_ros.geometry.voxels import voxel_means
+from depthlm_ros.msg import DepthScale
 from depthlm_ros.ros import qos
 from depthlm_ros.ros.answer_topics import AnswerPublishers
 from depthlm_ros.ros.compressed_depth import compressed_depth
@@ -25,17 +26,25 @@ from depthlm_ros.ros.frame_processing import (
     sparse_points,
 )
 from depthlm_ros.ros.message_fields import mark_out_of_range
-from depthlm_ros.ros.message_out import depth_image, own_memory, point_cloud, rectified_camera_info
+from depthlm_ros.ros.message_out import depth_image, own_memory, point_cloud, rectified_camera_info, scale_message
 from depthlm_ros.ros.parameters import DENSE, QUESTIONS, SPARSE, Parameters
+from depthlm_ros.ros.scale_monitor import ScaleReport
 
 Message: TypeAlias = CameraInfo | CompressedImage | Image | PointCloud2
 
 IMAGE, CAMERA_INFO, CLOUD, SPARSE_CLOUD = "depth/image", "depth/camera_info", "depth/points", "depth/sparse"
 # image_transport looks for this name below that of the image.
-COMPRESSED, STD = IMAGE + "/compressedDepth", "depth/std"
+COMPRESSED, STD, SCALE = IMAGE + "/compressedDepth", "depth/std", "depth/scale"
 FROM_DEPTH = {IMAGE, COMPRESSED, STD, CLOUD}
 TOPICS: dict[str, dict[str, type]] = {
-    DENSE: {IMAGE: Image, COMPRESSED: CompressedImage, STD: Image, CAMERA_INFO: CameraInfo, CLOUD: PointCloud2},
+    DENSE: {
+        IMAGE: Image,
+        COMPRESSED: CompressedImage,
+        STD: Image,
+        CAMERA_INFO: CameraInfo,
+        CLOUD: PointCloud2,
+        SCALE: DepthScale,
+    },
     SPARSE: {CAMERA_INFO: CameraInfo, SPARSE_CLOUD: PointCloud2},
     QUESTIONS: {},
 }
@@ -92,6 +101,12 @@ class Publishers:
         for name, message in messages.items():
             watched[name].publish(message)
         stopwatch.lap("publish")
+
+    def publish_scale(self, result: FrameResult, report: ScaleReport) -> None:
+        """Publishes what is known of the scale of a frame, if somebody receives it."""
+        publisher = self._publishers.get(SCALE)
+        if publisher and publisher.get_subscription_count() > 0:
+            publisher.publish(scale_message(result.image.message.header, report.estimate, report.applied))
 
     def _dense_messages(
         self, result: FrameResult, parameters: Parameters, watched: Mapping[str, LifecyclePublisher]

@@ -182,6 +182,13 @@ def age_remark(context: ServiceContext, result: FrameResult) -> str:
     return f"answered from an image that arrived {age_s:.1f} s ago: no newer one could be used."
 
 
+def add_scale_remark(message: str, scale: float) -> str:
+    """Returns the message of an answer with lengths, and that they are multiplied, if they are (Frame.depth_scale)."""
+    if scale == 1.0:
+        return message
+    return f"{message} Depths and lengths are multiplied by {scale:.3g}, the scale that the robot knows.".strip()
+
+
 def _timeout_refusal(context: ServiceContext, question: PendingQuestion, timeout_s: float) -> RequestRefused:
     queue = context.queue
     if question.needs_frame and not queue.can_answer:

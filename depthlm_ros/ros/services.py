@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -34,6 +35,7 @@ from depthlm_ros.ros.service_request import (
     RequestRefused,
     ServiceContext,
     StatusCode,
+    add_scale_remark,
     age_remark,
     respond,
     wait_for_answer,
@@ -111,7 +113,7 @@ def answer_depth(context: ServiceContext, request: QueryDepth.Request, response:
     response.std = depths.std_m.tolist()
     response.points = points_from(backproject(uv_px, depths.depth_m, result.view.frame.intrinsics))
     response.status = int(StatusCode.OK)
-    response.message = age_remark(context, result)
+    response.message = add_scale_remark(age_remark(context, result), result.view.frame.depth_scale)
 
 
 def answer_match(context: ServiceContext, request: MatchPixels.Request, response: MatchPixels.Response) -> None:
@@ -135,7 +137,7 @@ def answer_pose(context: ServiceContext, request: RelativePose.Request, response
 
     response.first_header, response.second_header = header_of(first), header_of(second)
     fill_pose(response, pose, child_frame(first.frame_id, second.frame_id, request.child_frame_id))
-    response.message = response.message or remark
+    response.message = add_scale_remark(response.message or remark, first.depth_scale)
 
 
 def child_frame(first_frame: str, second_frame: str, requested: str) -> str:
@@ -173,6 +175,7 @@ def _ask_about_pair(
             pair, remark = (first, result.view.frame), age_remark(context, result)
         else:
             earlier, remark = _earlier_frame(context, result, request.seconds_back)
+            earlier = replace(earlier, depth_scale=result.view.frame.depth_scale)
             pair = (earlier, result.view.frame)
         return *pair, remark, read(context.model.look_pair(*pair))
 

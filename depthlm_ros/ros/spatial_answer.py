@@ -18,7 +18,7 @@ from depthlm_ros.errors import BadQuestion
 from depthlm_ros.ros.answer_messages import ShownAnswer
 from depthlm_ros.ros.frame_processing import FrameResult
 from depthlm_ros.ros.message_out import SpatialResponse, fill_answer, pixels_from, regions_from
-from depthlm_ros.ros.service_request import ServiceContext, age_remark
+from depthlm_ros.ros.service_request import ServiceContext, add_scale_remark, age_remark
 from depthlm_ros.view import check_question
 
 # Far more than a model reads. More are refused before they are written into a prompt.
@@ -72,5 +72,6 @@ def fill_response(
     moved_m = np.split(points_m, np.cumsum([len(set_m) for set_m in sets_m])[:-1])
     fill_answer(response, answer, moved_m, result.view.frame.intrinsics)
     response.message = response.message or age_remark(context, result)
+    response.message = add_scale_remark(response.message, result.view.frame.depth_scale)
     camera_header, frame = result.image.message.header, result.view.frame
     context.publish_answer(ShownAnswer(question, answer, frame, camera_header, response.header, tuple(moved_m[1:])))

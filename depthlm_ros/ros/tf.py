@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 import numpy as np
+from builtin_interfaces.msg import Time as TimeMessage
 from geometry_msgs.msg import TransformStamped
 from rclpy.duration import Duration
 from rclpy.node import Node
@@ -112,6 +113,33 @@ class Transforms:
             f"The node began to listen to tf {listened_s:.1f} s ago, with the first request that needs it, and an "
             "older image cannot be placed: ask again, check that both frames are on /tf or /tf_static"
         )
+
+    def rigid(self, source_frame: str, target_frame: str, stamp: TimeMessage) -> tuple[np.ndarray, np.ndarray] | None:
+        """Returns rotation (3, 3) and shift in metres (3,) that move points of one frame into another at a time.
+
+        None if they are not known now, or are no rotation and shift. It listens from the first call on, and never
+        waits.
+        """
+        source_frame, target_frame = source_frame.lstrip("/"), target_frame.lstrip("/")
+        if source_frame == target_frame:
+            return np.eye(3), np.zeros(3)
+        self.listen()
+        buffer = self._buffer
+        if buffer is None:
+            return None
+        import tf2_ros
+
+        try:
+            found = buffer.lookup_transform(
+                target_frame, source_frame, Time.from_msg(stamp), timeout=Duration()
+            ).transform
+        except tf2_ros.TransformException:
+            return None
+        quaternion = (found.rotation.x, found.rotation.y, found.rotation.z, found.rotation.w)
+        shift_m = np.array([found.translation.x, found.translation.y, found.translation.z])
+        if not (np.isfinite(shift_m).all() and abs(np.linalg.norm(quaternion) - 1.0) < 1e-3):
+            return None
+        return rotate_and_shift(np.eye(3), quaternion, (0.0, 0.0, 0.0)).T, shift_m
 
 
 def rotate_and_shift(
