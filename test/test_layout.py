@@ -43,7 +43,7 @@ ROOMS = {
     "bags": RUNTIME | {"data", "ros"},
     "cli": RUNTIME | {"nets", "export", "data", "scenes", "training", "eval", "bags"},
 }
-MOST_FILES, MOST_ROOT_MODULES, MOST_ARROWS = 255, 8, 120
+MOST_FILES, MOST_ROOT_MODULES, MOST_ARROWS = 275, 8, 120
 MOST_FILE_LINES, MOST_FUNCTION_LINES = 450, 60
 
 # Library -> rooms (or single files) that may import it; "ros" stands for everything that comes with ROS 2.
