@@ -36,7 +36,7 @@ setup(
     install_requires=requirements("base"),
     extras_require={
         name: requirements(name)
-        for name in ("scenes", "data", "torch", "train", "grpo", "tensorrt", "scale", "bags", "dev")
+        for name in ("scenes", "data", "torch", "train", "grpo", "tensorrt", "tensorrt-rtx", "scale", "bags", "dev")
     },
     entry_points={"console_scripts": ["depthlm = depthlm_ros.cli:main"]},
 )

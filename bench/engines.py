@@ -9,6 +9,9 @@ model with four billion weights.
                                           rendered scenes; with --pictures FOLDER also its convolutions
   python bench/engines.py --export-4b     only: time and memory for the export of Qwen3-VL-4B's structure with a DPT
                                           head, 36 layers, random weights in bfloat16 (11 GB of memory, 10 GB of disk)
+  python bench/engines.py --export-4b --target rtx          the same, and its graphs parsed by TensorRT for RTX, which
+                                          needs no GPU; with --build also built
+  python bench/engines.py --plans FOLDER  only: the graphs of an engine parsed by TensorRT for RTX; with --build built
 
 The last line is JSON: NAME_ratio = seconds of torch / seconds of ONNX Runtime for a look, each the smallest of the
 repeats; in tiny also NAME_read_s, NAME_pair_s, NAME_question_s (12 tokens) and NAME_token_s of ONNX Runtime.
@@ -19,6 +22,8 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -32,12 +37,17 @@ from transformers import Qwen3VLConfig
 
 from depthlm_ros.backends.base import Backend, Look, StepInput
 from depthlm_ros.backends.onnx_runtime import OnnxRuntimeBackend
+from depthlm_ros.backends.tensorrt.flavour import TENSORRT_RTX
+from depthlm_ros.backends.tensorrt.plan_file import portable_machine
+from depthlm_ros.backends.tensorrt.runtime import load_tensorrt
 from depthlm_ros.backends.torch_backend import TorchBackend
 from depthlm_ros.core import Frame, Intrinsics
 from depthlm_ros.eval.rendered_scenes import validate
+from depthlm_ros.export.build_progress import BuildProgress
 from depthlm_ros.export.parity import sample_image
 from depthlm_ros.export.precision import Precision, set_precision
 from depthlm_ros.export.static_int8 import read_canvases
+from depthlm_ros.export.trt_builder import build_plan, count_layers, plan_requests
 from depthlm_ros.export.write_bundle import ExportOptions, write_engine
 from depthlm_ros.geometry.pinhole import centred_camera
 from depthlm_ros.geometry.resize_rules import CanvasRule
@@ -267,6 +277,43 @@ def export_4b(folder: Path, layers: int) -> dict[str, float]:
     }
 
 
+def measure_plans(folder: Path, is_built: bool) -> dict[str, float]:
+    """Measures what it takes to parse the graphs of an engine with TensorRT for RTX, and to build them.
+
+    Peak memory is that of this process, so that of an export must have been another one.
+    """
+    bundle, version = load_bundle(folder), str(load_tensorrt(TENSORRT_RTX).__version__)
+    machine, result = portable_machine(version, TENSORRT_RTX), {"plans_gb": 0.0}
+    for request in plan_requests(bundle, folder, bundle.precision, None):
+        began_s = time.perf_counter()
+        layers = count_layers(request, machine)
+        parse_s = result[f"{request.graph.stem}_parse_s"] = time.perf_counter() - began_s
+        print(
+            f"  {request.graph.name}: {layers} layers parsed by {machine.title} in {parse_s:.0f} s, peak memory "
+            f"{peak_bytes() / 1e9:.2f} GB",
+            flush=True,
+        )
+        if is_built:
+            report = build_plan(request, machine, None, BuildProgress(), print)
+            result[f"{request.graph.stem}_build_s"] = report.seconds
+            result["plans_gb"] += report.plan_bytes / 1e9
+            print(
+                f"  {request.plan.name}: {report.plan_bytes / 1e9:.2f} GB built in {report.seconds:.0f} s, peak memory "
+                f"{peak_bytes() / 1e9:.2f} GB",
+                flush=True,
+            )
+    return result | {"plans_peak_gb": peak_bytes() / 1e9}
+
+
+def measure_plans_apart(folder: Path, is_built: bool) -> dict[str, float]:
+    """Does the same in a process of its own, whose memory is not that of the export."""
+    command = [sys.executable, __file__, "--plans", str(folder), *(["--build"] if is_built else [])]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    *lines, last = done.stdout.splitlines()
+    print("\n".join(lines), flush=True)
+    return json.loads(last)
+
+
 def peak_bytes() -> int:
     """Returns the most memory that this process has had in use."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -286,8 +333,14 @@ def main() -> None:
     parser.add_argument(
         "--folder", type=Path, help="folder into which --export-4b writes (default: the system's temporary folder)"
     )
+    parser.add_argument("--target", choices=("rtx",), help="with --export-4b: also parse the graphs for this target")
+    parser.add_argument("--build", action="store_true", help="with --target or --plans: build the plans too")
+    parser.add_argument("--plans", type=Path, metavar="FOLDER", help="only parse the graphs of this engine")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if args.plans:
+        print(json.dumps(measure_plans(args.plans, args.build)))
+        return
     if not args.export_4b:
         print(
             json.dumps(
@@ -297,7 +350,9 @@ def main() -> None:
         )
         return
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
-        print(json.dumps(export_4b(Path(name) / "bench", args.layers)))
+        folder = Path(name) / "bench"
+        result = export_4b(folder, args.layers)
+        print(json.dumps(result | (measure_plans_apart(folder, args.build) if args.target else {})))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 # Makes everything this repository needs to run, once; a second run finds it made and ends at once.
 #
 #   scripts/setup.sh          .venv, ROS 2 and the built interfaces (build/, install/)
-#   scripts/setup.sh torch    .venv-torch: torch, transformers, onnx, for training, export and the tests marked torch
+#   scripts/setup.sh torch    .venv-torch: torch, transformers, onnx, for training, export and the tests marked torch;
+#                             TensorRT for RTX too (220 MB on disk, under a minute), where pip has it
 #
 # Environment:
 #   PYTHON         the Python to use, 3.10 to 3.13 (default: the first usable one of python3, python3.12, 3.11, 3.13, 3.10)
@@ -140,6 +141,17 @@ pip_install() {
         logged "$what" "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off "$@"
 }
 
+# optional_pip_install VENV WHAT WITHOUT PACKAGE...: a package without which the rest works; WITHOUT says what is missing then.
+optional_pip_install() {
+    local venv=$1 what=$2 without=$3 begin=$SECONDS; shift 3
+    say "$what ..."
+    if "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off "$@" >log/setup-optional.log 2>&1; then
+        say "... done in $((SECONDS - begin)) s"
+    else
+        say "... not possible here ($(tail -n 1 log/setup-optional.log)). $without"
+    fi
+}
+
 # pip's cmake and colcon, where the system has none.
 build_tools() {
     command -v c++ >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null ||
@@ -206,13 +218,15 @@ build_interfaces() {
 setup_torch() {
     local stamp torch=()
     keep_or_choose_python .venv-torch plain
-    stamp="$(digest requirements/{base,scenes,bags,dev,data,torch,train,grpo}.txt) ${DEPTHLM_TORCH:-} $python $PWD/.venv-torch"
+    stamp="$(digest requirements/{base,scenes,bags,dev,data,torch,train,grpo,tensorrt-rtx}.txt) ${DEPTHLM_TORCH:-} $python $PWD/.venv-torch"
     if [ "$(cat .venv-torch/.stamp 2>/dev/null)" = "$stamp" ]; then return; fi
     make_venv .venv-torch "$python $PWD/.venv-torch"
     [ -z "${DEPTHLM_TORCH:-}" ] || torch=("$DEPTHLM_TORCH")
     pip_install .venv-torch "installing torch, transformers and onnx (a separate environment; the node needs none of them)" \
         "${torch[@]}" -r requirements/torch.txt -r requirements/train.txt -r requirements/grpo.txt -r requirements/data.txt \
         "${default_requirements[@]}"
+    optional_pip_install .venv-torch "installing TensorRT for RTX" "The tests of NVIDIA's parser and builder are skipped." \
+        "$(grep '^tensorrt-rtx' requirements/tensorrt-rtx.txt)"
     echo "$stamp" >.venv-torch/.stamp
 }
 

@@ -56,6 +56,7 @@ LIBRARIES = {
     "onnxscript": {"export"},
     "onnxruntime": {"backends", "export"},
     "tensorrt": {"backends/tensorrt/runtime"},
+    "tensorrt_rtx": {"backends/tensorrt/runtime"},
     "cuda": {"backends/tensorrt/cuda_device"},
     "accelerate": {"training"},
     "trl": {"training"},
@@ -73,7 +74,12 @@ ROS_LIBRARIES = re.compile(
 )
 # In ROS 2 the package tf2_ros holds the C++ library only.
 DISTRIBUTED_BY = {"tf2_ros": "tf2_ros_py"}
-IMPORTED_AS = {"opencv-python-headless": "cv2", "PyYAML": "yaml", "cuda-bindings": "cuda"}
+IMPORTED_AS = {
+    "opencv-python-headless": "cv2",
+    "PyYAML": "yaml",
+    "cuda-bindings": "cuda",
+    "tensorrt-rtx-cu12": "tensorrt_rtx",
+}
 
 
 def place(path: Path) -> str:

@@ -20,7 +20,7 @@ from depthlm_ros.errors import BadInput, DepthLMError, SetupError
 __all__ = ["VERBS", "build_parser", "main"]
 
 INSTALL_HINT = (
-    "pip install 'depthlm_ros[torch]' for train and engine build (for TensorRT plans also [tensorrt]), "
+    "pip install 'depthlm_ros[torch]' for train and engine build (for TensorRT plans also tensorrt or tensorrt-rtx), "
     "'depthlm_ros[torch,train]' for finetune (for its recipe depthlm-grpo also [grpo]), "
     "'depthlm_ros[bags]' for bag, 'depthlm_ros' for all others. "
     "In the repository: make setup-torch, then . ./env.sh torch in the shell."

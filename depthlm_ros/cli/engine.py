@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from depthlm_ros.cli.common import parse_positive, parse_size
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.errors import SetupError
-from depthlm_ros.export.trt_support_table import TARGETS, BuildTarget, target_named
+from depthlm_ros.export.trt_support_table import PORTABLE_TARGETS, TARGETS, BuildTarget, target_named
 
 if TYPE_CHECKING:
     from depthlm_ros.export.build import BuildReport
@@ -82,6 +82,12 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target", choices=tuple(TARGETS), help="the machine that runs it, if it is not this one (default: this one)"
     )
+    parser.add_argument(
+        "--compute-capability",
+        nargs="+",
+        metavar="X.Y",
+        help="with --target rtx: the GPUs that run it, for example 8.6 8.9 12.0 (default: 8.0 and later)",
+    )
     parser.add_argument("--depth-only", action="store_true", help="leave out everything that only questions need")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the engine; its name is the engine's name")
     parser.add_argument(
@@ -112,12 +118,16 @@ def add_clean_options(parser: argparse.ArgumentParser) -> None:
 
 
 def build(args: argparse.Namespace) -> None:
-    """Build a model for one camera: ONNX graphs and, on a machine with TensorRT, plans of them. Without --camera or
-    --size, the graphs must exist already, and only their plans are built."""
-    from depthlm_ros.export.trt_builder import installed_target
+    """Build a model for one camera: ONNX graphs and, on a machine with TensorRT, plans of them. With --target rtx,
+    plans are built on any x86-64 machine that has TensorRT for RTX. Without --camera or --size, the graphs must exist
+    already, and only their plans are built."""
+    from depthlm_ros.export.trt_builder import check_portable_build, installed_target
 
     _check_options(args)
-    installed = installed_target() if args.backend != "onnxruntime" else None
+    is_portable = args.target in PORTABLE_TARGETS
+    if is_portable:  # an export of many minutes must not be in vain
+        check_portable_build(target_named(args.target), args.compute_capability or ())
+    installed = installed_target() if args.backend != "onnxruntime" and not is_portable else None
     backend = args.backend or ("tensorrt" if installed or args.target else "onnxruntime")
     if args.camera is None and args.size is None:
         _check_plans_only(backend)
@@ -132,7 +142,7 @@ def build(args: argparse.Namespace) -> None:
     folder = _build_graphs(args, backend, target if backend == "tensorrt" else None)
     if backend != "tensorrt":
         return
-    if installed is not None and target == installed:
+    if is_portable or (installed is not None and target == installed):
         _build_plans(args, str(folder))
     else:
         print(
@@ -158,8 +168,7 @@ def inspect_engine(args: argparse.Namespace) -> None:
     for name, size in description.file_bytes.items():
         print(f"{name:24} {size / 1e6:10.2f} MB")
     for name, key in description.plans.items():
-        machine = key.machine
-        print(f"{name}: TensorRT {machine.tensorrt}, {machine.gpu} (sm {machine.sm}), {machine.driver}")
+        print(f"{name}: {key.machine.description}")
     print("all files agree with the manifest")
 
 
@@ -199,11 +208,15 @@ def _check_options(args: argparse.Namespace) -> None:
         raise SetupError(
             f"--target {args.target} is for TensorRT's plans: leave it out, or leave out --backend onnxruntime."
         )
+    if args.compute_capability and args.target not in (None, *PORTABLE_TARGETS):
+        raise SetupError(f"--compute-capability is for --target {' or '.join(PORTABLE_TARGETS)}: leave it out.")
     if args.focal and args.size is None:
         raise SetupError("--focal belongs to --size: a camera file has its own focal length.")
     graph_options = [
         name for name in ("out", "precision", "head_precision", "target", "pictures") if getattr(args, name)
     ]
+    if args.target in PORTABLE_TARGETS:  # their plans can be built from the graphs for any machine
+        graph_options.remove("target")
     if graph_options and args.camera is None and args.size is None:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in graph_options)
         raise SetupError(
@@ -239,6 +252,7 @@ def _build_graphs(args: argparse.Namespace, backend: str, target: BuildTarget | 
         opset=target.opset if target else PORTABLE_OPSET,
         head=args.head_precision,
         target=target,
+        capabilities=tuple(args.compute_capability or ()),
         only_depth=args.depth_only,
         out=args.out,
         check=args.check,
@@ -270,8 +284,12 @@ def _build_plans(args: argparse.Namespace, name: str) -> None:
     bundle = find_model(name)
     if not isinstance(bundle, ModelBundle):
         raise SetupError(f"{name} is not an engine yet: say for which camera to build it (--camera or --size).")
-    workspace_bytes = None if args.workspace is None else int(args.workspace * 1e9)
-    options = BuilderOptions(workspace_bytes, only_depth=args.depth_only)
+    options = BuilderOptions(
+        workspace_bytes=None if args.workspace is None else int(args.workspace * 1e9),
+        only_depth=args.depth_only,
+        flavour=target_named(args.target).flavour if args.target else None,
+        capabilities=tuple(args.compute_capability or ()) if args.compute_capability or args.target else None,
+    )
     print(format_plan_reports(build_plans(bundle, options, BuildProgress(), _print_message)))
 
 
@@ -288,6 +306,7 @@ def _rebuild_command(args: argparse.Namespace) -> str:
         if getattr(args, name):
             parts += [f"--{name.replace('_', '-')}", getattr(args, name)]
     parts += ["--pictures", shlex.quote(str(args.pictures.resolve()))] if args.pictures else []
+    parts += ["--compute-capability", *args.compute_capability] if args.compute_capability else []
     return " ".join(map(str, parts + (["--depth-only"] if args.depth_only else [])))
 
 

@@ -17,6 +17,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from depthlm_ros.backends.tensorrt.flavour import capability_text
+from depthlm_ros.backends.tensorrt.plan_file import portable_machine
+from depthlm_ros.backends.tensorrt.runtime import load_tensorrt
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.errors import BadIntrinsics, SetupError
 from depthlm_ros.export.build_progress import BuildProgress, StageProgress
@@ -50,10 +53,11 @@ class EngineRequest:
 
     model: as load_model takes it. camera: of the rectified image. precision: of the backbone. backend: "onnxruntime" or
     "tensorrt". opset: of the graphs. head: precision of the DPT head, "" for one that suits the backbone. target: the
-    machine that runs the engine, None for ONNX Runtime. out: folder of the engine, None for the default one. check:
-    whether to compare with torch, None to do so if the model is small. command: the command that builds the same again,
-    without camera_options and --out. pictures: folder with pictures of the camera, on which int8 convolutions are
-    measured; None leaves convolutions as they are.
+    machine that runs the engine, None for ONNX Runtime. capabilities: compute capabilities of portable plans, () for
+    the default ones. out: folder of the engine, None for the default one. check: whether to compare with torch, None to
+    do so if the model is small. command: the command that builds the same again, without camera_options and --out.
+    pictures: folder with pictures of the camera, on which int8 convolutions are measured; None leaves convolutions as
+    they are.
     """
 
     model: str
@@ -63,6 +67,7 @@ class EngineRequest:
     opset: int
     head: str = ""
     target: BuildTarget | None = None
+    capabilities: tuple[str, ...] = ()
     only_depth: bool = False
     out: Path | None = None
     check: bool | None = None
@@ -155,7 +160,11 @@ def build_graphs(
 
 
 def check_backend_precision(request: EngineRequest) -> None:
-    """Raises SetupError for a precision that the backend does not run."""
+    """Raises SetupError for a precision that the backend, or a GPU that was named, does not run."""
+    if request.target and request.target.flavour.portable:
+        from depthlm_ros.export.trt_builder import check_gpu_precision
+
+        check_gpu_precision(request.precision, portable_machine("", request.target.flavour, request.capabilities))
     runs = BACKEND_PRECISIONS[request.backend]
     if request.precision not in runs:
         others = {name: precisions for name, precisions in BACKEND_PRECISIONS.items() if name != request.backend}
@@ -266,6 +275,11 @@ def origin_fields(request: EngineRequest, source: ModelSource, folder: Path) -> 
     """Returns the manifest's fields that say where the engine comes from and which command builds it again."""
     out = "" if request.out is None else f" --out {shlex.quote(str(folder.resolve()))}"
     revision = _revision(source)
+    versions, portable = {name: importlib.metadata.version(name) for name in EXPORT_PACKAGES}, {}
+    if request.target and request.target.flavour.portable:
+        flavour = request.target.flavour
+        versions[flavour.module] = str(load_tensorrt(flavour).__version__)
+        portable = {"compute_capabilities": capability_text(request.capabilities)}
     return {
         "model": request.model,
         "hub": source.spec.hub if revision else "",
@@ -273,7 +287,8 @@ def origin_fields(request: EngineRequest, source: ModelSource, folder: Path) -> 
         "camera": asdict(request.camera),
         "backend": request.backend,
         "target": request.target.name if request.target else "",
-        "versions": {name: importlib.metadata.version(name) for name in EXPORT_PACKAGES},
+        **portable,
+        "versions": versions,
         "built_by": request.command,
         "rebuild": f"{request.command} {request.camera_options}{out}",
     }

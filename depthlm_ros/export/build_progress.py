@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Progress of an engine build.
 
-BuildProgress shows phases that run inside each other, as TensorRT's progress monitor reports them. StageProgress shows
-the stages of an export, which follow each other.
+BuildProgress shows phases that run inside each other, as TensorRT's progress monitor reports them
+(make_progress_monitor). StageProgress shows the stages of an export, which follow each other.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 from depthlm_ros.progress import progress_bar
 
@@ -105,3 +106,36 @@ class StageProgress:
         if self._current:
             self._progress.end(self._current)
         self._current = ""
+
+
+def make_progress_monitor(trt: Any, progress: BuildProgress) -> Any:
+    """Returns a TensorRT progress monitor that shows the phases of a build.
+
+    Ctrl-C sets its attribute `interrupted` and ends the build, which only the monitor can do.
+    """
+
+    class Monitor(trt.IProgressMonitor):
+        def __init__(self) -> None:
+            super().__init__()
+            self.interrupted = False
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self._show(lambda: progress.begin(phase_name, parent_phase, num_steps))
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            self._show(lambda: progress.step(phase_name, step))
+            return not self.interrupted
+
+        def phase_finish(self, phase_name: str) -> None:
+            self._show(lambda: progress.end(phase_name))
+
+        def _show(self, draw: Callable[[], None]) -> None:
+            """Catches exceptions, because none may pass through TensorRT's own frames."""
+            try:
+                draw()
+            except KeyboardInterrupt:
+                self.interrupted = True
+            except (OSError, ValueError):  # the terminal is gone, but the build can go on
+                return
+
+    return Monitor()

@@ -35,7 +35,7 @@ LOCK_FILE = ".building"
 # Folder inside an engine's folder in which an export writes its files. It holds no manifest, so nothing in it loads.
 WORK_FOLDER = ".export"
 PLAN_PATTERNS = ("look_*.plan", "read_*.plan", "pair_*.plan", "step.plan")
-PLAN_FILE_PATTERNS = tuple(f"{plan}{ending}" for plan in PLAN_PATTERNS for ending in (".json", ""))
+PLAN_FILE_PATTERNS = tuple(f"{plan}{ending}" for plan in PLAN_PATTERNS for ending in (".json", ".kernels", ""))
 # The manifest is removed first, so that a half removed engine does not load.
 ENGINE_FILE_PATTERNS = (
     MANIFEST,

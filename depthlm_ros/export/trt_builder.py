@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds the TensorRT plans of an engine's graphs, on the machine that will run them.
+"""Builds the TensorRT plans of an engine's graphs: on the machine that will run them or, with TensorRT for RTX, on any.
 
 build_plans builds all plans of a bundle. plan_requests says which plans a bundle needs, and the sizes of their inputs.
 build_plan builds one plan. Networks are strongly typed: the precision of a plan is the precision of its graph, in every
-version of TensorRT. The code uses only names that exist in all versions from 10.3 to 11.4 (test_tensorrt_names.py).
+version of TensorRT. The code uses only names that exist in all versions from 10.3 to 11.4 (test_tensorrt_names.py),
+and trt_newer.py those that only some of them have (test_rtx_builder.py).
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,29 +19,44 @@ from typing import Any
 import onnx
 
 from depthlm_ros.backends.tensorrt.cuda_device import DeviceFacts, open_device
+from depthlm_ros.backends.tensorrt.flavour import (
+    DEFAULT_CAPABILITIES,
+    TENSORRT,
+    Flavour,
+    check_capabilities,
+    flavour_named,
+    named_capabilities,
+    parse_capability,
+)
 from depthlm_ros.backends.tensorrt.plan_file import (
     Machine,
     PlanKey,
     check_plan,
     key_path,
+    machine_of,
     plan_differences,
+    plan_flavour,
+    portable_machine,
     write_engine_file,
     write_plan,
 )
-from depthlm_ros.backends.tensorrt.runtime import load_tensorrt, make_logger, recent_messages
+from depthlm_ros.backends.tensorrt.runtime import MessageLog, load_tensorrt
 from depthlm_ros.errors import BackendFailed, BadBundle, OutOfMemory, SetupError
-from depthlm_ros.export.build_progress import BuildProgress
+from depthlm_ros.export.build_progress import BuildProgress, make_progress_monitor
 from depthlm_ros.export.engine_store import build_lock
 from depthlm_ros.export.onnx_rewrites import cast_bytes_first, choose_tokens, depth_only, file_digests
-from depthlm_ros.export.trt_support import check_model
+from depthlm_ros.export.trt_newer import allow_attention_in_parts, name_capabilities
+from depthlm_ros.export.trt_support import ParserProblem, check_model
 from depthlm_ros.export.trt_support_table import BuildTarget, parse_version, target_for
-from depthlm_ros.model_files.bundle import ModelBundle
+from depthlm_ros.model_files.bundle import ModelBundle, read_manifest
 
 # Name of an input whose size varies -> its smallest, usual and largest shape.
 ProfileShapes = Mapping[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 
 # Precision of a graph -> the first compute capability that supports it.
 MIN_COMPUTE_CAPABILITY = {"fp32": (0, 0), "fp16": (5, 3), "bf16": (8, 0)}
+# The same in portable plans: TensorRT for RTX has no matrix products in fp32 for 7.5.
+MIN_PORTABLE_CAPABILITY = MIN_COMPUTE_CAPABILITY | {"fp32": (8, 0)}
 MAX_LISTED_ERRORS = 5
 
 
@@ -60,27 +76,31 @@ class StepLimits:
 
 @dataclass(frozen=True)
 class BuilderOptions:
-    """workspace_bytes: memory in which the builder may try tactics, None for half of the free memory. limits: of the
-    text. only_depth: leave out everything that only questions need."""
+    """workspace_bytes: memory in which the builder may try tactics, None for half of the free memory (of a portable
+    plan: for no limit). limits: of the text. only_depth: leave out everything that only questions need. flavour: the
+    kind of TensorRT, None for that of the plans that are there or of the engine's target. capabilities: compute
+    capabilities of a portable plan, () for the default ones, None for those in the engine's manifest."""
 
     workspace_bytes: int | None = None
     limits: StepLimits = field(default_factory=StepLimits)
     only_depth: bool = False
+    flavour: Flavour | None = None
+    capabilities: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
 class PlanRequest:
     """One plan to build.
 
-    precision: of the graph. workspace_bytes: memory in which the builder may try tactics. profiles: input sizes, one
-    entry for each way of using the graph; empty for a graph of fixed sizes. prepare: changes to the graph before the
-    build.
+    precision: of the graph. workspace_bytes: memory in which the builder may try tactics, None for no limit. profiles:
+    input sizes, one entry for each way of using the graph; empty for a graph of fixed sizes. prepare: changes to the
+    graph before the build.
     """
 
     graph: Path
     plan: Path
     precision: str
-    workspace_bytes: int
+    workspace_bytes: int | None
     profiles: tuple[ProfileShapes, ...] = ()
     optimization_level: int = 3
     prepare: tuple[Callable[[onnx.ModelProto], None], ...] = ()
@@ -105,13 +125,35 @@ def build_plans(
     The timings of all engines are kept beside the engine's folder. Raises BackendFailed, OutOfMemory, BadBundle and
     SetupError as build_plan does.
     """
-    tensorrt = str(load_tensorrt().__version__)
-    facts = open_device().facts()
-    workspace_bytes = options.workspace_bytes or default_workspace(facts)
+    flavour = options.flavour or plan_flavour(bundle, bundle.folder)
+    tensorrt = str(load_tensorrt(flavour).__version__)
+    workspace_bytes, timings = options.workspace_bytes, None
+    if flavour.portable:
+        machine = portable_machine(tensorrt, flavour, _capabilities(bundle, options))
+    else:
+        facts = open_device().facts()
+        machine = machine_of(facts, tensorrt)
+        workspace_bytes = workspace_bytes or default_workspace(facts)
+        timings = timing_cache_path(bundle.folder.parent, machine)
     only_depth = options.only_depth or bundle.only_depth
     requests = plan_requests(bundle, bundle.folder, bundle.precision, workspace_bytes, options.limits, only_depth)
-    timings = timing_cache_path(bundle.folder.parent, facts, tensorrt)
-    return [build_plan(request, facts, timings, progress, report) for request in requests]
+    return [build_plan(request, machine, timings, progress, report) for request in requests]
+
+
+def _capabilities(bundle: ModelBundle, options: BuilderOptions) -> tuple[str, ...]:
+    """Returns the compute capabilities of portable plans. Raises SetupError for unknown ones."""
+    named = options.capabilities
+    if named is None:
+        text = read_manifest(bundle.folder).get("compute_capabilities", DEFAULT_CAPABILITIES)
+        named = named_capabilities(str(text))
+    check_capabilities(named)
+    return named
+
+
+def check_portable_build(target: BuildTarget, capabilities: Sequence[str]) -> None:
+    """Raises BackendFailed without the TensorRT of a portable target, SetupError for unknown compute capabilities."""
+    check_capabilities(capabilities)
+    load_tensorrt(target.flavour)
 
 
 def installed_target() -> BuildTarget | None:
@@ -131,16 +173,16 @@ def default_workspace(facts: DeviceFacts) -> int:
     return facts.free_bytes // 2
 
 
-def timing_cache_path(folder: Path, facts: DeviceFacts, tensorrt: str) -> Path:
+def timing_cache_path(folder: Path, machine: Machine) -> Path:
     """Returns the file of timings for this TensorRT and GPU. With it, a second build takes a fraction of the time."""
-    return folder / f"timings-{re.sub(r'[^A-Za-z0-9.]+', '-', f'{tensorrt}-{facts.name}')}.cache"
+    return folder / f"timings-{re.sub(r'[^A-Za-z0-9.]+', '-', f'{machine.tensorrt}-{machine.gpu}')}.cache"
 
 
 def plan_requests(
     bundle: ModelBundle,
     folder: Path,
     precision: str,
-    workspace_bytes: int,
+    workspace_bytes: int | None,
     limits: StepLimits = StepLimits(),
     only_depth: bool = False,
 ) -> list[PlanRequest]:
@@ -211,51 +253,60 @@ def _prefix_tokens(path: Path) -> int:
 
 def build_plan(
     request: PlanRequest,
-    facts: DeviceFacts,
-    timing_cache: Path,
+    machine: Machine,
+    timing_cache: Path | None,
     progress: BuildProgress,
     report: Callable[[str], None],
 ) -> PlanReport:
     """Builds one plan, unless a plan that fits exists already. Plan and JSON are moved into place at the end.
 
-    report: called with messages for people. Raises BadBundle for a graph that is damaged or that this TensorRT does not
-    support, SetupError for a precision that the GPU lacks, OutOfMemory, and BackendFailed with TensorRT's own words for
-    everything else that TensorRT refuses.
+    machine: for which the plan is. timing_cache: None for a portable plan. report: called with messages for people.
+    Raises BadBundle for a graph that is damaged or that this TensorRT does not support, SetupError for a precision that
+    the GPU lacks, OutOfMemory, and BackendFailed with TensorRT's own words for everything else that TensorRT refuses.
     """
     began_s = time.monotonic()
-    trt = load_tensorrt()
-    check_gpu_precision(request.precision, facts)
+    trt = load_tensorrt(flavour_named(machine.flavour))
+    check_gpu_precision(request.precision, machine)
     with build_lock(request.plan.parent, report):
-        key = plan_key(request, facts, str(trt.__version__))
+        key = plan_key(request, machine)
         if _is_up_to_date(request.plan, key):
             return PlanReport(request.plan, False, time.monotonic() - began_s, request.plan.stat().st_size, 0)
-        content, layers = _PlanBuilder(trt, request, progress).run(timing_cache)
+        content, layers = _PlanBuilder(trt, request, machine, progress).run(timing_cache)
         write_plan(request.plan, content, key)
         return PlanReport(request.plan, True, time.monotonic() - began_s, content.nbytes, layers)
 
 
-def check_gpu_precision(precision: str, facts: DeviceFacts) -> None:
+def check_gpu_precision(precision: str, machine: Machine) -> None:
     """Raises SetupError for a precision that does not exist, or that the GPU lacks."""
-    if precision not in MIN_COMPUTE_CAPABILITY:
-        raise SetupError(f"precision {precision!r} is not one of {', '.join(MIN_COMPUTE_CAPABILITY)}.")
-    capability = tuple(int(part) for part in facts.sm.split("."))
-    if capability < MIN_COMPUTE_CAPABILITY[precision]:
-        needed = ".".join(map(str, MIN_COMPUTE_CAPABILITY[precision]))
-        supported = [name for name, minimum in MIN_COMPUTE_CAPABILITY.items() if capability >= minimum]
+    portable = flavour_named(machine.flavour).portable
+    minima = MIN_PORTABLE_CAPABILITY if portable else MIN_COMPUTE_CAPABILITY
+    if precision not in minima:
+        raise SetupError(f"precision {precision!r} is not one of {', '.join(minima)}.")
+    least = min(named_capabilities(machine.sm) or ("8.0",), key=parse_capability) if portable else machine.sm
+    capability = parse_capability(least)
+    if capability < minima[precision]:
+        needed = ".".join(map(str, minima[precision]))
+        supported = [name for name, minimum in minima.items() if capability >= minimum]
         raise SetupError(
-            f"{precision} needs a GPU of compute capability {needed}; {facts.name} has {facts.sm}: "
-            f"export with --precision {supported[-1]}."
+            f"{precision} needs a GPU of compute capability {needed}; {machine.gpu or 'one that was named'} has "
+            f"{least}: export with --precision {supported[-1]}."
         )
 
 
-def plan_key(request: PlanRequest, facts: DeviceFacts, tensorrt: str) -> PlanKey:
+def count_layers(request: PlanRequest, machine: Machine) -> int:
+    """Returns the number of layers of a graph's network without building it. Raises as build_plan does."""
+    trt = load_tensorrt(flavour_named(machine.flavour))
+    return _PlanBuilder(trt, request, machine, BuildProgress()).parse_graph()
+
+
+def plan_key(request: PlanRequest, machine: Machine) -> PlanKey:
     """Returns everything that the plan depends on. Raises BadBundle for a graph with missing files."""
     flags = ["strongly typed", f"optimization level {request.optimization_level}"]
     flags += ["TF32 off"] if request.precision == "fp32" else []
     flags += [change.__name__ for change in request.prepare]
     return PlanKey(
         files=file_digests(request.graph),
-        machine=Machine(tensorrt, facts.name, facts.sm, facts.driver),
+        machine=machine,
         precision=request.precision,
         shapes=tuple(dict(profile) for profile in request.profiles),
         flags=tuple(flags),
@@ -274,57 +325,71 @@ def _is_up_to_date(plan: Path, key: PlanKey) -> bool:
 class _PlanBuilder:
     """Builds one plan. It holds TensorRT's objects, each of which needs the others as long as it lives."""
 
-    def __init__(self, trt: Any, request: PlanRequest, progress: BuildProgress) -> None:
-        self._trt, self._request = trt, request
-        self._log, self._monitor = make_logger(trt), make_progress_monitor(trt, progress)
+    def __init__(self, trt: Any, request: PlanRequest, machine: Machine, progress: BuildProgress) -> None:
+        self._trt, self._request, self._machine = trt, request, machine
+        self._log, self._monitor = MessageLog(trt), make_progress_monitor(trt, progress)
         try:
-            self._builder = trt.Builder(self._log)
+            self._builder = trt.Builder(self._log.logger)
         except TypeError as exc:  # this is how the bindings report that there is no usable driver
-            raise BackendFailed(f"TensorRT {trt.__version__} does not start: {recent_messages(self._log)}.") from exc
+            raise BackendFailed(f"{machine.title} does not start: {self._log.recent()}.") from exc
         # The number of the flag differs between versions, its name does not. Since TensorRT 11 it is the only kind.
         typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         self._network = self._builder.create_network(typed)
         self._config = self._builder.create_builder_config()
 
-    def run(self, timing_cache: Path) -> tuple[memoryview, int]:
+    def run(self, timing_cache: Path | None) -> tuple[memoryview, int]:
         """Returns the plan and the number of layers of its network."""
-        self._parse_graph()
+        self.parse_graph()
         self._configure()
-        self._read_timings(timing_cache)
+        # To ask for timings, TensorRT for RTX would need a GPU, and it does not use them.
+        if timing_cache is not None:
+            self._read_timings(timing_cache)
         plan = self._builder.build_serialized_network(self._network, self._config)
         if self._monitor.interrupted:
             raise KeyboardInterrupt
         if plan is None:
             raise self._build_error()
-        timings = self._config.get_timing_cache()
-        if timings is not None:
+        timings = self._config.get_timing_cache() if timing_cache is not None else None
+        if timings is not None and timing_cache is not None:
             write_engine_file(timing_cache, bytes(memoryview(timings.serialize())))
         return memoryview(plan), int(self._network.num_layers)
 
-    def _parse_graph(self) -> None:
-        request, version = self._request, self._trt.__version__
+    def parse_graph(self) -> int:
+        """Makes the network of the graph and returns its number of layers. Raises BadBundle, BackendFailed."""
+        request, title = self._request, self._machine.title
         model = onnx.load(request.graph, load_external_data=False)
         for change in request.prepare:
             change(model)
-        if problems := list(check_model(model, parse_version(version))):
-            raise BadBundle(f"TensorRT {version} does not support {request.graph}: {_join_first(map(str, problems))}")
-        parser = self._trt.OnnxParser(self._network, self._log)
+        if problems := self._known_problems(model):
+            raise BadBundle(f"{title} does not support {request.graph}: {_join_first(map(str, problems))}")
+        parser = self._trt.OnnxParser(self._network, self._log.logger)
         # The parser looks for the weights beside this path.
         if not parser.parse(model.SerializeToString(), str(request.graph)):
             errors = [parser.get_error(index) for index in range(parser.num_errors)]
             texts = [f"{error.node_operator()} {error.node_name()!r}: {error.desc()}" for error in errors]
             raise BackendFailed(
-                f"TensorRT {version} does not read {request.graph}: {_join_first(texts) or recent_messages(self._log)}."
-                " Export for this target (--target), or report it with this message."
+                f"{title} does not read {request.graph}: {_join_first(texts) or self._log.recent()}. Export for this "
+                "target (--target), or report it with this message."
             )
+        allow_attention_in_parts(self._trt, self._network)
+        return int(self._network.num_layers)
+
+    def _known_problems(self, model: onnx.ModelProto) -> list[ParserProblem]:
+        """Returns what the table of operators says. It has no column for TensorRT for RTX, whose own parser is here."""
+        if flavour_named(self._machine.flavour) is not TENSORRT:
+            return []
+        return list(check_model(model, parse_version(self._machine.tensorrt)))
 
     def _configure(self) -> None:
         request, config, trt = self._request, self._config, self._trt
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.workspace_bytes)
+        if request.workspace_bytes is not None:
+            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.workspace_bytes)
         config.builder_optimization_level = request.optimization_level
         config.progress_monitor = self._monitor
         if request.precision == "fp32":
             config.clear_flag(trt.BuilderFlag.TF32)
+        if flavour_named(self._machine.flavour).portable:
+            name_capabilities(trt, config, named_capabilities(self._machine.sm), self._machine.title)
         for shapes in request.profiles:
             self._add_profile(shapes)
 
@@ -340,7 +405,7 @@ class _PlanBuilder:
         for name, (smallest, usual, largest) in shapes.items():
             profile.set_shape(name, smallest, usual, largest)
         if self._config.add_optimization_profile(profile) < 0:
-            raise BackendFailed(f"TensorRT refuses the sizes {dict(shapes)}: {recent_messages(self._log)}.")
+            raise BackendFailed(f"TensorRT refuses the sizes {dict(shapes)}: {self._log.recent()}.")
 
     def _read_timings(self, path: Path) -> None:
         """Reads the timings of earlier builds. A file that is damaged or of another version is ignored."""
@@ -350,48 +415,15 @@ class _PlanBuilder:
             self._config.set_timing_cache(self._config.create_timing_cache(b""), False)
 
     def _build_error(self) -> BackendFailed:
-        words = recent_messages(self._log)
+        words, workspace_bytes = self._log.recent(), self._request.workspace_bytes
         memory = re.search(r"out of memory|outofmemory|memory allocation|insufficient memory", words, re.IGNORECASE)
-        limit = f"{self._request.workspace_bytes / 1e9:.1f} GB of workspace"
-        text = f"TensorRT {self._trt.__version__} cannot build {self._request.graph.name} with {limit}: {words}."
+        limit = "" if workspace_bytes is None else f" with {workspace_bytes / 1e9:.1f} GB of workspace"
+        text = f"{self._machine.title} cannot build {self._request.graph.name}{limit}: {words}."
         if memory:
             return OutOfMemory(
                 f"{text} Close other programs, or build with --depth-only, which leaves out the LM head."
             )
         return BackendFailed(text)
-
-
-def make_progress_monitor(trt: Any, progress: BuildProgress) -> Any:
-    """Returns a TensorRT progress monitor that shows the phases of a build.
-
-    Ctrl-C sets its attribute `interrupted` and ends the build, which only the monitor can do.
-    """
-
-    class Monitor(trt.IProgressMonitor):
-        def __init__(self) -> None:
-            super().__init__()
-            self.interrupted = False
-
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            self._show(lambda: progress.begin(phase_name, parent_phase, num_steps))
-
-        def step_complete(self, phase_name: str, step: int) -> bool:
-            self._show(lambda: progress.step(phase_name, step))
-            return not self.interrupted
-
-        def phase_finish(self, phase_name: str) -> None:
-            self._show(lambda: progress.end(phase_name))
-
-        def _show(self, draw: Callable[[], None]) -> None:
-            """Catches exceptions, because none may pass through TensorRT's own frames."""
-            try:
-                draw()
-            except KeyboardInterrupt:
-                self.interrupted = True
-            except (OSError, ValueError):  # the terminal is gone, but the build can go on
-                return
-
-    return Monitor()
 
 
 def _join_first(texts: Iterable[str]) -> str:

@@ -13,8 +13,9 @@ Sources of the tables, read on 2026-11-21:
   operators); none for 10.16. "ONNX Opset Guide" of TensorRT 11 (opsets).
 - TensorRT's Python API, DataType: uint8 becomes fp32 or fp16 and nothing else; operators.md: uint8 only as input or
   output of the network.
-The parser itself was not run. A graph without problems is a graph whose operators, types and attributes these documents
-allow; it was not parsed. ONNX types have the names of these documents.
+A graph without problems is a graph whose operators, types and attributes these documents allow. The parsers of these
+versions were not run. That of TensorRT for RTX 1.7, which is as new as TensorRT 11, was: test_rtx_builder.py compares
+it with this table, on graphs that it takes and on graphs that it refuses. ONNX types have the names of these documents.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from depthlm_ros.backends.tensorrt.flavour import TENSORRT, TENSORRT_RTX, Flavour
 from depthlm_ros.errors import UnknownName
 
 Version = tuple[int, int]
@@ -136,8 +138,9 @@ CONSTANT_INPUTS: Mapping[str, tuple[int, Version | None]] = {
     **{name: (1, None) for name in OPERATORS if name.startswith("Reduce")},
     "CumSum": (1, None),
     "OneHot": (1, None),
-    "Squeeze": (1, (10, 7)),
-    "Unsqueeze": (1, (10, 7)),
+    # The changelog lifts it for 10.7, but the newest parser still refuses axes that are an input of the graph.
+    "Squeeze": (1, None),
+    "Unsqueeze": (1, None),
 }
 
 # Indices of inputs that must not be given; the version that lifted the rule, or None.
@@ -167,13 +170,15 @@ EINSUM_DIAGONALS_SINCE: Version = (10, 12)
 
 @dataclass(frozen=True)
 class BuildTarget:
-    """A machine for which engines are built. tensorrt: the version in its software. opset: of the graphs for it."""
+    """A machine for which engines are built. tensorrt: the version in its software. opset: of the graphs for it.
+    flavour: the kind of TensorRT; tensorrt is then the version of the ordinary one whose operators its parser has."""
 
     name: str
     machine: str
     tensorrt: Version
     opset: int
     notes: str
+    flavour: Flavour = TENSORRT
 
 
 # The TensorRT versions of JetPack come from its release notes.
@@ -207,8 +212,18 @@ _TARGETS = (
         23,
         "Networks are always strongly typed; otherwise like jetpack7.2.",
     ),
+    BuildTarget(
+        TENSORRT_RTX.target,
+        "RTX GPU of compute capability 8.0 or later in an x86-64 computer, TensorRT for RTX 1.7",
+        (11, 0),
+        23,
+        "Plans are built on any x86-64 computer, with a GPU or without one.",
+        TENSORRT_RTX,
+    ),
 )
 TARGETS = {target.name: target for target in _TARGETS}
+# Targets whose plans are built on any machine.
+PORTABLE_TARGETS = tuple(target.name for target in _TARGETS if target.flavour.portable)
 
 
 def target_named(name: str) -> BuildTarget:
@@ -224,7 +239,7 @@ def target_for(tensorrt: Version) -> BuildTarget:
 
     Raises UnknownName for a TensorRT that is older than that of every target.
     """
-    fitting = [target for target in _TARGETS if target.tensorrt <= tensorrt]
+    fitting = [target for target in _TARGETS if target.flavour is TENSORRT and target.tensorrt <= tensorrt]
     if not fitting:
         raise UnknownName(
             f"TensorRT {tensorrt[0]}.{tensorrt[1]} is too old: {_TARGETS[0].tensorrt[0]}.{_TARGETS[0].tensorrt[1]} is "

@@ -11,7 +11,7 @@
     model.safetensors  the weights, to which the graphs point; with config.json for the torch backend
     weights.data       the weights of an engine, in the precision of its graphs
     tokenizer.json
-    *.plan             the TensorRT plans that were built from the graphs on this machine, each with a JSON file
+    *.plan             the TensorRT plans that were built from the graphs for this machine, each with a JSON file
 
 load_bundle reads a folder and loads nothing that differs from its manifest. find_bundle finds a folder by name.
 """

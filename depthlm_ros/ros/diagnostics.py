@@ -170,6 +170,7 @@ class NodeHealth:
     problem. problem_counts: by reason. progress: what keeps the node from being configured yet, such as the build of an
     engine; empty otherwise. refusal: why the last transition failed; empty if it did not. peak_memory_mb: the most
     resident memory that the process ever had. scale: names and values of what is known of the depth's scale.
+    kernel_compile_s: time in which kernels were compiled for this GPU; NaN if none are.
     """
 
     state: str
@@ -187,6 +188,7 @@ class NodeHealth:
     max_rate_hz: float = 0.0
     peak_memory_mb: float = math.nan
     scale: Mapping[str, str] = field(default_factory=dict)
+    kernel_compile_s: float = math.nan
 
 
 def level_and_message(health: NodeHealth) -> tuple[bytes, str]:
@@ -225,6 +227,8 @@ def key_values(health: NodeHealth) -> dict[str, str]:
         "last_look_age_s": statistics.last_frame_age_s,
         "last_image_age_s": inputs.newest_age_s,
     }
+    if not math.isnan(health.kernel_compile_s):
+        numbers["kernel_compile_s"] = health.kernel_compile_s
     counts = {
         "frames_received": inputs.received,
         "frames_dropped": inputs.dropped,

@@ -34,6 +34,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from std_msgs.msg import Header
 
+from depthlm_ros.backends.tensorrt.kernel_cache import compile_seconds
 from depthlm_ros.errors import SetupError
 from depthlm_ros.model import Model
 from depthlm_ros.ros import process_memory
@@ -321,6 +322,7 @@ class DepthNode(LifecycleNode):
             refusal=self._refusal,
             peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
             scale=session.scale_values() if session else {},
+            kernel_compile_s=compile_seconds(),
         )
 
 

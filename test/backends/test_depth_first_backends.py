@@ -36,6 +36,7 @@ from depthlm_ros.backends.generation import Query, generate  # noqa: E402
 from depthlm_ros.backends.onnx_runtime import OnnxRuntimeBackend  # noqa: E402
 from depthlm_ros.backends.tensorrt.backend import TensorRTBackend  # noqa: E402
 from depthlm_ros.backends.tensorrt.cuda_device import open_device  # noqa: E402
+from depthlm_ros.backends.tensorrt.plan_file import machine_of  # noqa: E402
 from depthlm_ros.core import Frame, Intrinsics  # noqa: E402
 from depthlm_ros.errors import BackendFailed, BadBundle, BadPlans, BadQuestion  # noqa: E402
 from depthlm_ros.export.build_progress import BuildProgress  # noqa: E402
@@ -55,7 +56,9 @@ def bundle(tmp_path_factory):
 
 def build_plans(bundle, folder, only_depth=False):
     for request in plan_requests(bundle, folder, "fp32", 1 << 28, LIMITS, only_depth):
-        build_plan(request, open_device().facts(), folder / "timings.cache", BuildProgress(), print)
+        build_plan(
+            request, machine_of(open_device().facts(), "10.3.0"), folder / "timings.cache", BuildProgress(), print
+        )
 
 
 @pytest.fixture(params=["onnxruntime", "tensorrt"])

@@ -16,7 +16,7 @@ from depthlm_ros.backends.generation import Query, generate  # noqa: E402
 from depthlm_ros.backends.onnx_runtime import OnnxRuntimeBackend  # noqa: E402
 from depthlm_ros.backends.tensorrt.backend import TensorRTBackend  # noqa: E402
 from depthlm_ros.backends.tensorrt.cuda_device import CudaPythonDevice, TorchDevice, open_device  # noqa: E402
-from depthlm_ros.backends.tensorrt.plan_file import key_path  # noqa: E402
+from depthlm_ros.backends.tensorrt.plan_file import key_path, machine_of  # noqa: E402
 from depthlm_ros.errors import BackendFailed, BadBundle, OutOfMemory  # noqa: E402
 from depthlm_ros.export.build_progress import BuildProgress  # noqa: E402
 from depthlm_ros.export.trt_builder import StepLimits, build_plan, default_workspace, plan_requests, timing_cache_path  # noqa: E402
@@ -40,10 +40,11 @@ def device():
 def plans(device, tmp_path_factory):
     folder = tmp_path_factory.mktemp("plans")
     facts = device.facts()
-    timings = timing_cache_path(folder, facts, tensorrt.__version__)
+    machine = machine_of(facts, tensorrt.__version__)
+    timings = timing_cache_path(folder, machine)
     limits = StepLimits(rows=4, tokens=64, slots=96, watched=8)
     for request in plan_requests(BUNDLE, folder, "fp32", min(default_workspace(facts), 4 << 30), limits):
-        assert build_plan(request, facts, timings, BuildProgress(), print).built
+        assert build_plan(request, machine, timings, BuildProgress(), print).built
     return folder
 
 
@@ -90,11 +91,12 @@ def test_runs_are_recorded(backend, caplog):
 
 def test_a_second_build_finds_the_plan_and_the_timings(plans, device):
     facts = device.facts()
-    timings = timing_cache_path(plans, facts, tensorrt.__version__)
+    machine = machine_of(facts, tensorrt.__version__)
+    timings = timing_cache_path(plans, machine)
     assert timings.stat().st_size > 0
     limits = StepLimits(rows=4, tokens=64, slots=96, watched=8)
     for request in plan_requests(BUNDLE, plans, "fp32", min(default_workspace(facts), 4 << 30), limits):
-        assert not build_plan(request, facts, timings, BuildProgress(), print).built
+        assert not build_plan(request, machine, timings, BuildProgress(), print).built
 
 
 def test_a_stale_plan_is_refused(plans, tmp_path):
@@ -136,7 +138,13 @@ def test_a_graph_that_the_parser_refuses_is_named(device, tmp_path):
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), tmp_path / "g.onnx")
     request = replace(plan_requests(BUNDLE, tmp_path, "fp32", 1 << 30)[0], graph=tmp_path / "g.onnx", prepare=())
     with pytest.raises(BackendFailed, match=r"g\.onnx"):
-        build_plan(request, device.facts(), tmp_path / "timings.cache", BuildProgress(), print)
+        build_plan(
+            request,
+            machine_of(device.facts(), tensorrt.__version__),
+            tmp_path / "timings.cache",
+            BuildProgress(),
+            print,
+        )
     assert not request.plan.exists()
 
 

@@ -30,7 +30,7 @@ from depthlm_ros.backends.generation import Query, generate
 from depthlm_ros.backends.onnx_runtime import OnnxRuntimeBackend
 from depthlm_ros.backends.tensorrt.backend import TensorRTBackend
 from depthlm_ros.backends.tensorrt.cuda_device import open_device, parse_device_index
-from depthlm_ros.backends.tensorrt.plan_file import key_path
+from depthlm_ros.backends.tensorrt.plan_file import key_path, machine_of
 from depthlm_ros.errors import BackendFailed, BadBundle, BadPlans, BadQuestion, OutOfMemory
 from depthlm_ros.export.build_progress import BuildProgress
 from depthlm_ros.export.trt_builder import StepLimits, build_plan, plan_requests
@@ -51,9 +51,9 @@ def double(monkeypatch):
 
 
 def build_plans(bundle, folder, only_depth=False):
-    facts = open_device().facts()
+    machine = machine_of(open_device().facts(), "10.3.0")
     for request in plan_requests(bundle, folder, "fp16", 1 << 28, LIMITS, only_depth):
-        build_plan(request, facts, folder / "timings.cache", BuildProgress(), print)
+        build_plan(request, machine, folder / "timings.cache", BuildProgress(), print)
 
 
 @pytest.fixture(scope="module")

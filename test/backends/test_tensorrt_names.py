@@ -22,7 +22,12 @@ CACHE = ROOT / "build" / "bindings"
 FINDER = ROOT / "test" / "support" / "extension_names.py"
 SOURCES = [
     ROOT / "depthlm_ros" / name
-    for name in ("export/trt_builder.py", "backends/tensorrt/runtime.py", "backends/tensorrt/backend.py")
+    for name in (
+        "export/trt_builder.py",
+        "export/build_progress.py",
+        "backends/tensorrt/runtime.py",
+        "backends/tensorrt/backend.py",
+    )
 ]
 # (package, version, major number of the libraries)
 TENSORRT = [
@@ -110,12 +115,12 @@ import io, sys, tempfile
 from pathlib import Path
 import tensorrt_bindings as trt
 sys.modules["tensorrt"] = trt
-from depthlm_ros.backends.tensorrt.runtime import LoadedPlan, load_tensorrt, make_logger
+from depthlm_ros.backends.tensorrt.runtime import LoadedPlan, MessageLog, load_tensorrt
 from depthlm_ros.errors import BackendFailed
 assert load_tensorrt() is trt
-log = make_logger(trt)
-log.log(trt.ILogger.Severity.WARNING, "one"), log.log(trt.ILogger.Severity.VERBOSE, "two")
-assert list(log.lines) == ["one"], log.lines
+log = MessageLog(trt)
+log.logger.log(trt.ILogger.Severity.WARNING, "one"), log.logger.log(trt.ILogger.Severity.VERBOSE, "two")
+assert log.recent() == "one", log.recent()
 class Device:
     pass
 with tempfile.NamedTemporaryFile() as plan:
@@ -134,8 +139,7 @@ def test_tensorrt_takes_our_logger_and_a_failed_start_is_reported(tensorrt):
 MONITORING = """
 import io
 import tensorrt_bindings as trt
-from depthlm_ros.export.build_progress import BuildProgress
-from depthlm_ros.export.trt_builder import make_progress_monitor
+from depthlm_ros.export.build_progress import BuildProgress, make_progress_monitor
 monitor = make_progress_monitor(trt, BuildProgress(io.StringIO()))
 assert isinstance(monitor, trt.IProgressMonitor)
 monitor.phase_start("a", None, 2)

@@ -18,6 +18,7 @@ from depthlm_ros.backends.generation import Query, generate  # noqa: E402
 from depthlm_ros.backends.onnx_runtime import OnnxRuntimeBackend  # noqa: E402
 from depthlm_ros.backends.tensorrt.backend import TensorRTBackend  # noqa: E402
 from depthlm_ros.backends.tensorrt.cuda_device import open_device  # noqa: E402
+from depthlm_ros.backends.tensorrt.plan_file import machine_of  # noqa: E402
 from depthlm_ros.backends.torch_backend import TorchBackend  # noqa: E402
 from depthlm_ros.core import Intrinsics  # noqa: E402
 from depthlm_ros.errors import BadQuestion, SetupError  # noqa: E402
@@ -123,9 +124,10 @@ def test_graphs_of_a_bundle_are_supported_by_tensorrt(random_bundle):
 def test_plans_of_all_graphs_see_read_and_answer_as_onnx_runtime_does(random_bundle, tmp_path, monkeypatch):
     """TensorRT is a double that runs the graphs in ONNX Runtime (tensorrt_double.py)."""
     tensorrt_double.install(monkeypatch)
-    facts, limits = open_device().facts(), StepLimits(rows=4, tokens=24, slots=40, watched=8)
+    machine = machine_of(open_device().facts(), "10.3.0")
+    limits = StepLimits(rows=4, tokens=24, slots=40, watched=8)
     for request in plan_requests(random_bundle, tmp_path, "fp32", 1 << 28, limits):
-        build_plan(request, facts, tmp_path / "timings.cache", BuildProgress(), print)
+        build_plan(request, machine, tmp_path / "timings.cache", BuildProgress(), print)
     backends = TensorRTBackend(random_bundle, plans=tmp_path), OnnxRuntimeBackend(random_bundle, 1, "cpu")
     query = Query([9, 8, 7, 6], np.zeros(2048, bool), 6)
     for image in (sample_image(SIZE_PX), sample_image(SIZE_PX)[:, :, ::-1]):

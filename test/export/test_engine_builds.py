@@ -2,6 +2,7 @@
 """Engine builds in every precision and for every target, and builds that are killed, that run at the same time, or that
 fill the disk. They run as real processes, on a random model of the embedded architecture."""
 
+import importlib.util
 import json
 import time
 from functools import partial
@@ -102,6 +103,35 @@ def test_one_command_makes_graphs_and_plans_if_tensorrt_is_installed(engine_root
     ours, onnx_runtime = load_model(name), load_model(name, backend="onnxruntime", threads=1)
     assert ours.backend_name == "tensorrt"
     np.testing.assert_allclose(depth_m(ours), depth_m(onnx_runtime), rtol=1e-2)
+
+
+needs_rtx = pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None, reason="TensorRT for RTX is not installed here"
+)
+
+
+@needs_rtx
+def test_one_command_makes_plans_for_rtx_gpus_without_a_gpu(engine_root):
+    words = (*SMALL, "--target", "rtx", "--compute-capability", "8.6", "12.0")
+    name = "random-64x48-f96-bf16-rtx-depth"
+    out, err = finish(start_engine_command(*words))
+    assert "look_64x64.plan: built in" in out and "Building engine: done in" in err
+    manifest = json.loads((engine_root / name / "manifest.json").read_text())
+    assert (manifest["target"], manifest["compute_capabilities"]) == ("rtx", "8.6 12.0")
+    assert "--target rtx --compute-capability 8.6 12.0" in manifest["rebuild"]
+    inspected = finish(start_engine_command("inspect", name))[0]
+    version = manifest["versions"]["tensorrt_rtx"]
+    assert f"look_64x64.plan: TensorRT for RTX {version}, compute capability 8.6 12.0" in inspected
+    again = ("build", "--model", name, "--backend", "tensorrt")
+    assert "is up to date" in finish(start_engine_command(*again))[0]
+    # Two builders at once, for other GPUs: the second one waits and then finds the plan.
+    builders = [start_engine_command(*again, "--target", "rtx", "--compute-capability", "8.9") for _ in range(2)]
+    outputs = [finish(builder) for builder in builders]
+    assert sorted("is up to date" in out for out, _ in outputs) == [False, True]
+    # A full disk: what is left is no plan, because it has no description.
+    _, err = finish(start_engine_command(*again, "--target", "rtx", max_file_bytes=2000), code=1)
+    assert "cannot write" in err and "Free some space" in err
+    assert "TensorRT for RTX 1" not in finish(start_engine_command("inspect", name))[0]
 
 
 def test_killed_build_leaves_nothing_that_loads_and_the_next_build_works(tmp_path):

@@ -11,7 +11,7 @@ onnx = pytest.importorskip("onnx")
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from support.random_backbones import qwen3_config, qwen25_config, roughen  # noqa: E402
+from support.small_engines import VOCAB, qwen3  # noqa: E402
 
 from depthlm_ros.backends.generation import Query, generate  # noqa: E402
 from depthlm_ros.backends.onnx_runtime import OnnxRuntimeBackend  # noqa: E402
@@ -19,83 +19,16 @@ from depthlm_ros.backends.torch_backend import TorchBackend  # noqa: E402
 from depthlm_ros.errors import BackendFailed, BadQuestion, SetupError  # noqa: E402
 from depthlm_ros.export.onnx_graphs import export_look_graph  # noqa: E402
 from depthlm_ros.export.parity import sample_image  # noqa: E402
-from depthlm_ros.export.precision import Precision, set_precision  # noqa: E402
+from depthlm_ros.export.precision import Precision  # noqa: E402
 from depthlm_ros.export.trt_support import check_onnx  # noqa: E402
 from depthlm_ros.export.trt_support_table import TARGETS  # noqa: E402
-from depthlm_ros.export.write_bundle import ExportOptions, check_canvases, write_engine  # noqa: E402
-from depthlm_ros.geometry.resize_rules import CanvasRule  # noqa: E402
-from depthlm_ros.model_files.bundle import load_bundle  # noqa: E402
-from depthlm_ros.model_files.spec import ModelSpec  # noqa: E402
-from depthlm_ros.nets.backbone import PixelRule  # noqa: E402
-from depthlm_ros.nets.depth_heads import DptConfig  # noqa: E402
-from depthlm_ros.nets.qwen3vl import Qwen3VLDepth  # noqa: E402
-from depthlm_ros.nets.qwen25vl import Qwen25VLBackbone  # noqa: E402
-from depthlm_ros.training.embedded.tokenizer import train_tokenizer  # noqa: E402
+from depthlm_ros.export.write_bundle import check_canvases  # noqa: E402
 
 pytestmark = pytest.mark.torch
-VOCAB = 512
 WATCHED = np.array([3, 7])
-SINGLE = Precision()
 # Opset -> the oldest and the newest TensorRT of its targets.
 PARSERS = {18: ("10.3",), 20: ("10.3",), 22: ("10.13",), 23: ("10.16", "11.4")}
 slow = pytest.mark.slow
-
-
-def qwen3(head=True):
-    """Returns a random Qwen3-VL with or without DepthVLM's head. Its depth depends on the last hidden states."""
-    config = qwen3_config()
-    config.text_config.vocab_size = VOCAB
-    config.tie_word_embeddings = True
-    torch.manual_seed(1)
-    head_config = DptConfig(48, (8, 8, 16, 16), 16) if head else None
-    model = roughen(Qwen3VLDepth(config, head_config), 0.05)
-    # The depths are a few metres, where half precision has steps of millimetres.
-    if head:
-        model.depth_head.out_conv3.bias.data.fill_(2.0)
-    return model
-
-
-def qwen25(head):
-    config = qwen25_config()
-    config.text_config.vocab_size = VOCAB
-    torch.manual_seed(1)
-    return roughen(Qwen25VLBackbone(config, PixelRule()), 0.05)
-
-
-MODELS = {
-    "qwen3_vl": (qwen3, ((128, 96), (96, 160)), 32),
-    "qwen2_5_vl": (qwen25, ((140, 112), (112, 168)), 28),
-}
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    """Returns a function that exports a small random model, once for all tests with the same arguments.
-
-    The function returns the engine, the same model in torch in fp32, and the manifest.
-    """
-    tokenizer = train_tokenizer(["How far is the red box? It is 2.31 meters away."] * 3, VOCAB)
-    exports = {}
-
-    def export(architecture="qwen3_vl", precision=SINGLE, opset=20, only_depth=False, head="dpt", sizes=1):
-        key = (architecture, precision, opset, only_depth, head, sizes)
-        if key not in exports:
-            exports[key] = make_engine(tmp_path_factory.mktemp("engine") / "small", tokenizer, *key)
-        return exports[key]
-
-    return export
-
-
-def make_engine(folder, tokenizer, architecture, precision, opset, only_depth, head, sizes):
-    make, sizes_px, token_px = MODELS[architecture]
-    model, twin = make(bool(head)), make(bool(head))
-    canvas = CanvasRule(100.0, sizes_px[:sizes])
-    spec = ModelSpec("small", "qwen3-vl", architecture, "qwen", canvas, token_px, head=head, system="Look.")
-    options = ExportOptions(spec, opset, only_depth, set_precision(model, precision))
-    manifest = write_engine(
-        model.eval(), tokenizer, options, folder, lambda bundle: {}, lambda stage, done, total: None
-    )
-    return load_bundle(folder), twin.eval(), manifest
 
 
 def backends(bundle, twin):
@@ -173,7 +106,7 @@ def test_depth_only_leaves_out_what_questions_need_and_keeps_the_depth(exported)
         ours.cache(look, 1, 4)
     assert_clean(bundle, 20)
     with pytest.raises(SetupError, match="no depth head"):
-        export_look_graph(qwen3(False), ([1], [2]), ((128, 96),), only_depth=True)
+        export_look_graph(qwen3(""), ([1], [2]), ((128, 96),), only_depth=True)
 
 
 def test_head_in_half_precision_differs_little(exported):

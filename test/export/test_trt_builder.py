@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Building plans: the calls to TensorRT, the files on disk, and the error messages.
 
-TensorRT and CUDA are replaced by doubles (tensorrt_double.py). test_tensorrt.py builds with the real ones.
+TensorRT and CUDA are replaced by doubles (tensorrt_double.py). test_rtx_builder.py builds with NVIDIA's own parser and
+builder, without a GPU; test_tensorrt.py on a GPU.
 """
 
 import io
@@ -27,7 +28,7 @@ from support.paths import ROOT  # noqa: E402
 
 from depthlm_ros.backends.onnx_runtime import pick_most_probable  # noqa: E402
 from depthlm_ros.backends.tensorrt.cuda_device import DeviceFacts, open_device  # noqa: E402
-from depthlm_ros.backends.tensorrt.plan_file import key_path, plan_differences, read_key  # noqa: E402
+from depthlm_ros.backends.tensorrt.plan_file import key_path, machine_of, plan_differences, read_key  # noqa: E402
 from depthlm_ros.errors import BackendFailed, BadBundle, OutOfMemory, SetupError  # noqa: E402
 from depthlm_ros.export.build_progress import BuildProgress  # noqa: E402
 from depthlm_ros.export.engine_store import build_lock  # noqa: E402
@@ -45,7 +46,7 @@ from depthlm_ros.export.trt_builder import (  # noqa: E402
 from depthlm_ros.export.trt_support import check_model  # noqa: E402
 
 pytestmark = pytest.mark.torch
-FACTS = DeviceFacts("Double GPU", "8.7", "CUDA 12.6", 1 << 30, 1 << 31)
+HERE = machine_of(DeviceFacts("Double GPU", "8.7", "CUDA 12.6", 1 << 30, 1 << 31), "10.3.0")
 
 
 @pytest.fixture
@@ -80,9 +81,9 @@ def request_for(graph, **changes):
     return replace(request, **changes)
 
 
-def build(request, facts=FACTS, progress=None):
+def build(request, machine=HERE, progress=None):
     timings = request.plan.parent / "timings.cache"
-    return build_plan(request, facts, timings, progress or BuildProgress(io.StringIO()), [].append)
+    return build_plan(request, machine, timings, progress or BuildProgress(io.StringIO()), [].append)
 
 
 def test_plan_and_its_key_are_written(graph, double):
@@ -98,16 +99,6 @@ def test_plan_and_its_key_are_written(graph, double):
         "g.plan.json",
         "timings.cache",
     ]
-
-
-def test_builder_gets_its_limits(graph, double):
-    build(request_for(graph, optimization_level=5))
-    build(request_for(graph, precision="fp32"))
-    first, second = double.built
-    assert first.pools == {double.MemoryPoolType.WORKSPACE: 1 << 28}
-    assert (first.builder_optimization_level, second.builder_optimization_level) == (5, 3)
-    assert (first.cleared, second.cleared) == ([], [double.BuilderFlag.TF32])
-    assert first.profiles == [{"x": list(SHAPES["x"])}]
 
 
 def test_plan_that_is_up_to_date_is_not_built_again(graph, double):
@@ -127,7 +118,7 @@ def test_plan_that_is_up_to_date_is_not_built_again(graph, double):
 )
 def test_plan_is_built_again_if_the_request_changes(graph, double, change, field):
     build(request_for(graph))
-    key = plan_key(request_for(graph, **change), FACTS, "10.3.0")
+    key = plan_key(request_for(graph, **change), HERE)
     assert [text.split(" is ")[0] for text in plan_differences(key_path(request_for(graph).plan), key)] == [field]
     assert build(request_for(graph, **change)).built
 
@@ -137,9 +128,9 @@ def test_plan_is_built_again_for_changed_weights_another_gpu_or_a_damaged_plan(g
     data = graph.parent / "g.data"
     data.write_bytes(data.read_bytes()[::-1])
     assert build(request_for(graph)).built
-    assert build(request_for(graph), replace(FACTS, name="Other GPU")).built
+    assert build(request_for(graph), replace(HERE, gpu="Other GPU")).built
     plan.write_bytes(plan.read_bytes()[:-1])
-    assert build(request_for(graph), replace(FACTS, name="Other GPU")).built
+    assert build(request_for(graph), replace(HERE, gpu="Other GPU")).built
     key_path(plan).write_text("{")
     assert build(request_for(graph)).built
 
@@ -152,16 +143,7 @@ def test_timings_are_kept_and_a_damaged_timing_file_is_replaced(graph, double):
     timings.write_bytes(b"damaged")
     build(request_for(graph))
     assert double.built[2].timings.content == b"" and timings.read_bytes() == b"timings"
-    assert timing_cache_path(Path("a"), FACTS, "10.3.0").name == "timings-10.3.0-Double-GPU.cache"
-
-
-def test_refused_graph_names_every_node_that_the_parser_names(graph, double):
-    double.parser_errors = [("Foo", "/a/foo", "no importer"), ("Bar", "/b/bar", "bad type")]
-    with pytest.raises(
-        BackendFailed, match=r"10\.3\.0 does not read .*Foo '/a/foo': no importer; Bar '/b/bar': bad type"
-    ):
-        build(request_for(graph))
-    assert not request_for(graph).plan.exists()
+    assert timing_cache_path(Path("a"), HERE).name == "timings-10.3.0-Double-GPU.cache"
 
 
 def test_unsupported_operator_is_reported_before_tensorrt_parses_the_graph(graph, double):
@@ -183,15 +165,10 @@ def test_failed_build_reports_tensorrts_last_messages(graph, double):
     assert not request_for(graph).plan.parent.exists()
 
 
-def test_sizes_must_be_given_for_exactly_the_inputs_that_vary(graph, double):
-    with pytest.raises(BackendFailed, match=r"\['x'\] vary in size, but sizes are given for \['z'\]"):
-        build(request_for(graph, profiles=({"z": SHAPES["x"]},)))
-
-
 @pytest.mark.parametrize(("precision", "sm"), [("bf16", "7.2"), ("fp16", "5.2")])
 def test_precision_that_the_gpu_lacks_is_refused(graph, double, precision, sm):
     with pytest.raises(SetupError, match=rf"{precision} needs .* {sm}: export with --precision"):
-        build(request_for(graph, precision=precision), replace(FACTS, sm=sm))
+        build(request_for(graph, precision=precision), replace(HERE, sm=sm))
 
 
 def test_unknown_precision_lists_the_known_ones(graph, double):
@@ -215,23 +192,6 @@ def test_weights_outside_the_graphs_folder_are_refused(graph):
     onnx.save(model, graph)
     with pytest.raises(BadBundle, match="not a file beside it"):
         graph_files(graph)
-
-
-def test_ctrl_c_ends_a_build_and_leaves_no_plan(graph, double):
-    class Interrupted(Terminal):
-        def write(self, text):
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        build(request_for(graph), progress=BuildProgress(Interrupted()))
-    assert not request_for(graph).plan.exists()
-
-
-def test_closed_terminal_does_not_end_a_build(graph, double):
-    terminal = Terminal()
-    progress = BuildProgress(terminal)
-    terminal.close()
-    assert build(request_for(graph), progress=progress).built
 
 
 SECOND_BUILDER = """

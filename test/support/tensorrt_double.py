@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Doubles of the two libraries behind backend tensorrt, for machines without a GPU.
+"""Doubles of the libraries behind backend tensorrt, for machines without a GPU: TensorRT of both kinds, and CUDA.
 
-Engines run in ONNX Runtime, and device memory is host memory. The doubles are strict where a GPU is silent: work on a
-stream is done only when somebody waits for it, so a result that is read too early is old, and data that is overwritten
-too early is lost; addresses must lie in live memory; shapes must be within a profile. Nothing here shows how TensorRT
-itself behaves. All names are those of the real libraries (test_tensorrt_names.py compares our code's names with them).
+They are for what happens when plans run. How TensorRT's parser and builder behave is tested with the real ones
+(test_rtx_builder.py). Engines run in ONNX Runtime, and device memory is host memory. The doubles are strict where a GPU
+is silent: work on a stream is done only when somebody waits for it, so a result that is read too early is old, and data
+that is overwritten too early is lost; addresses must lie in live memory; shapes must be within a profile. Nothing here
+shows how TensorRT itself behaves. All names are those of the real libraries (test_tensorrt_names.py compares our code's
+names with them).
 """
 
 import base64
@@ -15,6 +17,7 @@ import json
 import sys
 import time
 import types
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -99,9 +102,10 @@ class Memory:
         return (SUCCESS,)
 
 
-def runtime(memory):
-    """Returns the module cuda.bindings.runtime over a Memory."""
-    properties = types.SimpleNamespace(name=b"Double GPU", major=8, minor=7)
+def runtime(memory, sm):
+    """Returns the module cuda.bindings.runtime over a Memory. sm: compute capability of the device."""
+    major, minor = map(int, sm.split("."))
+    properties = types.SimpleNamespace(name=b"Double GPU", major=major, minor=minor)
     kinds = enum.Enum("cudaMemcpyKind", "cudaMemcpyHostToDevice cudaMemcpyDeviceToHost cudaMemcpyDeviceToDevice")
     modes = enum.Enum("cudaStreamCaptureMode", "cudaStreamCaptureModeThreadLocal")
     module = types.ModuleType("cuda.bindings.runtime")
@@ -199,13 +203,58 @@ class Engine:
         return self.profiles[profile_index].get(name, [fixed] * 3) if self.profiles else [fixed] * 3
 
     def create_execution_context(self, strategy):
+        config = strategy if isinstance(strategy, RuntimeConfig) else None
+        strategy = config.strategy if config else strategy
         assert strategy is self.module.ExecutionContextAllocationStrategy.USER_MANAGED
-        return Context(self)
+        return Context(self, config)
+
+    def create_runtime_config(self):
+        assert self.module.__name__ == "tensorrt_rtx"
+        return RuntimeConfig()
+
+
+class RuntimeCache:
+    """Kernels of TensorRT for RTX. It reads those of this GPU only."""
+
+    def __init__(self):
+        self.content = b""
+
+    def deserialize(self, blob):
+        is_mine = bytes(blob).startswith(KERNELS)
+        self.content = bytes(blob) if is_mine else self.content
+        return is_mine
+
+    def serialize(self):
+        return self.content
+
+
+KERNELS = b"kernels for Double GPU"
+
+
+class RuntimeConfig:
+    """As the real one, it does not keep its cache alive."""
+
+    def __init__(self):
+        self.strategy, self.cache, self.dynamic_shapes_kernel_specialization_strategy = None, None, None
+
+    def create_runtime_cache(self):
+        return RuntimeCache()
+
+    def set_runtime_cache(self, cache):
+        self.cache = weakref.ref(cache)
+        return True
+
+    def set_execution_context_allocation_strategy(self, strategy):
+        self.strategy = strategy
 
 
 class Context:
-    def __init__(self, engine):
+    def __init__(self, engine, config=None):
         self.engine, self.profile, self.shapes, self.addresses, self.scratch = engine, 0, {}, {}, 0
+        self.config = config
+
+    def is_stream_capturable(self, stream):
+        return self.engine.module.can_record
 
     def set_device_memory(self, memory, size):
         assert size >= self.engine.device_memory_size_v2
@@ -236,6 +285,12 @@ class Context:
 
     def execute_async_v3(self, stream_handle):
         assert stream_handle == 77 and self.scratch and not self.infer_shapes()
+        if self.config:
+            cache = self.config.cache()
+            assert cache is not None, "the cache of kernels is gone: TensorRT would use freed memory"
+            if not cache.content:
+                self.engine.module.compiled.append(self.engine)
+                cache.content = KERNELS
         shapes = self.shapes | {name: self.get_tensor_shape(name) for name in self.engine.output_names}
         memory = self.engine.module.memory
         addresses = dict(self.addresses)
@@ -264,7 +319,7 @@ class Runtime:
 
     def deserialize_cuda_engine(self, serialized_engine):
         try:
-            return Engine(sys.modules["tensorrt"], json.loads(bytes(serialized_engine)))
+            return Engine(installed_module(), json.loads(bytes(serialized_engine)))
         except ValueError:
             self.logger.log(Severity.ERROR, "magic tag does not match")
             return None
@@ -279,26 +334,17 @@ class Network:
     def num_inputs(self):
         return len(self.model.graph.input)
 
+    def get_layer(self, index):
+        return types.SimpleNamespace(type=types.SimpleNamespace(name=self.model.graph.node[index].op_type))
+
     def get_input(self, index):
         value = self.model.graph.input[index]
         return types.SimpleNamespace(name=value.name, shape=[-1 if isinstance(d, str) else d for d in dims(value)])
 
 
-class ParserError:
-    def __init__(self, operator, name, text):
-        self.node_operator, self.node_name, self.desc = (lambda: operator), (lambda: name), (lambda: text)
-
-
 class OnnxParser:
     def __init__(self, network, logger):
-        self.network, self.errors = network, sys.modules["tensorrt"].parser_errors
-
-    @property
-    def num_errors(self):
-        return len(self.errors)
-
-    def get_error(self, index):
-        return ParserError(*self.errors[index])
+        self.network = network
 
     def parse(self, model, path):
         import onnx
@@ -306,19 +352,21 @@ class OnnxParser:
         loaded = onnx.load_model_from_string(model)
         onnx.external_data_helper.load_external_data_for_model(loaded, str(Path(path).parent))
         self.network.model, self.network.num_layers = loaded, len(loaded.graph.node)
-        return not self.errors
+        return True
 
 
 class Config:
     def __init__(self):
-        self.profiles, self.pools, self.cleared, self.timings = [], {}, [], None
-        self.builder_optimization_level, self.progress_monitor = 3, None
+        self.profiles, self.timings, self.progress_monitor = [], None, None
 
     def set_memory_pool_limit(self, pool, pool_size):
-        self.pools[pool] = pool_size
+        pass
+
+    def set_compute_capability(self, compute_capability, index):
+        return True
 
     def clear_flag(self, flag):
-        self.cleared.append(flag)
+        pass
 
     def add_optimization_profile(self, profile):
         self.profiles.append(profile.shapes)
@@ -359,7 +407,7 @@ class Builder:
         return Profile()
 
     def build_serialized_network(self, network, config):
-        module = sys.modules["tensorrt"]
+        module = installed_module()
         module.built.append(config)
         monitor = config.progress_monitor
         monitor.phase_start("Building", None, 2)
@@ -375,17 +423,28 @@ class Builder:
         return json.dumps({"onnx": content, "profiles": config.profiles}).encode()
 
 
-def install(monkeypatch, version="10.3.0"):
-    """Makes `import tensorrt` and `import cuda.bindings` find the doubles. Returns (module tensorrt, its memory)."""
+def installed_module():
+    """Returns the double of TensorRT that was installed last."""
+    return sys.modules["cuda.bindings.runtime"].tensorrt
+
+
+def install(monkeypatch, version="10.3.0", name="tensorrt", sm="8.7"):
+    """Makes `import tensorrt` (or tensorrt_rtx) and `import cuda.bindings` find the doubles.
+
+    Returns (module tensorrt, its memory). compiled: the engines of TensorRT for RTX whose kernels were compiled.
+    """
     memory = Memory()
-    module = types.ModuleType("tensorrt")
-    module.__spec__ = importlib.machinery.ModuleSpec("tensorrt", None)  # torch asks for it
+    module = types.ModuleType(name)
+    module.__spec__ = importlib.machinery.ModuleSpec(name, None)  # torch asks for it
     vars(module).update(
         __version__=version,
         memory=memory,
         built=[],
         refusal="",
-        parser_errors=[],
+        ComputeCapability=enum.Enum("ComputeCapability", "SM75 SM80 SM86 SM89 SM120 SM121"),
+        compiled=[],
+        can_record=True,
+        DynamicShapesKernelSpecializationStrategy=enum.Enum("DynamicShapesKernelSpecializationStrategy", "LAZY NONE"),
         NetworkDefinitionCreationFlag=enum.IntEnum("NetworkDefinitionCreationFlag", "STRONGLY_TYPED"),
         ExecutionContextAllocationStrategy=enum.Enum("ExecutionContextAllocationStrategy", "STATIC USER_MANAGED"),
         TensorIOMode=enum.Enum("TensorIOMode", "NONE INPUT OUTPUT"),
@@ -395,8 +454,9 @@ def install(monkeypatch, version="10.3.0"):
     for thing in (DataType, ILogger, IProgressMonitor, Runtime, OnnxParser, Builder):
         setattr(module, thing.__name__, thing)
     bindings = types.ModuleType("cuda.bindings")
-    bindings.runtime = runtime(memory)
-    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    bindings.runtime = runtime(memory, sm)
+    bindings.runtime.tensorrt = module
+    monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setitem(sys.modules, "cuda", types.ModuleType("cuda"))
     monkeypatch.setitem(sys.modules, "cuda.bindings", bindings)
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", bindings.runtime)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Backend tensorrt: runs a bundle's graphs as plans that were built for the GPU of this machine.
+"""Backend tensorrt: runs a bundle's graphs as plans that were built for the GPU of this machine, or that run on it.
 
 Everything stays on the device between calls: the features, keys and values of a look, and those of the text after it,
 which are written in place into buffers of fixed size. Only images, depth maps, token ids and a few probabilities
@@ -8,6 +8,7 @@ travel. (The plans are built by `depthlm engine build`.)
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shlex
 import threading
@@ -34,7 +35,15 @@ from depthlm_ros.backends.tensorrt.cuda_device import (
     open_device,
     parse_device_index,
 )
-from depthlm_ros.backends.tensorrt.plan_file import Machine, check_plan, key_path, read_key
+from depthlm_ros.backends.tensorrt.flavour import DEFAULT_CAPABILITIES, capabilities_for
+from depthlm_ros.backends.tensorrt.plan_file import (
+    Machine,
+    check_plan,
+    key_path,
+    machine_of,
+    plan_flavour,
+    read_key,
+)
 from depthlm_ros.backends.tensorrt.runtime import ExecutionContext, LoadedPlan, StagingBuffers, load_tensorrt
 from depthlm_ros.errors import BadBundle, BadPlans, BadQuestion, OutOfMemory
 from depthlm_ros.file_io import parse_json
@@ -123,7 +132,8 @@ class _StepRunner:
 
 
 class TensorRTBackend:
-    """Runs the plans of a bundle on one GPU. The plans lie beside the graphs, or in the folder `plans`.
+    """Runs the plans of a bundle on one GPU, with the kind of TensorRT that built them. The plans lie beside the
+    graphs, or in the folder `plans`.
 
     Raises BackendFailed without TensorRT or a GPU, and BadPlans for plans that are missing or were built for another
     machine, TensorRT or graph. Plans that were built for depth only need no step.plan.
@@ -132,8 +142,9 @@ class TensorRTBackend:
     name = "tensorrt"
 
     def __init__(self, bundle: ModelBundle, device: str = "", plans: Path | None = None) -> None:
-        self._trt = load_tensorrt()
         self._bundle, self._plans = bundle, plans or bundle.folder
+        self._flavour = plan_flavour(bundle, self._plans)
+        self._trt = load_tensorrt(self._flavour)
         self._device = open_device(parse_device_index(device))
         self.device = device or "cuda"
         self._lock = threading.Lock()
@@ -222,34 +233,47 @@ class TensorRTBackend:
         return checked_step(output, str(self._plan_path(self._bundle.step_path)), self._bundle.precision)
 
     def _check_plans(self) -> None:
-        facts = self._device.facts()
-        machine = Machine(str(self._trt.__version__), facts.name, facts.sm, facts.driver)
+        machine = machine_of(self._device.facts(), str(self._trt.__version__), self._flavour)
         files = parse_json((self._bundle.folder / MANIFEST).read_text())["files"]
         bundle = self._bundle
         looks = [self._plan_path(bundle.look_path(size_px)) for size_px in bundle.canvases_px]
         only_depth = bundle.only_depth or all(map(_is_built_for_depth_only, looks))
         # Questions about two images are questions too: for depth only, no plan for pairs is needed.
         plans = looks if only_depth else [self._plan_path(graph) for graph in bundle.graphs]
-        rebuild = self._build_command(only_depth)
+        rebuild = self._build_command(only_depth, machine)
         if missing := [plan.name for plan in plans if not plan.is_file()]:
             raise BadPlans(f"{self._plans} has no {', '.join(missing)}.", rebuild)
         for plan in plans:
             check_plan(plan, machine, files, rebuild)
 
-    def _build_command(self, only_depth: bool) -> str:
-        """Returns the command that builds the same plans on this machine."""
+    def _build_command(self, only_depth: bool, machine: Machine) -> str:
+        """Returns the command that builds the same plans for this machine. Raises BackendFailed if none can be."""
         bundle, known = self._bundle, installed_bundle(self._bundle.name)
         model = bundle.name if known and known.samefile(bundle.folder) else str(bundle.folder.resolve())
-        option = " --depth-only" if only_depth and not bundle.only_depth else ""
-        return f"depthlm engine build --model {shlex.quote(model)} --backend tensorrt{option}"
+        options = self._flavour_options(machine) + (" --depth-only" if only_depth and not bundle.only_depth else "")
+        return f"depthlm engine build --model {shlex.quote(model)} --backend tensorrt{options}"
+
+    def _flavour_options(self, machine: Machine) -> str:
+        """Returns the options that make portable plans, for this GPU too."""
+        if not self._flavour.portable:
+            return ""
+        built_for = DEFAULT_CAPABILITIES
+        with contextlib.suppress(BadBundle):
+            built_for = read_key(key_path(self._plan_path(self._bundle.graphs[0]))).machine.sm
+        capabilities = capabilities_for(machine.sm, built_for)
+        named = "" if capabilities == DEFAULT_CAPABILITIES else f" --compute-capability {capabilities}"
+        return f" --target {self._flavour.target}{named}"
 
     def _plan_path(self, graph: Path) -> Path:
         return self._plans / graph.with_suffix(".plan").name
 
+    def _load_plan(self, graph: Path) -> LoadedPlan:
+        return LoadedPlan(self._trt, self._device, self._plan_path(graph), self._flavour)
+
     def _load_look_runner(self, images: Sequence[np.ndarray]) -> _LookRunner:
         """Checks the sizes of images, which come for the first time, and loads their plan."""
         size_px, count = self._bundle.check_images(images), len(images)
-        plan = LoadedPlan(self._trt, self._device, self._plan_path(self._bundle.look_path(size_px, count)))
+        plan = self._load_plan(self._bundle.look_path(size_px, count))
         if self._bundle.depth_first:
             _check_names(plan, MAP_OUTPUTS)
         shapes = {name: plan.tensors[name].shape for name in (*IMAGE_INPUTS, *MAP_OUTPUTS) if name in plan.tensors}
@@ -264,7 +288,7 @@ class TensorRTBackend:
         """Returns the plan that reads an image of this size; loads it when it is first needed."""
         runner = self._read_runners.get(size_px)
         if runner is None:
-            plan = LoadedPlan(self._trt, self._device, self._plan_path(self._bundle.read_path(size_px)))
+            plan = self._load_plan(self._bundle.read_path(size_px))
             _check_names(plan, (*READ_INPUTS, *CACHE_OUTPUTS))
             shapes = {name: plan.tensors[name].shape for name in MAP_OUTPUTS}
             features = self._device.zeros(plan.tensors[FEATURES].shape, plan.tensors[FEATURES].item_bytes)
@@ -311,7 +335,7 @@ class TensorRTBackend:
     def _step_runner(self) -> _StepRunner:
         """Returns the plan for text; loads it when it is first needed."""
         if self._step is None:
-            plan = LoadedPlan(self._trt, self._device, self._plan_path(self._bundle.step_path))
+            plan = self._load_plan(self._bundle.step_path)
             _check_names(plan, STEP_OUTPUTS)
             names = ("ids", "positions", "last", "own_mask", "watched")
             max_values = {name: math.prod(plan.max_shape(name, TEXT_PROFILE)) for name in names}

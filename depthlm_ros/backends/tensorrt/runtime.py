@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Running a TensorRT plan: the plan in memory, an execution context with fixed addresses, and host memory for copies.
 
-For TensorRT 10.3 to 11.4: only names that all these versions have are used (checked by test_tensorrt_names.py).
-Public names: load_tensorrt, make_logger, recent_messages, LoadedPlan, ExecutionContext, StagingBuffers.
+For TensorRT 10.3 to 11.4: only names that all these versions have are used (checked by test_tensorrt_names.py). What
+only TensorRT for RTX has is in kernel_cache.py.
+Public names: load_tensorrt, MessageLog, LoadedPlan, ExecutionContext, StagingBuffers.
 """
 
 from __future__ import annotations
@@ -11,40 +12,92 @@ import collections
 import logging
 import math
 import mmap
+import threading
+import time
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from depthlm_ros.backends.tensorrt.cuda_device import Device, DeviceArray, Replay
+from depthlm_ros.backends.tensorrt.flavour import TENSORRT, TENSORRT_RTX, Flavour
+from depthlm_ros.backends.tensorrt.kernel_cache import KernelCache
 from depthlm_ros.errors import BackendFailed
 
 logger = logging.getLogger(__name__)
 
+MAX_MESSAGES = 12
 
-def load_tensorrt() -> ModuleType:
-    """Returns the module tensorrt. Raises BackendFailed if it is not installed or cannot be loaded."""
+
+def load_tensorrt(flavour: Flavour = TENSORRT) -> ModuleType:
+    """Returns the module of a kind of TensorRT. Raises BackendFailed if it is not installed, cannot be loaded or has a
+    version that is not supported."""
     try:
-        import tensorrt
+        if flavour is TENSORRT_RTX:
+            import tensorrt_rtx as tensorrt
+        else:
+            import tensorrt
     except (ImportError, OSError) as exc:
         raise BackendFailed(
-            f"TensorRT cannot be loaded here ({exc}): on a Jetson install JetPack's python3-libnvinfer and use an "
-            "environment that sees the system's packages; elsewhere pip install tensorrt; or use backend onnxruntime."
+            f"{flavour.title} cannot be loaded here ({exc}): {flavour.install}; or use backend onnxruntime."
         ) from exc
+    flavour.check_version(str(tensorrt.__version__))
     return tensorrt
 
 
-class MessageLog(Protocol):
-    """A TensorRT logger that keeps its last warnings and errors in `lines`."""
+class MessageLog:
+    """The warnings and errors of TensorRT since this object was made. logger: what TensorRT's constructors take.
 
-    lines: collections.deque[str]
+    TensorRT keeps the first logger that it gets and ignores all others, so there is one for the whole process.
+    """
+
+    def __init__(self, trt: Any) -> None:
+        self._lines: collections.deque[tuple[int, str]] = collections.deque(maxlen=MAX_MESSAGES)
+        if trt.ILogger not in _LOGGERS:
+            listeners = _Listeners()
+            _LOGGERS[trt.ILogger] = _make_logger(trt, listeners), listeners
+        self.logger, listeners = _LOGGERS[trt.ILogger]
+        listeners.add(self)
+
+    def add(self, level: int, message: str) -> None:
+        """Keeps a message."""
+        self._lines.append((level, message))
+
+    def recent(self) -> str:
+        """Returns the last errors in one line, for an error message; the last warnings if there is no error."""
+        lines = list(self._lines)
+        errors = [message for level, message in lines if level >= logging.ERROR]
+        return " | ".join(errors or [message for _, message in lines]) or "it gave no reason"
 
 
-def make_logger(trt: Any) -> MessageLog:
-    """Returns a TensorRT logger that forwards warnings and errors to Python's log, and keeps the last ones."""
+class _Listeners:
+    """Every MessageLog that is still in use. Messages come from TensorRT's own threads too."""
+
+    def __init__(self) -> None:
+        self._logs: weakref.WeakSet[MessageLog] = weakref.WeakSet()
+        self._lock = threading.Lock()
+
+    def add(self, log: MessageLog) -> None:
+        with self._lock:
+            self._logs.add(log)
+
+    def tell(self, level: int, message: str) -> None:
+        with self._lock:
+            logs = list(self._logs)
+        for log in logs:
+            log.add(level, message)
+
+
+# The logger of each module of TensorRT, and who gets its messages, by its class ILogger.
+_LOGGERS: dict[object, tuple[Any, _Listeners]] = {}
+
+
+def _make_logger(trt: Any, listeners: _Listeners) -> Any:
+    """Returns a TensorRT logger that forwards warnings and errors to Python's log and to the listeners."""
     levels: dict[object, int] = {
         trt.ILogger.Severity.INTERNAL_ERROR: logging.ERROR,
         trt.ILogger.Severity.ERROR: logging.ERROR,
@@ -54,21 +107,15 @@ def make_logger(trt: Any) -> MessageLog:
     class Logger(trt.ILogger):
         def __init__(self) -> None:
             super().__init__()
-            self.lines: collections.deque[str] = collections.deque(maxlen=12)
 
         def log(self, severity: object, msg: str) -> None:
             level = levels.get(severity)
             if level is not None:
-                self.lines.append(msg)
+                listeners.tell(level, msg)
                 # The caller raises errors as exceptions. In the log they are only details, so they are warnings there.
                 logger.log(min(level, logging.WARNING), "TensorRT: %s", msg)
 
     return Logger()
-
-
-def recent_messages(log: MessageLog) -> str:
-    """Returns TensorRT's last warnings and errors in one line, for an error message."""
-    return " | ".join(log.lines) or "it gave no reason"
 
 
 @dataclass(frozen=True)
@@ -85,24 +132,26 @@ class PlanTensor:
 class LoadedPlan:
     """A plan in the device's memory. tensors: its inputs and outputs by name. profiles: number of its profiles.
 
-    Raises BackendFailed if TensorRT cannot load it.
+    kernels: what is compiled for this GPU when a portable plan is prepared, None for any other plan. Raises
+    BackendFailed if TensorRT cannot load the plan.
     """
 
-    def __init__(self, trt: ModuleType, device: Device, plan: Path) -> None:
-        self._trt, self._device, self.plan = trt, device, plan
-        self.log = make_logger(trt)
+    def __init__(self, trt: ModuleType, device: Device, plan: Path, flavour: Flavour = TENSORRT) -> None:
+        self._trt, self._device, self.plan, self._title = trt, device, plan, f"{flavour.title} {trt.__version__}"
+        self.log = MessageLog(trt)
         try:
-            self._runtime = trt.Runtime(self.log)
+            self._runtime = trt.Runtime(self.log.logger)
             # Mapped, not read: on a Jetson, a copy in host memory takes memory away from the GPU.
             with plan.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
                 self._engine = self._runtime.deserialize_cuda_engine(content)
         except TypeError as exc:  # the bindings raise it if there is no usable driver
-            raise BackendFailed(f"TensorRT {trt.__version__} does not start: {recent_messages(self.log)}.") from exc
+            raise BackendFailed(f"{self._title} does not start: {self.log.recent()}.") from exc
         if self._engine is None:
-            raise BackendFailed(f"TensorRT {trt.__version__} cannot load {plan}: {recent_messages(self.log)}.")
+            raise BackendFailed(f"{self._title} cannot load {plan}: {self.log.recent()}.")
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         self.tensors = {name: self._tensor(name) for name in names}
         self.profiles = int(self._engine.num_optimization_profiles)
+        self.kernels = KernelCache(trt, self._engine, plan) if flavour.portable else None
         # All contexts of a plan take turns on one stream, so they can share its scratch memory.
         self._scratch = device.zeros((max(int(self._engine.device_memory_size_v2), 1),), 1)
 
@@ -112,12 +161,16 @@ class LoadedPlan:
 
     def create_context(self, profile: int) -> Any:
         """Returns TensorRT's execution context for a profile. Raises BackendFailed if it cannot be made."""
-        context = self._engine.create_execution_context(self._trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        if self.kernels is not None:
+            context = self.kernels.create_context(strategy)
+        else:
+            context = self._engine.create_execution_context(strategy)
         if context is None:
-            raise BackendFailed(f"TensorRT cannot prepare {self.plan.name}: {recent_messages(self.log)}.")
+            raise BackendFailed(f"{self._title} cannot prepare {self.plan.name}: {self.log.recent()}.")
         context.set_device_memory(self._scratch.address, self._scratch.nbytes)
         if profile and not context.set_optimization_profile_async(profile, self._device.stream):
-            raise BackendFailed(f"{self.plan.name} has no profile {profile}: {recent_messages(self.log)}.")
+            raise BackendFailed(f"{self.plan.name} has no profile {profile}: {self.log.recent()}.")
         return context
 
     def _tensor(self, name: str) -> PlanTensor:
@@ -147,7 +200,7 @@ class ExecutionContext:
         self._device, self._plan, self._context = device, plan, plan.create_context(profile)
         self._memory: dict[str, DeviceArray] = {}
         self.outputs: dict[str, DeviceArray] = {}
-        self._runs = 0
+        self._runs, self._has_run = 0, False
         self._replay: Replay | None = None
 
     def bind(self, inputs: Mapping[str, DeviceArray]) -> None:
@@ -172,13 +225,25 @@ class ExecutionContext:
         self._runs += 1
         if self._replay is None and self._runs == 2:
             self._replay = self._record()
-        if self._replay is None:
+        if self._replay is not None:
+            self._replay()
+        elif self._has_run or self._plan.kernels is None:
             self._enqueue()
         else:
-            self._replay()
+            self._run_first(self._plan.kernels)
+
+    def _run_first(self, kernels: KernelCache) -> None:
+        """Runs the plan for the first time, which compiles what preparing it has not, and keeps all of it."""
+        began_s = time.monotonic()
+        self._enqueue()
+        self._device.synchronize()
+        self._has_run = True
+        kernels.keep(time.monotonic() - began_s)
 
     def _record(self) -> Replay | None:
         try:
+            if self._plan.kernels is not None:
+                self._plan.kernels.check_recordable(self._context, self._device.stream)
             return self._device.record(self._enqueue)
         except BackendFailed as exc:
             logger.warning("%s runs without a CUDA graph: %s", self._plan.plan.name, exc)
@@ -197,7 +262,7 @@ class ExecutionContext:
 
     def _require(self, success: bool, task: str) -> None:
         if not success:
-            raise BackendFailed(f"{self._plan.plan.name} cannot {task}: {recent_messages(self._plan.log)}.")
+            raise BackendFailed(f"{self._plan.plan.name} cannot {task}: {self._plan.log.recent()}.")
 
 
 class StagingBuffers:
