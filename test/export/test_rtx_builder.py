@@ -89,7 +89,7 @@ def bundles(exported, random_bundle, tmp_path_factory):
         "random": random_bundle,
         "pairs": write_one_pass_bundle(tmp_path_factory.mktemp("pairs") / "pairs"),
         "qwen3 dpt": exported(sizes=2)[0],
-        "qwen3 mlp": exported(head="mlp")[0],
+        "qwen3 mlp": exported(head="mlp", only_depth=True)[0],
         "qwen2.5": exported("qwen2_5_vl", head="")[0],
         "qwen3 depth only": exported(only_depth=True)[0],
     }
