@@ -15,16 +15,18 @@ from pathlib import Path
 
 import cv2
 import pytest
-import rclpy
 import yaml
-from sensor_msgs.msg import Image
-from support.launch_double import failed_launch, in_place_of_launch, launched
-from support.paths import ROOT
-from support.ros_rig import picture
 
-from depthlm_ros.ros.child_process import ChildProcess, graph_environment
-from depthlm_ros.ros.tools import launching
-from depthlm_ros.srv import SpatialQuery
+rclpy = pytest.importorskip("rclpy")
+
+from sensor_msgs.msg import Image  # noqa: E402
+from support.launch_double import failed_launch, in_place_of_launch, launched  # noqa: E402
+from support.paths import ROOT  # noqa: E402
+from support.ros_rig import picture  # noqa: E402
+
+from depthlm_ros.ros.child_process import ChildProcess, graph_environment  # noqa: E402
+from depthlm_ros.ros.tools import launching  # noqa: E402
+from depthlm_ros.srv import SpatialQuery  # noqa: E402
 
 FILES = sorted((ROOT / "launch").glob("*.launch.py"))
 TEXTS = {
