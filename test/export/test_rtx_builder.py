@@ -64,7 +64,7 @@ class Interrupted(Terminal):
 
 
 def requests_of(bundle, folder, only_depth=False):
-    return plan_requests(bundle, folder, bundle.precision, None, LIMITS, only_depth)
+    return plan_requests(bundle, folder, bundle.precision, None, LIMITS, only_depth or bundle.only_depth)
 
 
 def build(request, machine=HERE, progress=None):
@@ -82,22 +82,22 @@ def report():
 
 @pytest.fixture(scope="module")
 def bundles(exported, random_bundle, tmp_path_factory):
-    """Engines of every kind: depth first; depth, keys and values in one pass, of one and of two images; both heads of
-    DepthVLM; without a head; for depth only."""
+    """Functions that return an engine of each kind: depth first; depth, keys and values in one pass, of one and of two
+    images; both heads of DepthVLM; without a head; for depth only."""
     return {
-        "tiny": load_bundle(find_bundle("tiny")),
-        "random": random_bundle,
-        "pairs": write_one_pass_bundle(tmp_path_factory.mktemp("pairs") / "pairs"),
-        "qwen3 dpt": exported(sizes=2)[0],
-        "qwen3 mlp": exported(head="mlp", only_depth=True)[0],
-        "qwen2.5": exported("qwen2_5_vl", head="")[0],
-        "qwen3 depth only": exported(only_depth=True)[0],
+        "tiny": lambda: load_bundle(find_bundle("tiny")),
+        "random": lambda: random_bundle,
+        "pairs": lambda: write_one_pass_bundle(tmp_path_factory.mktemp("pairs") / "pairs"),
+        "qwen3 dpt": lambda: exported(sizes=2)[0],
+        "qwen3 mlp": lambda: exported(head="mlp", only_depth=True)[0],
+        "qwen2.5": lambda: exported("qwen2_5_vl", head="")[0],
+        "qwen3 depth only": lambda: exported(only_depth=True)[0],
     }
 
 
 def test_parser_reads_every_graph_of_every_kind(bundles, report, tmp_path):
-    for kind, bundle in bundles.items():
-        for request in requests_of(bundle, tmp_path):
+    for kind, make in bundles.items():
+        for request in requests_of(make(), tmp_path):
             layers = count_layers(request, HERE)
             assert layers > 5
             report(f"{kind} {request.graph.name}, opset {opset_of(request.graph)}, parsed", layers)
@@ -121,7 +121,7 @@ def opset_of(graph):
     ],
 )
 def test_builder_builds_a_graph_of_every_kind_and_reports_progress(bundles, report, tmp_path, kind, graph):
-    (request,) = (r for r in requests_of(bundles[kind], tmp_path) if r.graph.stem == graph)
+    (request,) = (r for r in requests_of(bundles[kind](), tmp_path) if r.graph.stem == graph)
     shown = io.StringIO()
     built = build(request, progress=BuildProgress(shown))
     assert built.built and built.layers > 5 and built.plan_bytes == request.plan.stat().st_size > 1000
