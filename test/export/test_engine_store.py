@@ -42,10 +42,12 @@ def engine(engine_root):
 
 
 def make_engine(folder):
-    """Writes what a build for depth only leaves. Its graphs are arbitrary bytes, because no test here runs them."""
+    """Writes what a build for depth only leaves. Its graph is only a producer's name, because no test here runs it."""
     folder.mkdir()
-    for name in (GRAPH, "weights.data", "tokenizer.json"):
+    for name in ("weights.data", "tokenizer.json"):
         (folder / name).write_bytes(name.encode() * 1000)
+    # Field 2 of ONNX's ModelProto (producer_name) is bytes with their length before them.
+    (folder / GRAPH).write_bytes(bytes([2 << 3 | 2, len(GRAPH)]) + GRAPH.encode())
     (folder / LOCK_FILE).write_text("1")
     tiny = json.loads((TINY / MANIFEST).read_text())
     files = {path.name: file_digest(path) for path in folder.iterdir() if path.name != LOCK_FILE}
