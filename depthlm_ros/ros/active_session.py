@@ -89,14 +89,9 @@ class ActiveSession:
             RateLimit(lambda: current_parameters().max_rate_hz),
             image,
         )
+        is_rectified, bit_depth = parameters.rectified_input, parameters.image_bit_depth
         self._processor = FrameProcessor(
-            model,
-            is_compressed,
-            parameters.rectified_input,
-            problems,
-            parameters.image_bit_depth,
-            mask,
-            self._scale.depth_scale,
+            model, is_compressed, is_rectified, problems, bit_depth, mask, scale.depth_scale
         )
         self._thread = InferenceThread(
             self.queue, self._processor, publish, publishers.is_watched, context.statistics, problems
@@ -122,22 +117,28 @@ class ActiveSession:
         self._info_subscription = infos = CameraInfoSubscription(
             node, self.queue, self.image_topic, _asked_for(qos.CAMERA_INFO, parameters), problems.report
         )
+        self._image_subscription = self._subscribe_to_images(context, parameters, message_type)
+        if _RECTIFIED.search(self.image_topic) and not parameters.rectified_input:
+            problems.report("rectified image", _rectified_twice(self.image_topic))
+
+    def _subscribe_to_images(
+        self, context: SessionContext, parameters: Parameters, message_type: type
+    ) -> ImageSubscription:
+        """Subscribes. If that fails, the calibrations' subscription ends too."""
         adapt = parameters.adapt_reliability and not context.is_reliability_set
         try:
-            self._image_subscription = ImageSubscription(
-                node,
+            return ImageSubscription(
+                context.node,
                 message_type,
                 self.image_topic,
                 self.queue,
                 adapt and parameters.qos_reliability == BEST_EFFORT,
-                problems.report,
+                context.problems.report,
                 _asked_for(qos.NEWEST_ONLY, parameters),
             )
         except Exception:
             self._info_subscription.destroy()
             raise
-        if _RECTIFIED.search(self.image_topic) and not parameters.rectified_input:
-            problems.report("rectified image", _rectified_twice(self.image_topic))
 
     @property
     def info_topic(self) -> str:

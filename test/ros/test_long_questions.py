@@ -165,7 +165,7 @@ def test_goal_and_result_have_the_fields_and_numbers_of_the_service():
         assert own.get_fields_and_field_types() == of_service.get_fields_and_field_types()
     codes = SpatialQuery.Response
     names = [name for name in dir(type(codes)) if name.isupper() and type(getattr(codes, name)) is int]
-    assert len(names) == 9 and all(getattr(Status, name) == getattr(codes, name) for name in names)
+    assert len(names) == 10 and all(getattr(Status, name) == getattr(codes, name) for name in names)
 
 
 def test_a_cancel_takes_effect_within_one_step_and_the_next_question_is_served_at_once(slow):
@@ -238,9 +238,9 @@ def test_a_goal_ends_when_its_node_is_deactivated_and_the_node_serves_again_when
     steps = slow.model.backend.steps
     state, result = goal.finish()
     assert slow.model.backend.steps - steps <= 1
-    assert (state, result.status) == (GoalStatus.STATUS_ABORTED, Status.NO_IMAGE)
+    assert (state, result.status) == (GoalStatus.STATUS_ABORTED, Status.NOT_ACTIVE)
     assert result.message == "the node was deactivated before the answer." and LONG_REPLY.startswith(result.answer)
-    assert slow.send(SHORT).finish()[1].status == Status.NO_IMAGE
+    assert slow.send(SHORT).finish()[1].status == Status.NOT_ACTIVE
     slow.model.backend.step_s = 0.0
     assert slow.node.trigger_activate() == node_module.SUCCESS
     slow.rig.wait(lambda: slow.rig.shoot() and slow.ask(SHORT).success, "answer")

@@ -196,8 +196,8 @@ def test_range_limits_can_be_changed_while_the_node_runs(dense):
     assert np.isnan(points_of(cloud)[..., :3]).all()
     refused = set_to(max_depth_m=-5.0)
     assert not refused.successful and "max_depth_m" in refused.reason
-    read_only = set_to(model="other")
-    assert not read_only.successful and "read-only" in read_only.reason
+    late = set_to(model="other")
+    assert not late.successful and "only be set while the node is unconfigured" in late.reason
     assert set_to(max_depth_m=100.0).successful
 
 

@@ -60,7 +60,7 @@ def test_services_read_the_session_once(context, monkeypatch):
 
 def test_diagnostics_read_the_session_once(context):
     node = NodeThatIsDeactivatedMeanwhile(context=context)
-    node._session = SimpleNamespace(check_inputs=lambda timeout_s: "inputs")
+    node._session = SimpleNamespace(check_inputs=lambda timeout_s: "inputs", scale_values=dict)
     assert (node._health().state, node._health().state) == ("active", "unconfigured")
     node.destroy_node()
 

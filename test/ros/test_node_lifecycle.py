@@ -180,7 +180,7 @@ def headless(folder: Path) -> Path:
 SETTINGS = [
     (("-p", "model:=no-such-model"), "no-such-model"),
     (("-p", "backend:=magic"), "auto, onnxruntime, tensorrt, torch"),
-    (("-p", "device:=gpu0"), "use cpu, cuda or cuda:1"),
+    (("-p", "device:=gpu0"), "use cpu, openvino, cuda or cuda:1"),
     (("-p", "device:=cpu", "-p", "backend:=tensorrt"), "TensorRT"),
     (("-p", "num_threads:=-1"), "Min: 0"),
     (("-p", "num_threads:=10000"), "Max: 1024"),
