@@ -76,9 +76,9 @@ def sessions(monkeypatch):
 
     loaded, load = [], OnnxSessions._session
 
-    def load_and_keep(self, path):
+    def load_and_keep(self, path, *args, **options):
         loaded.append(path.name)
-        return load(self, path)
+        return load(self, path, *args, **options)
 
     monkeypatch.setattr(OnnxSessions, "_session", load_and_keep)
     return loaded

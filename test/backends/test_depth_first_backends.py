@@ -196,7 +196,9 @@ def test_a_bundle_without_a_graph_is_refused_by_name(bundle, tmp_path, file):
 
 def test_a_broken_read_graph_is_named_at_the_first_question_and_depth_goes_on(bundle, tmp_path):
     folder = changed_copy(bundle, tmp_path / "copy", "read_64x32.onnx")
-    (folder / "read_64x32.onnx").write_bytes(b"not a graph")
+    (folder / "read_64x32.onnx").write_bytes(
+        bytes([2 << 3 | 2, 1]) + b"x"
+    )  # an ONNX file with a producer, but no graph
     write_manifest(folder)
     view = load_model(str(folder), threads=1).look(Frame(grey_image(100)[0], CAMERA))
     for _ in range(2):

@@ -71,13 +71,15 @@ def opened(request, monkeypatch, tmp_path):
 
             from depthlm_ros.backends.tensorrt.backend import TensorRTBackend
             from depthlm_ros.backends.tensorrt.cuda_device import open_device
+            from depthlm_ros.backends.tensorrt.plan_file import machine_of
             from depthlm_ros.export.build_progress import BuildProgress
             from depthlm_ros.export.trt_builder import StepLimits, build_plan, plan_requests
 
             tensorrt_double.install(monkeypatch)
             limits = StepLimits(rows=4, tokens=64, slots=96, watched=16)
             for plan in plan_requests(bundle, tmp_path, "fp16", 1 << 28, limits):
-                build_plan(plan, open_device().facts(), tmp_path / "timings.cache", BuildProgress(), print)
+                machine = machine_of(open_device().facts(), "10.3.0")
+                build_plan(plan, machine, tmp_path / "timings.cache", BuildProgress(), print)
             backend = TensorRTBackend(bundle, plans=tmp_path)
         else:
             backend = open_backend(request.param, bundle, TEXTS, 1, "cpu")
