@@ -14,7 +14,7 @@ model with four billion weights.
   python bench/engines.py --plans FOLDER  only: the graphs of an engine parsed by TensorRT for RTX; with --build built
 
 The last line is JSON: NAME_ratio = seconds of torch / seconds of ONNX Runtime for a look, each the smallest of the
-repeats; in tiny also NAME_read_s, NAME_pair_s, NAME_question_s (12 tokens) and NAME_token_s of ONNX Runtime.
+repeats; in tiny also NAME_read_s, NAME_question_s (12 tokens) and NAME_token_s of ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -160,14 +160,13 @@ def compare_looks_at(
 
 
 def time_words(label: str, backend: Backend, image: np.ndarray, repeats: int) -> dict[str, float]:
-    """Times what questions cost after a look: to read one or two images, a question, and each token of its reply."""
-    one, two = backend.look([image]), backend.look([image, image[:, :, ::-1]])
+    """Times what questions cost after a look: to read the image, a question, and each token of its reply."""
+    one = backend.look([image])
     read = backend.read(one)
     cache = backend.cache(read, 1, SLOTS)
     question, token = (text_after(read, *place) for place in ((0, QUESTION_TOKENS), (QUESTION_TOKENS, 1)))
     works = {
         "read": lambda: backend.read(one),
-        "pair": lambda: backend.read(two),
         "question": lambda: backend.step(cache, question),
         "token": lambda: backend.step(cache, token),
     }
