@@ -7,6 +7,7 @@ not decode them), `with_end_marker` and `is_truncated` (was an image cut short?)
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import zlib
@@ -53,6 +54,13 @@ def check_size(encoded: np.ndarray, where: str) -> None:
         raise BadImage(f"{where}: it promises {size_px[0]} x {size_px[1]} pixels; at most {MAX_PIXELS} are decoded.")
 
 
+def read_bytes(path: Path) -> np.ndarray:
+    """Returns the content of a file as uint8 (N,). Raises OSError, also for a pipe or a device: it may have no end."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is not an ordinary file")
+    return np.fromfile(path, np.uint8)
+
+
 def read_rgb(path: Path) -> np.ndarray:
     """Reads an image file as uint8 (H, W, 3), red first; grey becomes RGB, alpha is dropped.
 
@@ -60,7 +68,7 @@ def read_rgb(path: Path) -> np.ndarray:
     Raises BadImage if the file is missing, is not an image, or is truncated.
     """
     try:
-        encoded = np.fromfile(path, np.uint8)
+        encoded = read_bytes(path)
     except OSError as exc:
         raise BadImage(f"{path}: cannot be read ({exc.strerror}): give the path of an image file.") from exc
     return decode_rgb(encoded, str(path))

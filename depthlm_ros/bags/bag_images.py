@@ -115,7 +115,7 @@ def list_images(bag: Path, choice: TopicChoice) -> ImageList:
     found = _read(bag_files(bag, problems.append), problems.append, choice.cameras)
     if missing := [topic for topic in choice.cameras if topic not in found.images]:
         there = ", ".join([*found.images, *found.not_seen]) or "none"
-        raise BadInput(f"{bag}: no image of topic {missing[0]} can be read; topics of images in it: {there}.")
+        raise BadInput(f"{bag}: no image of topic {missing[0]} can be read; topics of images that were read: {there}.")
     topics = choice.cameras or {topic: "" for topic in _without_doubles(found.images)}
     for topic, encoding in found.not_seen.items():
         problems.append(RecordProblem(topic, "no colour image", f"its images are {encoding}, which shows no light."))
@@ -137,8 +137,10 @@ def bag_files(bag: Path, report: Report) -> list[Path]:
     if bag.is_dir():
         files = [path for path in bag.iterdir() if path.suffix in SUFFIXES and path.is_file()]
         _report_missing(bag, files, report)
-    elif bag.exists():
+    elif bag.is_file():
         files = [bag]
+    elif bag.exists():
+        raise BadInput(f"{bag} is not an ordinary file: give a bag.")
     else:
         raise BadInput(f"{bag}: there is no such file or folder: give a bag.")
     if not files:

@@ -49,9 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="32FC1",
         help="encoding of depth: 32FC1, metres; 16UC1, millimetres up to 65.5 m; none (default: %(default)s)",
     )
-    parser.add_argument(
-        "--cloud", type=int, default=0, metavar="STRIDE", help="also clouds, of every n-th pixel and row"
-    )
+    parser.add_argument("--cloud", type=int, metavar="STRIDE", help="also clouds, of every n-th pixel and row")
     parser.add_argument("--min-depth", type=float, default=0.0, metavar="M", help="nearer is -Inf, in metres")
     parser.add_argument(
         "--max-depth", type=parse_positive, default=100.0, metavar="M", help="farther is +Inf (default: %(default)g m)"
@@ -113,7 +111,7 @@ def _make_labeller(args: argparse.Namespace, listed: ImageList, workers: Workers
         raise BadQuestion(f"{model.name} answers no free questions: leave out --ask, or use depthvlm-4b or tiny.")
     if (encoding or args.cloud) and not dense:
         raise BadInput(f"{model.name} has no dense depth: give --depth none with --ask, or use another model.")
-    if args.cloud < 0:
+    if args.cloud is not None and args.cloud < 1:
         raise BadInput(f"--cloud is {args.cloud}: give 1 for every pixel, or more.")
     if not 0 <= args.min_depth < args.max_depth:
         raise BadInput(f"--min-depth {args.min_depth:g} must be from 0 to less than --max-depth {args.max_depth:g}.")
@@ -122,7 +120,7 @@ def _make_labeller(args: argparse.Namespace, listed: ImageList, workers: Workers
     namespaces = output_namespaces(image.topic for image in listed.images)
     options = BagOptions(
         encoding=encoding,
-        cloud_stride=args.cloud,
+        cloud_stride=args.cloud or 0,
         min_depth_m=args.min_depth,
         max_depth_m=args.max_depth,
         rectified=args.rectified,

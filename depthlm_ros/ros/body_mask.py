@@ -15,7 +15,7 @@ import numpy as np
 
 from depthlm_ros.errors import BadInput
 from depthlm_ros.geometry.rectify import Rectifier
-from depthlm_ros.image_io import is_truncated
+from depthlm_ros.image_io import is_truncated, read_bytes
 from depthlm_ros.ros.parameters import BadParameter
 
 # A pixel at least so bright shows the body; the edges of a drawn shape, and of a JPEG's, are grey.
@@ -59,7 +59,7 @@ def read_body_mask(path: str) -> BodyMask | None:
     fault = f"parameter mask_file is {path!r}"
     file = Path(path).expanduser()
     try:
-        encoded = np.fromfile(file, np.uint8)
+        encoded = read_bytes(file)
     except OSError as error:
         raise BadParameter(f"{fault}: it cannot be read ({error.strerror}); give the path of a PNG file.") from error
     pixels = None if not encoded.size or is_truncated(encoded) else _decoded(encoded)

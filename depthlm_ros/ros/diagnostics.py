@@ -117,7 +117,8 @@ class InputMonitor:
 
     def _published(self, topic_type: str) -> str:
         """Returns which topics of a type are published."""
-        own = self._node.get_fully_qualified_name().rstrip("/").rpartition("/")[0] + "/depth/"
+        namespace = self._node.get_fully_qualified_name().rstrip("/").rpartition("/")[0]
+        own = (f"{namespace}/depth/", f"{namespace}/answers/")
         topics = [
             topic
             for topic, types in self._node.get_topic_names_and_types()

@@ -17,6 +17,7 @@ from rclpy.action import ActionServer, CancelResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
 
 from depthlm_ros.action import AskSpatial
 from depthlm_ros.ros.request_queue import PendingQuestion
@@ -33,6 +34,8 @@ from depthlm_ros.ros.spatial_answer import fill_response, question_from
 ACTION = "ask_spatial"
 # The words so far are sent at most so often; people read no faster.
 FEEDBACK_PERIOD_S = 0.05
+# A burst of goals waits in the queues of ROS, whose usual length of 10 would lose the rest without a word.
+KEPT_REQUESTS = 200
 # A client that asks for the result of a goal later than this gets none.
 RESULT_KEPT_S = 60
 
@@ -41,28 +44,38 @@ def create_action(
     node: Node, current_context: Callable[[], ServiceContext | None], why_inactive: Callable[[], str]
 ) -> ActionServer:
     """Offers the action. current_context, why_inactive: see respond."""
+    kept = QoSProfile(depth=KEPT_REQUESTS)
     return ActionServer(
         node,
         AskSpatial,
         ACTION,
-        partial(serve_goal, current_context, why_inactive),
+        partial(serve_goal, current_context, why_inactive, node.get_logger().warning),
         callback_group=ReentrantCallbackGroup(),
+        goal_service_qos_profile=kept,
+        result_service_qos_profile=kept,
+        cancel_service_qos_profile=kept,
+        status_pub_qos_profile=QoSProfile(depth=KEPT_REQUESTS, durability=DurabilityPolicy.TRANSIENT_LOCAL),
         cancel_callback=lambda goal: CancelResponse.ACCEPT,
         result_timeout=RESULT_KEPT_S,
     )
 
 
 def serve_goal(
-    current_context: Callable[[], ServiceContext | None], why_inactive: Callable[[], str], goal: ServerGoalHandle
+    current_context: Callable[[], ServiceContext | None],
+    why_inactive: Callable[[], str],
+    report: Callable[[str], object],
+    goal: ServerGoalHandle,
 ) -> AskSpatial.Result:
-    """Returns the result of a goal, and sets its state: succeeded with an answer, canceled, else aborted."""
+    """Returns the result of a goal, and sets its state: succeeded with an answer, canceled, else aborted.
+
+    report: called if the state cannot be published, which must not cost the result.
+    """
     result = respond(current_context, why_inactive, partial(answer_goal, goal), goal.request, AskSpatial.Result())
-    if result.status == AskSpatial.Result.CANCELLED:
-        goal.canceled()
-    elif result.success:
-        goal.succeed()
-    else:
-        goal.abort()
+    is_cancelled = result.status == AskSpatial.Result.CANCELLED
+    try:
+        (goal.canceled if is_cancelled else goal.succeed if result.success else goal.abort)()
+    except RuntimeError as error:  # of which rclpy's RCLError is one
+        report(f"the state of a goal of {ACTION} cannot be published ({error}); its result is sent.")
     return result
 
 

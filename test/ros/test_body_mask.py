@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The robot's own body: no depth there, in no form, and a mask that cannot be meant is refused with a reason."""
 
+import os
+
 import cv2
 import numpy as np
 import pytest
@@ -133,6 +135,12 @@ def test_file_that_cannot_be_a_mask_is_refused_with_its_name_and_advice(tmp_path
     with pytest.raises(BadParameter, match=advice) as caught:
         read_body_mask(str(path))
     assert "mask_file" in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_a_pipe_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "mask.png")
+    with pytest.raises(BadParameter, match="not an ordinary file"):
+        read_body_mask(str(tmp_path / "mask.png"))
 
 
 def test_folder_is_refused_and_no_path_means_no_mask(tmp_path):

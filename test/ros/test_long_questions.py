@@ -23,6 +23,7 @@ from action_msgs.msg import GoalStatus  # noqa: E402
 from rclpy.action import ActionClient  # noqa: E402
 from rclpy.executors import MultiThreadedExecutor  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
+from rclpy.qos import QoSProfile  # noqa: E402
 from support.paths import ROOT  # noqa: E402
 from support.ros_rig import Rig  # noqa: E402
 from support.scripted_backend import TOKENIZER, scripted_model  # noqa: E402
@@ -202,6 +203,22 @@ def test_a_goal_that_waits_for_a_fresh_image_can_be_cancelled(slow):
     assert not waiting.is_done()
     slow.rig.wait(lambda: slow.rig.shoot() and waiting.is_done(), "answer from a fresh image")
     assert waiting.finish()[1].status == Status.OK
+
+
+def test_every_goal_of_a_burst_gets_a_result(slow):
+    """The client's queues are long enough here; those of the node must be, too."""
+    slow.activate()
+    kept = QoSProfile(depth=100)
+    profiles = {f"{name}_service_qos_profile": kept for name in ("goal", "result", "cancel")}
+    client = ActionClient(slow.rig.node, AskSpatial, "ask_spatial", **profiles)
+    slow.rig.wait(client.server_is_ready, "action server")
+    sent = [client.send_goal_async(AskSpatial.Goal(question=SHORT)) for _ in range(40)]
+    slow.rig.wait(lambda: all(each.done() for each in sent), "replies to all goals", patience_s=60.0)
+    results = [each.result().get_result_async() for each in sent]
+    slow.rig.wait(lambda: all(each.done() for each in results), "results of all goals", patience_s=60.0)
+    codes = [each.result().result.status for each in results]
+    assert set(codes) <= {Status.OK, Status.BUSY} and codes.count(Status.OK) >= 1
+    client.destroy()
 
 
 def test_several_goals_run_at_the_same_time_and_more_than_may_wait_are_refused_with_the_reason(slow):
