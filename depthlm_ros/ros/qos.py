@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -82,7 +83,13 @@ def overriding_options(reliability: bool = True) -> QoSOverridingOptions:
     The policies are history, depth, durability and reliability. reliability: whether that one may be set too.
     """
     kinds = [QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.DURABILITY]
-    return QoSOverridingOptions([*kinds, QoSPolicyKind.RELIABILITY] if reliability else kinds)
+    return QoSOverridingOptions([*kinds, QoSPolicyKind.RELIABILITY] if reliability else kinds, callback=_keeps_some)
+
+
+def _keeps_some(overridden: QoSProfile) -> SetParametersResult:
+    """Refuses a queue that holds nothing, about which rclpy only warns."""
+    is_empty = overridden.history == HistoryPolicy.KEEP_LAST and overridden.depth < 1
+    return SetParametersResult(successful=not is_empty, reason="a depth of 0 keeps no message" if is_empty else "")
 
 
 @contextmanager

@@ -211,7 +211,8 @@ class ScaleMonitor:
         """Returns rotation and shift at the time of a header; None if tf does not know them."""
         moved = self._transforms.rigid(source, target, header.stamp)
         if moved is None:
-            self._missing = f"tf does not say how {source!r} moves into {target!r} at the image's stamp"
+            absent = f"tf has no transform from {source!r} to {target!r} at the image's stamp"
+            self._missing = self._transforms.why_none or absent
         return moved
 
     def _readings_at(self, at_ns: int) -> list[Reading]:
@@ -250,7 +251,8 @@ class ScaleMonitor:
     def _sources(self, parameters: Parameters) -> str:
         """Returns the names of what should tell the scale; empty without any."""
         names = ["camera_height_m"] * (parameters.camera_height_m > 0)
-        names += [each for each in (parameters.floor_frame, parameters.odom_frame) if each]
+        frames = {"floor_frame": parameters.floor_frame, "odom_frame": parameters.odom_frame}
+        names += [f"{name} {frame}" for name, frame in frames.items() if frame]
         topics = [self._node.resolve_topic_name(name) for name, _, _ in TOPICS]
         return ", ".join([*names, *(topic for topic in topics if self._node.count_publishers(topic))])
 

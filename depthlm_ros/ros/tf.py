@@ -51,10 +51,7 @@ class Transforms:
             try:
                 import tf2_ros
             except ImportError as error:
-                self._why_none = (
-                    f"tf2_ros cannot be imported ({error}): install it (ros-$ROS_DISTRO-tf2-ros-py), or leave "
-                    "target_frame empty for points in the camera's frame"
-                )
+                self._why_none = f"tf2_ros cannot be imported ({error}): install it (ros-$ROS_DISTRO-tf2-ros-py)"
                 return
             # Without a node the buffer offers no service of its own.
             self._buffer = tf2_ros.Buffer()
@@ -93,7 +90,10 @@ class Transforms:
     def _look_up(self, header: Header, target_frame: str) -> TransformStamped:
         buffer = self._buffer
         if buffer is None:
-            raise BadQuestion(f"there are no transforms into target_frame {target_frame!r}: {self._why_none}.")
+            raise BadQuestion(
+                f"there are no transforms into target_frame {target_frame!r}: {self._why_none}; or leave target_frame "
+                "empty for points in the camera's frame."
+            )
         import tf2_ros
 
         stamp, timeout = Time.from_msg(header.stamp), Duration(seconds=TIMEOUT_S)
@@ -113,6 +113,11 @@ class Transforms:
             f"The node began to listen to tf {listened_s:.1f} s ago, with the first request that needs it, and an "
             "older image cannot be placed: ask again, check that both frames are on /tf or /tf_static"
         )
+
+    @property
+    def why_none(self) -> str:
+        """Why no transform at all can be known now; "" while the node listens to tf."""
+        return "" if self._buffer is not None else self._why_none
 
     def rigid(self, source_frame: str, target_frame: str, stamp: TimeMessage) -> tuple[np.ndarray, np.ndarray] | None:
         """Returns rotation (3, 3) and shift in metres (3,) that move points of one frame into another at a time.

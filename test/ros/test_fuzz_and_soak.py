@@ -4,7 +4,6 @@
 import json
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -84,8 +83,7 @@ def judged(soak, folder, growth_mb=0.0, latency=1.0, threads=0, descriptors=0, e
         grown = [round(share * growth) for growth in (threads, descriptors)]
         measured.samples.append(soak.Sample(second, 300 + share * growth_mb, 20 + grown[0], 40 + grown[1]))
         measured.latencies.append((second, 0.05 * (1 + share * (latency - 1))))
-    pair = types.SimpleNamespace(measured=measured, process=types.SimpleNamespace(log=path))
-    return soak.verdict(pair, 0.0)["broken"]
+    return soak.verdict(measured, path, 0.0)["broken"]
 
 
 @pytest.mark.parametrize(
@@ -102,5 +100,5 @@ def judged(soak, folder, growth_mb=0.0, latency=1.0, threads=0, descriptors=0, e
     ],
 )
 def test_the_soak_judges_growth_latency_and_errors(bench_module, tmp_path, change, expected):
-    broken = judged(bench_module("soak"), tmp_path, **change)
+    broken = judged(bench_module("soak_verdict"), tmp_path, **change)
     assert bool(broken) == bool(expected) and expected in "".join(broken)

@@ -192,6 +192,7 @@ SETTINGS = [
     (("-p", "use_sim_time:=maybe"), "use_sim_time"),
     (("-p", "qos_overrides./image.subscription.reliability:=5"), "reliable or best_effort"),
     (("-p", "qos_overrides./depth/points.publisher.history:=all"), "keep_last or keep_all"),
+    (("-p", "qos_overrides./depth/image.publisher.depth:=0"), "depth a whole number from 1"),
     (("-p", "model:=/DAMAGED"), "is damaged"),
     (("-p", "model:=/EMPTY"), "manifest.json"),
     (("-p", "model:=/HEADLESS"), "`mode: sparse`"),
