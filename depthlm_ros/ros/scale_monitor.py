@@ -211,7 +211,7 @@ class ScaleMonitor:
         """Returns rotation and shift at the time of a header; None if tf does not know them."""
         moved = self._transforms.rigid(source, target, header.stamp)
         if moved is None:
-            absent = f"tf has no transform from {source!r} to {target!r} at the image's stamp"
+            absent = f"tf does not say where {source!r} is in {target!r} at the image's stamp"
             self._missing = self._transforms.why_none or absent
         return moved
 
