@@ -126,7 +126,7 @@ class CanonicalView:
                 f"{self.x.image_px} x {self.y.image_px}: build a canonical view for this camera."
             )
         if self.picture is not None and self.rule is not None:
-            return process_picture(self.picture.image_to_canvas(rgb), self.rule)
+            return process_picture(rgb, self.rule, self.picture.canvas_size_px)
         if self.resampling:
             whole = round(self.x.image_px * self.x.scale), round(self.y.image_px * self.y.scale)
             return resize_whole(rgb, whole, self.canvas_size_px, self.resampling)

@@ -18,7 +18,7 @@ import numpy as np
 
 from depthlm_ros.core import Intrinsics
 from depthlm_ros.errors import BadIntrinsics
-from depthlm_ros.geometry.antialiased_resize import filter_rows
+from depthlm_ros.geometry.antialiased_resize import filter_image
 from depthlm_ros.geometry.camera_model import NOWHERE_PX, UNSEEN_GREY
 
 # The largest area that the processor of any published checkpoint accepts (Qwen3-VL: 4096 x 4096).
@@ -275,15 +275,17 @@ def scaled_pixels(uv_px: np.ndarray, camera: Intrinsics, rule: CanvasRule) -> np
     return scaled * (rule.longest_px / max(canonical_size(camera, rule)))
 
 
-def process_picture(picture: np.ndarray, rule: CanvasRule) -> np.ndarray:
+def process_picture(image: np.ndarray, rule: CanvasRule, picture: Size | None = None) -> np.ndarray:
     """Returns the canvas, uint8 (h, w, 3), of a picture with or without markers, uint8 (H, W, 3).
 
-    These are the steps of the checkpoint's processor. The rule needs a processor_filter.
+    These are the steps of the checkpoint's processor. The rule needs a processor_filter. picture: the size of the
+    picture, if `image` is not the picture but the camera's image.
     """
-    snapped = _snapped_size((picture.shape[1], picture.shape[0]), rule)
+    picture = picture or (image.shape[1], image.shape[0])
+    snapped = _snapped_size(picture, rule)
     whole, (width, height) = _to_multiples(snapped, rule)
-    canvas = resize(resize(picture, snapped, rule.snap_filter), whole, rule.processor_filter)
-    return np.ascontiguousarray(canvas[:height, :width])
+    steps = (picture, rule.canonical_filter), (snapped, rule.snap_filter), (whole, rule.processor_filter)
+    return np.ascontiguousarray(filter_image(image, *steps)[:height, :width])
 
 
 def resize_whole(rgb: np.ndarray, whole: Size, canvas: Size, resampling: str) -> np.ndarray:
@@ -312,9 +314,7 @@ def resize(rgb: np.ndarray, size: Size, resampling: str) -> np.ndarray:
         return rgb
     if resampling in RESAMPLINGS:
         return cv2.resize(rgb, size, interpolation=RESAMPLINGS[resampling])
-    if size[0] != rgb.shape[1]:
-        rgb = cv2.transpose(filter_rows(cv2.transpose(rgb), size[0], resampling))
-    return filter_rows(rgb, size[1], resampling) if size[1] != rgb.shape[0] else rgb
+    return filter_image(rgb, (size, resampling))
 
 
 def _inscribed_size(size: Size, canvas: Size) -> Size:
