@@ -16,17 +16,6 @@ endif
 
 ENTER := . ./env.sh &&
 ENTER_TORCH := . ./env.sh torch &&
-TORCH := .venv-torch/bin/python
-
-# The second environment's tests run even where the first has failed: one run shows everything. With ARGS it is enough
-# that one environment has something to run (pytest's status 5: nothing). No plugin is used; those of a distribution,
-# which the first environment sees, are made for its own pytest.
-define both
-export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1; ros=0; torch=0; \
-( $(ENTER) DEPTHLM_MUST_RUN=ros python -m pytest -m "$(1)" $(ARGS) ) || ros=$$?; \
-DEPTHLM_MUST_RUN=torch $(TORCH) -m pytest -m "$(2)" $(ARGS) || torch=$$?; \
-case "$(if $(ARGS),some,all) $$ros $$torch" in *" 0 0" | "some 0 5" | "some 5 0") ;; *) exit 1 ;; esac
-endef
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
@@ -47,11 +36,11 @@ demo: setup ## camera, node and questions; pictures in out/  [IMAGES=folder FX=p
 		$(if $(FX),--fx="$(FX)") $(if $(FY),--fy="$(FY)") $(if $(CX),--cx="$(CX)") $(if $(CY),--cy="$(CY)") \
 		$(if $(FOV),--fov="$(FOV)") $(ARGS)
 
-test: setup setup-torch ## all tests but the slow ones, in both environments
-	@$(call both,not slow and not torch,not slow and torch)
+test: setup setup-torch ## all tests but the slow ones, in both environments at once
+	@scripts/test.sh "not slow and not torch" "not slow and torch" $(ARGS)
 
 test-all: setup setup-torch ## all tests, the slow ones too
-	@$(call both,not torch,torch)
+	@scripts/test.sh --in-turns "not torch" torch $(ARGS)
 
 lint: setup
 	@$(ENTER) ruff format --check . && ruff check . && mypy
