@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from support.embedded_training import FOCAL_PX, PICTURES, RECIPE, make_photo, make_tokenizer  # noqa: E402
+from support.paths import ROOT  # noqa: E402
 
 from depthlm_ros.core import Status  # noqa: E402
 from depthlm_ros.data.photo_labels import SEGMENT_CLASSES, UNKNOWN_SEGMENT, PhotoBox  # noqa: E402
@@ -411,3 +412,8 @@ def test_a_vocab_without_room_for_the_phrases_is_refused(tmp_path):
     small = replace(RECIPE, model=replace(RECIPE.model, vocab=300))
     with pytest.raises(SetupError, match=r"model.vocab is 300: at least \d+ is needed"):
         load_or_make_tokenizer(small, tmp_path, PictureSources)
+
+
+def test_the_card_of_tiny_lists_the_names_that_it_knows():
+    listed = (ROOT / "engines/tiny/README.md").read_text().split("The names: ")[1].split(".")[0]
+    assert " ".join(listed.split()).split(", ") == list(NAMES)
