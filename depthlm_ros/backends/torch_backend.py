@@ -6,6 +6,7 @@ torch and the networks are imported when a TorchBackend is made, not with this m
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -88,6 +89,8 @@ class TorchBackend:
         self._depth_graph = graphs.DepthLookGraph(self._model).eval() if self._model.depth_first else None
         # Graphs that give keys and values, by the sizes of their images.
         self._prefix_graphs: OrderedDict[ImageSizes, LookGraph | ReadGraph] = OrderedDict()
+        # The action's questions come from threads of their own.
+        self._making = threading.Lock()
 
     def look(self, images: Sequence[np.ndarray]) -> Look:
         """See Backend."""
@@ -182,14 +185,15 @@ class TorchBackend:
 
         Forgets the least recently used graph if there are too many.
         """
-        if sizes_px not in self._prefix_graphs:
-            make = self._graphs.ReadGraph if self._model.depth_first else self._graphs.LookGraph
-            graph = make(self._model, self._texts_around(len(sizes_px)), sizes_px)
-            self._prefix_graphs[sizes_px] = graph.eval()
-            if len(self._prefix_graphs) > MAX_GRAPHS:
-                self._prefix_graphs.popitem(last=False)
-        self._prefix_graphs.move_to_end(sizes_px)
-        return self._prefix_graphs[sizes_px]
+        with self._making:
+            if sizes_px not in self._prefix_graphs:
+                make = self._graphs.ReadGraph if self._model.depth_first else self._graphs.LookGraph
+                graph = make(self._model, self._texts_around(len(sizes_px)), sizes_px)
+                self._prefix_graphs[sizes_px] = graph.eval()
+                if len(self._prefix_graphs) > MAX_GRAPHS:
+                    self._prefix_graphs.popitem(last=False)
+            self._prefix_graphs.move_to_end(sizes_px)
+            return self._prefix_graphs[sizes_px]
 
     @contextmanager
     def _errors(self, task: str) -> Iterator[None]:

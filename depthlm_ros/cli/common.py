@@ -119,7 +119,7 @@ def add_model_options(parser: argparse.ArgumentParser, model: str) -> None:
         help=f"name, NAME=FOLDER, folder or hub id; `depthlm models` lists the names (default: {model})",
     )
     parser.add_argument("--backend", default="auto", help="what runs the model (default: %(default)s)")
-    parser.add_argument("--device", default="", help="where torch runs it: cpu, cuda or cuda:N (default: the best)")
+    parser.add_argument("--device", default="", help="where it runs: cpu, cuda, cuda:N or openvino (default: the best)")
 
 
 def add_pair_options(parser: argparse.ArgumentParser, model: str) -> None:

@@ -78,7 +78,9 @@ def add_label_photos_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--flip", action="store_true", help="average with the depth of the mirrored picture")
     add_worker_options(parser)
     parser.add_argument("--backend", default="auto", help="what runs the teachers (default: %(default)s)")
-    parser.add_argument("--device", default="", help="where torch runs them: cpu, cuda or cuda:N (default: the best)")
+    parser.add_argument(
+        "--device", default="", help="where they run: cpu, cuda, cuda:N or openvino (default: the best)"
+    )
 
 
 def run_label_photos(args: argparse.Namespace) -> None:

@@ -89,6 +89,7 @@ def answer_goal(
     frame_result = wait_for_answer(context, pending, request.timeout_s, listener.check)
     try:
         answer = frame_result.view.ask_all([question])[0]
+        listener.words = answer.text
         fill_response(context, request, result, question, (frame_result, answer))
     except Exception:
         if listener.words:
