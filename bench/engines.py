@@ -306,9 +306,15 @@ def measure_plans(folder: Path, is_built: bool) -> dict[str, float]:
 def measure_plans_apart(folder: Path, is_built: bool) -> dict[str, float]:
     """Does the same in a process of its own, whose memory is not that of the export."""
     command = [sys.executable, __file__, "--plans", str(folder), *(["--build"] if is_built else [])]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    *lines, last = done.stdout.splitlines()
-    print("\n".join(lines), flush=True)
+    last = ""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        for line in child.stdout or ():
+            if last:
+                print(last, flush=True)
+            last = line.rstrip()
+    if child.returncode:
+        print(last)
+        raise SystemExit(f"parsing or building ended with {child.returncode} (-9: out of memory, see dmesg)")
     return json.loads(last)
 
 

@@ -31,6 +31,7 @@ from depthlm_ros.geometry.canonical_view import (
     CanvasPlacement,
     checked_canonical_view,
     engine_build_command,
+    fill_unknown,
 )
 from depthlm_ros.geometry.resize_rules import process_picture
 from depthlm_ros.model_files.bundle import ModelBundle
@@ -138,17 +139,25 @@ class Model:
 
         A model without dense depth runs the pass when it is first asked. Raises BadIntrinsics, BackendFailed.
         """
+        return self.look_at(self.place(frame))
+
+    def place(self, frame: Frame) -> CanvasPlacement:
+        """Returns a rectified frame as the model sees it, without running the model. Raises BadIntrinsics."""
         placement = CanvasPlacement(frame, self._canonical_view(frame.intrinsics))
+        _ = placement.canvas if self.spec.head else None  # computed here, and kept
+        return placement
+
+    def look_at(self, placement: CanvasPlacement) -> View:
+        """Does the rest of `look` for a frame from `place`. Raises BackendFailed."""
         if not self.spec.head:
             return View(self, placement, None, 0.0)
-        canvas = placement.canvas
         started_s = time.perf_counter()
-        look = self._look_at(canvas, placement)
+        look = self._run_backend(placement)
         return View(self, placement, look, time.perf_counter() - started_s)
 
-    def _look_at(self, canvas: np.ndarray, placement: CanvasPlacement) -> Look:
-        """Returns the look at a canvas (h, w, 3), with its depth in metres for the frame's camera."""
-        view = placement.canonical
+    def _run_backend(self, placement: CanvasPlacement) -> Look:
+        """Returns the look at a canvas, with its depth in metres for the frame's camera."""
+        view, canvas = placement.canonical, placement.canvas
         if isinstance(self.backend, DepthNetworkBackend):
             look = self.backend.look_through(canvas[None], view.canvas_camera(placement.frame.intrinsics))
         else:
@@ -286,10 +295,14 @@ class WordsOnDepth(Model):
         """The name of the backend of both models, or of either, as in "onnxruntime+tensorrt"."""
         return "+".join(dict.fromkeys((self.depth_model.backend_name, self.words_model.backend_name)))
 
-    def look(self, frame: Frame) -> View:
-        """Runs the depth network on a rectified frame. Raises BadIntrinsics, BackendFailed."""
-        placement = CanvasPlacement(frame, self._canonical_view(frame.intrinsics))
-        return ViewOnDepth(self, placement, self.depth_model.look(frame))
+    def place(self, frame: Frame) -> CanvasPlacement:
+        """Returns a rectified frame as the depth network sees it."""
+        return self.depth_model.place(frame)
+
+    def look_at(self, placement: CanvasPlacement) -> View:
+        """Runs the depth network. Raises BackendFailed."""
+        for_words = CanvasPlacement(placement.frame, self._canonical_view(placement.frame.intrinsics))
+        return ViewOnDepth(self, for_words, self.depth_model.look_at(placement))
 
     def coverage(self, intrinsics: Intrinsics) -> float:
         """Returns the share (0 to 1) of this camera's image that the depth network can see."""
@@ -325,28 +338,13 @@ class ViewOnDepth(View):
         depth = self.depth()
         # The words' model reads the depth as the network tells it; View scales the words.
         told_m = depth.depth_m / np.float32(self.frame.depth_scale)
-        depth_m = nearest_on_canvas(self._placement.canonical, told_m)
-        std = None if depth.std_m is None else nearest_on_canvas(self._placement.canonical, depth.std_m / depth.depth_m)
+        depth_m = self._placement.canonical.nearest_to_canvas(told_m)
+        std = None if depth.std_m is None else self._placement.canonical.nearest_to_canvas(depth.std_m / depth.depth_m)
         return replace(
             look,
             depth_m=fill_unknown(depth_m, look.depth_m[0])[None],
             relative_std=look.relative_std if std is None else np.where(std > 0, std, look.relative_std[0])[None],
         )
-
-
-def nearest_on_canvas(view: CanonicalView, values: np.ndarray) -> np.ndarray:
-    """Returns (h, w): for each pixel of the canvas, the value (H, W) of the nearest pixel of the image, NaN outside."""
-    (height, width), (w, h) = values.shape, view.canvas_size_px
-    u, v = (np.rint(axis.to_image(np.arange(count))).astype(int) for axis, count in ((view.x, w), (view.y, h)))
-    inside = ((v >= 0) & (v < height))[:, None] & ((u >= 0) & (u < width))[None]
-    return np.where(inside, values[np.clip(v, 0, height - 1)[:, None], np.clip(u, 0, width - 1)[None]], np.nan)
-
-
-def fill_unknown(depth_m: np.ndarray, other_m: np.ndarray) -> np.ndarray:
-    """Returns a depth map float32 (h, w) whose unknown pixels have those of another map, at the scale of the first."""
-    known = np.isfinite(depth_m) & (depth_m > 0)
-    ratio = float(np.median(depth_m[known] / other_m[known])) if known.any() else 1.0
-    return np.where(known, depth_m, ratio * other_m).astype(np.float32)
 
 
 class Vlm3Models(Model):
@@ -402,9 +400,9 @@ class Vlm3Models(Model):
         logger.warning("%s is loaded: %s", name, sizes)
         return model
 
-    def look(self, frame: Frame) -> View:
+    def look_at(self, placement: CanvasPlacement) -> View:
         """Returns a view that asks the checkpoints; each looks at the frame when it is first asked."""
-        return Vlm3View(self, CanvasPlacement(frame, self._canonical_view(frame.intrinsics)))
+        return Vlm3View(self, placement)
 
     def look_pair(self, first: Frame, second: Frame) -> PairView:
         """Returns a view of both frames that asks the checkpoints; each looks at them when it is first asked."""

@@ -25,7 +25,8 @@ from depthlm_ros.backends.generation import GeneratedTokens
 from depthlm_ros.backends.number_uncertainty import GenerationResult
 from depthlm_ros.core import Frame, Intrinsics, Region, Status
 from depthlm_ros.errors import BadBundle, BadQuestion
-from depthlm_ros.model import fill_unknown, load_model
+from depthlm_ros.geometry.canonical_view import fill_unknown
+from depthlm_ros.model import load_model
 
 pytestmark = pytest.mark.torch
 CAMERA = Intrinsics(50.0, 50.0, 31.5, 15.5, 64, 32)

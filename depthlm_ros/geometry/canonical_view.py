@@ -143,6 +143,13 @@ class CanonicalView:
         map_x, map_y = np.meshgrid(self.x.block_of_canvas, self.y.block_of_canvas)
         return cv2.convertMaps(map_x, map_y, cv2.CV_16SC2)
 
+    def nearest_to_canvas(self, values: np.ndarray) -> np.ndarray:
+        """Returns (h, w): for each pixel of the canvas, the value (H, W) of the image's nearest pixel, NaN outside."""
+        (height, width), (w, h) = values.shape, self.canvas_size_px
+        u, v = (np.rint(axis.to_image(np.arange(count))).astype(int) for axis, count in ((self.x, w), (self.y, h)))
+        inside = ((v >= 0) & (v < height))[:, None] & ((u >= 0) & (u < width))[None]
+        return np.where(inside, values[np.clip(v, 0, height - 1)[:, None], np.clip(u, 0, width - 1)[None]], np.nan)
+
     def depth_to_image(self, depth_canvas_m: np.ndarray) -> np.ndarray:
         """Returns float32 (H, W): depth of the image from depth on the canvas, float32 (h, w), metres.
 
@@ -168,6 +175,13 @@ class CanonicalView:
             nearest = endless[self.y.nearest_visible][:, self.x.nearest_visible]
             depth_m[nearest & self.y.inside[:, None] & self.x.inside] = np.inf
         return depth_m
+
+
+def fill_unknown(depth_m: np.ndarray, other_m: np.ndarray) -> np.ndarray:
+    """Returns a depth map float32 (h, w) whose unknown pixels have those of another map, at the scale of the first."""
+    known = np.isfinite(depth_m) & (depth_m > 0)
+    ratio = float(np.median(depth_m[known] / other_m[known])) if known.any() else 1.0
+    return np.where(known, depth_m, ratio * other_m).astype(np.float32)
 
 
 def canonical_view(intrinsics: Intrinsics, focal_px: float, canvases: Sequence[tuple[int, int]]) -> CanonicalView:

@@ -3,7 +3,8 @@
 
 Everything that depends only on the camera (rectification maps, rays) is kept until the calibration changes.
 
-Public names: FrameProcessor, FrameResult, Stopwatch, rectified_frame, cached_cloud_builder, sparse_points.
+Public names: FrameProcessor, PreparedFrame, FrameResult, Stopwatch, rectified_frame, cached_cloud_builder,
+sparse_points.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 
 from depthlm_ros.core import Frame, Intrinsics
 from depthlm_ros.errors import BadIntrinsics
+from depthlm_ros.geometry.canonical_view import CanvasPlacement
 from depthlm_ros.geometry.point_cloud import CloudBuilder, sparse_cloud
 from depthlm_ros.geometry.rectify import Rectifier
 from depthlm_ros.model import Model
@@ -55,6 +57,10 @@ class Stopwatch:
         self.stages_ms[stage] = self.stages_ms.get(stage, 0.0) + 1e3 * (now_s - self._last_s)
         self._last_s = now_s
 
+    def resume(self) -> None:
+        """Leaves out the time since the last lap, in which the frame waited."""
+        self._last_s = time.perf_counter()
+
     def move(self, stage: str, to: str, span_ms: float) -> None:
         """Moves a part of the time of one stage to another."""
         self.stages_ms[stage] -= span_ms
@@ -73,8 +79,17 @@ class FrameResult:
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
 
+@dataclass(frozen=True, eq=False)
+class PreparedFrame:
+    """A rectified frame as the model sees it, which has not looked yet."""
+
+    placement: CanvasPlacement
+    image: CameraImage
+    stopwatch: Stopwatch
+
+
 class FrameProcessor:
-    """Turns images into frame results. Used by one thread.
+    """Turns images into frame results. Used by one thread at a time.
 
     is_compressed: whether the messages are CompressedImage. is_rectified: whether the images are rectified already.
     bit_depth: bits in use in images of 16 bits. mask: of the robot's own body in the images; None if it is not in
@@ -107,6 +122,10 @@ class FrameProcessor:
 
         Raises BadInput for an unusable image or calibration, BackendFailed if the model fails.
         """
+        return self.look(self.prepare(image))
+
+    def prepare(self, image: CameraImage) -> PreparedFrame:
+        """Does what comes before the model. Raises BadInput for an unusable image or calibration."""
         stopwatch, message = Stopwatch(), image.message
         rectifier = self._rectifier_for(image)
         stopwatch.lap("rectify")
@@ -117,11 +136,18 @@ class FrameProcessor:
         seen, scale = self._seen_by(rectifier), self._depth_scale()
         frame = Frame(rgb, rectifier.intrinsics, image.stamp_ns, message.header.frame_id, seen, scale)
         stopwatch.lap("rectify")
-        view = self._model.look(frame)
-        self.canvas_size_px = view.canvas_size_px
+        placement = self._model.place(frame)
         stopwatch.lap("normalise")
-        stopwatch.move("normalise", "look", 1e3 * view.backend_s)
-        return FrameResult(view, image, stopwatch)
+        return PreparedFrame(placement, image, stopwatch)
+
+    def look(self, prepared: PreparedFrame) -> FrameResult:
+        """Runs the model on a prepared frame. Raises BackendFailed."""
+        prepared.stopwatch.resume()
+        view = self._model.look_at(prepared.placement)
+        self.canvas_size_px = view.canvas_size_px
+        prepared.stopwatch.lap("normalise")
+        prepared.stopwatch.move("normalise", "look", 1e3 * view.backend_s)
+        return FrameResult(view, prepared.image, prepared.stopwatch)
 
     def _rectifier_for(self, image: CameraImage) -> Rectifier:
         if image.info is None:

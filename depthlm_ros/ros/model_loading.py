@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from depthlm_ros.errors import BadPlans, SetupError
-from depthlm_ros.model import Model, load_model
+from depthlm_ros.model import Model, WordsOnDepth, load_model
 from depthlm_ros.ros.child_process import ChildProcess
 from depthlm_ros.ros.parameters import Parameters
 
@@ -92,6 +92,19 @@ def last_line(log_file: Path) -> str:
     """Returns the last line that a process wrote."""
     lines = log_file.read_bytes()[-TAIL_BYTES:].decode("utf-8", "replace").split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "no output yet")
+
+
+def device_of(model: Model) -> str:
+    """Returns where a model runs; "" for VLM3, whose checkpoints are loaded when they are first asked."""
+    if isinstance(model, WordsOnDepth):
+        model = model.depth_model
+    backend = getattr(model, "backend", None)
+    return backend.device if backend else ""
+
+
+def runs_on_gpu(model: Model) -> bool:
+    """Whether the processor is free while the model runs."""
+    return device_of(model).startswith("cuda")
 
 
 def _load(parameters: Parameters) -> Model:

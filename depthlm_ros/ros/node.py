@@ -43,7 +43,7 @@ from depthlm_ros.ros.body_mask import read_body_mask
 from depthlm_ros.ros.diagnostics import InputStatus, NodeHealth, diagnostics_message
 from depthlm_ros.ros.fastdds import send_in_background, use_large_shared_memory
 from depthlm_ros.ros.input_topics import image_topic
-from depthlm_ros.ros.model_loading import BuildCancelled, ModelLoader
+from depthlm_ros.ros.model_loading import BuildCancelled, ModelLoader, device_of
 from depthlm_ros.ros.parameters import (
     BadParameter,
     Parameters,
@@ -310,7 +310,7 @@ class DepthNode(LifecycleNode):
             state="active" if session else "inactive" if model else "unconfigured",
             model=model.name if model else self.parameters.model,
             backend=model.backend_name if model else self.parameters.backend,
-            device=_device_of(model) if model else self.parameters.device,
+            device=device_of(model) if model else self.parameters.device,
             max_rate_hz=self.parameters.max_rate_hz,
             camera_topic=self._image_topic,
             statistics=self._statistics.snapshot(),
@@ -324,12 +324,6 @@ class DepthNode(LifecycleNode):
             scale=session.scale_values() if session else {},
             kernel_compile_s=compile_seconds(),
         )
-
-
-def _device_of(model: Model) -> str:
-    """Returns where a model runs; "" for VLM3, whose checkpoints are loaded when they are first asked."""
-    backend = getattr(model, "backend", None)
-    return backend.device if backend else ""
 
 
 class StopSignal:
