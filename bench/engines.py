@@ -58,6 +58,7 @@ from depthlm_ros.nets.depth_first import load_checkpoint
 from depthlm_ros.nets.depth_heads import DptConfig
 from depthlm_ros.nets.loading import rebuild_frequencies
 from depthlm_ros.nets.qwen3vl import Qwen3VLDepth
+from depthlm_ros.scenes.camera.photo import photographs
 
 # Sizes of a Qwen3-VL. vision, text: layers, width, feed-forward width, heads. heads_kv: heads of keys and values.
 # vocab: entries of the vocabulary.
@@ -233,7 +234,7 @@ def export_in_int8(tiny: ModelBundle, folder: Path, pictures: Path | None) -> Mo
     for width, height in tiny.canvases_px if pictures else ():
         # A camera whose image fills the canvas at the canonical focal length.
         camera = centred_camera((2 * width, 2 * height), 2 * float(rule.focal_px or 0.0))
-        canvases += read_canvases(pictures, camera, replace(rule, canvases_px=((width, height),)))
+        canvases += read_canvases(pictures, camera, replace(rule, canvases_px=((width, height),)), photographs)
     options = ExportOptions(tiny.spec, 20, precision=set_precision(model, Precision("int8")), canvases=canvases)
     tokenizer = Tokenizer.from_file(str(tiny.tokenizer_path))
     write_engine(model, tokenizer, options, folder, lambda bundle: {}, lambda stage, done, total: None)

@@ -9,7 +9,7 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,8 @@ from depthlm_ros.errors import SetupError
 from depthlm_ros.export.trt_support_table import PORTABLE_TARGETS, TARGETS, BuildTarget, target_named
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from depthlm_ros.export.build import BuildReport
     from depthlm_ros.export.parity import Parity
     from depthlm_ros.export.trt_builder import PlanReport
@@ -233,6 +235,13 @@ def _check_plans_only(backend: str) -> None:
         )
 
 
+def _photographs() -> Callable[[Intrinsics, int], Iterable[np.ndarray]]:
+    """Returns what makes pictures of other places. The renderer needs numba."""
+    from depthlm_ros.scenes.camera.photo import photographs
+
+    return photographs
+
+
 def _build_graphs(args: argparse.Namespace, backend: str, target: BuildTarget | None) -> Path:
     """Builds the graphs, prints a report and returns the engine's folder. target: None for ONNX Runtime."""
     from depthlm_ros.export.build import EngineRequest, build_graphs, camera_of_size
@@ -259,6 +268,7 @@ def _build_graphs(args: argparse.Namespace, backend: str, target: BuildTarget | 
         command=_rebuild_command(args),
         camera_options=_camera_options(args),
         pictures=args.pictures,
+        photographs=_photographs() if args.pictures else None,
     )
     if isinstance(source, DepthNetwork):
         report = build_network_graphs(request, source, BuildProgress(), _print_message)

@@ -12,10 +12,12 @@ import math
 import resource
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from depthlm_ros.backends.tensorrt.flavour import capability_text
 from depthlm_ros.backends.tensorrt.plan_file import portable_machine
@@ -57,7 +59,7 @@ class EngineRequest:
     the default ones. out: folder of the engine, None for the default one. check: whether to compare with torch, None to
     do so if the model is small. command: the command that builds the same again, without camera_options and --out.
     pictures: folder with pictures of the camera, on which int8 convolutions are measured; None leaves convolutions as
-    they are.
+    they are. photographs: makes more pictures, of other places (see static_int8.read_canvases).
     """
 
     model: str
@@ -74,6 +76,7 @@ class EngineRequest:
     command: str = ""
     camera_options: str = ""
     pictures: Path | None = None
+    photographs: Callable[[Intrinsics, int], Iterable[np.ndarray]] | None = None
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,9 @@ def build_graphs(
     folder = request.out or default_engine_root() / engine_name(request, source.spec.name)
     check_output_folder(folder)
     spec = fitted_spec(source.spec, request.camera, folder.name)
-    canvases = read_canvases(request.pictures, request.camera, spec.canvas) if request.pictures else []
+    canvases: list[np.ndarray] = []
+    if request.pictures:
+        canvases = read_canvases(request.pictures, request.camera, spec.canvas, request.photographs)
     seconds: dict[str, float] = {}
     parity: Parity | str = ""
     with build_lock(folder, report), StageProgress(progress) as report_stage:

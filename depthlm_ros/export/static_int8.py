@@ -8,7 +8,7 @@ quantiser does the work (QDQ: pairs of QuantizeLinear and DequantizeLinear that 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -24,15 +24,23 @@ from depthlm_ros.image_io import read_rgb
 PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 # Fewer pictures do not show the range of an activation; more than this change nothing and take minutes.
 LEAST_PICTURES, MOST_PICTURES = 16, 100
+# Pictures of other places beside them, so that ranges also hold where the camera has not been yet.
+MOST_RENDERED = 60
 # What follows a convolution is computed on its bytes too.
 QUANTISED = ("Conv", "Add", "Relu", "Clip")
 
 
-def read_canvases(folder: Path, camera: Intrinsics, rule: CanvasRule) -> list[np.ndarray]:
+def read_canvases(
+    folder: Path,
+    camera: Intrinsics,
+    rule: CanvasRule,
+    photographs: Callable[[Intrinsics, int], Iterable[np.ndarray]] | None = None,
+) -> list[np.ndarray]:
     """Returns uint8 (1, h, w, 3) of the pictures below a folder: what the model sees of them with this camera.
 
     rule: with one canvas. A picture of another size is resized to that of the camera. Of more than MOST_PICTURES, some
-    at even steps are taken. Unreadable files are left out. Raises SetupError for fewer than LEAST_PICTURES.
+    at even steps are taken. Unreadable files are left out. photographs: makes pictures of other places with a camera;
+    as many of them follow, up to MOST_RENDERED. Raises SetupError for fewer than LEAST_PICTURES.
     """
     if not folder.is_dir():
         raise SetupError(f"{folder} is not a folder: name one with pictures of the engine's camera (--pictures).")
@@ -52,7 +60,11 @@ def read_canvases(folder: Path, camera: Intrinsics, rule: CanvasRule) -> list[np
             f"{folder} holds {len(canvases)} readable pictures; at least {LEAST_PICTURES} are needed, of places like "
             "those where the camera will be: record some, or leave out --pictures."
         )
-    return canvases[:MOST_PICTURES]
+    canvases = canvases[:MOST_PICTURES]
+    if photographs is not None:
+        others = photographs(view.canvas_camera(camera), min(len(canvases), MOST_RENDERED))
+        canvases += [rgb[None] for rgb in others]
+    return canvases
 
 
 def quantise_convolutions(graph: ir.Model, canvases: Sequence[np.ndarray]) -> ir.Model:

@@ -33,6 +33,7 @@ from depthlm_ros.export.write_bundle import ExportOptions, write_bundle, write_e
 from depthlm_ros.geometry.pinhole import centred_camera  # noqa: E402
 from depthlm_ros.geometry.resize_rules import CanvasRule  # noqa: E402
 from depthlm_ros.model_files.bundle import load_bundle  # noqa: E402
+from depthlm_ros.scenes.camera.photo import photographs  # noqa: E402
 
 pytestmark = pytest.mark.torch
 slow = pytest.mark.slow
@@ -230,6 +231,18 @@ def test_pictures_for_int8_are_those_of_the_camera_and_enough(tmp_path):
     assert canvases[-1].mean() == 200
     with pytest.raises(SetupError, match="is not a folder"):
         read_canvases(tmp_path / "last.png", camera, rule)
+
+
+def test_pictures_of_other_places_follow_those_of_the_camera(tmp_path):
+    camera = centred_camera((192, 128), 240.0)
+    rule = replace(embedded_spec("engine", (SIZE_PX,)).canvas, focal_px=120.0)
+    for index in range(LEAST_PICTURES):
+        cv2.imwrite(str(tmp_path / f"{index:03d}.png"), np.full((128, 192, 3), index, np.uint8))
+    *own, last = read_canvases(tmp_path, camera, rule, photographs)
+    assert len(own) + 1 == 2 * LEAST_PICTURES and {canvas.shape for canvas in own} == {(1, 64, 96, 3)}
+    assert [int(canvas.mean()) for canvas in own[:LEAST_PICTURES]] == list(range(LEAST_PICTURES))
+    expected = list(photographs(centred_camera((96, 64), 120.0), LEAST_PICTURES))
+    assert np.array_equal(last[0], expected[-1]) and last.std() > 10
 
 
 @slow

@@ -13,7 +13,7 @@ from support.paths import ROOT, needs_tiny
 pytestmark = [pytest.mark.ros, needs_tiny]
 pytest.importorskip("rclpy")
 pytest.importorskip("depthlm_ros.srv")
-QUICK_CASES, CASES = 120, 1200
+QUICK_CASES, CASES = 60, 1200
 
 
 def run_bench(name, *args, timeout_s):

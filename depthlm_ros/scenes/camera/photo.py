@@ -2,21 +2,26 @@
 """Simulates how a real camera turns light into an image, and augments the finished image.
 
 `photograph` applies exposure, colour, glare, motion blur, noise, a tone curve, sharpening and JPEG to a rendered
-picture. `jitter_tones` and `recolour` are augmentations of the photograph. Lens distortion is not here: the renderer
-applies it (lens.py), so that depth is distorted in the same way.
+picture; `photographs` renders them from random scenes. `jitter_tones` and `recolour` are augmentations of the
+photograph. Lens distortion is not here: the renderer applies it (lens.py), so that depth is distorted in the same way.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
 
-from depthlm_ros.scenes.renderer.render import RenderedImage
+from depthlm_ros.core import Intrinsics
+from depthlm_ros.scenes.camera.viewpoints import sample_scene_and_pose
+from depthlm_ros.scenes.renderer.render import RenderedImage, render
 
 # Strengths of blur and noise are given for pictures of this width.
 REFERENCE_WIDTH_PX = 128
+# The random numbers of `photographs` are not those of training or of validation.
+PHOTOGRAPH_STREAM = 2**42
 CURVE = np.linspace(0, 1, 1025, dtype=np.float32)
 # Linear values up to this one are read from the tone curve; brighter ones are white.
 WHITE = np.float32(2.5)
@@ -148,3 +153,10 @@ def photograph(rng: np.random.Generator, rendered: RenderedImage) -> np.ndarray:
         if done:
             bytes_ = np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR), np.uint8)
     return bytes_
+
+
+def photographs(camera: Intrinsics, count: int) -> Iterator[np.ndarray]:
+    """Yields uint8 (H, W, 3) photographs of random scenes, the same for the same camera."""
+    for number in range(count):
+        rng = np.random.default_rng([PHOTOGRAPH_STREAM, number])
+        yield photograph(rng, render(*sample_scene_and_pose(rng), camera))
