@@ -55,9 +55,10 @@ class Setting:
 def settings(threads: int) -> list[Setting]:
     """Returns the settings that are compared; the first is the one of the package."""
     ours = Setting(threads)
-    others = [replace(ours, spins=True)] if threads > 1 else []
-    others += [replace(ours, level=level) for level in ("off", "basic", "extended")]
-    return [ours, *others, *(replace(ours, level="off", offline=level) for level in ("extended", "all"))]
+    others = [replace(ours, level=level) for level in ("off", "basic", "extended")]
+    others += [replace(ours, level="off", offline=level) for level in ("extended", "all")]
+    # At the end: its threads go on for a while.
+    return [ours, *others, *([replace(ours, spins=True)] if threads > 1 else [])]
 
 
 def open_session(graph: Path, setting: Setting, written: Path | None = None) -> ort.InferenceSession:

@@ -300,7 +300,7 @@ class WordsOnDepth(Model):
         return self.depth_model.place(frame)
 
     def look_at(self, placement: CanvasPlacement) -> View:
-        """Runs the depth network. Raises BackendFailed."""
+        """Runs the depth network. Raises BadIntrinsics, BackendFailed."""
         for_words = CanvasPlacement(placement.frame, self._canonical_view(placement.frame.intrinsics))
         return ViewOnDepth(self, for_words, self.depth_model.look_at(placement))
 

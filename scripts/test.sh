@@ -27,7 +27,7 @@ if [ -z "$in_turns" ]; then
     test_torch "$@" >"$log" 2>&1 &
     torch_pid=$!
     trap 'kill "$torch_pid" 2>/dev/null; rm -f "$log"' EXIT
-    trap 'exit 130' INT TERM
+    trap 'kill "$torch_pid" 2>/dev/null; wait "$torch_pid"; cat "$log"; exit 130' INT TERM
 fi
 # shellcheck disable=SC1091
 (. ./env.sh && DEPTHLM_MUST_RUN=ros exec python -m pytest -m "$marks" "$@") || ros=$?

@@ -3,7 +3,7 @@
 
 Published checkpoints were trained on such images, so an approximation would cost accuracy. `filter_image` resizes with
 numba, where it is installed, bit for bit as Pillow (src/libImaging/Resample.c); otherwise with products of matrices, in
-twice the time, at most one grey level off.
+twice the time, at most one grey level off in each pass.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from depthlm_ros.ros.camera_info_subscription import CameraInfoSubscription
 from depthlm_ros.ros.diagnostics import InputMonitor, InputStatus
 from depthlm_ros.ros.frame_processing import FrameProcessor, FrameResult
 from depthlm_ros.ros.image_subscription import ImageSubscription
-from depthlm_ros.ros.inference_thread import FramePreparer, InferenceThread
+from depthlm_ros.ros.inference_thread import InferenceThread
 from depthlm_ros.ros.input_topics import image_topic
 from depthlm_ros.ros.model_loading import runs_on_gpu
 from depthlm_ros.ros.parameters import BEST_EFFORT, Parameters
@@ -94,10 +94,14 @@ class ActiveSession:
         self._processor = FrameProcessor(
             model, is_compressed, is_rectified, problems, bit_depth, mask, scale.depth_scale
         )
-        self._preparer = FramePreparer(self.queue, self._processor) if runs_on_gpu(model) else None
-        process = (self._preparer or self._processor).process
         self._thread = InferenceThread(
-            self.queue, process, publish, publishers.is_watched, context.statistics, problems
+            self.queue,
+            self._processor,
+            publish,
+            publishers.is_watched,
+            context.statistics,
+            problems,
+            prepares_ahead=runs_on_gpu(model),
         )
         message_type = CompressedImage if is_compressed else Image
         type_name = f"sensor_msgs/msg/{message_type.__name__}"
@@ -145,8 +149,6 @@ class ActiveSession:
     def start(self) -> None:
         """Starts to process images and questions."""
         self._scale.start()
-        if self._preparer:
-            self._preparer.start()
         self._thread.start()
 
     def stop(self) -> None:
@@ -156,9 +158,8 @@ class ActiveSession:
         self._image_subscription.destroy()
         self._info_subscription.destroy()
         self.queue.close()
-        for thread in filter(None, (self._preparer, self._thread)):
-            if thread.is_alive():  # it may never have started
-                thread.join(STOP_TIMEOUT_S)
+        if self._thread.is_alive():  # it may never have started
+            self._thread.join(STOP_TIMEOUT_S)
         if self._thread.is_alive():
             self._node.get_logger().error(
                 f"the model has not returned within {STOP_TIMEOUT_S:g} s; the node goes on without it"

@@ -89,7 +89,7 @@ class PreparedFrame:
 
 
 class FrameProcessor:
-    """Turns images into frame results. Used by one thread at a time.
+    """Turns images into frame results. One thread at a time prepares, one looks.
 
     is_compressed: whether the messages are CompressedImage. is_rectified: whether the images are rectified already.
     bit_depth: bits in use in images of 16 bits. mask: of the robot's own body in the images; None if it is not in

@@ -4,9 +4,9 @@
 Only this thread looks at images. Beside it, a long question (long_questions.py) asks the model in a thread of its own,
 which every backend allows. An error costs one image or one question; the thread goes on.
 
-Beside a model on a GPU, a second thread prepares the next frame while the model looks at the one before.
-
-Public names: InferenceThread, FramePreparer.
+Before the model, an image is decoded, rectified and resized, for a published checkpoint exactly as it was trained: 10
+to 30 ms of the processor at 1920 x 1080. While a model on a GPU looks, a helper does this for the next image, at the
+last moment, so that it is a new one. Beside a model on the CPU it would take the cores that the model needs.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import cast
 
 from depthlm_ros.core import Question
 from depthlm_ros.errors import BackendFailed, BadImage, BadInput, BadIntrinsics
-from depthlm_ros.ros.camera_info_sync import CameraImage
 from depthlm_ros.ros.frame_processing import FrameProcessor, FrameResult, PreparedFrame
 from depthlm_ros.ros.request_queue import PendingQuestion, RequestQueue
 from depthlm_ros.ros.statistics import FrameStatistics, ProblemLog
@@ -33,51 +35,66 @@ REASONS: tuple[tuple[type[Exception], str], ...] = (
 )
 # The pause after an error that does not belong to one frame, so that a lasting one does not take a whole core.
 PAUSE_S = 0.1
+# The next image is taken so many times its preparation, and this share of the look, before the look is expected to end.
+EARLY, EARLY_SHARE = 1.5, 0.1
+# If none is there, so often is looked for one.
+ARRIVAL_PERIOD_S = 0.002
 
 
 class InferenceThread(threading.Thread):
     """Runs from start() until the queue is closed.
 
-    process: that of a FrameProcessor or a FramePreparer. publish: called with every frame result. is_watched: whether
-    anybody receives what is published.
+    publish: called with every frame result. is_watched: whether anybody receives what is published. prepares_ahead:
+    whether the next image is prepared while the model looks.
     """
 
     def __init__(
         self,
         queue: RequestQueue,
-        process: Callable[[CameraImage], FrameResult],
+        processor: FrameProcessor,
         publish: Callable[[FrameResult], None],
         is_watched: Callable[[], bool],
         statistics: FrameStatistics,
         problems: ProblemLog,
+        prepares_ahead: bool = False,
     ) -> None:
         super().__init__(name="depth_inference", daemon=True)
-        self._queue, self._process_image, self._publish, self._is_watched = queue, process, publish, is_watched
+        self._queue, self._processor, self._publish, self._is_watched = queue, processor, publish, is_watched
         self._statistics, self._problems = statistics, problems
+        self._ahead = _Ahead(queue, processor, is_watched) if prepares_ahead else None
 
     def run(self) -> None:
         """Works until the queue is closed."""
         while not self._queue.is_closed:
             try:
-                work = self._queue.take(self._is_watched)
-                if isinstance(work, list):
-                    self._answer(work)
-                elif work is not None:
-                    self._process(work)
+                if self._ahead and (following := self._ahead.collect()):
+                    self._answer(self._queue.take_questions_now())
+                    self._process(following.result)
+                else:
+                    work = self._queue.take(self._is_watched)
+                    if isinstance(work, list):
+                        self._answer(work)
+                    elif work is not None:
+                        self._process(partial(self._processor.prepare, work))
             except Exception as error:  # of the queue or of ROS; without this thread the node would do nothing
                 self._report(error, self._statistics.count_failure)
                 time.sleep(PAUSE_S)
+        if self._ahead:
+            self._ahead.close()
 
-    def _process(self, image: CameraImage) -> None:
-        waited_ms = (time.monotonic_ns() - image.arrived_ns) / 1e6
+    def _process(self, prepare: Callable[[], PreparedFrame]) -> None:
         try:
-            result = self._process_image(image)
+            prepared = prepare()
+            with self._ahead.beside(prepared) if self._ahead else nullcontext():
+                result = self._processor.look(prepared)
             self._queue.set_frame_result(result)
             self._publish(result)
         except Exception as error:  # whatever it is, one frame is lost; the next one may be fine
             self._report(error, self._statistics.count_failure, f"{self._queue.image_topic}: ")
         else:
-            self._statistics.count_frame(waited_ms, result.stopwatch.stages_ms)
+            stages_ms = result.stopwatch.stages_ms
+            since_ms = (time.monotonic_ns() - result.image.arrived_ns) / 1e6
+            self._statistics.count_frame(since_ms - sum(stages_ms.values()), stages_ms)
 
     def _answer(self, questions: list[PendingQuestion]) -> None:
         """Answers questions from one frame result; those in words together, in one batch of the model."""
@@ -133,40 +150,49 @@ class InferenceThread(threading.Thread):
         self._problems.report(reason, message)
 
 
-class FramePreparer(threading.Thread):
-    """Prepares each image when it arrives, from start() until the queue is closed.
+class _Ahead:
+    """Takes and prepares the next image while the model looks. Used by the inference thread, which owns the helper."""
 
-    Decoding, rectifying and the exact resizing of a published checkpoint take 10 to 30 ms of the processor for an image
-    of 1920 x 1080, in which the GPU would wait. The model still gets the newest image. Images that are then dropped are
-    prepared in vain, so that beside a model on the CPU it would be a loss. `process` takes the place of the
-    processor's. prepared_ahead: the number of frames that were ready when the model wanted them.
-    """
+    def __init__(self, queue: RequestQueue, processor: FrameProcessor, is_watched: Callable[[], bool]) -> None:
+        self._queue, self._processor, self._is_watched = queue, processor, is_watched
+        self._helper = ThreadPoolExecutor(1, "depth_preparation")
+        self._next: Future[Future[PreparedFrame] | None] | None = None
+        self._look_s = 0.0
 
-    def __init__(self, queue: RequestQueue, processor: FrameProcessor) -> None:
-        super().__init__(name="depth_preparation", daemon=True)
-        self._queue, self._processor = queue, processor
-        self._preparing = threading.Lock()
-        self._ready: PreparedFrame | None = None
-        self.prepared_ahead = 0
+    @contextmanager
+    def beside(self, prepared: PreparedFrame) -> Iterator[None]:
+        """Lets the helper work while the model looks at a prepared frame."""
+        ended, began_s = threading.Event(), time.monotonic()
+        prepare_s = sum(prepared.stopwatch.stages_ms.values()) / 1e3
+        self._next = self._helper.submit(
+            self._prepare_next, ended, (1 - EARLY_SHARE) * self._look_s - EARLY * prepare_s
+        )
+        try:
+            yield
+        finally:
+            ended.set()
+            self._look_s = time.monotonic() - began_s
 
-    def run(self) -> None:
-        """Prepares every image that waits for the model, until the queue is closed."""
-        number = 0
-        while (image := self._queue.wait_for_newer(number)) is not None:
-            number = image.number
-            with self._preparing:
+    def collect(self) -> Future[PreparedFrame] | None:
+        """Returns the outcome of the next image's preparation, once it has ended; None if no image was taken."""
+        following, self._next = self._next, None
+        return following.result() if following else None
+
+    def close(self) -> None:
+        """Ends the helper."""
+        self._helper.shutdown()
+        self._next = None
+
+    def _prepare_next(self, ended: threading.Event, delay_s: float) -> Future[PreparedFrame] | None:
+        """Takes an image before the look ends, and prepares it."""
+        ended.wait(max(0.0, delay_s))
+        while not ended.is_set() and self._is_watched():
+            if (image := self._queue.take_image_now()) is not None:
+                outcome: Future[PreparedFrame] = Future()
                 try:
-                    self._ready = self._processor.prepare(image)
-                except Exception:  # `process` meets it again, and the inference thread reports it
-                    self._ready = None
-        self._ready = None
-
-    def process(self, image: CameraImage) -> FrameResult:
-        """Does what FrameProcessor.process does, with what is prepared already. Raises the same errors."""
-        with self._preparing:
-            ready, self._ready = self._ready, None
-            if ready is not None and ready.image.number == image.number and ready.image.info is image.info:
-                self.prepared_ahead += 1
-            else:
-                ready = self._processor.prepare(image)
-        return self._processor.look(ready)
+                    outcome.set_result(self._processor.prepare(image))
+                except Exception as error:  # costs this image; the inference thread reports it
+                    outcome.set_exception(error)
+                return outcome
+            ended.wait(ARRIVAL_PERIOD_S)
+        return None

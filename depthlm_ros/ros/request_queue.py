@@ -179,13 +179,13 @@ class RequestQueue:
             self.received += 1
             self.dropped += self._image is not None and not self._is_idle
             self._image = self.newest = CameraImage(message, stamp, time.monotonic_ns(), clock_ns, self.received)
-            self._changed.notify_all()
+            self._changed.notify()
 
     def put_info(self, info: CameraInfo) -> None:
         """Puts a calibration in."""
         with self._changed:
             self._info_sync.add(info)
-            self._changed.notify_all()
+            self._changed.notify()
 
     def forget_infos(self) -> None:
         """Forgets all calibrations, because they come from another topic from now on."""
@@ -216,7 +216,7 @@ class RequestQueue:
                 raise QueueClosed
             question.asked_number = self.received
             self._questions.append(question)
-            self._changed.notify_all()
+            self._changed.notify()
 
     @property
     def has_info(self) -> bool:
@@ -265,20 +265,15 @@ class RequestQueue:
                 self._changed.wait(self._patience_s())
         return None
 
-    def wait_for_newer(self, number: int) -> CameraImage | None:
-        """Waits for an image after the one of this number that `take` would return as it is now. None: closed.
-
-        The image stays where it is.
-        """
+    def take_image_now(self) -> CameraImage | None:
+        """Returns the image that `take` would return, or None, without waiting."""
         with self._changed:
-            while not self.is_closed:
-                image = self._image
-                if image is not None and image.number > number and self._is_wanted(image):
-                    paired = self._info_sync.find(image)
-                    if paired.info is not None and self._turn_in_s(image) == 0:
-                        return paired
-                self._changed.wait(_LONG_WAIT_S)
-        return None
+            return None if self.is_closed else self._take_image()
+
+    def take_questions_now(self) -> list[PendingQuestion]:
+        """Returns the questions that can be answered, without waiting."""
+        with self._changed:
+            return [] if self.is_closed else self._take_questions()
 
     def set_frame_result(self, result: FrameResult) -> None:
         """Stores the result for a frame; questions are answered from it from now on."""

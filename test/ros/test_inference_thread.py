@@ -74,7 +74,7 @@ def answer_together(model, result, questions):
     futures = [put(question) for question in questions]
     before, statistics = model.backend.steps, FrameStatistics()
     processor = FrameProcessor(model, False, False, problems)
-    thread = InferenceThread(queue, processor.process, lambda given: None, lambda: True, statistics, problems)
+    thread = InferenceThread(queue, processor, lambda given: None, lambda: True, statistics, problems)
     thread.start()
     for future in futures:
         future.exception(30)

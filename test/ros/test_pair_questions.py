@@ -78,9 +78,7 @@ class ServicesWithoutTopics:
         self.queue = RequestQueue(Clock(), problems, self.parameters.max_waiting_questions, self.parameters.history_s)
         processor = FrameProcessor(model, False, False, problems)
         statistics = FrameStatistics()
-        thread = InferenceThread(
-            self.queue, processor.process, lambda result: None, lambda: False, statistics, problems
-        )
+        thread = InferenceThread(self.queue, processor, lambda result: None, lambda: False, statistics, problems)
         thread.start()
         self.context: ServiceContext | None = ServiceContext(model, lambda: self.parameters, self.queue, None)
 
