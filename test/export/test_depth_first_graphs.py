@@ -157,6 +157,7 @@ def test_engine_for_depth_only_has_one_graph_without_features(engine):
     assert numbers < 4.2 * sum(p.numel() for part in (model.encoder, model.decoder) for p in part.parameters()) + 4e5
 
 
+@slow
 def test_engine_stores_every_weight_once(engine):
     bundle, model = engine()
     weights = sum(parameter.nbytes for parameter in model.parameters())

@@ -393,6 +393,7 @@ def test_a_new_mlp_head_can_be_trained_and_runs(bases, data, tmp_path):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="trl is not installed (requirements/grpo.txt)")
+@pytest.mark.slow
 def test_ten_steps_of_reinforcement_learn_and_resume(bases, data, tmp_path):
     """The base has learnt to answer, so that rewards differ."""
     answers = {"train__learning_rate": 5e-3, "train__clip": 1.0, "text__loss_on": "reply", "train__batch": 4}
