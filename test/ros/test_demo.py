@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -141,17 +142,20 @@ def test_photographs_need_no_lens_and_each_has_a_strip_and_a_row(tmp_path, mark)
     assert "picture" in (tmp_path / "out" / "table.txt").read_text()
 
 
+slow = partial(pytest.param, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
         (("--images", "{tmp}", "--fx=abc"), 2, "'abc' is not a focal length: give a positive number of pixels"),
-        (("--images", "{tmp}", "--fx=-1"), 2, "'-1' is not a focal length"),
-        (("--images", "{tmp}", "--fov=200"), 2, "'200' is not a field of view"),
+        slow(("--images", "{tmp}", "--fx=-1"), 2, "'-1' is not a focal length"),
+        slow(("--images", "{tmp}", "--fov=200"), 2, "'200' is not a field of view"),
         (("--images", "{tmp}", "--cx=3"), 2, "without FX"),
-        (("--fx=525",), 2, "IMAGES=folder"),
-        (("--images", "{tmp}/nowhere"), 1, "nowhere does not exist"),
+        slow(("--fx=525",), 2, "IMAGES=folder"),
+        slow(("--images", "{tmp}/nowhere"), 1, "nowhere does not exist"),
         (("--images", "{tmp}"), 1, "holds no images"),
-        (("--images", "{tmp}/notes.txt"), 1, "neither an image nor a video"),
+        slow(("--images", "{tmp}/notes.txt"), 1, "neither an image nor a video"),
     ],
 )
 def test_bad_input_is_refused_at_once_without_traceback(tmp_path, mark, args, code, message):

@@ -199,7 +199,15 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize(("args", "words"), SETTINGS, ids=[words for _, words in SETTINGS])
+# One of each kind: a name, a range, an override, a damaged and an unfit model. The others are slow together.
+QUICK_SETTINGS = {"no-such-model", "Min: 0", "keep_last or keep_all", "is damaged", "`mode: sparse`"}
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [pytest.param(*each, marks=() if each[1] in QUICK_SETTINGS else pytest.mark.slow) for each in SETTINGS],
+    ids=[words for _, words in SETTINGS],
+)
 def test_unusable_settings_end_the_node_with_code_1_and_one_line(tmp_path, args, words):
     (tmp_path / "empty").mkdir()
     makers = {"/DAMAGED": damaged, "/EMPTY": lambda folder: folder / "empty", "/HEADLESS": headless}
