@@ -41,7 +41,7 @@ import cv2
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor, SingleThreadedExecutor
+from rclpy.executors import MultiThreadedExecutor, SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, RegionOfInterest
@@ -50,6 +50,7 @@ from std_msgs.msg import Header
 import depthlm_ros
 from depthlm_ros.cli import main as depthlm
 from depthlm_ros.ros.node import DepthNode
+from depthlm_ros.ros.ros_process import Spinner
 from depthlm_ros.srv import SpatialQuery
 
 PACKAGE = Path(depthlm_ros.__file__).parent
@@ -152,7 +153,7 @@ class Stage:
         self._node = DepthNode(parameter_overrides=[rclpy.Parameter("model", value=model_name)])
         self._executor = MultiThreadedExecutor(THREADS)
         self._executor.add_node(self._node)
-        self._spinner = threading.Thread(target=self._spin, daemon=True)
+        self._spinner = Spinner(self._executor, lambda reason, message: print(f"walk: {reason}: {message}"))
 
     def __enter__(self) -> Stage:
         self._spinner.start()
@@ -160,15 +161,10 @@ class Stage:
 
     def __exit__(self, *_: object) -> None:
         self._node.trigger_shutdown()
-        self._executor.shutdown(TIMEOUT_S)
-        self._spinner.join()
+        self._spinner.end()
         self._rig_executor.shutdown()
         self._node.destroy_node()
         self._rig.destroy_node()
-
-    def _spin(self) -> None:
-        with contextlib.suppress(ExternalShutdownException):
-            self._executor.spin()
 
     def wait(self, until: Callable[[], bool], what: str) -> None:
         """Take messages until it is so. Ends the process if that takes too long."""

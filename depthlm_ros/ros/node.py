@@ -4,18 +4,16 @@
     ros2 run depthlm_ros depth_node --ros-args -r image:=/camera/image_raw -r camera_info:=/camera/camera_info
     python -m depthlm_ros.ros.node                (the same without the ros2 command)
 
-A lifecycle node that configures and activates itself unless parameter `autostart` is false. This file holds the node,
-and how its process runs and ends: a signal ends it in order, and a callback that fails does not end it.
+A lifecycle node that configures and activates itself unless parameter `autostart` is false. A signal ends its process
+in order.
 
-Public names: DepthNode, StopSignal, spin, start, main.
+Public names: DepthNode, start, main.
 """
 
 from __future__ import annotations
 
 import resource
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,8 +25,7 @@ from rclpy.callback_groups import CallbackGroup, MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
 from rclpy.duration import Duration
 from rclpy.exceptions import InvalidParameterTypeException
-from rclpy.executors import Executor, MultiThreadedExecutor
-from rclpy.impl.implementation_singleton import rclpy_implementation
+from rclpy.executors import MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -54,9 +51,9 @@ from depthlm_ros.ros.parameters import (
     with_declared_types,
 )
 from depthlm_ros.ros.publishers import Publishers
-from depthlm_ros.ros.qos import Report, is_reliability_set
+from depthlm_ros.ros.qos import is_reliability_set
 from depthlm_ros.ros.services import create_services
-from depthlm_ros.ros.start_up import init_ros
+from depthlm_ros.ros.ros_process import Spinner, StopSignal, init_ros
 from depthlm_ros.ros.statistics import FrameStatistics, ProblemLog
 from depthlm_ros.ros.unused_overrides import unused_parameters, unused_qos_overrides
 
@@ -70,8 +67,6 @@ NAME_CHECK_PERIOD = 5
 SWITCH_INTERVAL_S = 1e-4
 # Threads besides one for each question that may wait: camera, lifecycle, timer, and a question that is refused.
 EXTRA_THREADS = 4
-# How long a stop signal may go unnoticed.
-STOP_POLL_S = 0.1
 
 
 class DepthNode(LifecycleNode):
@@ -326,48 +321,6 @@ class DepthNode(LifecycleNode):
         )
 
 
-class StopSignal:
-    """Set by SIGINT and SIGTERM, or by `set`. Make it in the main thread, because Python handles signals there.
-
-    It is a flag without a lock: the handler may interrupt the main thread anywhere, also where that holds a lock, and
-    would then wait for itself. So a thread that waits looks at the flag now and then.
-    """
-
-    def __init__(self) -> None:
-        self._is_set = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: self.set())
-
-    def set(self) -> None:
-        """Asks to stop now. Any thread may call it."""
-        self._is_set = True
-
-    def wait(self, seconds: float = float("inf")) -> bool:
-        """Waits for so long, or until it is set; returns whether it is set."""
-        end_s = time.monotonic() + seconds
-        while not self._is_set and (left_s := end_s - time.monotonic()) > 0:
-            time.sleep(min(left_s, STOP_POLL_S))
-        return self._is_set
-
-
-def spin(executor: Executor, stop: StopSignal, report: Report) -> None:
-    """Executes callbacks until the executor is shut down, then sets `stop`. report: takes reason and message."""
-    try:
-        while not stop.wait(0.0):
-            try:
-                executor.spin()
-            except rclpy_implementation.InvalidHandle:
-                # rclpy was collecting what to wait for when another thread destroyed a part of it, for example a
-                # subscription because the node is deactivated. rclpy starts again.
-                continue
-            except Exception as error:  # of a callback: it concerns only one message or request
-                report("internal error", f"a callback failed: {type(error).__name__}: {error}; please report it.")
-            else:
-                return
-    finally:
-        stop.set()
-
-
 def start(node: DepthNode) -> bool:
     """Configures and activates the node unless a lifecycle manager does. False: it cannot start; the log says why."""
     if not node.parameters.autostart:
@@ -381,7 +334,7 @@ def run(stop: StopSignal) -> bool:
     node = DepthNode(lambda: stop.wait(0.0))
     executor = MultiThreadedExecutor(num_threads=node.parameters.max_waiting_questions + EXTRA_THREADS)
     executor.add_node(node)
-    spinner = threading.Thread(target=spin, args=(executor, stop, node.report), name="executor", daemon=True)
+    spinner = Spinner(executor, node.report, stop.set)
     try:
         spinner.start()  # before the node starts, which may take long: diagnostics report the progress
         started = start(node)
@@ -390,8 +343,7 @@ def run(stop: StopSignal) -> bool:
         return started or stop.wait(0.0)
     finally:
         node.release()
-        executor.shutdown(timeout_sec=5.0)
-        spinner.join()
+        spinner.end()
         node.destroy_node()
 
 

@@ -34,6 +34,7 @@ from depthlm_ros.ros import node as node_module  # noqa: E402
 from depthlm_ros.ros.camera_info_sync import stamp_ns  # noqa: E402
 from depthlm_ros.ros.child_process import graph_environment  # noqa: E402
 from depthlm_ros.ros.node import DepthNode  # noqa: E402
+from depthlm_ros.ros.ros_process import Spinner  # noqa: E402
 from depthlm_ros.srv import SpatialQuery  # noqa: E402
 
 Status = AskSpatial.Result
@@ -91,8 +92,7 @@ class SlowNode:
         self.node = DepthNode(context=self.context, namespace=rig.namespace, parameter_overrides=overrides)
         self.executor = MultiThreadedExecutor(num_threads=10, context=self.context)
         self.executor.add_node(self.node)
-        never = SimpleNamespace(wait=lambda seconds: False, set=lambda: None)
-        self.spinner = threading.Thread(target=node_module.spin, args=(self.executor, never, self.node.report))
+        self.spinner = Spinner(self.executor, self.node.report)
         self.spinner.start()
         self.client = ActionClient(rig.node, AskSpatial, "ask_spatial")
 
@@ -115,8 +115,7 @@ class SlowNode:
 
     def close(self) -> None:
         self.node.release()
-        self.executor.shutdown(timeout_sec=5.0)
-        self.spinner.join()
+        self.spinner.end()
         self.client.destroy()
         self.node.destroy_node()
         self.context.try_shutdown()

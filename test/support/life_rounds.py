@@ -33,7 +33,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from depthlm_ros.action import AskSpatial
 from depthlm_ros.ros import process_memory
-from depthlm_ros.ros.node import SWITCH_INTERVAL_S, DepthNode, StopSignal, spin, start
+from depthlm_ros.ros.node import SWITCH_INTERVAL_S, DepthNode, start
+from depthlm_ros.ros.ros_process import Spinner
 from depthlm_ros.srv import QueryDepth, RelativePose, SpatialQuery
 from support.ros_rig import CAMERA, OUTPUTS, colour_image, picture, rectified_camera_info
 
@@ -136,11 +137,11 @@ def main(rounds: int) -> None:
     process_memory.keep_large_buffers_apart()
     rclpy.init()
     node = DepthNode(parameter_overrides=[rclpy.Parameter("num_threads", value=1)])
-    load, stop = Load(), StopSignal()
+    load = Load()
     executors = [MultiThreadedExecutor(12), SingleThreadedExecutor()]
     executors[0].add_node(node)
     executors[1].add_node(load.node)
-    spinners = [threading.Thread(target=spin, args=(each, stop, print)) for each in executors]
+    spinners = [Spinner(each, print) for each in executors]
     try:
         assert start(node)
         for spinner in spinners:
@@ -148,10 +149,8 @@ def main(rounds: int) -> None:
         states = [one_round(node, load) for _ in range(rounds)]
     finally:
         node.release()
-        for executor in executors:
-            executor.shutdown(5)
         for spinner in spinners:
-            spinner.join()
+            spinner.end()
         rclpy.shutdown()
     print(json.dumps({name: [state[name] for state in states] for name in states[0]}))
 

@@ -4,7 +4,6 @@
 import itertools
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
@@ -24,6 +23,7 @@ from depthlm_ros.core import Intrinsics
 from depthlm_ros.ros.camera_info_sync import stamp_ns
 from depthlm_ros.ros.child_process import ChildProcess, graph_environment, module_command
 from depthlm_ros.ros.message_out import colour_image, rectified_camera_info
+from depthlm_ros.ros.ros_process import Spinner
 from depthlm_ros.ros.tools.process_graph import handshake
 from depthlm_ros.srv import MatchPixels, QueryDepth, RelativePose, SpatialQuery
 
@@ -88,18 +88,11 @@ class Rig:
         self._ready_services: set[str] = set()
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.node)
-        self._thread = threading.Thread(target=self._spin, daemon=True)
-        self._thread.start()
-
-    def _spin(self) -> None:
-        try:
-            self._executor.spin()
-        except ExternalShutdownException:
-            return
+        self._spinner = Spinner(self._executor, print)
+        self._spinner.start()
 
     def close(self) -> None:
-        self._executor.shutdown()
-        self._thread.join(5)
+        self._spinner.end()
         self.node.destroy_node()
         self.context.try_shutdown()
 
@@ -117,7 +110,7 @@ class Rig:
         """Starts the node (args: after --ros-args) and subscribes to `watched`; if any, waits for "active"."""
         command = module_command("depthlm_ros.ros.node", "--ros-args", "-r", f"__ns:={self.namespace}", *args)
         self.process = ChildProcess(
-            "depth node", command, self.log_path, graph_environment() | {"OMP_NUM_THREADS": "1"}
+            "depth node", command, self.log_path, graph_environment() | {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
         )
         self.listen(*watched)
         if watched:
@@ -127,8 +120,12 @@ class Rig:
         """Sends a signal to the node and returns its exit code."""
         os.kill(self.process.pid, number)
         deadline_s = time.monotonic() + PATIENCE_S
-        while time.monotonic() < deadline_s and self.process._popen.poll() is None:
+        while time.monotonic() < deadline_s and not self.process.ended:
             time.sleep(0.02)
+        if not self.process.ended:
+            os.kill(self.process.pid, signal.SIGABRT)  # the node then writes what its threads do
+            self.process.stop()
+            raise AssertionError(f"the node has not ended within {PATIENCE_S:g} s; it said:\n{self.log}")
         return self.process.stop()
 
     def wait(self, until: Callable[[], object], what: str, patience_s: float = PATIENCE_S):

@@ -4,7 +4,6 @@ runs this script.
 """
 
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -16,7 +15,8 @@ from std_msgs.msg import Header
 # Python puts only the folder of this script on its path, but `support` lies in the folder above.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from depthlm_ros.ros.node import DepthNode, StopSignal, spin, start
+from depthlm_ros.ros.node import DepthNode, start
+from depthlm_ros.ros.ros_process import Spinner
 from support.ros_rig import CAMERA, colour_image, picture, rectified_camera_info
 
 rclpy.init()
@@ -26,8 +26,7 @@ rig = rclpy.create_node("rig")
 executor = MultiThreadedExecutor(8)
 for node in (*nodes, rig):
     executor.add_node(node)
-# rclpy's own spin ends when another thread destroys an entity that it is about to wait for.
-spinner = threading.Thread(target=spin, args=(executor, StopSignal(), print))
+spinner = Spinner(executor, print)
 spinner.start()
 received = {"left": [], "right": []}
 cameras = {}
@@ -66,6 +65,5 @@ executor.remove_node(nodes[1])
 nodes[1].destroy_node()
 print_publishing_nodes("left")
 nodes[0].release()
-executor.shutdown(10)
-spinner.join()
+spinner.end()
 rclpy.shutdown()

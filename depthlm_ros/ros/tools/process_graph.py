@@ -27,7 +27,7 @@ from rclpy.task import Future
 
 from depthlm_ros.errors import SetupError
 from depthlm_ros.ros.child_process import ChildProcess, graph_environment, module_command
-from depthlm_ros.ros.start_up import init_ros
+from depthlm_ros.ros.ros_process import init_ros
 from depthlm_ros.srv import SpatialQuery
 
 # How often a running process is checked for failure.

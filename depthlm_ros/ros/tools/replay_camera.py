@@ -41,8 +41,7 @@ from depthlm_ros.errors import BadInput, DepthLMError, SetupError
 from depthlm_ros.eval.judges import read_point_records
 from depthlm_ros.ros.fastdds import use_large_shared_memory
 from depthlm_ros.ros.message_out import colour_image, depth_image, rectified_camera_info
-from depthlm_ros.ros.node import StopSignal
-from depthlm_ros.ros.start_up import init_ros, own_arguments
+from depthlm_ros.ros.ros_process import StopSignal, init_ros, own_arguments
 from depthlm_ros.ros.tools.picture_lens import (
     Lens,
     LogLine,
