@@ -52,8 +52,8 @@ from depthlm_ros.ros.parameters import (
 )
 from depthlm_ros.ros.publishers import Publishers
 from depthlm_ros.ros.qos import is_reliability_set
-from depthlm_ros.ros.services import create_services
 from depthlm_ros.ros.ros_process import Spinner, StopSignal, init_ros
+from depthlm_ros.ros.services import create_services
 from depthlm_ros.ros.statistics import FrameStatistics, ProblemLog
 from depthlm_ros.ros.unused_overrides import unused_parameters, unused_qos_overrides
 

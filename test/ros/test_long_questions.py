@@ -7,10 +7,8 @@ The node, its executor and the graph are real; the model's replies are scripted,
 import re
 import subprocess
 import sys
-import threading
 import time
 from itertools import pairwise
-from types import SimpleNamespace
 
 import pytest
 

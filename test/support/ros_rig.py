@@ -110,7 +110,10 @@ class Rig:
         """Starts the node (args: after --ros-args) and subscribes to `watched`; if any, waits for "active"."""
         command = module_command("depthlm_ros.ros.node", "--ros-args", "-r", f"__ns:={self.namespace}", *args)
         self.process = ChildProcess(
-            "depth node", command, self.log_path, graph_environment() | {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
+            "depth node",
+            command,
+            self.log_path,
+            graph_environment() | {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"},
         )
         self.listen(*watched)
         if watched:
