@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random camera poses as a person or a robot would hold a camera: inside the room, upright, with free space ahead.
 
-`sample_pose` draws one for a scene, `sample_scene_and_pose` draws a scene too. `sample_far_scene_and_pose` and
-`sample_close_scene_and_pose` do the same for large places and for pictures from near by. `pose_from_angles`,
-`yaw_pitch_toward`, `clearance_m` and `coarse_view` are the tools for making and checking poses.
+`sample_pose` draws one for a scene, `sample_scene_and_pose` draws a scene too. `sample_far_scene_and_pose`,
+`sample_close_scene_and_pose` and `sample_street_scene_and_pose` do the same for large places, for pictures from near
+by, and for streets as a vehicle sees them. `pose_from_angles`, `yaw_pitch_toward`, `clearance_m` and `coarse_view` are
+the tools for making and checking poses.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from depthlm_ros.scenes.world.closeups import build_close_scene
 from depthlm_ros.scenes.world.dice import Dice
 from depthlm_ros.scenes.world.halls import build_far_scene
 from depthlm_ros.scenes.world.primitives import BOX, Pose, Scene, distance_to_solids_m
-from depthlm_ros.scenes.world.sample import sample_scene
+from depthlm_ros.scenes.world.sample import build_outdoor_scene, sample_scene
 
 # Least distance of a camera to everything, and least depth in the middle of its picture.
 CLEARANCE_M = 0.25
@@ -30,6 +31,8 @@ FAR_MEDIAN_M, FAR_WANTED_M = 3.6, 11.0
 CORRIDOR_WIDE_M, CORRIDOR_MEDIAN_M, CORRIDOR_END_M = 4.5, 2.3, 8.0
 # The same for pictures from near by: median depth, distance of the camera to everything, and least depth.
 CLOSE_MEDIAN_M, CLOSE_CLEARANCE_M, CLOSE_FREE_AHEAD_M = (0.3, 1.3), 0.09, 0.12
+# Pictures of a vehicle: distance from the middle of the street, least median depth, and least depth ahead.
+LANE_M, STREET_MEDIAN_M, STREET_FREE_AHEAD_M = 3.0, 5.0, 2.5
 # Objects up to this size are aimed at as a whole; on larger ones any point is.
 SMALL_THING_M = 0.55
 POSE_TRIES = 120
@@ -271,6 +274,30 @@ def sample_close_pose(rng: np.random.Generator, scene: Scene) -> Pose:
     raise RuntimeError(f"found no view from near by in a {scene.room} of size {scene.shell_m[1]} m")
 
 
+def _propose_street(rng: np.random.Generator, scene: Scene) -> Pose:
+    """Draws a camera on a car or a van, sometimes on a small robot; it mostly looks along the street."""
+    low, high = scene.roam_m.astype(np.float64)
+    t, middle = low + (high - low) * rng.random(3), (low + high) / 2
+    t[0] = middle[0] + rng.uniform(-LANE_M, LANE_M)
+    t[2] = rng.uniform(1.2, 2.0) if rng.random() < 0.8 else rng.uniform(0.3, 1.2)
+    along = rng.choice((-1.0, 1.0)) * math.pi / 2
+    yaw = along + rng.normal(0, 0.12 if rng.random() < 0.75 else 0.8)
+    return pose_from_angles(t, yaw, math.radians(rng.normal(-1.5, 3.0)), math.radians(rng.normal(0, 1.0)))
+
+
+def sample_street_pose(rng: np.random.Generator, scene: Scene) -> Pose:
+    """Draws a camera 0.3 to 2 m above a street, as a vehicle carries it. Raises RuntimeError if it finds none."""
+    for _ in range(POSE_TRIES):
+        pose = _propose_street(rng, scene)
+        if clearance_m(scene, pose.t) < CLEARANCE_M:
+            continue
+        depth, objects = coarse_view(scene, pose)
+        is_free = depth[3:6, 4:8].min() > STREET_FREE_AHEAD_M and depth.min() > FREE_AHEAD_M
+        if is_free and np.median(depth) > STREET_MEDIAN_M and rng.random() < objects / 6:
+            return pose
+    raise RuntimeError("found no view along a street")
+
+
 def _sample_both(
     rng: np.random.Generator,
     scene: Scene | None,
@@ -299,3 +326,11 @@ def sample_close_scene_and_pose(rng: np.random.Generator, scene: Scene | None = 
     The median depth of a picture is 0.3 to 1.3 m.
     """
     return _sample_both(rng, scene, build_close_scene, sample_close_pose)
+
+
+def sample_street_scene_and_pose(rng: np.random.Generator, scene: Scene | None = None) -> tuple[Scene, Pose]:
+    """Returns a street with a camera of a vehicle on it; scene: a street to use again, None draws a new one.
+
+    The median depth of a picture is mostly 5 to 20 m.
+    """
+    return _sample_both(rng, scene, build_outdoor_scene, sample_street_pose)

@@ -31,6 +31,7 @@ from depthlm_ros.scenes.camera.viewpoints import (
     sample_close_scene_and_pose,
     sample_far_scene_and_pose,
     sample_scene_and_pose,
+    sample_street_scene_and_pose,
 )
 from depthlm_ros.scenes.renderer.render import RenderedImage, render
 from depthlm_ros.training.embedded.names import NAMES, UNKNOWN, photo_names, rendered_names
@@ -38,7 +39,12 @@ from depthlm_ros.training.embedded.recipe import PictureSettings, SourceShares
 
 DEPTH_STRIDE_PX, TOKEN_PX = 4, 16
 # Kinds of rendered pictures: usual rooms, and the ranges that these lack.
-SCENES = {"rendered": sample_scene_and_pose, "far": sample_far_scene_and_pose, "close": sample_close_scene_and_pose}
+SCENES = {
+    "rendered": sample_scene_and_pose,
+    "far": sample_far_scene_and_pose,
+    "close": sample_close_scene_and_pose,
+    "streets": sample_street_scene_and_pose,
+}
 # Reasons of problems with photographs and frames.
 UNREADABLE, BOX_OUTSIDE = "picture unreadable", "box outside of its photograph"
 # Samples of photographs that cannot be read are skipped, but not a whole source of them.

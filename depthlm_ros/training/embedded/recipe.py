@@ -37,8 +37,8 @@ CANVAS_STRIDE_PX = 32
 class SourceShares:
     """Shares of the sources in a phase; they need not sum to one.
 
-    rendered, far, close: rendered scenes as usual, halls and corridors, and close views. photos: photographs with
-    teachers' labels. frames: frames of depth sensors.
+    rendered, far, close, streets: rendered scenes as usual, halls and corridors, close views, and streets as a vehicle
+    sees them. photos: photographs with teachers' labels. frames: frames of depth sensors.
     """
 
     rendered: float = 1.0
@@ -46,6 +46,7 @@ class SourceShares:
     close: float = 0.0
     photos: float = 0.0
     frames: float = 0.0
+    streets: float = 0.0
 
     def __post_init__(self) -> None:
         check_limits(self, dict.fromkeys(self.__dataclass_fields__, (0.0, 1e6)))
