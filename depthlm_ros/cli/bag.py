@@ -70,7 +70,9 @@ def run(args: argparse.Namespace) -> None:
     workers = parse_workers(args, (bag,))
     listed = list_images(bag, _topic_choice(args))
     labeller = _make_labeller(args, listed, workers)
-    settings = {"model": args.model, "weights": weights_of(args.model), **labeller.options.settings}
+    # A run with other choices is refused by the digest of its images anyway; so the message names the option.
+    chosen = {"topics": args.topics, "every": args.every}
+    settings = {"model": args.model, "weights": weights_of(args.model), **chosen, **labeller.options.settings}
     report = label_listed(bag, out, labeller, settings, workers, listed.images, listed.problems)
     for line in report_lines(report, args.out, "images"):
         print(line)

@@ -142,7 +142,7 @@ def wait_for_answer(
     """
     if not (math.isfinite(timeout_s) and 0 <= timeout_s <= MAX_TIMEOUT_S):
         raise BadQuestion(
-            f"timeout_s is {timeout_s:g}: give 0 (the node's parameter query_timeout_s) to {MAX_TIMEOUT_S:g} seconds."
+            f"timeout_s is {timeout_s:g}: give 0 (as long as the node allows) to {MAX_TIMEOUT_S:g} seconds."
         )
     timeout_s = timeout_s or context.parameters().query_timeout_s
     if context.queue.is_closed:

@@ -87,11 +87,14 @@ def test_a_written_bag_is_read_by_the_library_mcap(tmp_path):
     )
 
 
-def test_topics_every_and_millimetres(tmp_path):
+def test_topics_every_and_millimetres(tmp_path, capsys):
     bag, out = record_rooms(tmp_path / "in", "mcap", images=5), tmp_path / "out"
     chosen = ("--topics", "front/image_raw=/rear/camera_info", "--every", "2", "--depth", "16UC1")
     assert main(["bag", str(bag), "--out", str(out), *chosen]) == 2  # its frame is another one
     assert main(["bag", str(bag), "--out", str(out), "--topics", "/front/image_raw", *chosen[2:]]) == 0
+    again = [*chosen[2:3], "3", *chosen[4:], "--topics", "/front/image_raw"]
+    assert main(["bag", str(bag), "--out", str(out), *again]) == 2
+    assert "every 2" in capsys.readouterr().err.splitlines()[-1]
     found = read(out)
     assert set(found) == {"/front/depth/image", "/front/depth/camera_info"}
     assert [time_ns for time_ns, _ in found["/front/depth/image"]] == [START_NS + n * STEP_NS for n in (0, 2, 4)]
