@@ -186,7 +186,7 @@ class View:
         known_m = self._depth_m[::MEDIAN_STEP_PX, ::MEDIAN_STEP_PX]
         known_m = known_m[known_m > 0]
         told_m = float(np.median(known_m)) / self.frame.depth_scale if known_m.size else math.nan
-        scale = calibration.map_std_scale(told_m)
+        scale = calibration.map_std_scale(told_m, len(std))
         std = np.sqrt((scale * std) ** 2 + calibration.map_std_floor**2)
         std_m = np.where(np.isfinite(self._depth_m), std * self._depth_m, np.nan).astype(np.float32, copy=False)
         std_m.flags.writeable = False

@@ -322,6 +322,13 @@ def test_deviations_grow_with_the_distance_of_the_median_from_the_centre(looked)
         np.testing.assert_allclose(grown, 0.5 * 2**1.5 * plain, rtol=0.02)
 
 
+def test_deviations_grow_towards_the_top_of_the_picture(looked):
+    uv_px = np.array([[100, 0], [100, 120], [100, 239], [300, 240], [100, 479]])
+    plain, grown = (looked(map_std_upper=upper).depth_at(uv_px).std_m for upper in (0.0, 0.6))
+    expected = np.exp(0.6 * (0.5 - (uv_px[:, 1] + 0.5) / 480))
+    np.testing.assert_allclose(grown / plain, expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("boxes", "status"),
     [

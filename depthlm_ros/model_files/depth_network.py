@@ -56,6 +56,7 @@ LIMITS = {
     **{f"calibration.{name}": (0.0, 10.0) for name in ("dense_spread", "dense_relative")},
     **{f"calibration.{name}": (0.0, 10.0) for name in ("map_std_factor", "map_std_floor", "map_std_growth")},
     "calibration.map_std_centre_m": (0.01, 1000.0),
+    "calibration.map_std_upper": (0.0, 10.0),
 }
 # A vocabulary without words: the symbols of a number and the end of a text, which every loaded model has.
 WORDLESS_CHAT = "none"

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from depthlm_ros.geometry.resize_rules import CanvasRule
 
 ARCHITECTURES = ("qwen3_vl", "qwen2_5_vl", "llava", "depth_first")
@@ -27,7 +29,8 @@ class ErrorCalibration:
     The standard deviation of a dense depth is hypot(dense_spread * spread of the map around the pixel, dense_relative *
     depth). If the model tells the relative standard deviation of every pixel itself, that of a dense depth is
     hypot(map_std_scale * relative standard deviation, map_std_floor) * depth instead, where map_std_scale is
-    map_std_factor * exp(map_std_growth * |ln(median depth of the map / map_std_centre_m)|). That of a depth in words is
+    map_std_factor * exp(map_std_growth * |ln(median depth of the map / map_std_centre_m)| + map_std_upper * height), of
+    -1/2 at the bottom of the picture and 1/2 at its top. That of a depth in words is
     hypot(words_spread * spread of the number's token distribution, words_relative * depth).
     confidence_gain, confidence_offset: of the logit of an answer's confidence (calibrated_confidence).
     The defaults report spreads and confidence unchanged, which means uncalibrated.
@@ -41,15 +44,20 @@ class ErrorCalibration:
     map_std_floor: float = 0.0
     map_std_growth: float = 0.0
     map_std_centre_m: float = 1.0
+    map_std_upper: float = 0.0
     confidence_gain: float = 1.0
     confidence_offset: float = 0.0
 
-    def map_std_scale(self, median_m: float) -> float:
-        """Returns the factor of the relative standard deviations of a map with this median depth, metres; NaN for NaN.
+    def map_std_scale(self, median_m: float, rows: int) -> np.ndarray:
+        """Returns float32 (rows, 1): the factor of the relative standard deviations in each row of a map.
 
-        Pictures that a model tells nearer or farther than it saw most in its training are wrong in scale more often.
+        median_m: the map's median depth, metres; NaN gives NaN. Pictures that a model tells nearer or farther than it
+        saw most in its training are wrong in scale more often. In a room, what stands on the floor in sight is known
+        better than what is above it.
         """
-        return self.map_std_factor * math.exp(self.map_std_growth * abs(math.log(median_m / self.map_std_centre_m)))
+        height = 0.5 - (np.arange(rows, dtype=np.float32)[:, None] + np.float32(0.5)) / np.float32(rows)
+        growth = self.map_std_growth * abs(math.log(median_m / self.map_std_centre_m))
+        return np.float32(self.map_std_factor) * np.exp(np.float32(growth) + np.float32(self.map_std_upper) * height)
 
     def calibrated_confidence(self, probability: float) -> float:
         """Returns sigmoid(confidence_gain * logit(probability) + confidence_offset); NaN for NaN.

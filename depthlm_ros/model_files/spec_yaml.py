@@ -53,6 +53,7 @@ LIMITS = {
     **{f"calibration.{name}": (0.0, 10.0) for name in ("words_spread", "words_relative")},
     **{f"calibration.{name}": (0.0, 10.0) for name in ("map_std_factor", "map_std_floor", "map_std_growth")},
     "calibration.map_std_centre_m": (0.01, 1000.0),
+    "calibration.map_std_upper": (0.0, 10.0),
     "calibration.confidence_gain": (0.0, 10.0),
     "calibration.confidence_offset": (-20.0, 20.0),
 }

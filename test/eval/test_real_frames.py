@@ -21,6 +21,7 @@ from depthlm_ros.eval.real_depth import (
     ROOMS_WITHIN,
     STD_CENTRE_M,
     STD_GROWTH,
+    STD_UPPER,
     calibrate_on_rooms,
     is_trained_on_elsewhere,
     predict_scenes,
@@ -138,7 +139,7 @@ def test_the_map_is_calibrated_on_every_other_room_with_given_intrinsics(tmp_pat
     write_frames(tmp_path, {"scene": "a"}, *others, {"scene": "c"})
     tiny, before = load_model("tiny"), ErrorCalibration(words_relative=0.3)
     found = calibrate_on_rooms(tiny, tmp_path, before)
-    shape = {"map_std_growth": STD_GROWTH, "map_std_centre_m": STD_CENTRE_M}
+    shape = {"map_std_growth": STD_GROWTH, "map_std_centre_m": STD_CENTRE_M, "map_std_upper": STD_UPPER}
     assert found == replace(before, map_std_factor=found.map_std_factor, **shape)
     model = Model(replace(tiny.spec, calibration=found), tiny.family, tiny.chat, tiny.backend, tiny.tokenizer)
     right = [frame.record for frame in read_evaluation_frames(tmp_path) if frame.record.scene in ("a", "c")]
