@@ -111,7 +111,8 @@ def test_engine_gives_the_depth_and_the_answers_of_torch(built, random_bundle):
     np.testing.assert_array_equal(a.tell_depth_at(uv_px).depth_m, b.tell_depth_at(uv_px).depth_m)
     pairs = [model.look_pair(frame(), frame(shift=9)) for model in (ours, twin)]
     np.testing.assert_allclose(pairs[0].match(uv_px).matched_px, pairs[1].match(uv_px).matched_px, atol=0.5)
-    np.testing.assert_allclose(pairs[0].pose().rotation, pairs[1].pose().rotation, atol=0.01)
+    # Matches of a random network that differ by a tenth of a pixel turn the pose by a degree.
+    np.testing.assert_allclose(pairs[0].pose().rotation, pairs[1].pose().rotation, atol=0.05)
 
 
 def test_manifest_holds_everything_that_the_engine_depends_on(built, random_bundle, engine_root, camera_file):
