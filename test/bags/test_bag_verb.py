@@ -26,6 +26,10 @@ from depthlm_ros.core import Frame  # noqa: E402
 from depthlm_ros.model import load_model  # noqa: E402
 
 
+def slow(value):
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
 def read(bag):
     """Returns topic -> messages of a written bag, as another program reads them."""
     found = {}
@@ -50,7 +54,7 @@ def report_of(out):
     return json.loads((out / "labels.report.json").read_text())
 
 
-@pytest.mark.parametrize("storage", ["mcap", "zstd", "sqlite3", "ros1", "lz4"])
+@pytest.mark.parametrize("storage", ["mcap", slow("zstd"), "sqlite3", "ros1", slow("lz4")])
 def test_every_camera_has_the_depth_and_the_answers_of_the_model(tmp_path, storage):
     bag, out = record_rooms(tmp_path / "in.bag", storage, images=2), tmp_path / "out"
     options = ("--cloud", "8", "--ask", "How far is the wall?", "--ask", "How far is this point?")
@@ -141,7 +145,7 @@ def test_a_bag_that_was_cut_short_keeps_what_lies_before_the_cut(tmp_path, stora
     assert any("damaged" in reason for reason in report["problems"]) and report["examples"]
 
 
-@pytest.mark.parametrize("storage", ["zstd", "lz4", "sqlite3"])
+@pytest.mark.parametrize("storage", [slow("zstd"), slow("lz4"), "sqlite3"])
 def test_a_damaged_part_in_the_middle_costs_that_part_only(tmp_path, storage, monkeypatch):
     whole, kept, report = whole_and_damaged(tmp_path, storage, overwrite_at(0.5), images=24)
     assert kept and len(whole) == 24

@@ -120,7 +120,10 @@ def test_a_file_that_is_no_picture_is_told_of_in_one_line_and_not_by_the_decoder
     one_line(depthlm("depth", tmp_path / name, *INTRINSICS, "--out", tmp_path / "x.npy"), text, name)
 
 
-@pytest.mark.parametrize(("focal", "unit"), [("3.6", "Millimetres"), ("0.9", "shares of the image")])
+@pytest.mark.parametrize(
+    ("focal", "unit"),
+    [("3.6", "Millimetres"), pytest.param("0.9", "shares of the image", marks=pytest.mark.slow)],
+)
 @needs_tiny
 def test_intrinsics_in_another_unit_are_doubted_by_every_verb(image, tmp_path, focal, unit):
     typed = ["--intrinsics", focal, focal, "160", "120"]

@@ -168,6 +168,7 @@ def curate_item_or_die(job, item):
     return curate_item(job, item)
 
 
+@pytest.mark.slow
 def test_killed_worker_is_counted_in_the_report(tmp_path):
     write_scenes(tmp_path / "in", 3)
     report = run_job(make_job("folder", tmp_path / "in", tmp_path / "out"), "folder", 2, curate_item_or_die)

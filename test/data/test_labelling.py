@@ -115,6 +115,7 @@ def test_two_teachers_and_flip_are_written_and_part_of_the_settings(tmp_path, ca
     assert main(command(tmp_path / "in", tmp_path / "out")) == 2
 
 
+@pytest.mark.slow
 @needs_tiny
 def test_killed_run_continues_after_its_last_whole_shard(tmp_path):
     write_rooms(tmp_path / "in", 30)

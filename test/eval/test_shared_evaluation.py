@@ -164,6 +164,7 @@ def test_a_file_that_is_still_written_is_merged_up_to_its_last_whole_line(tmp_pa
         merged.merge([tmp_path / "other"])
 
 
+@pytest.mark.slow
 @needs_tiny
 def test_a_language_task_is_shared_too(tmp_path):
     write_labels(tmp_path, images=4)

@@ -94,6 +94,7 @@ def test_rendered_room_gives_depth_errors_answers_and_pictures(tmp_path, mark):
     assert cv2.imread(str(tmp_path / "strip.png")).shape[1] > 3 * 360
 
 
+@pytest.mark.slow
 def test_folder_of_images_with_a_calibration_is_shown(tmp_path, mark):
     images = tmp_path / "images"
     images.mkdir()
@@ -165,6 +166,7 @@ def test_bad_input_is_refused_at_once_without_traceback(tmp_path, mark, args, co
     assert "Traceback" not in done.stderr and not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_node_that_cannot_start_is_reported_with_its_log(tmp_path, mark):
     done = demo(tmp_path, mark, "--model", "no_such_model", "--timeout", 60)
     assert done.returncode == 1

@@ -112,7 +112,10 @@ def test_calibration_beside_the_images_is_left_if_camera_info_is_remapped(rig):
 
 
 @needs_tiny
-@pytest.mark.parametrize(("transport", "kind", "there"), [("raw", CompressedImage, True), ("compressed", Image, False)])
+@pytest.mark.parametrize(
+    ("transport", "kind", "there"),
+    [("raw", CompressedImage, True), pytest.param("compressed", Image, False, marks=pytest.mark.slow)],
+)
 def test_message_names_the_images_that_are_there_in_the_other_transport(rig, transport, kind, there):
     topic = "cam/image_raw/compressed" if there else "cam/image_raw"
     rig.node.create_publisher(kind, topic, 5)
