@@ -61,7 +61,7 @@ def test_an_unusable_recipe_is_reported_by_its_file(tmp_path, text, error):
         ("words: {batch: true}", "words.batch is True"),
         ("words: {ema: 1.5}", "words.ema is 1.5: a number from 0.0 to 1.0"),
         ("depth: {shares: {photos: -1}}", "depth.shares.photos is -1.0"),
-        ("depth: {shares: {rendered: 0}}", "depth.shares.rendered, far, close, photos, frames are all 0"),
+        ("depth: {shares: {rendered: 0}}", "depth.shares.rendered, far, close, photos, frames, streets are all 0"),
         ("words: {shares: {pairs: 0.1}}", "there is no field words.shares.pairs; there are rendered, far"),
         ("pictures: {recoloured_share: 7}", "pictures.recoloured_share is 7.0: a number from 0.0 to 1.0"),
         ("pictures: {canvases: [[128]]}", "pictures.canvases is .*: a list of lists of 2 whole numbers is needed"),
