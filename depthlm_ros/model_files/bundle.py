@@ -44,6 +44,13 @@ FORMAT = 3
 READ_INPUTS = ("features", "depth_m", "relative_std")
 # Field that holds the checksum of all other fields. The manifests of older exports do not have it.
 CHECKSUM = "manifest_sha256"
+# Of the numbers of a calibration, those that are no plain factors. Exponents must not overflow.
+_CALIBRATION_LIMITS = {
+    "confidence_offset": (-100, 100),
+    "map_std_centre_m": (0.01, 1000),
+    "map_std_growth": (0, 10),
+    "map_std_upper": (0, 10),
+}
 # Larger JSON files count in a fingerprint by their size only.
 MAX_FINGERPRINT_BYTES = 1 << 20
 # More would only cost memory: engines have one canvas, the embedded model three.
@@ -322,7 +329,7 @@ def _check_values(bundle: ModelBundle) -> None:
         raise _damaged(f"{path}: focal_px is {focal_px}, not a positive number", bundle)
     for name, value in vars(bundle.spec.calibration).items():
         # A model that has hardly been trained is wrong by tens of metres, and its factors show it.
-        low, high = {"confidence_offset": (-100, 100), "map_std_centre_m": (0.01, 1000)}.get(name, (0, 1000))
+        low, high = _CALIBRATION_LIMITS.get(name, (0, 1000))
         if not low <= value < high:
             raise _damaged(f"{path}: calibration {name} is {value}, not a number from {low} to {high}", bundle)
     sizes_px = bundle.canvases_px

@@ -29,8 +29,8 @@ class ErrorCalibration:
     The standard deviation of a dense depth is hypot(dense_spread * spread of the map around the pixel, dense_relative *
     depth). If the model tells the relative standard deviation of every pixel itself, that of a dense depth is
     hypot(map_std_scale * relative standard deviation, map_std_floor) * depth instead, where map_std_scale is
-    map_std_factor * exp(map_std_growth * |ln(median depth of the map / map_std_centre_m)| + map_std_upper * height), of
-    -1/2 at the bottom of the picture and 1/2 at its top. That of a depth in words is
+    map_std_factor * exp(map_std_growth * |ln(median depth of the map / map_std_centre_m)| + map_std_upper * height),
+    and height is -1/2 at the bottom of the picture and 1/2 at its top. That of a depth in words is
     hypot(words_spread * spread of the number's token distribution, words_relative * depth).
     confidence_gain, confidence_offset: of the logit of an answer's confidence (calibrated_confidence).
     The defaults report spreads and confidence unchanged, which means uncalibrated.

@@ -110,6 +110,8 @@ def test_damaged_manifest_is_refused(copy, text):
         {"calibration": {"dense_relativ": 0.2}},
         {"calibration": {"map_std_factor": -0.1}},
         {"calibration": {"map_std_centre_m": 0.0}},
+        {"calibration": {"map_std_growth": 900.0}},
+        {"calibration": {"map_std_upper": 900.0}},
         {"calibration": {"confidence_offset": -101}},
         {"calibration": 0.2},
     ],
